@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Architectures, as data.
+
+An :class:`Architecture` says how an architecture's kernel page tables are
+laid out and how its vmemmap is populated; nothing outside this package asks
+which architecture it is looking at. A new architecture is a new module that
+fills in one :class:`Architecture` and a line in :data:`_MODULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from ..errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from drgn import Platform
+
+__all__ = ("Architecture", "Level", "PageTable", "architecture_of")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a page table, as the kernel names it (``pgd`` ... ``pte``)."""
+
+    name: str
+    #: log2 of the bytes of virtual address space that one entry covers
+    shift: int
+    #: log2 of the number of entries in one table
+    bits: int
+
+    @property
+    def entries(self) -> int:
+        """Entries in one table."""
+        return 1 << self.bits
+
+    @property
+    def size(self) -> int:
+        """Bytes of virtual address space that one entry covers."""
+        return 1 << self.shift
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """The format of one kernel's page tables, and where their root is."""
+
+    #: physical address of the top-level table
+    root: int
+    #: top level first, the level of base pages last
+    levels: tuple[Level, ...]
+    #: numpy dtype of an entry, with its byte order
+    dtype: str
+    #: an entry maps or points to something iff ``entry & present == present``
+    present: int
+    #: above the last level, ``entry & leaf`` tells a leaf from a pointer to a table
+    leaf: int
+    #: bits of an entry that hold the physical address of the table or frame
+    address: int
+    #: set in an entry that can be written through
+    writable: int
+    #: set in an entry that can't be executed from
+    no_execute: int
+
+    @property
+    def page_size(self) -> int:
+        """Bytes in a base page."""
+        return self.levels[-1].size
+
+    def __post_init__(self) -> None:
+        if any(
+            upper.shift != lower.shift + lower.bits
+            for upper, lower in zip(self.levels, self.levels[1:], strict=False)
+        ):
+            raise ValueError("page table levels leave a gap")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What vmemscope has to know about an architecture."""
+
+    #: as ``uname -m`` spells it
+    name: str
+    #: builds the :class:`PageTable` from the VMCOREINFO keys
+    page_table: Callable[[Mapping[str, str]], PageTable]
+    #: whether ``arch/*/Kconfig`` selects ARCH_WANT_OPTIMIZE_DAX_VMEMMAP
+    #: (ARCH_WANT_HUGETLB_PAGE_OPTIMIZE_VMEMMAP before 6.6)
+    optimizes_dax_vmemmap: bool
+    #: size in bytes of the leaf that ``vmemmap_populate()`` uses where the
+    #: memory map of a whole section fills it
+    vmemmap_leaf: int
+
+
+#: drgn's ``Architecture`` name -> module of this package
+_MODULES = {"X86_64": "x86_64"}
+
+
+def architecture_of(platform: Platform | None) -> Architecture:
+    """
+    Get the description of a program's architecture.
+
+    :raises UnsupportedError: if there is none
+    """
+    name = platform.arch.name if platform is not None else "unknown"
+    try:
+        module = _MODULES[name]
+    except KeyError:
+        raise UnsupportedError(
+            f"architecture {name.lower()} is not supported",
+            "supported: " + ", ".join(sorted(_MODULES.values())),
+        ) from None
+    return cast(Architecture, import_module(f".{module}", __name__).ARCHITECTURE)

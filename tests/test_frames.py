@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Runs, frames and compound pages, held against per-page loops."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from vmemscope.compound import judge, whole_compounds
+from vmemscope.frames import FrameTable, Runs, sharing
+from vmemscope.layout import Piece, Populated
+from vmemscope.walk import Kind
+
+
+def runs_from(pages: list[tuple[int, Kind]], first: int = 0) -> Runs:
+    """Make runs of base pages, each (pfn, kind)."""
+    vpage, length, pfn, kind = [], [], [], []
+    for i, page in enumerate(pages):
+        if i and pages[i - 1] == page:
+            length[-1] += 1
+            continue
+        vpage.append(first + i)
+        length.append(1)
+        pfn.append(page[0])
+        kind.append(page[1])
+    return Runs(
+        np.array(vpage, np.int64),
+        np.array(length, np.int64),
+        np.array(pfn, np.uint64),
+        np.zeros(len(vpage), np.uint8),
+        np.array(kind, np.uint8),
+    )
+
+
+def mapped(*pfns: int) -> list[tuple[int, Kind]]:
+    return [(pfn, Kind.MAPPED) for pfn in pfns]
+
+
+def spread(runs: Runs) -> list[tuple[int, int, int]]:
+    """Spread runs over base pages: (vpage, pfn, kind)."""
+    return [
+        (vpage + i, pfn + i * stride, kind)
+        for vpage, length, pfn, stride, kind in zip(*(a.tolist() for a in runs), strict=True)
+        for i in range(length)
+    ]
+
+
+class TestJudge:
+    def test_sound_compounds(self) -> None:
+        judged = judge(runs_from(mapped(1, 2, 2, 2, 3, 4, 4, 4), 40), 40, 4)
+        assert not judged.wrong.any()
+        assert judged.head.tolist() == [True, False, True, False]
+        assert judged.shared[~judged.head].tolist() == [2, 4]
+        assert judged.owner.tolist() == [1, 1, 1, 1]
+
+    @pytest.mark.parametrize("at", range(1, 8))
+    def test_one_wrong_tail_is_told_wherever_it_is(self, at: int) -> None:
+        pages = mapped(1, *[2] * 7)
+        pages[at] = (9, Kind.MAPPED)
+        judged = judge(runs_from(pages), 0, 8)
+        assert judged.runs.vpage[judged.wrong].tolist() == [at]
+        assert judged.runs.length[judged.wrong].tolist() == [1]
+        assert set(judged.shared[~judged.head].tolist()) == {2}
+        assert judged.owner[judged.wrong].tolist() == [0]
+
+    def test_head_that_maps_the_tail_frame_owns_it_too(self) -> None:
+        judged = judge(runs_from(mapped(2, 2, 2, 2)), 0, 4)
+        assert judged.head.tolist() == [True, False]
+        assert judged.owner.tolist() == [1, 1]
+        assert not judged.wrong.any()
+
+    def test_nothing_shared_makes_all_but_the_first_wrong(self) -> None:
+        judged = judge(runs_from(mapped(1, 2, 3, 4)), 0, 4)
+        assert judged.wrong.tolist() == [False, False, True, True]
+
+    def test_holes_have_no_say(self) -> None:
+        pages = [*mapped(1), (0, Kind.HOLE), (0, Kind.HOLE), *mapped(5)]
+        judged = judge(runs_from(pages), 0, 4)
+        assert not judged.wrong.any()
+        assert judged.owner.tolist() == [1, 0, 1]
+
+    def test_compound_without_a_mapped_tail(self) -> None:
+        pages = [*mapped(1), *[(0, Kind.HOLE)] * 3, *mapped(2, 3, 3, 3)]
+        judged = judge(runs_from(pages), 0, 4)
+        assert not judged.wrong.any()
+        assert judged.shared.tolist()[-1] == 3
+
+    def test_random_against_a_loop(self) -> None:
+        rng = np.random.default_rng(7)
+        for _ in range(200):
+            size = int(rng.integers(3, 9))
+            pages = mapped(*rng.integers(1, 4, size * 5).tolist())
+            judged = judge(runs_from(pages, 3), 3, size)
+            flat = {
+                vpage + i: (shared, wrong)
+                for vpage, length, shared, wrong in zip(
+                    judged.runs.vpage.tolist(),
+                    judged.runs.length.tolist(),
+                    judged.shared.tolist(),
+                    judged.wrong.tolist(),
+                    strict=True,
+                )
+                for i in range(length)
+            }
+            for compound in range(5):
+                tails = [pfn for pfn, _ in pages[compound * size + 1 : (compound + 1) * size]]
+                votes = Counter(tails)
+                most = max(votes.values())
+                winner = next(pfn for pfn in tails if votes[pfn] == most)
+                for i, pfn in enumerate(tails):
+                    assert flat[3 + compound * size + 1 + i] == (winner, pfn != winner)
+
+
+def test_regrouping_cuts_no_compound_in_two() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        size, count, origin = int(rng.integers(3, 9)), int(rng.integers(1, 8)), 5
+        total = size * count + int(rng.integers(0, size))
+        pages = mapped(*rng.integers(1, 3, total).tolist())
+        runs = runs_from(pages, origin)
+        cuts = sorted(rng.integers(0, total, 4).tolist())
+        parts = [
+            runs.clip(origin + a, origin + b)
+            for a, b in zip([0, *cuts], [*cuts, total], strict=True)
+        ]
+        piece = Piece(Populated.COMPOUND, origin, origin + total, origin)
+        regrouped = list(whole_compounds(iter(parts), piece, size))
+        assert [page for part in regrouped for page in spread(part)] == spread(runs)
+        for part in regrouped[:-1]:
+            assert (part.vpage[0] - origin) % size == 0
+            assert (part.vpage[-1] + part.length[-1] - origin) % size == 0
+
+
+def test_clip_moves_into_a_large_leaf() -> None:
+    leaf = Runs(
+        np.array([512]), np.array([512]), np.array([0x800], np.uint64), np.array([1], np.uint8),
+        np.array([Kind.MAPPED], np.uint8),
+    )  # fmt: skip
+    clipped = leaf.clip(600, 610)
+    assert clipped.vpage.tolist() == [600]
+    assert clipped.length.tolist() == [10]
+    assert clipped.pfn.tolist() == [0x800 + 88]
+
+
+def test_frame_table_counts_across_batches() -> None:
+    table = FrameTable()
+    table.add(runs_from(mapped(7, 8, 8, 8)), np.array([1, 1]))
+    table.add(runs_from(mapped(8, 9), 4), np.array([0, 1]))
+    leaf = Runs(
+        np.array([512]), np.array([4]), np.array([6], np.uint64), np.array([1], np.uint8),
+        np.array([Kind.MAPPED], np.uint8),
+    )  # fmt: skip
+    table.add(leaf, np.array([1]))
+    frames = table.finish()
+    assert frames.pfn.tolist() == [6, 7, 8, 9]
+    assert frames.entries.tolist() == [1, 2, 5, 2]
+    assert frames.owners.tolist() == [1, 2, 2, 2]
+    assert frames.vpage.tolist() == [512, 0, 1, 5]
+    # 7 to 9 are inside the leaf, but mapped as base pages too.
+    assert frames.inner.tolist() == [False, False, False, False]
+    assert sharing(frames) == {1: 1, 2: 2, 5: 1}
+
+
+def test_empty_frame_table() -> None:
+    frames = FrameTable().finish()
+    assert len(frames.pfn) == 0
+    assert sharing(frames) == {}

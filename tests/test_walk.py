@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The walk, held against a scalar walk of the same made-up tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vmemscope.arch import Level, PageTable
+from vmemscope.walk import Kind, translate, walk
+
+PRESENT, WRITABLE, LARGE = 1, 2, 1 << 7
+LEVELS = {
+    4: (Level("pgd", 39, 9), Level("pud", 30, 9), Level("pmd", 21, 9), Level("pte", 12, 9)),
+    5: (
+        Level("pgd", 48, 9),
+        Level("p4d", 39, 9),
+        Level("pud", 30, 9),
+        Level("pmd", 21, 9),
+        Level("pte", 12, 9),
+    ),
+}
+
+
+class Tables:
+    """Page tables in a dict; frames that are not in it can't be read."""
+
+    page_size = 4096
+
+    def __init__(self, levels: int) -> None:
+        self.table = PageTable(
+            root=0x1000,
+            levels=LEVELS[levels],
+            dtype="<u8",
+            present=PRESENT,
+            leaf=LARGE,
+            address=0x000F_FFFF_FFFF_F000,
+            writable=WRITABLE,
+            no_execute=1 << 63,
+        )
+        self.frames = {1: np.zeros(512, dtype="<u8")}
+        self.next_frame = 2
+
+    def map(self, address: int, pfn: int, level: int = -1, flags: int = PRESENT | WRITABLE) -> None:
+        """Map a leaf at a level (counted from the last)."""
+        frame = 1
+        levels = self.table.levels[: len(self.table.levels) + level + 1]
+        for one in levels[:-1]:
+            index = (address >> one.shift) & 511
+            if not self.frames[frame][index]:
+                self.frames[frame][index] = self.next_frame << 12 | PRESENT | WRITABLE
+                self.frames[self.next_frame] = np.zeros(512, dtype="<u8")
+                self.next_frame += 1
+            frame = int(self.frames[frame][index]) >> 12
+        large = LARGE if level != -1 else 0
+        self.frames[frame][(address >> levels[-1].shift) & 511] = pfn << 12 | flags | large
+
+    def table_of(self, address: int) -> int:
+        """Get the frame of the last-level table for an address."""
+        frame = 1
+        for one in self.table.levels[:-1]:
+            frame = int(self.frames[frame][(address >> one.shift) & 511]) >> 12
+        return frame
+
+    def read_frames(self, pfns):  # type: ignore[no-untyped-def]
+        data = np.zeros((len(pfns), 4096), dtype=np.uint8)
+        ok = np.zeros(len(pfns), dtype=bool)
+        for i, pfn in enumerate(pfns.tolist()):
+            if pfn in self.frames:
+                data[i] = self.frames[pfn].view(np.uint8)
+                ok[i] = True
+        return data, ok
+
+    def lookup(self, address: int) -> tuple[Kind, int]:
+        """Translate one address, the plain way."""
+        frame = 1
+        for one in self.table.levels:
+            if frame not in self.frames:
+                return Kind.UNREADABLE, 0
+            entry = int(self.frames[frame][(address >> one.shift) & 511])
+            if not entry & PRESENT:
+                return Kind.HOLE, 0
+            frame = (entry & 0x000F_FFFF_FFFF_F000) >> 12
+            if one.shift == 12 or entry & LARGE:
+                within = (address & (one.size - 1)) >> 12
+                return Kind.MAPPED, (frame & ~((one.size >> 12) - 1)) + within
+        raise AssertionError
+
+
+def by_page(tables: Tables, start: int, end: int) -> list[tuple[Kind, int]]:
+    """Walk a range, and spread what comes out over its base pages."""
+    found: list[tuple[Kind, int]] = []
+    expected_next = None
+    for leaves in walk(tables, tables.table, start, end):  # type: ignore[arg-type]
+        for address, shift, pfn, kind in zip(
+            leaves.address.tolist(),
+            leaves.shift.tolist(),
+            leaves.pfn.tolist(),
+            leaves.kind.tolist(),
+            strict=True,
+        ):
+            assert expected_next is None or address == expected_next
+            expected_next = address + (1 << shift)
+            for page in range(max(address, start), min(expected_next, end), 4096):
+                within = (page - address) >> 12 if kind == Kind.MAPPED else 0
+                found.append((Kind(kind), pfn + within))
+    return found
+
+
+BASE = {4: 0xFFFF_EA00_0000_0000, 5: 0xFFA2_1A8B_4000_0000}
+
+
+@pytest.fixture(params=[4, 5])
+def tables(request: pytest.FixtureRequest) -> Tables:
+    return Tables(request.param)
+
+
+def base_of(tables: Tables) -> int:
+    return BASE[len(tables.table.levels)]
+
+
+def test_agrees_with_a_scalar_walk(tables: Tables) -> None:
+    base = base_of(tables)
+    rng = np.random.default_rng(0)
+    for page in rng.choice(2048, 900, replace=False).tolist():
+        tables.map(base + page * 4096, int(rng.integers(1, 1 << 30)))
+    tables.map(base + (4 << 21), 0x200 * 7, level=-2)
+    tables.map(base + (6 << 21), 0x200 * 9, level=-2)
+    start, end = base + 5 * 4096, base + (8 << 21) - 3 * 4096
+    expected = [tables.lookup(address) for address in range(start, end, 4096)]
+    assert by_page(tables, start, end) == expected
+    assert {kind for kind, _ in expected} == {Kind.MAPPED, Kind.HOLE}
+
+
+def test_translate_agrees_with_a_scalar_walk(tables: Tables) -> None:
+    base = base_of(tables)
+    for page in range(0, 600, 3):
+        tables.map(base + page * 4096, 0x1000 + page)
+    tables.map(base + (4 << 21), 0x200 * 7, level=-2)
+    tables.frames.pop(tables.table_of(base))
+    addresses = base + np.array(
+        [0, 512 * 4096, 513 * 4096, (4 << 21) + 5 * 4096, 1 << 33], dtype=np.uint64
+    )
+    pfn, kind = translate(tables, tables.table, addresses)  # type: ignore[arg-type]
+    expected = [tables.lookup(address) for address in addresses.tolist()]
+    assert list(zip(kind.tolist(), pfn.tolist(), strict=True)) == expected
+    assert expected[0] == (Kind.UNREADABLE, 0)
+    assert expected[3] == (Kind.MAPPED, 0x200 * 7 + 5)
+
+
+def test_pat_bit_of_a_large_leaf_is_no_address(tables: Tables) -> None:
+    base = base_of(tables)
+    tables.map(base, 0x200 * 5, level=-2, flags=PRESENT | WRITABLE | 1 << 12)
+    (leaves,) = walk(tables, tables.table, base, base + (1 << 21))  # type: ignore[arg-type]
+    assert leaves.pfn.tolist() == [0x200 * 5]
+
+
+def test_unreadable_table_covers_its_range(tables: Tables) -> None:
+    base = base_of(tables)
+    tables.map(base, 1)
+    tables.map(base + (1 << 21), 2)
+    tables.frames.pop(tables.table_of(base))
+    found = by_page(tables, base, base + (2 << 21))
+    assert found[:512] == [(Kind.UNREADABLE, 0)] * 512
+    assert found[512] == (Kind.MAPPED, 2)
+    assert found[513:] == [(Kind.HOLE, 0)] * 511
+
+
+def test_nothing_at_all_is_one_hole_over_the_range(tables: Tables) -> None:
+    base = base_of(tables)
+    assert by_page(tables, base, base + 0x5000) == [(Kind.HOLE, 0)] * 5
+
+
+def test_root_that_can_not_be_read(tables: Tables) -> None:
+    base = base_of(tables)
+    tables.frames.clear()
+    assert by_page(tables, base, base + 0x3000) == [(Kind.UNREADABLE, 0)] * 3
+
+
+def test_tables_that_point_at_themselves_end(tables: Tables) -> None:
+    base = base_of(tables)
+    tables.frames[1][:] = 1 << 12 | PRESENT | WRITABLE
+    found = by_page(tables, base, base + (1 << 21))
+    assert found == [(Kind.MAPPED, 1)] * 512
+
+
+def test_batches_cover_a_range_with_more_tables_than_one_holds(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmemscope.walk._BATCH", 2)
+    base = base_of(tables)
+    for table in (0, 1, 2, 5, 6):
+        tables.map(base + (table << 21) + 0x7000, 0x100 + table)
+    tables.map(base + (3 << 21), 0x200 * 3, level=-2)
+    start, end = base, base + (8 << 21)
+    batches = list(walk(tables, tables.table, start, end))  # type: ignore[arg-type]
+    assert len(batches) == 3
+    assert by_page(tables, start, end) == [
+        tables.lookup(address) for address in range(start, end, 4096)
+    ]
+
+
+def test_end_of_the_address_space(tables: Tables) -> None:
+    start = (1 << 64) - 0x2000
+    tables.map(start + 0x1000, 0x77)
+    assert by_page(tables, start, 1 << 64) == [(Kind.HOLE, 0), (Kind.MAPPED, 0x77)]

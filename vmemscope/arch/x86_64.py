@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+x86-64: 4- and 5-level paging, 4 KiB base pages.
+
+Sources: ``arch/x86/include/asm/pgtable_types.h`` (entry bits),
+``arch/x86/mm/init_64.c: vmemmap_populate()``, Documentation/arch/x86/x86_64/mm.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..vmcoreinfo import number, symbol
+from . import Architecture, Level, PageTable
+
+# Low 52 bits without the offset in a page: __PHYSICAL_MASK & PAGE_MASK at
+# its widest. The PAT bit of a large leaf (bit 12) lies in it; a leaf is
+# aligned to its own size, so the walk drops that bit with the alignment.
+_PTE_PFN_MASK = 0x000F_FFFF_FFFF_F000
+
+_PRESENT = 1 << 0
+_RW = 1 << 1
+_PSE = 1 << 7
+_NX = 1 << 63
+
+_START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
+
+_LEVELS = (
+    Level("pgd", 48, 9),
+    Level("p4d", 39, 9),
+    Level("pud", 30, 9),
+    Level("pmd", 21, 9),
+    Level("pte", 12, 9),
+)
+
+
+def _page_table(vmcoreinfo: Mapping[str, str]) -> PageTable:
+    # init_mm.pgd is swapper_pg_dir, in the kernel image
+    # (arch/x86/include/asm/page_64.h: __phys_addr_nodebug()).
+    pgd = symbol(vmcoreinfo, "swapper_pg_dir")
+    phys_base = number(vmcoreinfo, "phys_base", 0)
+    five_levels = number(vmcoreinfo, "pgtable_l5_enabled", 0)
+    # With memory encryption a bit of the physical address says "encrypted".
+    sme_mask = number(vmcoreinfo, "sme_mask", 0)
+    return PageTable(
+        root=(pgd - _START_KERNEL_MAP + phys_base) % (1 << 64),
+        levels=_LEVELS if five_levels else _LEVELS[1:],
+        dtype="<u8",
+        present=_PRESENT,
+        leaf=_PSE,
+        address=_PTE_PFN_MASK & ~sme_mask,
+        writable=_RW,
+        no_execute=_NX,
+    )
+
+
+ARCHITECTURE = Architecture(
+    name="x86_64",
+    page_table=_page_table,
+    optimizes_dax_vmemmap=True,
+    vmemmap_leaf=1 << 21,
+)

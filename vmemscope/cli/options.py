@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Options that subcommands share: which target, which types, where the output goes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..target import Target
+
+__all__ = ("add_output_options", "add_target_options", "opened_target")
+
+
+def add_target_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a target, spelt as drgn spells them."""
+    group = parser.add_argument_group("target")
+    exclusive = group.add_mutually_exclusive_group()
+    exclusive.add_argument(
+        "-k", "--kernel", action="store_true", help="the running kernel (default)"
+    )
+    exclusive.add_argument("-c", "--core", metavar="PATH", help="a vmcore")
+    exclusive.add_argument(
+        "--qemu", metavar="ADDRESS", help="a QEMU guest, by its QMP address (unix:PATH, HOST:PORT)"
+    )
+    exclusive.add_argument(
+        "--sim", metavar="SCENARIO", help="a simulated kernel: a built-in scenario, or a file"
+    )
+    types = parser.add_argument_group("types and symbols")
+    types.add_argument(
+        "--types",
+        choices=("auto", "btf", "dwarf"),
+        default="auto",
+        help="take types from the kernel's own BTF or from debug symbols"
+        " (default: debug symbols if given, else BTF)",
+    )
+    types.add_argument(
+        "-s",
+        "--symbols",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="a vmlinux or other file with debug symbols; can be given several times",
+    )
+    types.add_argument(
+        "--vmcoreinfo", metavar="PATH", help="use a saved VMCOREINFO note instead of the target's"
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
+    """Add the options that say in which format the output goes where."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--format", choices=formats, default=formats[0], help=f"default: {formats[0]}"
+    )
+    group.add_argument(
+        "-o", "--output", metavar="FILE", help="write there, whole or not at all; - is stdout"
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+
+
+@contextmanager
+def opened_target(args: argparse.Namespace, timings: dict[str, float]) -> Iterator[Target]:
+    """
+    Open the target that the arguments choose.
+
+    A simulated kernel is a vmcore in a temporary file that is there as long
+    as the context.
+
+    :param timings: gets the seconds that the phase ``attach`` took
+    :raises VmemscopeError: if it can't be opened
+    """
+    with tempfile.TemporaryDirectory(prefix="vmemscope-") if args.sim else nullcontext() as scratch:
+        core = args.core
+        if scratch is not None:
+            from ..sim import build, load_scenario
+
+            core = os.path.join(scratch, "vmcore")
+            build(load_scenario(args.sim)).write(core)
+        start = time.perf_counter()
+        target = _open(core, args)
+        timings["attach"] = time.perf_counter() - start
+        yield target
+
+
+def _open(core: str | None, args: argparse.Namespace) -> Target:
+    from .. import target
+
+    if core is not None:
+        return target.open_core(core, args.vmcoreinfo)
+    if args.qemu is not None:
+        return target.open_qemu(args.qemu, args.vmcoreinfo)
+    return target.open_kernel(args.vmcoreinfo)

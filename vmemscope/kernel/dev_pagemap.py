@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Every ``struct dev_pagemap`` of a kernel, from ``pgmap_array``.
+
+``mm/memremap.c: pagemap_range()`` stores a pagemap with ``xa_store_range()``
+over the page frames of each of its ranges: one entry for each aligned
+power-of-two piece, so one pagemap is found several times. The entry is there
+before the vmemmap is populated and goes last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from drgn import FaultError, Object, offsetof, sizeof
+
+from . import Damage
+from .xarray import Entry, entries
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("Altmap", "Pagemap", "PhysicalRange", "read_pagemaps")
+
+# include/linux/memremap.h: a macro, so no types tell it
+_PGMAP_ALTMAP_VALID = 1 << 0
+
+#: ranges read of one pagemap; the kernel's own creators make a few
+MAX_RANGES = 4096
+
+#: ``enum memory_type`` (its values changed in 6.0) to the names vmemscope uses
+_TYPES = {
+    "MEMORY_DEVICE_PRIVATE": "private",
+    "MEMORY_DEVICE_COHERENT": "coherent",
+    "MEMORY_DEVICE_FS_DAX": "fsdax",
+    "MEMORY_DEVICE_GENERIC": "generic",
+    "MEMORY_DEVICE_PCI_P2PDMA": "p2pdma",
+}
+
+
+@dataclass(frozen=True)
+class PhysicalRange:
+    """A range of physical addresses in bytes, ``end`` inclusive as in ``struct range``."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes in the range."""
+        return self.end - self.start + 1
+
+
+@dataclass(frozen=True)
+class Altmap:
+    """``struct vmem_altmap``: where on the device its memory map lies; all in frames."""
+
+    base_pfn: int
+    end_pfn: int
+    reserve: int
+    free: int
+    align: int
+    alloc: int
+
+
+@dataclass(frozen=True)
+class Pagemap:
+    """A ``struct dev_pagemap``."""
+
+    #: virtual address of the structure
+    address: int
+    #: generic, fsdax, p2pdma, private, coherent or unknown
+    type: str
+    #: log2 of the pages in a compound page; ``None`` on kernels before 5.17
+    vmemmap_shift: int | None
+    #: number of ranges that the pagemap says it has
+    nr_range: int
+    ranges: tuple[PhysicalRange, ...]
+    altmap: Altmap | None
+    #: entries of ``pgmap_array`` that point to it
+    entries: tuple[Entry, ...]
+    #: what of it could not be read
+    damage: tuple[Damage, ...] = ()
+
+
+def read_pagemaps(prog: Program) -> tuple[list[Pagemap], list[Damage]]:
+    """
+    Read all pagemaps in order of physical address.
+
+    :return: pagemaps; and what of ``pgmap_array`` could not be followed
+    """
+    pgmap_array = prog["pgmap_array"]
+    try:
+        found, damage = entries(pgmap_array)
+    except FaultError:
+        return [], [Damage(pgmap_array.address_ or 0, "pgmap_array can't be read", True)]
+    by_address: dict[int, list[Entry]] = {}
+    for entry in found:
+        if entry.value & 3:
+            damage.append(
+                Damage(entry.value, f"pgmap_array holds {entry.value:#x}, which is no pointer")
+            )
+            continue
+        by_address.setdefault(entry.value, []).append(entry)
+    types = _memory_types(prog)
+    return [
+        _read_pagemap(prog, address, tuple(spans), types) for address, spans in by_address.items()
+    ], damage
+
+
+def _memory_types(prog: Program) -> dict[int, str]:
+    enumerators = prog.type("enum memory_type").enumerators or ()
+    return {value: _TYPES[name] for name, value in enumerators if name in _TYPES}
+
+
+def _read_pagemap(
+    prog: Program, address: int, spans: tuple[Entry, ...], types: dict[int, str]
+) -> Pagemap:
+    pagemap_type = prog.type("struct dev_pagemap")
+    try:
+        pgmap = Object(prog, pagemap_type, address=address).read_()
+    except (FaultError, OSError, OverflowError):
+        return Pagemap(
+            address=address,
+            type="unknown",
+            vmemmap_shift=None,
+            nr_range=0,
+            ranges=(),
+            altmap=None,
+            entries=spans,
+            damage=(Damage(address, "struct dev_pagemap can't be read", True),),
+        )
+    has_shift = any(m.name == "vmemmap_shift" for m in pagemap_type.members or ())
+    ranges, damage = _read_ranges(prog, pgmap, address)
+    return Pagemap(
+        address=address,
+        type=types.get(pgmap.type.value_(), "unknown"),
+        vmemmap_shift=pgmap.vmemmap_shift.value_() if has_shift else None,
+        nr_range=pgmap.nr_range.value_(),
+        ranges=ranges,
+        altmap=_read_altmap(pgmap) if pgmap.flags.value_() & _PGMAP_ALTMAP_VALID else None,
+        entries=spans,
+        damage=damage,
+    )
+
+
+def _read_ranges(
+    prog: Program, pgmap: Object, address: int
+) -> tuple[tuple[PhysicalRange, ...], tuple[Damage, ...]]:
+    count = pgmap.nr_range.value_()
+    if count > MAX_RANGES or count < 0:
+        # The first is in the structure itself whatever the count says.
+        damage = (Damage(address, f"nr_range is {count}"),)
+        count = 1
+    else:
+        damage = ()
+    range_type = prog.type("struct range")
+    start = address + offsetof(pgmap.type_, "range")
+    try:
+        raw = prog.read(start, count * sizeof(range_type))
+    except (FaultError, OSError, OverflowError):
+        return (), (*damage, Damage(start, "ranges of the pagemap can't be read", True))
+    ranges = []
+    for offset in range(0, len(raw), sizeof(range_type)):
+        one = Object.from_bytes_(prog, range_type, raw[offset : offset + sizeof(range_type)])
+        ranges.append(PhysicalRange(one.start.value_(), one.end.value_()))
+    return tuple(ranges), damage
+
+
+def _read_altmap(pgmap: Object) -> Altmap:
+    altmap = pgmap.altmap
+    return Altmap(
+        base_pfn=altmap.base_pfn.value_(),
+        end_pfn=altmap.end_pfn.value_(),
+        reserve=altmap.reserve.value_(),
+        free=altmap.free.value_(),
+        align=altmap.align.value_(),
+        alloc=altmap.alloc.value_(),
+    )

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What a pagemap's device is called, without the types of any module.
+
+* device-dax: the device on the dax bus whose ``dev_dax->pgmap`` it is
+  (``drivers/dax/dax-private.h``; in vmlinux where CONFIG_DAX=y)
+* fsdax: the gendisk that ``struct pmem_device`` holds right before its
+  embedded pagemap (``drivers/nvdimm/pmem.h``)
+* anything else: the innermost resource that holds the pagemap's first range
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from drgn import FaultError, Object, container_of, offsetof
+
+from ..text import printable
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from .dev_pagemap import Pagemap
+    from .resource import Resource
+
+__all__ = ("name_pagemaps",)
+
+_MAX_DEVICES = 4096
+_MAX_NAME = 64
+
+# drivers/nvdimm/namespace_devs.c: nvdimm_namespace_disk_name()
+_PMEM_DISK = re.compile(r"pmem\d+(\.\d+)?s?")
+# drivers/nvdimm, drivers/dax: what they call the resources they claim
+_CLAIMED = re.compile(r"(namespace|dax|pmem)\d+\.\d+")
+
+
+def name_pagemaps(
+    prog: Program, pagemaps: Sequence[Pagemap], resources: Sequence[Resource]
+) -> dict[int, str]:
+    """
+    Find names of pagemaps.
+
+    :param resources: the tree of ``iomem_resource``, parents before children
+    :return: address of the pagemap to its name, those without one left out
+    """
+    names = _dax_names(prog) if pagemaps else {}
+    for pagemap in pagemaps:
+        if pagemap.address in names:
+            continue
+        name = _gendisk_name(prog, pagemap) or _resource_name(pagemap, resources)
+        if name:
+            names[pagemap.address] = name
+    return names
+
+
+def _dax_names(prog: Program) -> dict[int, str]:
+    try:
+        return {
+            dax.pgmap.value_(): printable(
+                prog.read_c_string(dax.dev.kobj.name.value_(), max_size=_MAX_NAME)
+            )
+            for dax in _dax_devices(prog)
+            if dax.pgmap.value_()
+        }
+    except (FaultError, LookupError, OSError, OverflowError):
+        # No dax bus in this kernel, or it can't be read: resources tell names too.
+        return {}
+
+
+def _dax_devices(prog: Program) -> Iterator[Object]:
+    """Iterate over the ``struct dev_dax`` on the dax bus."""
+    private = _subsys_private(prog)
+    if private is None:
+        return
+    for node in _list_nodes(private.klist_devices.k_list):
+        klist_node = container_of(node, "struct klist_node", "n_node")
+        device = container_of(klist_node, "struct device_private", "knode_bus").device
+        yield container_of(device, "struct dev_dax", "dev")
+
+
+def _subsys_private(prog: Program) -> Object | None:
+    """Get the ``struct subsys_private *`` of the dax bus."""
+    bus = prog["dax_bus_type"]
+    try:
+        return bus.p
+    except AttributeError:
+        pass
+    # "driver core: bus: move the bus private pointer out" (in v6.4): found
+    # among the buses, as drivers/base/bus.c: bus_to_subsys() does.
+    for node in _list_nodes(prog["bus_kset"].list):
+        kobject = container_of(node, "struct kobject", "entry")
+        kset = container_of(kobject, "struct kset", "kobj")
+        private = container_of(kset, "struct subsys_private", "subsys")
+        if private.bus.value_() == bus.address_:
+            return private
+    return None
+
+
+def _list_nodes(head: Object) -> Iterator[Object]:
+    """Iterate over the ``struct list_head *`` of a list, at most as many as make sense."""
+    address = head.address_
+    node = head.next
+    for _ in range(_MAX_DEVICES):
+        node = node.read_()
+        if node.value_() in (address, 0):
+            return
+        yield node
+        node = node.next
+
+
+def _gendisk_name(prog: Program, pagemap: Pagemap) -> str | None:
+    if pagemap.type != "fsdax":
+        return None
+    try:
+        disk = prog.read_u64(pagemap.address - 8)
+        name = prog.read_c_string(
+            disk + offsetof(prog.type("struct gendisk"), "disk_name"), max_size=_MAX_NAME
+        ).decode("ascii")
+    except (FaultError, LookupError, OSError, OverflowError, ValueError):
+        return None
+    # Other drivers' fsdax pagemaps (virtiofs) have something else before them.
+    return name if _PMEM_DISK.fullmatch(name) else None
+
+
+def _resource_name(pagemap: Pagemap, resources: Sequence[Resource]) -> str | None:
+    if not pagemap.ranges:
+        return None
+    first = pagemap.ranges[0]
+    holding = [r for r in resources if r.start <= first.start and first.end <= r.end and r.depth]
+    # A namespace's range holds its metadata and, beside it, what is claimed for the data.
+    inside = [
+        r
+        for r in resources
+        if first.start <= r.start and r.end <= first.end and _CLAIMED.fullmatch(r.name)
+    ]
+    for resource in sorted(inside, key=lambda r: r.start - r.end):
+        return resource.name
+    for resource in sorted(holding, key=lambda r: -r.depth):
+        if resource.name:
+            return resource.name
+    return None

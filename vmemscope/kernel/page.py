@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Where things are in a ``struct page``, as the target's own types tell.
+
+Members are looked for, newest first; the kernel's version is not asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from drgn import offsetof, sizeof
+
+if TYPE_CHECKING:
+    from drgn import Program, Type
+
+__all__ = ("PageLayout", "read_page_layout")
+
+
+@dataclass(frozen=True)
+class PageLayout:
+    """Offsets in bytes into a ``struct page``, bits as masks."""
+
+    #: sizeof(struct page)
+    size: int
+    flags: int
+    refcount: int
+    #: ``compound_head`` or ``compound_info``: bit 0 set in a tail
+    compound: int
+    #: ``pgmap`` of a head or an order-0 page
+    pgmap: int
+    #: flag of a compound page's head
+    pg_head: int
+    #: where page[1] of a compound page holds its order, in one byte
+    order: int
+
+
+def read_page_layout(prog: Program) -> PageLayout:
+    """Look the layout up in the target's types. :raises LookupError: if one is missing"""
+    page = prog.type("struct page")
+    return PageLayout(
+        size=sizeof(page),
+        flags=offsetof(page, "flags"),
+        refcount=offsetof(page, "_refcount"),
+        # "mm: rework compound_head() for power-of-2 sizeof(struct page)" renamed
+        # the member (in v7.1).
+        compound=_first(page, "compound_info", "compound_head"),
+        pgmap=_pgmap(prog, page),
+        pg_head=1 << int(prog.constant("PG_head").value_()),
+        # Since "mm: move the order to the first tail's flags" (folio->_flags_1,
+        # in v6.6) the low byte of page[1].flags; a member of its own before.
+        order=_first(page, "compound_order", "flags"),
+    )
+
+
+def _first(struct: Type, *names: str) -> int:
+    for name in names[:-1]:
+        try:
+            return offsetof(struct, name)
+        except LookupError:
+            continue
+    return offsetof(struct, names[-1])
+
+
+def _pgmap(prog: Program, page: Type) -> int:
+    # page->pgmap moved to folio->pgmap in v6.15; the word is the same.
+    try:
+        return offsetof(prog.type("struct folio"), "pgmap")
+    except LookupError:
+        return offsetof(page, "pgmap")

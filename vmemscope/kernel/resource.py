@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The tree of physical address ranges, ``/proc/iomem``: where System RAM is, and
+what devices call their memory. Source: ``include/linux/ioport.h``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from drgn import FaultError, Object
+
+from ..text import printable
+from . import Damage
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("Resource", "read_resources")
+
+# Macros, so no types tell them: IORESOURCE_MEM | IORESOURCE_SYSRAM.
+_IORESOURCE_SYSTEM_RAM = 0x0000_0200 | 0x0100_0000
+
+_MAX_RESOURCES = 65536
+_MAX_NAME = 128
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A ``struct resource``; physical addresses in bytes, ``end`` inclusive."""
+
+    address: int
+    start: int
+    end: int
+    name: str
+    flags: int
+    #: levels below ``iomem_resource``
+    depth: int
+
+    @property
+    def is_system_ram(self) -> bool:
+        """Whether the page allocator owns this memory."""
+        return self.flags & _IORESOURCE_SYSTEM_RAM == _IORESOURCE_SYSTEM_RAM
+
+
+def read_resources(prog: Program) -> tuple[list[Resource], list[Damage]]:
+    """
+    Read ``iomem_resource`` and all below it, parents before their children.
+
+    :return: resources; and those that could not be read or followed
+    """
+    found: list[Resource] = []
+    damage: list[Damage] = []
+    resource_type = prog.type("struct resource")
+    visited: set[int] = set()
+    pending = [(prog["iomem_resource"].address_ or 0, 0)]
+    while pending:
+        address, depth = pending.pop()
+        if address in visited:
+            damage.append(Damage(address, "resource is reachable twice"))
+            continue
+        if len(visited) >= _MAX_RESOURCES:
+            damage.append(Damage(address, f"there are over {_MAX_RESOURCES} resources"))
+            break
+        visited.add(address)
+        try:
+            resource = Object(prog, resource_type, address=address).read_()
+        except (FaultError, OSError, OverflowError):
+            damage.append(Damage(address, "resource can't be read", True))
+            continue
+        found.append(
+            Resource(
+                address=address,
+                start=resource.start.value_(),
+                end=resource.end.value_(),
+                name=_read_name(prog, resource.name.value_()),
+                flags=resource.flags.value_(),
+                depth=depth,
+            )
+        )
+        # The sibling goes first on the stack, so that children come before it.
+        for member, below in (("sibling", depth), ("child", depth + 1)):
+            pointer = resource.member_(member).value_()
+            if pointer:
+                pending.append((pointer, below))
+    return found, damage
+
+
+def _read_name(prog: Program, address: int) -> str:
+    if not address:
+        return ""
+    try:
+        return printable(prog.read_c_string(address, max_size=_MAX_NAME))
+    except (FaultError, OSError, OverflowError):
+        return ""

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Physical memory of a target, many frames at a time.
+
+A target may lack any frame: filtered out of a dump, cut off, on a device.
+:meth:`PhysicalMemory.read_frames` therefore returns what it could read and
+says of each frame whether it could. It reads only where the kernel has System
+RAM or a pagemap: on a running guest, a read anywhere else may reach a device's
+registers, and those can change when read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from drgn import FaultError
+
+if TYPE_CHECKING:
+    from drgn import Program
+    from numpy.typing import NDArray
+
+__all__ = ("PhysicalMemory",)
+
+#: most bytes asked for in one read
+_SPAN = 4 << 20
+
+
+class PhysicalMemory:
+    """
+    Read frames of a program's physical memory.
+
+    :param prog: the program
+    :param page_size: bytes in a frame
+    :param ranges: ``(start, end)`` physical addresses in bytes, end inclusive,
+        that may be read
+    """
+
+    def __init__(self, prog: Program, page_size: int, ranges: Iterable[tuple[int, int]]) -> None:
+        self._prog = prog
+        self.page_size = page_size
+        merged: list[list[int]] = []
+        for start, end in sorted((start, end) for start, end in ranges if start <= end):
+            if merged and start <= merged[-1][1] + 1:
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([start, end])
+        self._starts = np.array([start for start, _ in merged], dtype=np.uint64)
+        self._ends = np.array([end for _, end in merged], dtype=np.uint64)
+        #: bytes read and reads made, for budgets
+        self.bytes_read = 0
+        self.reads = 0
+
+    def contains(self, pfns: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """
+        Tell which frames lie in memory.
+
+        :param pfns: page frame numbers, any shape
+        :return: same shape; false also where a frame is only partly memory
+        """
+        if not len(self._starts):
+            return np.zeros(pfns.shape, dtype=np.bool_)
+        pfns = pfns.astype(np.uint64, copy=False)
+        # A pfn whose address does not fit 64 bits is in no memory.
+        shift = np.uint64(self.page_size.bit_length() - 1)
+        fits = pfns < np.uint64(1 << (64 - int(shift)))
+        address = pfns << shift
+        index = np.searchsorted(self._starts, address, side="right").astype(np.int64) - 1
+        last = address + np.uint64(self.page_size - 1)
+        inside: NDArray[np.bool_] = (
+            fits & (index >= 0) & (last <= self._ends[np.maximum(index, 0)]) & (last >= address)
+        )
+        return inside
+
+    def read_frames(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """
+        Read whole frames. Neighbours in the argument that are neighbours in
+        memory are read together, so pass them sorted.
+
+        :param pfns: page frame numbers, shape ``(n,)``
+        :return: bytes, shape ``(n, page_size)``, zero where unreadable; and
+            shape ``(n,)``, whether each frame could be read
+        """
+        data = np.zeros((len(pfns), self.page_size), dtype=np.uint8)
+        readable = np.zeros(len(pfns), dtype=np.bool_)
+        if not len(pfns):
+            return data, readable
+        allowed = self.contains(pfns)
+        breaks = np.flatnonzero(
+            (np.diff(pfns.astype(np.int64)) != 1) | ~allowed[1:] | ~allowed[:-1]
+        )
+        starts = np.concatenate(([0], breaks + 1))
+        ends = np.concatenate((breaks + 1, [len(pfns)]))
+        frames_a_read = max(1, _SPAN // self.page_size)
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            if not allowed[start]:
+                continue
+            for first in range(start, end, frames_a_read):
+                self._read_span(
+                    int(pfns[first]), first, min(first + frames_a_read, end), data, readable
+                )
+        return data, readable
+
+    def _read_span(
+        self,
+        pfn: int,
+        first: int,
+        last: int,
+        data: NDArray[np.uint8],
+        readable: NDArray[np.bool_],
+    ) -> None:
+        """Read frames ``first`` to ``last`` (exclusive) of the result; halve what fails."""
+        size = (last - first) * self.page_size
+        self.reads += 1
+        try:
+            raw = self._prog.read(pfn * self.page_size, size, True)
+        except (FaultError, OSError, OverflowError):
+            if last - first > 1:
+                middle = (first + last) // 2
+                self._read_span(pfn, first, middle, data, readable)
+                self._read_span(pfn + middle - first, middle, last, data, readable)
+            return
+        self.bytes_read += size
+        data[first:last] = np.frombuffer(raw, np.uint8).reshape(last - first, self.page_size)
+        readable[first:last] = True

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Rules about frames: whose they are, that they are memory, how often they are referenced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import CATALOGUE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..findings import Collector
+    from ..frames import Frames, Runs
+    from ..kernel.dev_pagemap import Altmap
+    from ..layout import Geometry
+
+__all__ = ("check_altmap", "check_memory", "check_refcounts", "check_shared")
+
+
+def check_memory(
+    frames: Frames, in_ram: NDArray[np.bool_], geometry: Geometry, findings: Collector
+) -> None:
+    """Check that frames are System RAM."""
+    rule = CATALOGUE["frame-not-memory"]
+    index = np.flatnonzero(~in_ram)
+    told = index[: findings.room(rule)]
+    for i in told.tolist():
+        entries = int(frames.entries[i])
+        findings.add(
+            rule,
+            f"the frame that {_entries(entries)} {'maps' if entries == 1 else 'map'}"
+            " is not System RAM",
+            vaddr=geometry.address(int(frames.vpage[i])),
+            pfn=int(frames.pfn[i]),
+            expected="a frame of System RAM",
+            observed=f"pfn {int(frames.pfn[i]):#x}",
+        )
+    findings.add_uncounted(rule, len(index) - len(told))
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
+
+
+def check_altmap(runs: Runs, altmap: Altmap, geometry: Geometry, findings: Collector) -> None:
+    """Check that mapped runs of a piece that an altmap backs lie in its free part."""
+    rule = CATALOGUE["altmap-frame"]
+    low = altmap.base_pfn + altmap.reserve
+    high = low + altmap.free
+    first = runs.pfn
+    last = runs.pfn + np.where(runs.stride == 0, 0, runs.length - 1).astype(np.uint64)
+    index = np.flatnonzero((first < np.uint64(low)) | (last >= np.uint64(high)))
+    told = index[: findings.room(rule)]
+    for i in told.tolist():
+        findings.add(
+            rule,
+            f"frames {int(first[i]):#x} to {int(last[i]):#x} are not among those that the altmap"
+            " can hand out",
+            vaddr=geometry.address(int(runs.vpage[i])),
+            pfn=int(first[i]),
+            expected=f"pfn {low:#x} to {high - 1:#x}",
+            observed=f"pfn {int(first[i]):#x}",
+        )
+    findings.add_uncounted(rule, len(index) - len(told))
+
+
+def check_shared(
+    shared: Frames,
+    locate: Callable[[NDArray[np.uint64]], dict[int, list[tuple[int, str]]]],
+    geometry: Geometry,
+    collector_at: Callable[[int], Collector],
+) -> None:
+    """
+    Report frames that have several owners.
+
+    :param shared: those frames
+    :param locate: gives, for frames, the vpages that should own them, in
+        order, each with what it is in words
+    :param collector_at: gives the findings of the pagemap that a vpage describes
+    """
+    rule = CATALOGUE["frame-shared"]
+    for pfn, owners in sorted(locate(shared.pfn).items()):
+        # A head page is told rather than the tail pages whose frame it maps.
+        owners.sort(key=lambda owner: ("head" in owner[1], owner[0]))
+        first_vpage, first_what = owners[0]
+        for vpage, what in owners[1:]:
+            collector_at(vpage).add(
+                rule,
+                f"{what} maps the frame of {first_what} (vmemmap"
+                f" {geometry.address(first_vpage):#x})",
+                vaddr=geometry.address(vpage),
+                pfn=pfn,
+                expected="a frame of its own",
+                observed=f"pfn {pfn:#x}",
+            )
+
+
+def check_refcounts(
+    frames: Frames,
+    refcounts: NDArray[np.int64],
+    readable: NDArray[np.bool_],
+    geometry: Geometry,
+    collector_at: Callable[[int], Collector],
+) -> None:
+    """
+    Check reference counts against the entries that map each frame.
+
+    :param frames: order-0 frames, and the first frames of large leaves: an
+        allocation of higher order carries its count on the first
+    :param refcounts: ``_refcount`` of each frame, shape ``(n,)``
+    :param readable: whether it could be read, shape ``(n,)``
+    :param collector_at: gives the findings of the pagemap that a vpage describes
+    """
+    for rule_id, off in (
+        ("refcount-low", readable & (refcounts < frames.entries)),
+        ("refcount-high", readable & (refcounts > frames.entries)),
+    ):
+        rule = CATALOGUE[rule_id]
+        for i in np.flatnonzero(off).tolist():
+            findings = collector_at(int(frames.vpage[i]))
+            if not findings.room(rule):
+                findings.add_uncounted(rule, 1)
+                continue
+            entries, refcount = int(frames.entries[i]), int(refcounts[i])
+            findings.add(
+                rule,
+                f"{_entries(entries)} {'maps' if entries == 1 else 'map'} the frame,"
+                f" its reference count is {refcount}",
+                vaddr=geometry.address(int(frames.vpage[i])),
+                pfn=int(frames.pfn[i]),
+                expected=entries,
+                observed=refcount,
+            )

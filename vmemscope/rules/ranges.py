@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Rules about a pagemap itself: its ranges, its shift, its entries in ``pgmap_array``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..kernel.dev_pagemap import MAX_RANGES
+from . import CATALOGUE
+
+if TYPE_CHECKING:
+    from ..findings import Collector
+    from ..kernel.dev_pagemap import Pagemap, PhysicalRange
+    from ..layout import Geometry
+
+__all__ = ("check_entries", "check_mask_alignment", "check_overlaps", "check_shift", "valid_ranges")
+
+# include/linux/mmzone.h: SUBSECTION_SHIFT, the same on every architecture
+SUBSECTION_SIZE = 1 << 21
+
+
+def valid_ranges(
+    pagemap: Pagemap, max_physmem_bits: int, findings: Collector
+) -> list[PhysicalRange]:
+    """Check the ranges of a pagemap; return those that can be looked at."""
+    if not 0 < pagemap.nr_range <= MAX_RANGES and not any(d.unreadable for d in pagemap.damage):
+        findings.add(
+            CATALOGUE["nr-range"],
+            f"the pagemap has {pagemap.nr_range} ranges; only the first is looked at",
+            vaddr=pagemap.address,
+            expected=f"1 to {MAX_RANGES}",
+            observed=pagemap.nr_range,
+        )
+    valid = []
+    for index, one in enumerate(pagemap.ranges):
+        problem = _problem(one, max_physmem_bits)
+        if problem is None:
+            valid.append(one)
+            continue
+        findings.add(
+            CATALOGUE["range-invalid"],
+            f"range {index} {problem}; it is not looked at",
+            vaddr=pagemap.address,
+            expected="whole subsections of 2 MiB",
+            observed=f"{one.start:#x}-{one.end:#x}",
+        )
+    return valid
+
+
+def _problem(one: PhysicalRange, max_physmem_bits: int) -> str | None:
+    if one.end < one.start:
+        return "ends before it starts"
+    if one.end >> max_physmem_bits:
+        return f"lies outside of {max_physmem_bits} bits of physical address space"
+    if one.start % SUBSECTION_SIZE or (one.end + 1) % SUBSECTION_SIZE:
+        return "does not start and end on a subsection boundary"
+    return None
+
+
+def check_shift(
+    pagemap: Pagemap, ranges: Sequence[PhysicalRange], geometry: Geometry, findings: Collector
+) -> bool:
+    """Check that a compound page fits the pagemap; return whether it can be gone by."""
+    shift = pagemap.vmemmap_shift
+    if not shift:
+        return True
+    if shift < 64 and (not ranges or geometry.page_size << shift <= max(r.size for r in ranges)):
+        return True
+    findings.add(
+        CATALOGUE["vmemmap-shift"],
+        "the pagemap's compound pages are larger than its ranges",
+        vaddr=pagemap.address,
+        expected="a compound page no larger than the largest range",
+        observed=shift,
+    )
+    return False
+
+
+def check_overlaps(
+    ranges: Sequence[tuple[PhysicalRange, Pagemap]], findings: dict[int, Collector]
+) -> None:
+    """
+    Check that no two ranges overlap.
+
+    :param findings: address of a pagemap to what is found of it
+    """
+    furthest: tuple[PhysicalRange, Pagemap] | None = None
+    for one, pagemap in sorted(ranges, key=lambda r: (r[0].start, r[0].end)):
+        if furthest is not None and one.start <= furthest[0].end:
+            findings[pagemap.address].add(
+                CATALOGUE["range-overlap"],
+                f"range {one.start:#x}-{one.end:#x} overlaps {furthest[0].start:#x}-"
+                f"{furthest[0].end:#x} of the pagemap at {furthest[1].address:#x}",
+                vaddr=pagemap.address,
+                expected=f"start after {furthest[0].end:#x}",
+                observed=f"{one.start:#x}",
+            )
+        if furthest is None or one.end > furthest[0].end:
+            furthest = (one, pagemap)
+
+
+def check_entries(
+    pagemap: Pagemap, ranges: Sequence[PhysicalRange], geometry: Geometry, findings: Collector
+) -> None:
+    """Check that the entries of ``pgmap_array`` are the frames of the ranges."""
+    frames = {
+        (one.start // geometry.page_size, one.end // geometry.page_size + 1) for one in ranges
+    }
+    for entry in pagemap.entries:
+        if not any(
+            start <= entry.index and entry.index + entry.span <= end for start, end in frames
+        ):
+            findings.add(
+                CATALOGUE["xarray"],
+                f"pgmap_array has the pagemap at frames {entry.index:#x} to"
+                f" {entry.index + entry.span - 1:#x}, which are in none of its ranges",
+                vaddr=pagemap.address,
+                pfn=entry.index,
+                expected="frames of the pagemap's ranges",
+                observed=f"{entry.index:#x}-{entry.index + entry.span - 1:#x}",
+            )
+            return
+    spanned = sum(entry.span for entry in pagemap.entries)
+    total = sum(end - start for start, end in frames)
+    if spanned != total:
+        findings.add(
+            CATALOGUE["xarray"],
+            f"pgmap_array has the pagemap at {spanned} frames, its ranges have {total}",
+            vaddr=pagemap.address,
+            expected=total,
+            observed=spanned,
+        )
+
+
+def check_mask_alignment(
+    pagemap: Pagemap,
+    heads: Sequence[int],
+    has_mask: bool,
+    geometry: Geometry,
+    findings: Collector,
+) -> None:
+    """
+    Check that compound pages are aligned where tail pages hold a mask.
+
+    :param heads: page frame of the first compound page of each range
+    :param has_mask: whether tail pages hold a mask
+    """
+    if not has_mask or not pagemap.vmemmap_shift:
+        return
+    size = 1 << pagemap.vmemmap_shift
+    for head in heads:
+        if head % size:
+            findings.add(
+                CATALOGUE["mask-alignment"],
+                f"compound pages of {geometry.page_size * size >> 20} MiB are laid out from"
+                f" {head * geometry.page_size:#x}, which is not aligned to their size: with this"
+                " kernel every tail page resolves to a wrong head",
+                vaddr=geometry.page_address(head),
+                expected=f"a multiple of {geometry.page_size * size:#x}",
+                observed=f"{head * geometry.page_size:#x}",
+            )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A vmcore: ELF, makedumpfile's compressed and flattened formats, whatever drgn opens."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from ..errors import TargetError
+from .base import Target, new_program, target_of
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("open_core",)
+
+#: what a vmcore of each format starts with: ELF, kdump-compressed (makedumpfile,
+#: QEMU), diskdump, flattened
+_MAGICS = (b"\x7fELF", b"KDUMP   ", b"DISKDUMP", b"makedumpfile")
+
+
+def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
+    """
+    Open a vmcore.
+
+    :param path: the dump
+    :param vmcoreinfo: path of a saved VMCOREINFO note to use instead of the dump's
+    :raises TargetError: if it can't be opened, is no dump of a Linux kernel,
+        or is cut off
+    """
+    head = _read_head(path)
+    if not head.startswith(_MAGICS):
+        raise TargetError(
+            f"{path} is not a kernel dump",
+            "give an ELF or kdump-compressed vmcore"
+            + (" with -c, and a vmlinux or debug file with -s" if path.endswith("linux") else ""),
+        )
+    prog = new_program(vmcoreinfo)
+    _set_core_dump(prog, path, head)
+    return target_of(
+        prog,
+        "core",
+        path,
+        TargetError(
+            f"{path} has no VMCOREINFO, so it can't be read as a Linux kernel dump",
+            "boot the guest with -device vmcoreinfo and load qemu_fw_cfg in it before it is dumped,"
+            " or give a saved note with --vmcoreinfo",
+        ),
+    )
+
+
+def _read_head(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+                raise TargetError(f"{path} is not a regular file")
+            return file.read(64)
+    except OSError as e:
+        raise TargetError(f"cannot open {path}: {e.strerror}") from e
+
+
+def _set_core_dump(prog: Program, path: str, head: bytes) -> None:
+    from drgn import BadDataError
+
+    try:
+        prog.set_core_dump(path)
+    except NotImplementedError as e:
+        raise TargetError(f"cannot read {path}: {e}") from e
+    except (BadDataError, OSError, ValueError, OverflowError, LookupError, MemoryError) as e:
+        raise TargetError(
+            f"cannot read {path}: {e}", "it may be cut off or damaged; compare its size"
+        ) from e
+    except Exception as e:
+        # drgn raises plain Exception for what its libraries report (libkdumpfile, libelf).
+        if type(e) is not Exception:
+            raise
+        raise TargetError(
+            f"cannot read {path}: {e}", "it may be cut off or damaged; compare its size"
+        ) from e

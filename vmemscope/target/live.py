@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The running kernel, through ``/proc/kcore``; read-only by its nature."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import TargetError
+from .base import Target, new_program, target_of
+
+__all__ = ("open_kernel",)
+
+_KCORE = "/proc/kcore"
+_LOCKDOWN = "/sys/kernel/security/lockdown"
+
+
+def open_kernel(vmcoreinfo: str | None = None) -> Target:
+    """
+    Open the running kernel.
+
+    :param vmcoreinfo: path of a saved VMCOREINFO note to use instead of the kernel's
+    :raises TargetError: if there is no ``/proc/kcore`` or it can't be opened
+    """
+    prog = new_program(vmcoreinfo)
+    try:
+        # Opened here and not by drgn, which would ask sudo to open it.
+        fd = os.open(_KCORE, os.O_RDONLY)
+    except FileNotFoundError:
+        raise TargetError(
+            f"there is no {_KCORE} here, so the running kernel can't be read",
+            "look at a dump (-c), a guest (--qemu) or a simulated kernel (--sim) instead",
+        ) from None
+    except PermissionError:
+        raise TargetError(f"not permitted to read {_KCORE}", _why_not_permitted()) from None
+    except OSError as e:
+        raise TargetError(f"cannot open {_KCORE}: {e.strerror}") from e
+    try:
+        prog.set_core_dump(fd)
+    except Exception as e:
+        if not isinstance(e, OSError | ValueError) and type(e) is not Exception:
+            raise
+        raise TargetError(f"cannot read {_KCORE}: {e}", _why_not_permitted()) from e
+    finally:
+        os.close(fd)
+    return target_of(
+        prog,
+        "live",
+        _KCORE,
+        TargetError(f"{_KCORE} has no VMCOREINFO", "give it with --vmcoreinfo"),
+    )
+
+
+def _why_not_permitted() -> str:
+    """Tell what is in the way: the user, or the kernel's lockdown."""
+    if os.geteuid() != 0:
+        return "run as root (sudo), or look at a dump with -c"
+    try:
+        with open(_LOCKDOWN, encoding="ascii") as file:
+            if "[confidentiality]" in file.read():
+                return "the kernel is locked down (confidentiality); look at a dump with -c"
+    except OSError:
+        pass
+    return "reading it takes CAP_SYS_RAWIO and no lockdown; or look at a dump with -c"

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Text out of kernel memory, made safe, and numbers made readable.
+
+A name in a dump may hold terminal escapes, newlines or no text at all. It
+passes :func:`printable` where it is read, so nothing further down has to
+remember.
+"""
+
+from __future__ import annotations
+
+__all__ = ("binary_size", "hexadecimal", "printable")
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def printable(raw: bytes) -> str:
+    r"""
+    Decode bytes from kernel memory, anything but printable text escaped.
+
+    >>> printable(b"dax0.0\x1b[2J")
+    'dax0.0\\x1b[2J'
+    """
+    text = raw.decode("utf-8", "backslashreplace")
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def binary_size(size: int) -> str:
+    """
+    Format a number of bytes in binary units, exact or with one decimal.
+
+    >>> binary_size(2 << 20), binary_size(2815 << 20), binary_size(0)
+    ('2 MiB', '2.7 GiB', '0 B')
+    """
+    if size < 0:
+        return "-" + binary_size(-size)
+    unit = min((max(size, 1).bit_length() - 1) // 10, len(_UNITS) - 1)
+    scaled = size / (1 << 10 * unit)
+    number = f"{scaled:.0f}" if scaled == int(scaled) else f"{scaled:.1f}"
+    return f"{number} {_UNITS[unit]}"
+
+
+def hexadecimal(value: int | None) -> str | None:
+    """Format an address as the kernel prints it, ``None`` left alone."""
+    return None if value is None else f"0x{value:x}"

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Walk a kernel's page tables over a range of virtual addresses.
+
+In: physical memory, the format of the tables, a range. Out: batches of
+:class:`Leaves`, arrays with an element per leaf entry, hole or unreadable
+table, in order of address, which together cover the range without gap or
+overlap. Whole tables are read at a time and decoded by numpy; the levels above
+the last are expanded first (one entry there stands for a whole table below),
+the last level is streamed, so that memory stays bounded however large the
+range is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .arch import Level, PageTable
+    from .memory import PhysicalMemory
+
+__all__ = ("Kind", "Leaves", "translate", "walk")
+
+#: tables of the last level that one batch holds: 2 MiB of tables on x86-64
+_BATCH = 512
+
+
+class Kind(IntEnum):
+    """What a piece of the address range turned out to be."""
+
+    MAPPED = 0
+    #: no present entry at some level
+    HOLE = 1
+    #: the table that would tell could not be read
+    UNREADABLE = 2
+
+
+class Leaves(NamedTuple):
+    """Pieces of an address range, in order of address; all arrays have shape ``(n,)``."""
+
+    #: virtual address that the piece starts at (uint64); a large leaf may
+    #: start before the range that was asked for
+    address: NDArray[np.uint64]
+    #: log2 of its size in bytes (uint8); a large leaf may end after the range
+    shift: NDArray[np.uint8]
+    #: frame that is mapped at ``address`` (uint64); 0 where nothing is
+    pfn: NDArray[np.uint64]
+    #: the entry as it stands in the table (uint64)
+    entry: NDArray[np.uint64]
+    #: :class:`Kind` (uint8)
+    kind: NDArray[np.uint8]
+
+    def where(self, mask: NDArray[np.bool_]) -> Leaves:
+        """Select pieces by a mask of shape ``(n,)``."""
+        return Leaves(*(array[mask] for array in self))
+
+
+class _Tables(NamedTuple):
+    """Tables of one level that are still to be read."""
+
+    #: virtual address that the first entry of each stands for
+    address: NDArray[np.uint64]
+    pfn: NDArray[np.uint64]
+
+
+def walk(memory: PhysicalMemory, table: PageTable, start: int, end: int) -> Iterator[Leaves]:
+    """
+    Walk the tables over ``[start, end)``.
+
+    :param memory: where the tables are
+    :param table: their format and root
+    :param start: first virtual address in bytes, page-aligned
+    :param end: first virtual address after the range
+    :return: batches in order of address
+    """
+    if start >= end:
+        return
+    top = table.levels[0]
+    first = np.array([start & ~(_table_span(top) - 1)], dtype=np.uint64)
+    page_shift = table.levels[-1].shift
+    tables = _Tables(first, np.array([table.root >> page_shift], dtype=np.uint64))
+    found: list[Leaves] = []
+    for level in table.levels[:-1]:
+        leaves, tables = _expand(memory, table, level, tables, start, end)
+        found.append(leaves)
+    upper = _sorted(found)
+    last = table.levels[-1]
+    # A batch is a run of tables and what lies between them at upper levels.
+    position = 0
+    for batch in range(0, len(tables.pfn), _BATCH):
+        part = _Tables(*(array[batch : batch + _BATCH] for array in tables))
+        leaves, _ = _expand(memory, table, last, part, start, end)
+        stop = len(upper.address)
+        if batch + _BATCH < len(tables.pfn):
+            stop = int(np.searchsorted(upper.address, tables.address[batch + _BATCH]))
+        between = Leaves(*(array[position:stop] for array in upper))
+        position = stop
+        yield _sorted([between, leaves])
+    if not len(tables.pfn):
+        yield upper
+
+
+def _table_span(level: Level) -> int:
+    return 1 << (level.shift + level.bits)
+
+
+def _expand(
+    memory: PhysicalMemory, table: PageTable, level: Level, tables: _Tables, start: int, end: int
+) -> tuple[Leaves, _Tables]:
+    """Read tables of one level; return their leaves and holes, and the tables below."""
+    # Sorted by frame, tables that lie side by side are read together.
+    by_pfn = np.argsort(tables.pfn, kind="stable")
+    data = np.empty((len(by_pfn), memory.page_size), dtype=np.uint8)
+    readable = np.empty(len(by_pfn), dtype=np.bool_)
+    data[by_pfn], readable[by_pfn] = memory.read_frames(tables.pfn[by_pfn])
+    entry = data.view(table.dtype)[:, : level.entries].astype(np.uint64, copy=False)
+    index = np.arange(level.entries, dtype=np.uint64) << np.uint64(level.shift)
+    address = tables.address[:, None] + index[None, :]
+    # Compared with the last byte: the end of the address space does not fit.
+    last = address + np.uint64(level.size - 1)
+    inside = (last >= np.uint64(start)) & (address <= np.uint64(end - 1))
+
+    present = (entry & np.uint64(table.present)) == np.uint64(table.present)
+    is_last = level is table.levels[-1]
+    leaf = present if is_last else present & ((entry & np.uint64(table.leaf)) != 0)
+    ends_here = inside & readable[:, None] & (leaf | ~present)
+    below = inside & readable[:, None] & present & ~leaf
+    unread = inside & ~readable[:, None]
+
+    pieces = ends_here | unread
+    piece_leaf = leaf[pieces] & ~unread[pieces]
+    # A leaf is aligned to its size: this drops the PAT bit of large leaves.
+    frame = np.uint64(table.address & ~(level.size - 1))
+    page_shift = np.uint64(table.levels[-1].shift)
+    pieces_entry = entry[pieces]
+    leaves = Leaves(
+        address=address[pieces],
+        shift=np.full(len(pieces_entry), level.shift, dtype=np.uint8),
+        pfn=np.where(piece_leaf, (pieces_entry & frame) >> page_shift, np.uint64(0)),
+        entry=pieces_entry,
+        kind=np.select(
+            [unread[pieces], piece_leaf],
+            [np.uint8(Kind.UNREADABLE), np.uint8(Kind.MAPPED)],
+            np.uint8(Kind.HOLE),
+        ).astype(np.uint8, copy=False),
+    )
+    if is_last:
+        none = np.empty(0, dtype=np.uint64)
+        return leaves, _Tables(none, none)
+    return leaves, _Tables(address[below], (entry[below] & np.uint64(table.address)) >> page_shift)
+
+
+def _sorted(parts: list[Leaves]) -> Leaves:
+    """Join pieces of several levels in order of address."""
+    joined = Leaves(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    order = np.argsort(joined.address, kind="stable")
+    return Leaves(*(array[order] for array in joined))
+
+
+def translate(
+    memory: PhysicalMemory, table: PageTable, addresses: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+    """
+    Translate virtual addresses, each table on the way read once.
+
+    :param addresses: virtual addresses in bytes, shape ``(n,)``
+    :return: frames (uint64, 0 where none) and :class:`Kind` (uint8), shape ``(n,)``
+    """
+    page_shift = table.levels[-1].shift
+    pfn = np.full(len(addresses), table.root >> page_shift, dtype=np.uint64)
+    kind = np.full(len(addresses), Kind.MAPPED, dtype=np.uint8)
+    walking = np.arange(len(addresses))
+    for level in table.levels:
+        if not len(walking):
+            break
+        tables, which = np.unique(pfn[walking], return_inverse=True)
+        data, readable = memory.read_frames(tables)
+        index = (addresses[walking] >> np.uint64(level.shift)) & np.uint64(level.entries - 1)
+        entry = data.view(table.dtype)[which, index].astype(np.uint64, copy=False)
+        read = readable[which]
+        present = read & ((entry & np.uint64(table.present)) == np.uint64(table.present))
+        kind[walking[~present]] = Kind.HOLE
+        kind[walking[~read]] = Kind.UNREADABLE
+        pfn[walking[~present]] = 0
+        leaf = present & (
+            (entry & np.uint64(table.leaf) != 0)
+            if level is not table.levels[-1]
+            else np.ones(len(walking), dtype=np.bool_)
+        )
+        frame = (entry & np.uint64(table.address & ~(level.size - 1))) >> np.uint64(page_shift)
+        within = (addresses[walking] & np.uint64(level.size - 1)) >> np.uint64(page_shift)
+        pfn[walking[leaf]] = (frame + within)[leaf]
+        below = present & ~leaf
+        pfn[walking[below]] = (entry[below] & np.uint64(table.address)) >> np.uint64(page_shift)
+        walking = walking[below]
+    return pfn, kind
