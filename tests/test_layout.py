@@ -93,9 +93,10 @@ def test_part_of_an_early_section_is_not_populated() -> None:
 def test_early_section_then_compound_pages() -> None:
     found = pieces(0x1_1400_0000, 0x1_7FFF_FFFF, 18, 0x22)
     assert shapes(found) == [("early", 256), ("compound", 6656)]
-    # The rest of the first compound page is tails alone (1 frame); the second
-    # has a head and tails, and is cut short by the end of the range.
-    assert expected_frames(found, 4096) == 1 + 2
+    # The early part has the boot memory map's frames. The rest of the first
+    # compound page is tails alone (1 frame); the second has a head and tails,
+    # and is cut short by the end of the range.
+    assert expected_frames(found, 4096) == 256 + 1 + 2
 
 
 def test_whole_early_section_is_populated_anew() -> None:

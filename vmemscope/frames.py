@@ -104,9 +104,15 @@ class Frames(NamedTuple):
     #: whether it is part of a large leaf, but not the first frame (bool)
     inner: NDArray[np.bool_]
 
-    def where(self, mask: NDArray[np.bool_]) -> Frames:
-        """Select frames by a mask or an index of shape ``(n,)``."""
-        return Frames(*(array[mask] for array in self))
+    def where(self, which: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Frames:
+        """Select frames by a mask, an index or a slice."""
+        return Frames(
+            self.pfn[which],
+            self.entries[which],
+            self.owners[which],
+            self.vpage[which],
+            self.inner[which],
+        )
 
 
 class FrameTable:
@@ -136,6 +142,14 @@ class FrameTable:
         if large.any():
             parts.append(_expand(runs.where(large), owners[large]))
         self._parts.append(_merge(parts))
+
+    @classmethod
+    def of(cls, *parts: Frames) -> Frames:
+        """Join frames that several tables have counted."""
+        table = cls()
+        for part in parts:
+            table.add_frames(part)
+        return table.finish()
 
     def add_frames(self, frames: Frames) -> None:
         """Add frames that another table has counted."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,29 +69,27 @@ def check_altmap(runs: Runs, altmap: Altmap, geometry: Geometry, findings: Colle
 
 
 def check_shared(
-    shared: Frames,
-    locate: Callable[[NDArray[np.uint64]], dict[int, list[tuple[int, str]]]],
+    owners_of: Mapping[int, list[tuple[int, str]]],
     geometry: Geometry,
     collector_at: Callable[[int], Collector],
 ) -> None:
     """
     Report frames that have several owners.
 
-    :param shared: those frames
-    :param locate: gives, for frames, the vpages that should own them, in
-        order, each with what it is in words
+    :param owners_of: page frame number -> vpages that should own it, each with
+        what it is in words
     :param collector_at: gives the findings of the pagemap that a vpage describes
     """
     rule = CATALOGUE["frame-shared"]
-    for pfn, owners in sorted(locate(shared.pfn).items()):
+    for pfn, owners in sorted(owners_of.items()):
         # A head page is told rather than the tail pages whose frame it maps.
-        owners.sort(key=lambda owner: ("head" in owner[1], owner[0]))
-        first_vpage, first_what = owners[0]
-        for vpage, what in owners[1:]:
+        (first_vpage, first), *others = sorted(
+            owners, key=lambda owner: (owner[1].startswith("the head"), owner[0])
+        )
+        for vpage, what in others:
             collector_at(vpage).add(
                 rule,
-                f"{what} maps the frame of {first_what} (vmemmap"
-                f" {geometry.address(first_vpage):#x})",
+                f"{what} maps the frame of {first} (vmemmap {geometry.address(first_vpage):#x})",
                 vaddr=geometry.address(vpage),
                 pfn=pfn,
                 expected="a frame of its own",

@@ -40,6 +40,8 @@ class CompoundPages(NamedTuple):
     #: whether each could be read, shape ``(n,)`` (bool)
     head_read: NDArray[np.bool_]
     tail_read: NDArray[np.bool_]
+    #: whether there is no vpage with tail pages alone, shape ``(n,)`` (bool)
+    head_alone: NDArray[np.bool_]
 
 
 def holds_mask(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -76,20 +78,47 @@ def check_contents(
 ) -> None:
     """Check heads and tails of compound pages of a pagemap."""
     _check_heads(pages, pagemap, layout, geometry, findings)
+    _check_tails(pages, layout, geometry, findings)
+
+
+def _check_tails(
+    pages: CompoundPages, layout: PageLayout, geometry: Geometry, findings: Collector
+) -> None:
+    """Report each compound page of which tail pages resolve to a wrong head, once."""
     count = pages.heads.shape[1]
-    # struct pages 1 and up in the head's vpage, and all of the tails' vpage
-    for block, first, skip, read, frame in (
-        (pages.heads, pages.head, 1, pages.head_read, pages.head_frame),
-        (pages.tails, pages.tail, 0, pages.tail_read, pages.tail_frame),
-    ):
-        index = np.arange(skip, count, dtype=np.uint64)
-        words = block[:, skip:, layout.compound // 8]
-        base = np.uint64(geometry.vmemmap)
-        size = np.uint64(layout.size)
-        addresses = base + (first.astype(np.uint64)[:, None] + index[None, :]) * size
-        expected = base + pages.head.astype(np.uint64) * size
-        off = (resolve_heads(words, addresses) != expected[:, None]) & read[:, None]
-        _report_tails(off, words, addresses, expected, frame, pages, findings)
+    size, base = np.uint64(layout.size), np.uint64(geometry.vmemmap)
+    head = base + pages.head.astype(np.uint64) * size
+    index = np.arange(count, dtype=np.uint64) * size
+    # struct pages 1 and up in the head's vpage, then all in the tails' vpage
+    address = np.concatenate(
+        (
+            head[:, None] + index[None, 1:],
+            (base + pages.tail.astype(np.uint64) * size)[:, None] + index[None, :],
+        ),
+        axis=1,
+    )
+    words = np.concatenate((pages.heads[:, 1:], pages.tails), axis=1)[:, :, layout.compound // 8]
+    looked = np.concatenate(
+        (
+            np.repeat(pages.head_read[:, None], count - 1, axis=1),
+            np.repeat(pages.tail_read[:, None], count, axis=1),
+        ),
+        axis=1,
+    )
+    resolved = resolve_heads(words, address)
+    off = looked & (resolved != head[:, None])
+    for i in np.flatnonzero(off.any(axis=1)).tolist():
+        first = int(np.argmax(off[i]))
+        frame = pages.head_frame if first < count - 1 else pages.tail_frame
+        findings.add(
+            CATALOGUE["compound-head"],
+            f"{int(off[i].sum())} of {int(looked[i].sum())} tail pages looked at of the compound"
+            f" page at pfn {int(pages.head[i]):#x} resolve to a wrong head",
+            vaddr=int(address[i, first]),
+            pfn=int(frame[i]),
+            expected=f"{int(head[i]):#x}",
+            observed=f"{int(resolved[i, first]):#x}",
+        )
 
 
 def _check_heads(
@@ -141,28 +170,3 @@ def _check_heads(
                 expected=expected,
                 observed=seen,
             )
-
-
-def _report_tails(
-    off: NDArray[np.bool_],
-    words: NDArray[np.uint64],
-    addresses: NDArray[np.uint64],
-    expected: NDArray[np.uint64],
-    frame: NDArray[np.uint64],
-    pages: CompoundPages,
-    findings: Collector,
-) -> None:
-    """Report one finding for each vpage in which tails resolve to a wrong head."""
-    rule = CATALOGUE["compound-head"]
-    resolved = resolve_heads(words, addresses)
-    for i in np.flatnonzero(off.any(axis=1)).tolist():
-        first = int(np.argmax(off[i]))
-        findings.add(
-            rule,
-            f"{int(off[i].sum())} of {off.shape[1]} tail pages in one page of the vmemmap resolve"
-            f" to a wrong head (compound page at pfn {int(pages.head[i]):#x})",
-            vaddr=int(addresses[i, first]),
-            pfn=int(frame[i]),
-            expected=f"{int(expected[i]):#x}",
-            observed=f"{int(resolved[i, first]):#x}",
-        )

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The audit: reads the pagemaps, walks their vmemmap, holds it against the rules.
+
+One pass over the page tables of each pagemap (:mod:`.mapping`), then the frames
+of all of them together (:mod:`.backing`), then the ``struct page``s of compound
+pages (:mod:`.contents`), then a verdict on each (:mod:`.verdict`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..arch import architecture_of
+from ..findings import Collector, Finding, Severity
+from ..kernel.dev_pagemap import Pagemap, read_pagemaps
+from ..kernel.device import name_pagemaps
+from ..kernel.mem_section import read_sections
+from ..kernel.page import read_page_layout
+from ..kernel.resource import read_resources
+from ..layout import Geometry, dedup_of
+from ..memory import PhysicalMemory
+from ..model import PagemapReport, Report, Summary, TargetInfo
+from ..rules import CATALOGUE
+from ..rules.ranges import check_entries, check_overlaps, check_shift, valid_ranges
+from ..vmcoreinfo import number
+from ..vmemmap import Vmemmap
+from ..walk import Kind
+from .backing import BackingChecked, check_backing
+from .contents import ContentsChecked, look_into
+from .mapping import map_subject
+from .subject import Subject
+from .verdict import report_on
+
+if TYPE_CHECKING:
+    from ..target import Target
+
+__all__ = ("audit",)
+
+#: bits of physical address that any architecture has
+_MAX_PHYSMEM_BITS = 52
+
+
+def audit(target: Target, types: str, timings: dict[str, float] | None = None) -> Report:
+    """
+    Audit all pagemaps of a target, once.
+
+    :param target: an opened target with types attached
+    :param types: where they come from, ``btf`` or ``dwarf``
+    :param timings: seconds per phase, added to
+    :raises VmemscopeError: if the target can't be looked at
+    """
+    timings = {} if timings is None else timings
+    unread: Counter[str] = Counter()
+    findings = Collector()
+    with _phase(timings, "audit"):
+        subjects, vmemmap = _read(target, findings, unread)
+    with _phase(timings, "walk"):
+        for subject in subjects:
+            map_subject(subject, vmemmap)
+            unread["page tables of the vmemmap, in base pages"] += subject.by_kind[Kind.UNREADABLE]
+    with _phase(timings, "frames"):
+        backing = check_backing(subjects, vmemmap, findings)
+        unread["reference counts of frames"] += backing.refcounts_unreadable
+    with _phase(timings, "audit"):
+        contents = []
+        for subject in subjects:
+            looked = look_into(subject, vmemmap)
+            contents.append(looked)
+            where = ", which lie on the device" if subject.pagemap.altmap else ""
+            unread[f"compound pages of {subject.label}{where}"] += looked.unreadable
+        reports = tuple(
+            report_on(subject, frames, vmemmap.geometry)
+            for subject, frames in zip(subjects, backing.frames, strict=True)
+        )
+    loose = findings.finish()
+    return Report(
+        target=TargetInfo(
+            kind=target.kind,
+            path=target.path,
+            osrelease=target.osrelease,
+            arch=vmemmap.geometry.arch.name,
+            page_size=vmemmap.geometry.page_size,
+            struct_page_size=vmemmap.geometry.struct_page_size,
+            types=types,
+        ),
+        geometry=vmemmap.geometry,
+        pagemaps=reports,
+        findings=loose,
+        summary=_summary(reports, loose, backing, contents, unread),
+        timings=timings,
+    )
+
+
+@contextmanager
+def _phase(timings: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[name] = timings.get(name, 0.0) + time.perf_counter() - start
+
+
+def _read(
+    target: Target, findings: Collector, unread: Counter[str]
+) -> tuple[list[Subject], Vmemmap]:
+    """Read the kernel's structures: pagemaps in order of address, and the vmemmap."""
+    prog = target.prog
+    arch = architecture_of(prog.platform)
+    table = arch.page_table(target.vmcoreinfo)
+    sections = read_sections(prog, target.vmcoreinfo, table.page_size)
+    page = read_page_layout(prog)
+    geometry = Geometry(arch, table.page_size, page.size, sections.vmemmap)
+    bits = min(number(target.vmcoreinfo, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS), _MAX_PHYSMEM_BITS)
+
+    pagemaps, damage = read_pagemaps(prog)
+    resources, resource_damage = read_resources(prog)
+    names = name_pagemaps(prog, pagemaps, resources)
+    for one in damage:
+        if not one.unreadable:
+            findings.add(CATALOGUE["xarray"], one.message, vaddr=one.address)
+    for one in (*damage, *resource_damage, *sections.damage):
+        if one.unreadable:
+            unread[one.message] += 1
+    subjects = [
+        _subject(pagemap, names.get(pagemap.address), geometry, bits, target.osrelease, unread)
+        for pagemap in pagemaps
+    ]
+    subjects.sort(key=lambda s: s.ranges[0].start if s.ranges else 1 << 64)
+    check_overlaps(
+        [(one, subject.pagemap) for subject in subjects for one in subject.ranges],
+        {subject.pagemap.address: subject.findings for subject in subjects},
+    )
+    ram = [(one.start, one.end) for one in resources if one.is_system_ram]
+    device = [(one.start, one.end) for subject in subjects for one in subject.ranges]
+    return subjects, Vmemmap(
+        geometry=geometry,
+        table=table,
+        sections=sections,
+        page=page,
+        ram=PhysicalMemory(prog, table.page_size, ram),
+        memory=PhysicalMemory(prog, table.page_size, ram + device),
+    )
+
+
+def _subject(
+    pagemap: Pagemap,
+    name: str | None,
+    geometry: Geometry,
+    bits: int,
+    osrelease: str,
+    unread: Counter[str],
+) -> Subject:
+    """Check a pagemap itself, and what can be gone by for the rest."""
+    subject = Subject(pagemap, name)
+    for damage in pagemap.damage:
+        if damage.unreadable:
+            unread[damage.message] += 1
+    subject.ranges = tuple(valid_ranges(pagemap, bits, subject.findings))
+    subject.shift_sound = check_shift(pagemap, subject.ranges, geometry, subject.findings)
+    if subject.ranges and len(subject.ranges) == pagemap.nr_range:
+        check_entries(pagemap, subject.ranges, geometry, subject.findings)
+    if subject.shift_sound:
+        subject.dedup = dedup_of(pagemap, geometry, osrelease)
+    return subject
+
+
+def _summary(
+    reports: tuple[PagemapReport, ...],
+    findings: tuple[Finding, ...],
+    backing: BackingChecked,
+    contents: list[ContentsChecked],
+    unread: Counter[str],
+) -> Summary:
+    severities = Counter(
+        one.severity for group in (findings, *(r.findings for r in reports)) for one in group
+    )
+    return Summary(
+        pagemaps=len(reports),
+        vmemmap_pages=sum(r.vmemmap.pages for r in reports),
+        backing_frames=sum(r.frames.backing for r in reports),
+        saved_bytes=sum(r.saved_bytes for r in reports),
+        savable_bytes=sum(r.savable_bytes for r in reports),
+        errors=severities[Severity.ERROR],
+        warnings=severities[Severity.WARNING],
+        notes=severities[Severity.NOTE],
+        refcounts_checked=backing.refcounts_checked,
+        refcounts_unreadable=backing.refcounts_unreadable,
+        compounds=sum(one.compounds for one in contents),
+        compounds_checked=sum(one.checked for one in contents),
+        compounds_unreadable=sum(one.unreadable for one in contents),
+        not_read=tuple(f"{what}: {count}" for what, count in sorted(unread.items()) if count),
+    )

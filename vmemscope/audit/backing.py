@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The frames of all pagemaps together: what they are, who shares them, how they are counted."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..frames import FrameTable
+from ..layout import Populated
+from ..rules import CATALOGUE
+from ..rules.backing import check_memory, check_refcounts, check_shared
+from ..walk import Kind
+from .mapping import judged_compounds, runs_of_piece
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ..findings import Collector
+    from ..frames import Frames
+    from ..vmemmap import Vmemmap
+    from .subject import Subject
+
+__all__ = ("BackingChecked", "check_backing")
+
+#: frames whose reference counts are read at a time
+_REFCOUNT_BATCH = 1 << 16
+#: frames with several owners that are looked up one by one
+_MAX_SHARED = 64
+
+
+class BackingChecked:
+    """What was checked."""
+
+    def __init__(self) -> None:
+        self.refcounts_checked = 0
+        self.refcounts_unreadable = 0
+        #: frames of each subject, in its order
+        self.frames: list[Frames] = []
+
+
+def check_backing(
+    subjects: Sequence[Subject], vmemmap: Vmemmap, findings: Collector
+) -> BackingChecked:
+    """
+    Check the frames of all pagemaps.
+
+    :param findings: of no single pagemap
+    """
+    checked = BackingChecked()
+    together = FrameTable()
+    for subject in subjects:
+        ram, device, boot = subject.ram.finish(), subject.device.finish(), subject.boot.finish()
+        check_memory(ram, vmemmap.ram.contains(ram.pfn), vmemmap.geometry, subject.findings)
+        checked.frames.append(FrameTable.of(ram, device, boot))
+        together.add_frames(ram)
+        together.add_frames(device)
+    frames = together.finish()
+    frames = frames.where(vmemmap.ram.contains(frames.pfn))
+    owners = _Owners(subjects, findings)
+
+    shared = frames.where(frames.owners > 1)
+    if len(shared.pfn):
+        told = shared.pfn[:_MAX_SHARED]
+        check_shared(_find_owners(subjects, vmemmap, told), vmemmap.geometry, owners.of)
+        findings.add_uncounted(CATALOGUE["frame-shared"], len(shared.pfn) - len(told))
+
+    # An allocation of higher order carries its count on its first frame alone.
+    counted = frames.where(~frames.inner)
+    for start in range(0, len(counted.pfn), _REFCOUNT_BATCH):
+        part = counted.where(slice(start, start + _REFCOUNT_BATCH))
+        refcounts, readable = vmemmap.refcounts(part.pfn)
+        check_refcounts(part, refcounts, readable, vmemmap.geometry, owners.of)
+        checked.refcounts_checked += int(np.count_nonzero(readable))
+        checked.refcounts_unreadable += int(np.count_nonzero(~readable))
+    return checked
+
+
+class _Owners:
+    """Find the pagemap that a vpage describes."""
+
+    def __init__(self, subjects: Sequence[Subject], default: Collector) -> None:
+        pieces = [(p.start, p.end, s.findings) for s in subjects for p in s.pieces]
+        self._pieces = sorted(pieces, key=lambda piece: piece[0])
+        self._starts = [start for start, _, _ in self._pieces]
+        self._default = default
+
+    def of(self, vpage: int) -> Collector:
+        index = bisect_right(self._starts, vpage) - 1
+        if index >= 0:
+            _, end, findings = self._pieces[index]
+            if vpage < end:
+                return findings
+        return self._default
+
+
+def _find_owners(
+    subjects: Sequence[Subject], vmemmap: Vmemmap, pfns: NDArray[np.uint64]
+) -> dict[int, list[tuple[int, str]]]:
+    """
+    Walk once more to find who should own some frames.
+
+    :return: pfn -> vpages that map it where they should be its only owner,
+        each with what it is in words
+    """
+    found: dict[int, list[tuple[int, str]]] = {}
+    for subject in subjects:
+        for piece in subject.pieces:
+            batches = runs_of_piece(piece, vmemmap)
+            if piece.populated is Populated.EARLY:
+                continue
+            if piece.populated is not Populated.COMPOUND:
+                for runs in batches:
+                    here = runs.where((runs.kind == Kind.MAPPED) & np.isin(runs.pfn, pfns))
+                    for vpage, length, pfn in zip(
+                        here.vpage.tolist(), here.length.tolist(), here.pfn.tolist(), strict=True
+                    ):
+                        found.setdefault(pfn, []).extend(
+                            (vpage + i, f"a page of {subject.label}")
+                            for i in range(min(length, _MAX_SHARED))
+                        )
+                continue
+            for judged in judged_compounds(batches, piece, subject, vmemmap):
+                own = np.isin(judged.runs.pfn, pfns) & (judged.owner > 0)
+                for i in np.flatnonzero(own).tolist():
+                    role = "the head" if judged.head[i] else "the tail pages"
+                    found.setdefault(int(judged.runs.pfn[i]), []).append(
+                        (
+                            int(judged.runs.vpage[i]),
+                            f"{role} of compound page {judged.compound[i]} of {subject.label}",
+                        )
+                    )
+    return found

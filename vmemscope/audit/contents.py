@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The ``struct page``s of compound pages: which are looked into, and the looking."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..layout import first_compound
+from ..rules.contents import CompoundPages, check_contents, holds_mask
+from ..rules.ranges import check_mask_alignment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..vmemmap import Vmemmap
+    from .subject import Subject
+
+__all__ = ("ContentsChecked", "look_into")
+
+#: compound pages of a range that are looked into; of more, so many spread
+#: evenly, the first and the last among them
+_SAMPLE = 1024
+
+
+class ContentsChecked(NamedTuple):
+    """How many compound pages there are, were looked into, could not be read in full."""
+
+    compounds: int
+    checked: int
+    unreadable: int
+
+
+def look_into(subject: Subject, vmemmap: Vmemmap) -> ContentsChecked:
+    """Look into the ``struct page``s of a pagemap's compound pages, all or a sample."""
+    geometry, order = vmemmap.geometry, subject.order
+    if (
+        not order
+        or geometry.compound_vpages(order) < 2
+        or geometry.page_size % geometry.struct_page_size
+    ):
+        return ContentsChecked(0, 0, 0)
+    total, starts, heads, ends = 0, [], [], []
+    for one in subject.ranges:
+        end = (one.end + 1) // geometry.page_size
+        first = first_compound(subject.pagemap, one.start // geometry.page_size)
+        if first >= end:
+            continue
+        count = -(-(end - first) >> order)
+        total += count
+        starts.append(first)
+        head = first + (_sample(count) << order)
+        heads.append(head)
+        ends.append(np.minimum(head + (1 << order), end))
+    if not heads:
+        return ContentsChecked(0, 0, 0)
+    pages = _read(np.concatenate(heads), np.concatenate(ends), vmemmap)
+    check_contents(pages, subject.pagemap, vmemmap.page, geometry, subject.findings)
+    words = pages.heads[pages.head_read][:, 1, vmemmap.page.compound // 8]
+    masked = bool(holds_mask(words).any())
+    check_mask_alignment(subject.pagemap, starts, masked, geometry, subject.findings)
+    return ContentsChecked(
+        total,
+        int(np.count_nonzero(pages.head_read)),
+        int(np.count_nonzero(~pages.head_read | ~(pages.tail_read | pages.head_alone))),
+    )
+
+
+def _sample(count: int) -> NDArray[np.int64]:
+    """Pick numbers out of ``range(count)``."""
+    picked = np.linspace(0, count - 1, min(count, _SAMPLE)).round()
+    return np.unique(picked.astype(np.int64))
+
+
+def _read(head: NDArray[np.int64], end: NDArray[np.int64], vmemmap: Vmemmap) -> CompoundPages:
+    """Read the first vpage of compound pages, and the last, which is all tails."""
+    per_page = vmemmap.geometry.page_size // vmemmap.geometry.struct_page_size
+    head_vpage = head // per_page
+    tail_vpage = np.maximum(end // per_page - 1, head_vpage)
+    heads, tails = vmemmap.read(head_vpage), vmemmap.read(tail_vpage)
+
+    def words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        entries = data.view(vmemmap.table.dtype).reshape(len(head), per_page, -1)
+        return entries.astype(np.uint64, copy=False)
+
+    # A compound page that the end of the range cuts short may have one vpage.
+    alone = tail_vpage == head_vpage
+    return CompoundPages(
+        head=head,
+        tail=tail_vpage * per_page,
+        heads=words(heads.data),
+        tails=words(tails.data),
+        head_frame=heads.pfn,
+        tail_frame=tails.pfn,
+        head_read=heads.readable,
+        tail_read=tails.readable & ~alone,
+        head_alone=alone,
+    )

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One pass over the page tables of a pagemap's vmemmap: leaves, compound pages, frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..compound import judge, whole_compounds
+from ..frames import runs_of
+from ..layout import Dedup, Populated, pieces_of
+from ..model import FrameSpan
+from ..rules import CATALOGUE
+from ..rules.backing import check_altmap
+from ..rules.mapping import check_compounds, check_holes, check_leaves
+from ..walk import Kind
+
+if TYPE_CHECKING:
+    from ..compound import Judged
+    from ..frames import Runs
+    from ..layout import Piece
+    from ..vmemmap import Vmemmap
+    from .subject import Subject
+
+__all__ = ("judged_compounds", "map_subject", "runs_of_piece")
+
+#: vpages drawn where there are no compound pages
+_DRAWN_PLAIN = 8
+#: spans kept for drawing at the most
+_DRAWN_SPANS = 64
+
+
+def map_subject(subject: Subject, vmemmap: Vmemmap) -> None:
+    """Walk all that describes a pagemap, gather its frames, check its entries."""
+    geometry = vmemmap.geometry
+    if subject.dedup.expected is None:
+        shares = _shares(subject, vmemmap)
+        subject.dedup = Dedup(shares, None if shares else subject.dedup.reason)
+    for one in subject.ranges:
+        first, end = one.start // geometry.page_size, (one.end + 1) // geometry.page_size
+        for piece in pieces_of(
+            first, end, subject.pagemap, geometry, vmemmap.sections, bool(subject.dedup.expected)
+        ):
+            subject.pieces.append(piece)
+            _map_piece(subject, piece, vmemmap)
+    _report_apart(subject, vmemmap)
+
+
+def runs_of_piece(piece: Piece, vmemmap: Vmemmap) -> Iterator[Runs]:
+    """Walk a piece once more, for its runs alone."""
+    for leaves in vmemmap.leaves(piece.start, piece.end):
+        yield runs_of(leaves, vmemmap.geometry, piece.start, piece.end)
+
+
+def judged_compounds(
+    batches: Iterator[Runs], piece: Piece, subject: Subject, vmemmap: Vmemmap
+) -> Iterator[Judged]:
+    """Judge the compound pages of a piece, whole ones at a time."""
+    size = vmemmap.geometry.compound_vpages(subject.order)
+    for runs in whole_compounds(batches, piece, size):
+        yield judge(runs, piece.origin, size)
+
+
+def _shares(subject: Subject, vmemmap: Vmemmap) -> bool:
+    """Tell from the first compound page whether this kernel deduplicates."""
+    first = vmemmap.geometry.vpage(subject.ranges[0].start // vmemmap.geometry.page_size)
+    pfn, kind = vmemmap.frames_of(np.array([first + 1, first + 2]))
+    return bool((kind == Kind.MAPPED).all() and pfn[0] == pfn[1])
+
+
+def _map_piece(subject: Subject, piece: Piece, vmemmap: Vmemmap) -> None:
+    batches = _checked_runs(subject, piece, vmemmap)
+    if piece.populated is Populated.COMPOUND:
+        for judged in judged_compounds(batches, piece, subject, vmemmap):
+            _take_compounds(subject, judged, piece, vmemmap)
+    else:
+        for runs in batches:
+            _take_plain(subject, runs, piece, vmemmap)
+
+
+def _checked_runs(subject: Subject, piece: Piece, vmemmap: Vmemmap) -> Iterator[Runs]:
+    geometry = vmemmap.geometry
+    for leaves in vmemmap.leaves(piece.start, piece.end):
+        shifts, counts = np.unique(leaves.shift[leaves.kind == Kind.MAPPED], return_counts=True)
+        for shift, count in zip(shifts.tolist(), counts.tolist(), strict=True):
+            subject.leaf_sizes[1 << shift] += count
+        check_leaves(leaves, piece, vmemmap.table, geometry, subject.findings)
+        runs = runs_of(leaves, geometry, piece.start, piece.end)
+        for kind in Kind:
+            subject.by_kind[kind] += int(runs.length[runs.kind == kind].sum())
+        check_holes(runs, geometry, subject.findings)
+        yield runs
+
+
+def _take_plain(subject: Subject, runs: Runs, piece: Piece, vmemmap: Vmemmap) -> None:
+    _keep_first(subject, runs, [piece.populated.value] * len(runs.vpage), vmemmap)
+    mapped = runs.where(runs.kind == Kind.MAPPED)
+    # Every page should own its frame: as many owners as entries.
+    owners = np.where(mapped.stride == 0, mapped.length, 1)
+    altmap = subject.pagemap.altmap
+    if piece.populated is Populated.EARLY:
+        subject.boot.add(mapped, owners)
+    elif altmap is not None and piece.populated is Populated.LEAF:
+        check_altmap(mapped, altmap, vmemmap.geometry, subject.findings)
+        subject.device.add(mapped, owners)
+    else:
+        subject.ram.add(mapped, owners)
+
+
+def _take_compounds(subject: Subject, judged: Judged, piece: Piece, vmemmap: Vmemmap) -> None:
+    roles = np.where(judged.head, "head", "tail").tolist()
+    _keep_first(subject, judged.runs, roles, vmemmap)
+    in_ram = vmemmap.ram.contains(judged.runs.pfn)
+    apart = check_compounds(judged, in_ram, vmemmap.geometry, subject.findings)
+    subject.apart.extend((piece.origin, number) for number in apart.tolist())
+    subject.compounds += int(np.count_nonzero(np.diff(judged.compound))) + 1
+    mapped = judged.runs.kind == Kind.MAPPED
+    owner = judged.owner.copy()
+    # Where nothing is shared, each page should at least own what it maps.
+    owner[np.isin(judged.compound, apart)] = 1
+    subject.ram.add(judged.runs.where(mapped), owner[mapped])
+
+
+def _keep_first(subject: Subject, runs: Runs, roles: list[str], vmemmap: Vmemmap) -> None:
+    """Keep the spans of the first compound page as they are mapped."""
+    start = subject.pieces[0].start
+    end = start + max(vmemmap.geometry.compound_vpages(subject.order), _DRAWN_PLAIN)
+    for i in range(min(len(runs.vpage), _DRAWN_SPANS - len(subject.first))):
+        vpage = int(runs.vpage[i])
+        if not start <= vpage < end:
+            return
+        mapped = bool(runs.kind[i] == Kind.MAPPED)
+        subject.first.append(
+            FrameSpan(
+                address=vmemmap.geometry.address(vpage),
+                vpages=min(int(runs.length[i]), end - vpage),
+                pfn=int(runs.pfn[i]) if mapped else None,
+                role=roles[i] if mapped else Kind(runs.kind[i]).name.lower(),
+            )
+        )
+
+
+def _report_apart(subject: Subject, vmemmap: Vmemmap) -> None:
+    """Report compound pages without any sharing: all of a pagemap's as one finding."""
+    if not subject.apart:
+        return
+    rule = CATALOGUE["not-deduplicated"]
+    size = vmemmap.geometry.compound_vpages(subject.order)
+    if len(subject.apart) == subject.compounds:
+        told = subject.apart[:1]
+        message = f"none of {subject.compounds} compound pages has tail pages that share a frame"
+    else:
+        told = subject.apart
+        message = "the tail pages of compound page {} share no frame"
+    for origin, number in told:
+        subject.findings.add(
+            rule,
+            message.format(number),
+            vaddr=vmemmap.geometry.address(origin + number * size + 1),
+            expected=f"1 frame for {size - 1} pages of tail pages",
+            observed="a frame for each",
+        )

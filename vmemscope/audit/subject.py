@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A pagemap under audit, and what is gathered of it on the way to its report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..findings import Collector
+from ..frames import FrameTable
+from ..layout import Dedup, Piece
+from ..walk import Kind
+
+if TYPE_CHECKING:
+    from ..kernel.dev_pagemap import Pagemap, PhysicalRange
+    from ..model import FrameSpan
+
+__all__ = ("Subject",)
+
+
+@dataclass
+class Subject:
+    """A pagemap under audit."""
+
+    pagemap: Pagemap
+    name: str | None
+    #: the ranges that can be looked at
+    ranges: tuple[PhysicalRange, ...] = ()
+    dedup: Dedup = field(default_factory=lambda: Dedup(False, None))
+    #: whether ``vmemmap_shift`` can be gone by
+    shift_sound: bool = True
+    findings: Collector = field(default_factory=Collector)
+    pieces: list[Piece] = field(default_factory=list)
+    #: base pages of the vmemmap by what they turned out to be
+    by_kind: Counter[Kind] = field(default_factory=Counter)
+    #: bytes of a leaf -> entries
+    leaf_sizes: Counter[int] = field(default_factory=Counter)
+    #: frames from the page allocator
+    ram: FrameTable = field(default_factory=FrameTable)
+    #: frames on the device itself
+    device: FrameTable = field(default_factory=FrameTable)
+    #: frames of early pieces, which the memory map of RAM owns
+    boot: FrameTable = field(default_factory=FrameTable)
+    #: compound pages walked, and those of which no two tail pages share a
+    #: frame, each by the first vpage of its range and its number there
+    compounds: int = 0
+    apart: list[tuple[int, int]] = field(default_factory=list)
+    #: the first compound page as mapped, for drawing
+    first: list[FrameSpan] = field(default_factory=list)
+
+    @property
+    def order(self) -> int:
+        """log2 of the base pages in a compound page, 0 where it can't be gone by."""
+        return (self.pagemap.vmemmap_shift or 0) if self.shift_sound else 0
+
+    @property
+    def vpages(self) -> int:
+        """Base pages of the vmemmap that describe the pagemap."""
+        return sum(piece.end - piece.start for piece in self.pieces)
+
+    @property
+    def label(self) -> str:
+        """What to call it in a message."""
+        return self.name or f"the pagemap at {self.pagemap.address:#x}"

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From what was gathered of a pagemap to its report: counts, savings, state and reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..frames import sharing
+from ..layout import Populated, expected_frames
+from ..model import FrameCounts, PagemapReport, VmemmapCounts
+from ..walk import Kind
+
+if TYPE_CHECKING:
+    from ..frames import Frames
+    from ..layout import Geometry
+    from .subject import Subject
+
+__all__ = ("report_on",)
+
+
+def report_on(subject: Subject, frames: Frames, geometry: Geometry) -> PagemapReport:
+    """
+    Sum a pagemap up.
+
+    :param frames: all frames that back its vmemmap
+    """
+    backing = len(frames.pfn)
+    mapped = subject.by_kind[Kind.MAPPED]
+    size = geometry.compound_vpages(subject.order)
+    known = bool(subject.ranges) and subject.shift_sound
+    expected = expected_frames(subject.pieces, size) if known else None
+    # What lies on the device is moved, not saved.
+    moved = subject.pagemap.altmap is not None
+    savable = 0
+    if size > 2 and known:
+        ideal = [replace(piece, populated=Populated.COMPOUND) for piece in subject.pieces]
+        savable = max(backing - expected_frames(ideal, size), 0)
+    state, reason = _state(subject, backing, expected)
+    return PagemapReport(
+        pagemap=subject.pagemap,
+        name=subject.name,
+        compound_size=geometry.page_size << subject.order if subject.shift_sound else None,
+        ranges=subject.ranges,
+        pieces=tuple(subject.pieces),
+        vmemmap=VmemmapCounts(
+            start=geometry.address(min((p.start for p in subject.pieces), default=0)),
+            end=geometry.address(max((p.end for p in subject.pieces), default=0)),
+            pages=subject.vpages,
+            mapped=mapped,
+            unmapped=subject.by_kind[Kind.HOLE],
+            unreadable=subject.by_kind[Kind.UNREADABLE],
+            leaf_sizes=dict(sorted(subject.leaf_sizes.items())),
+        ),
+        frames=FrameCounts(backing, expected, sharing(frames)),
+        saved_bytes=0 if moved else max(mapped - backing, 0) * geometry.page_size,
+        savable_bytes=savable * geometry.page_size,
+        state=state,
+        reason=reason,
+        findings=subject.findings.finish(),
+        first=tuple(subject.first),
+    )
+
+
+def _state(subject: Subject, backing: int, expected: int | None) -> tuple[str, str | None]:
+    mapped, unreadable = subject.by_kind[Kind.MAPPED], subject.by_kind[Kind.UNREADABLE]
+    if not subject.ranges:
+        damage = [one.message for one in subject.pagemap.damage]
+        return "unreadable", damage[0] if damage else "it has no valid range"
+    if not mapped and unreadable:
+        return "unreadable", "the page tables of its vmemmap could not be read"
+    if not subject.shift_sound:
+        return "unreadable", "its vmemmap_shift makes no sense"
+    if not subject.dedup.expected:
+        return "not-optimized", subject.dedup.reason
+    early = sum(p.end - p.start for p in subject.pieces if p.populated is Populated.EARLY)
+    if early == subject.vpages:
+        return "not-optimized", "it lies in sections that were there at boot"
+    if not mapped:
+        return "not-optimized", "nothing of its vmemmap is mapped"
+    if mapped == backing:
+        return "not-optimized", "no two pages of its vmemmap share a frame"
+    if early:
+        return "partial", f"{early} pages lie in sections that were there at boot"
+    if unreadable:
+        return "partial", f"{unreadable} pages of its vmemmap could not be read"
+    if subject.by_kind[Kind.HOLE]:
+        return "partial", f"{subject.by_kind[Kind.HOLE]} pages of its vmemmap are not mapped"
+    if expected is not None and backing > expected:
+        return "partial", f"{backing - expected} frames more than needed"
+    return "deduplicated", None
