@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .columns import join, select
 from .frames import Runs
 from .walk import Kind
 
@@ -57,15 +58,11 @@ def whole_compounds(batches: Iterator[Runs], piece: Piece, size: int) -> Iterato
         cut = end - (end - piece.origin) % size
         if cut <= int(kept[0].vpage[0]):
             continue
-        joined = _join(kept)
+        joined = join(kept)
         yield joined.clip(piece.start, cut)
         kept = [joined.clip(cut, end)] if cut < end else []
     if kept:
-        yield _join(kept)
-
-
-def _join(parts: list[Runs]) -> Runs:
-    return Runs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        yield join(kept)
 
 
 def judge(runs: Runs, origin: int, size: int) -> Judged:
@@ -83,7 +80,7 @@ def judge(runs: Runs, origin: int, size: int) -> Judged:
     shared = np.zeros(len(runs.vpage), dtype=np.uint64)
     owner = ((runs.kind == Kind.MAPPED) & head).astype(np.int64)
     if tail.any():
-        which, winner, leader = _majority(runs.where(tail), compound[tail])
+        which, winner, leader = _majority(select(runs, tail), compound[tail])
         position = np.searchsorted(which, compound)
         known = position < len(which)
         known[known] = which[position[known]] == compound[known]

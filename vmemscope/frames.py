@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .columns import join, select
 from .walk import Kind
 
 if TYPE_CHECKING:
@@ -39,18 +40,13 @@ class Runs(NamedTuple):
     #: :class:`~vmemscope.walk.Kind` (uint8)
     kind: NDArray[np.uint8]
 
-    def where(self, mask: NDArray[np.bool_]) -> Runs:
-        """Select runs by a mask or an index of shape ``(n,)``."""
-        return Runs(*(array[mask] for array in self))
-
     def clip(self, start: int, end: int) -> Runs:
         """Cut the runs to the vpages ``[start, end)``."""
         first = np.maximum(self.vpage, start)
         last = np.minimum(self.vpage + self.length, end)
         moved = (first - self.vpage).astype(np.uint64) * self.stride
-        return Runs(first, last - first, self.pfn + moved, self.stride, self.kind).where(
-            last > first
-        )
+        clipped = Runs(first, last - first, self.pfn + moved, self.stride, self.kind)
+        return select(clipped, last > first)
 
 
 def runs_of(leaves: Leaves, geometry: Geometry, start: int, end: int) -> Runs:
@@ -104,16 +100,6 @@ class Frames(NamedTuple):
     #: whether it is part of a large leaf, but not the first frame (bool)
     inner: NDArray[np.bool_]
 
-    def where(self, which: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Frames:
-        """Select frames by a mask, an index or a slice."""
-        return Frames(
-            self.pfn[which],
-            self.entries[which],
-            self.owners[which],
-            self.vpage[which],
-            self.inner[which],
-        )
-
 
 class FrameTable:
     """Count how many vpages map each frame."""
@@ -129,7 +115,7 @@ class FrameTable:
             should be the only owner of its frame; in a large leaf, of each of them
         """
         large = runs.stride != 0
-        base = runs.where(~large)
+        base = select(runs, ~large)
         parts = [
             Frames(
                 base.pfn,
@@ -140,7 +126,7 @@ class FrameTable:
             )
         ]
         if large.any():
-            parts.append(_expand(runs.where(large), owners[large]))
+            parts.append(_expand(select(runs, large), owners[large]))
         self._parts.append(_merge(parts))
 
     @classmethod
@@ -180,9 +166,9 @@ def _merge(parts: list[Frames]) -> Frames:
     if not parts:
         none = np.empty(0, dtype=np.int64)
         return Frames(none.astype(np.uint64), none, none, none, none.astype(np.bool_))
-    joined = Frames(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    joined = join(parts)
     order = np.argsort(joined.pfn, kind="stable")
-    joined = joined.where(order)
+    joined = select(joined, order)
     if not len(order):
         return joined
     first = np.flatnonzero(np.concatenate(([True], joined.pfn[1:] != joined.pfn[:-1])))

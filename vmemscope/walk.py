@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .columns import join, select
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -56,10 +58,6 @@ class Leaves(NamedTuple):
     #: :class:`Kind` (uint8)
     kind: NDArray[np.uint8]
 
-    def where(self, mask: NDArray[np.bool_]) -> Leaves:
-        """Select pieces by a mask of shape ``(n,)``."""
-        return Leaves(*(array[mask] for array in self))
-
 
 class _Tables(NamedTuple):
     """Tables of one level that are still to be read."""
@@ -94,12 +92,12 @@ def walk(memory: PhysicalMemory, table: PageTable, start: int, end: int) -> Iter
     # A batch is a run of tables and what lies between them at upper levels.
     position = 0
     for batch in range(0, len(tables.pfn), _BATCH):
-        part = _Tables(*(array[batch : batch + _BATCH] for array in tables))
+        part = select(tables, slice(batch, batch + _BATCH))
         leaves, _ = _expand(memory, table, last, part, start, end)
         stop = len(upper.address)
         if batch + _BATCH < len(tables.pfn):
             stop = int(np.searchsorted(upper.address, tables.address[batch + _BATCH]))
-        between = Leaves(*(array[position:stop] for array in upper))
+        between = select(upper, slice(position, stop))
         position = stop
         yield _sorted([between, leaves])
     if not len(tables.pfn):
@@ -158,9 +156,8 @@ def _expand(
 
 def _sorted(parts: list[Leaves]) -> Leaves:
     """Join pieces of several levels in order of address."""
-    joined = Leaves(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    order = np.argsort(joined.address, kind="stable")
-    return Leaves(*(array[order] for array in joined))
+    joined = join(parts)
+    return select(joined, np.argsort(joined.address, kind="stable"))
 
 
 def translate(

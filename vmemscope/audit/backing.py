@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..columns import select
 from ..frames import FrameTable
 from ..layout import Populated
 from ..rules import CATALOGUE
@@ -60,19 +61,19 @@ def check_backing(
         together.add_frames(ram)
         together.add_frames(device)
     frames = together.finish()
-    frames = frames.where(vmemmap.ram.contains(frames.pfn))
+    frames = select(frames, vmemmap.ram.contains(frames.pfn))
     owners = _Owners(subjects, findings)
 
-    shared = frames.where(frames.owners > 1)
+    shared = select(frames, frames.owners > 1)
     if len(shared.pfn):
         told = shared.pfn[:_MAX_SHARED]
         check_shared(_find_owners(subjects, vmemmap, told), vmemmap.geometry, owners.of)
         findings.add_uncounted(CATALOGUE["frame-shared"], len(shared.pfn) - len(told))
 
     # An allocation of higher order carries its count on its first frame alone.
-    counted = frames.where(~frames.inner)
+    counted = select(frames, ~frames.inner)
     for start in range(0, len(counted.pfn), _REFCOUNT_BATCH):
-        part = counted.where(slice(start, start + _REFCOUNT_BATCH))
+        part = select(counted, slice(start, start + _REFCOUNT_BATCH))
         refcounts, readable = vmemmap.refcounts(part.pfn)
         check_refcounts(part, refcounts, readable, vmemmap.geometry, owners.of)
         checked.refcounts_checked += int(np.count_nonzero(readable))
@@ -115,7 +116,7 @@ def _find_owners(
                 continue
             if piece.populated is not Populated.COMPOUND:
                 for runs in batches:
-                    here = runs.where((runs.kind == Kind.MAPPED) & np.isin(runs.pfn, pfns))
+                    here = select(runs, (runs.kind == Kind.MAPPED) & np.isin(runs.pfn, pfns))
                     for vpage, length, pfn in zip(
                         here.vpage.tolist(), here.length.tolist(), here.pfn.tolist(), strict=True
                     ):

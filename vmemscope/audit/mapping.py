@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..columns import select
 from ..compound import judge, whole_compounds
 from ..frames import runs_of
 from ..layout import Dedup, Populated, pieces_of
@@ -96,7 +97,7 @@ def _checked_runs(subject: Subject, piece: Piece, vmemmap: Vmemmap) -> Iterator[
 
 def _take_plain(subject: Subject, runs: Runs, piece: Piece, vmemmap: Vmemmap) -> None:
     _keep_first(subject, runs, [piece.populated.value] * len(runs.vpage), vmemmap)
-    mapped = runs.where(runs.kind == Kind.MAPPED)
+    mapped = select(runs, runs.kind == Kind.MAPPED)
     # Every page should own its frame: as many owners as entries.
     owners = np.where(mapped.stride == 0, mapped.length, 1)
     altmap = subject.pagemap.altmap
@@ -120,7 +121,7 @@ def _take_compounds(subject: Subject, judged: Judged, piece: Piece, vmemmap: Vme
     owner = judged.owner.copy()
     # Where nothing is shared, each page should at least own what it maps.
     owner[np.isin(judged.compound, apart)] = 1
-    subject.ram.add(judged.runs.where(mapped), owner[mapped])
+    subject.ram.add(select(judged.runs, mapped), owner[mapped])
 
 
 def _keep_first(subject: Subject, runs: Runs, roles: list[str], vmemmap: Vmemmap) -> None:

@@ -149,12 +149,11 @@ def _read_ranges(
     prog: Program, pgmap: Object, address: int
 ) -> tuple[tuple[PhysicalRange, ...], tuple[Damage, ...]]:
     count = pgmap.nr_range.value_()
+    damage: tuple[Damage, ...] = ()
     if count > MAX_RANGES or count < 0:
         # The first is in the structure itself whatever the count says.
-        damage = (Damage(address, f"nr_range is {count}"),)
+        damage += (Damage(address, f"nr_range is {count}"),)
         count = 1
-    else:
-        damage = ()
     range_type = prog.type("struct range")
     start = address + offsetof(pgmap.type_, "range")
     try:

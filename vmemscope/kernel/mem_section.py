@@ -125,7 +125,7 @@ def _map_last_bit(prog: Program) -> int:
 def _read(prog: Program, address: int, size: int, page_size: int, damage: list[Damage]) -> bytes:
     """Read virtual memory; pages that can't be read come back as zeros and damage."""
     try:
-        return prog.read(address, size)
+        return bytes(prog.read(address, size))
     except (FaultError, OSError, OverflowError):
         pass
     result = bytearray(size)

@@ -57,15 +57,15 @@ def read_page_layout(prog: Program) -> PageLayout:
 def _first(struct: Type, *names: str) -> int:
     for name in names[:-1]:
         try:
-            return offsetof(struct, name)
+            return int(offsetof(struct, name))
         except LookupError:
             continue
-    return offsetof(struct, names[-1])
+    return int(offsetof(struct, names[-1]))
 
 
 def _pgmap(prog: Program, page: Type) -> int:
     # page->pgmap moved to folio->pgmap in v6.15; the word is the same.
     try:
-        return offsetof(prog.type("struct folio"), "pgmap")
+        return int(offsetof(prog.type("struct folio"), "pgmap"))
     except LookupError:
-        return offsetof(page, "pgmap")
+        return int(offsetof(page, "pgmap"))

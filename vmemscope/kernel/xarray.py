@@ -28,9 +28,9 @@ _MAX_NODES = 65536
 class Entry(NamedTuple):
     """One entry of an XArray."""
 
-    #: first index
-    index: int
-    #: number of indices that it spans
+    #: the first of the indices that it spans
+    first: int
+    #: how many they are
     span: int
     #: the entry as stored, a pointer
     value: int

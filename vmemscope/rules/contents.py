@@ -52,8 +52,10 @@ def holds_mask(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
     No pointer into the vmemmap looks like that.
     """
     inverse = ~(words & ~np.uint64(1))
-    mask: NDArray[np.bool_] = (inverse & (inverse + np.uint64(1))) == 0
-    return mask & ((words & np.uint64(1)) != 0)
+    mask: NDArray[np.bool_] = ((inverse & (inverse + np.uint64(1))) == 0) & (
+        (words & np.uint64(1)) != 0
+    )
+    return mask
 
 
 def resolve_heads(words: NDArray[np.uint64], addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..columns import select
 from ..layout import Populated
 from ..text import binary_size
 from ..walk import Kind
@@ -28,7 +29,7 @@ __all__ = ("check_compounds", "check_holes", "check_leaves")
 def check_holes(runs: Runs, geometry: Geometry, findings: Collector) -> None:
     """Check that all of a piece is mapped."""
     rule = CATALOGUE["hole"]
-    holes = runs.where(runs.kind == Kind.HOLE)
+    holes = select(runs, runs.kind == Kind.HOLE)
     for vpage, length in zip(*_first(holes, findings.room(rule)), strict=True):
         findings.add(
             rule,
@@ -164,4 +165,5 @@ def _compounds_apart(judged: Judged) -> NDArray[np.int64]:
         return compounds
     pages = np.add.reduceat(judged.runs.length[tails], first)
     right = np.add.reduceat((~judged.wrong[tails]).astype(np.int64), first)
-    return compounds[(pages >= 3) & (runs == pages) & (right == 1)]
+    apart: NDArray[np.int64] = compounds[(pages >= 3) & (runs == pages) & (right == 1)]
+    return apart

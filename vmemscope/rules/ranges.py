@@ -109,16 +109,16 @@ def check_entries(
     }
     for entry in pagemap.entries:
         if not any(
-            start <= entry.index and entry.index + entry.span <= end for start, end in frames
+            start <= entry.first and entry.first + entry.span <= end for start, end in frames
         ):
             findings.add(
                 CATALOGUE["xarray"],
-                f"pgmap_array has the pagemap at frames {entry.index:#x} to"
-                f" {entry.index + entry.span - 1:#x}, which are in none of its ranges",
+                f"pgmap_array has the pagemap at frames {entry.first:#x} to"
+                f" {entry.first + entry.span - 1:#x}, which are in none of its ranges",
                 vaddr=pagemap.address,
-                pfn=entry.index,
+                pfn=entry.first,
                 expected="frames of the pagemap's ranges",
-                observed=f"{entry.index:#x}-{entry.index + entry.span - 1:#x}",
+                observed=f"{entry.first:#x}-{entry.first + entry.span - 1:#x}",
             )
             return
     spanned = sum(entry.span for entry in pagemap.entries)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Named tuples of numpy arrays of one length, handled as tables.
+
+One array a column keeps a million page-table entries in a few megabytes; these
+are the operations that go over all columns alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ("join", "select")
+
+Table = TypeVar("Table", bound="tuple[NDArray[Any], ...]")
+
+
+def select(table: Table, which: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Table:
+    """Select rows by a mask, by their numbers or by a slice."""
+    return cast(Table, cast(Any, type(table))._make(column[which] for column in table))
+
+
+def join(tables: Sequence[Table]) -> Table:
+    """Put tables of one type below each other; there must be at least one."""
+    columns = zip(*tables, strict=True)
+    return cast(Table, cast(Any, type(tables[0]))._make(np.concatenate(c) for c in columns))
