@@ -10,7 +10,7 @@ fills in one :class:`Architecture` and a line in :data:`_MODULES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
@@ -20,7 +20,7 @@ from ..errors import UnsupportedError
 if TYPE_CHECKING:
     from drgn import Platform
 
-__all__ = ("Architecture", "Level", "PageTable", "architecture_of")
+__all__ = ("Architecture", "Level", "PageTable", "architecture_of", "vmcoreinfo_marks")
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,13 @@ class Architecture:
 
 #: drgn's ``Architecture`` name -> module of this package
 _MODULES = {"X86_64": "x86_64"}
+#: drgn's ``Architecture`` name -> a VMCOREINFO key that no other architecture has
+_MARKS = {"X86_64": "NUMBER(pgtable_l5_enabled)"}
+
+
+def vmcoreinfo_marks() -> Iterable[tuple[str, str]]:
+    """Get drgn's name of each architecture and a VMCOREINFO key that only it has."""
+    return _MARKS.items()
 
 
 def architecture_of(platform: Platform | None) -> Architecture:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ExitStatus, VmemscopeError
+from ..text import printable
 from . import pgmap, sim
 
 __all__ = ("entrypoint", "main")
@@ -83,14 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:
         if args.debug:
             raise
-        detail = f"{type(e).__name__}: {e}".replace("\n", " ")
-        _error(f"internal error: {detail}; run again with --debug and report it")
+        _error(f"internal error: {type(e).__name__}: {e}; run again with --debug and report it")
         return ExitStatus.CANNOT_LOOK
     return status
 
 
 def _error(message: str) -> None:
-    print(f"vmemscope: error: {message}", file=sys.stderr)
+    # One line, whatever a path or a library's message holds.
+    line = printable(" ".join(message.split()).encode("utf-8", "surrogateescape"))
+    print(f"vmemscope: error: {line}", file=sys.stderr)
 
 
 def entrypoint() -> None:

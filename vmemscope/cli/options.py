@@ -88,9 +88,27 @@ def opened_target(args: argparse.Namespace, timings: dict[str, float]) -> Iterat
         yield target
 
 
+def _quiet_drgn(debug: bool) -> None:
+    """Have drgn's log on stderr as ours is: what is wrong, once, and all with --debug."""
+    import logging
+
+    logger = logging.getLogger("drgn")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("vmemscope: %(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    # Its warnings are advice on the shell's use (reassemble a flattened dump);
+    # what goes wrong is an exception.
+    logger.setLevel(logging.DEBUG if debug else logging.ERROR)
+
+
 def _open(core: str | None, args: argparse.Namespace) -> Target:
     from .. import target
 
+    _quiet_drgn(args.debug)
+    # drgn's own commands are for its shell; importing them takes 0.1 s.
+    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "builtin_commands,crash_commands")
     if core is not None:
         return target.open_core(core, args.vmcoreinfo)
     if args.qemu is not None:

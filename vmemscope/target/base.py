@@ -11,7 +11,7 @@ from ..errors import TargetError
 from ..vmcoreinfo import parse
 
 if TYPE_CHECKING:
-    from drgn import Program
+    from drgn import Platform, Program
 
 __all__ = ("Target", "new_program", "read_vmcoreinfo", "target_of")
 
@@ -38,18 +38,19 @@ class Target:
         return self.vmcoreinfo.get("OSRELEASE", "unknown")
 
 
-def new_program(vmcoreinfo: str | None) -> Program:
+def new_program(vmcoreinfo: str | None, platform: Platform | None = None) -> Program:
     """
     Make an empty program, with VMCOREINFO from a file instead of the target's own.
 
     :param vmcoreinfo: path of a saved VMCOREINFO note, or ``None``
+    :param platform: what the target runs on, where it does not tell
     :raises TargetError: if that file can't be read
     """
     from drgn import Program
 
     if vmcoreinfo is None:
-        return Program()
-    return Program(vmcoreinfo=read_vmcoreinfo(vmcoreinfo))
+        return Program(platform)
+    return Program(platform, vmcoreinfo=read_vmcoreinfo(vmcoreinfo))
 
 
 def read_vmcoreinfo(path: str) -> bytes:

@@ -7,7 +7,9 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from ..arch import vmcoreinfo_marks
 from ..errors import TargetError
+from ..vmcoreinfo import parse
 from .base import Target, new_program, target_of
 
 if TYPE_CHECKING:
@@ -29,17 +31,14 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     :raises TargetError: if it can't be opened, is no dump of a Linux kernel,
         or is cut off
     """
-    head = _read_head(path)
-    if not head.startswith(_MAGICS):
+    if not _read_head(path).startswith(_MAGICS):
         raise TargetError(
             f"{path} is not a kernel dump",
             "give an ELF or kdump-compressed vmcore"
             + (" with -c, and a vmlinux or debug file with -s" if path.endswith("linux") else ""),
         )
-    prog = new_program(vmcoreinfo)
-    _set_core_dump(prog, path, head)
     return target_of(
-        prog,
+        _set_core_dump(path, vmcoreinfo),
         "core",
         path,
         TargetError(
@@ -61,21 +60,37 @@ def _read_head(path: str) -> bytes:
         raise TargetError(f"cannot open {path}: {e.strerror}") from e
 
 
-def _set_core_dump(prog: Program, path: str, head: bytes) -> None:
-    from drgn import BadDataError
-
+def _set_core_dump(path: str, vmcoreinfo: str | None) -> Program:
+    prog = new_program(vmcoreinfo)
     try:
         prog.set_core_dump(path)
-    except NotImplementedError as e:
-        raise TargetError(f"cannot read {path}: {e}") from e
-    except (BadDataError, OSError, ValueError, OverflowError, LookupError, MemoryError) as e:
-        raise TargetError(
-            f"cannot read {path}: {e}", "it may be cut off or damaged; compare its size"
-        ) from e
     except Exception as e:
-        # drgn raises plain Exception for what its libraries report (libkdumpfile, libelf).
-        if type(e) is not Exception:
-            raise
+        # drgn passes on what its libraries (libkdumpfile, libelf) report as a plain Exception.
+        if "ARCH_NAME" in str(e):
+            anonymous = _without_machine(path, vmcoreinfo)
+            if anonymous is not None:
+                return anonymous
         raise TargetError(
-            f"cannot read {path}: {e}", "it may be cut off or damaged; compare its size"
+            f"cannot read {path}: {str(e).strip()}",
+            "it may be cut off or damaged; compare its size",
         ) from e
+    return prog
+
+
+def _without_machine(path: str, vmcoreinfo: str | None) -> Program | None:
+    """
+    Open a dump that does not say which machine it is of: QEMU leaves the
+    utsname of kdump-compressed files empty. VMCOREINFO tells, by a key that only
+    one architecture has.
+    """
+    from drgn import Architecture, Platform
+
+    for name, key in vmcoreinfo_marks():
+        prog = new_program(vmcoreinfo, Platform(Architecture[name]))
+        try:
+            prog.set_core_dump(path)
+            if key in parse(prog["VMCOREINFO"].string_()):
+                return prog
+        except Exception:
+            continue
+    return None

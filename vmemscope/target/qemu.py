@@ -30,15 +30,14 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
     :raises TargetError: if the monitor can't be reached, is busy, or the
         guest tells no VMCOREINFO
     """
-    monitor = _connect(address)
-    # drgn would wait for ever for a greeting from a monitor that serves
-    # somebody else, so it gets a socket that gives up.
-    monitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT, 0))
     saved = read_vmcoreinfo(vmcoreinfo) if vmcoreinfo is not None else None
     prog = new_program(vmcoreinfo)
-    # drgn owns the descriptor that it is given.
-    _set_qemu_qmp(prog, os.dup(monitor.fileno()), address)
-    monitor.close()
+    with _connect(address) as monitor:
+        # drgn would wait for ever for a greeting from a monitor that serves
+        # somebody else, so it gets a socket that gives up, and owns it.
+        monitor.setblocking(True)
+        monitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT, 0))
+        _set_qemu_qmp(prog, os.dup(monitor.fileno()), address)
     if saved is not None:
         prog.set_linux_kernel_custom(saved, True)
     return target_of(
@@ -60,7 +59,11 @@ def _connect(address: str) -> socket.socket:
         if colon and port.isdecimal() and not address.startswith("unix:"):
             return socket.create_connection((host.removeprefix("tcp:"), int(port)), _TIMEOUT)
         monitor = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        monitor.connect(path)
+        try:
+            monitor.connect(path)
+        except OSError:
+            monitor.close()
+            raise
     except OSError as e:
         raise TargetError(
             f"cannot connect to QMP at {address}: {e.strerror or e}",
