@@ -69,8 +69,8 @@ def look_into(subject: Subject, vmemmap: Vmemmap) -> ContentsChecked:
 
 def _sample(count: int) -> NDArray[np.int64]:
     """Pick numbers out of ``range(count)``."""
-    picked = np.linspace(0, count - 1, min(count, _SAMPLE)).round()
-    return np.unique(picked.astype(np.int64))
+    picked = min(count, _SAMPLE)
+    return np.arange(picked, dtype=np.int64) * (count - 1) // max(picked - 1, 1)
 
 
 def _read(head: NDArray[np.int64], end: NDArray[np.int64], vmemmap: Vmemmap) -> CompoundPages:
