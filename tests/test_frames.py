@@ -41,8 +41,8 @@ def mapped(*pfns: int) -> list[tuple[int, Kind]]:
 def spread(runs: Runs) -> list[tuple[int, int, int]]:
     """Spread runs over base pages: (vpage, pfn, kind)."""
     return [
-        (vpage + i, pfn + i * stride, kind)
-        for vpage, length, pfn, stride, kind in zip(*(a.tolist() for a in runs), strict=True)
+        (vpage + i, pfn + i * (order > 0), kind)
+        for vpage, length, pfn, order, kind in zip(*(a.tolist() for a in runs), strict=True)
         for i in range(length)
     ]
 
@@ -135,7 +135,7 @@ def test_regrouping_cuts_no_compound_in_two() -> None:
 
 def test_clip_moves_into_a_large_leaf() -> None:
     leaf = Runs(
-        np.array([512]), np.array([512]), np.array([0x800], np.uint64), np.array([1], np.uint8),
+        np.array([512]), np.array([512]), np.array([0x800], np.uint64), np.array([9], np.uint8),
         np.array([Kind.MAPPED], np.uint8),
     )  # fmt: skip
     clipped = leaf.clip(600, 610)
@@ -149,18 +149,18 @@ def test_frame_table_counts_across_batches() -> None:
     table.add(runs_from(mapped(7, 8, 8, 8)), np.array([1, 1]))
     table.add(runs_from(mapped(8, 9), 4), np.array([0, 1]))
     leaf = Runs(
-        np.array([512]), np.array([4]), np.array([6], np.uint64), np.array([1], np.uint8),
+        np.array([512]), np.array([4]), np.array([8], np.uint64), np.array([2], np.uint8),
         np.array([Kind.MAPPED], np.uint8),
     )  # fmt: skip
     table.add(leaf, np.array([1]))
     frames = table.finish()
-    assert frames.pfn.tolist() == [6, 7, 8, 9]
-    assert frames.entries.tolist() == [1, 2, 5, 2]
-    assert frames.owners.tolist() == [1, 2, 2, 2]
-    assert frames.vpage.tolist() == [512, 0, 1, 5]
-    # 7 to 9 are inside the leaf, but mapped as base pages too.
-    assert frames.inner.tolist() == [False, False, False, False]
-    assert sharing(frames) == {1: 1, 2: 2, 5: 1}
+    assert frames.pfn.tolist() == [7, 8, 9, 10, 11]
+    assert frames.entries.tolist() == [1, 5, 2, 1, 1]
+    assert frames.owners.tolist() == [1, 2, 2, 1, 1]
+    assert frames.vpage.tolist() == [0, 1, 5, 514, 515]
+    # 8 is the first frame of the leaf; 9 is inside it, but mapped as a base page too.
+    assert frames.inner.tolist() == [False, False, False, True, True]
+    assert sharing(frames) == {1: 3, 2: 1, 5: 1}
 
 
 def test_empty_frame_table() -> None:

@@ -86,7 +86,7 @@ def judge(runs: Runs, origin: int, size: int) -> Judged:
         known[known] = which[position[known]] == compound[known]
         shared[known] = winner[position[known]]
         owner[np.flatnonzero(tail)[leader]] = 1
-    wrong = tail & ((runs.pfn != shared) | (runs.stride != 0))
+    wrong = tail & ((runs.pfn != shared) | (runs.order > 0))
     return Judged(runs, compound, head, shared, owner, wrong)
 
 
@@ -113,9 +113,9 @@ def _split(runs: Runs, origin: int, size: int) -> Runs:
     stop = np.append(start[1:], 0)
     ends = np.append(owner[1:] != owner[:-1], True)
     stop = np.where(ends, (last + 1)[owner], stop)
-    moved = (start - first[owner]).astype(np.uint64) * runs.stride[owner]
+    moved = (start - first[owner]).astype(np.uint64) * (runs.order[owner] > 0)
     return Runs(
-        start + origin, stop - start, runs.pfn[owner] + moved, runs.stride[owner], runs.kind[owner]
+        start + origin, stop - start, runs.pfn[owner] + moved, runs.order[owner], runs.kind[owner]
     )
 
 

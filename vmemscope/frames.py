@@ -35,8 +35,9 @@ class Runs(NamedTuple):
     length: NDArray[np.int64]
     #: frame behind the first vpage (uint64)
     pfn: NDArray[np.uint64]
-    #: frames from one vpage to the next (uint8): 1 inside a large leaf, else 0
-    stride: NDArray[np.uint8]
+    #: log2 of the base pages in the leaf (uint8): 0 where one frame backs all
+    #: vpages; else a large leaf, whose frames follow one another
+    order: NDArray[np.uint8]
     #: :class:`~vmemscope.walk.Kind` (uint8)
     kind: NDArray[np.uint8]
 
@@ -44,8 +45,8 @@ class Runs(NamedTuple):
         """Cut the runs to the vpages ``[start, end)``."""
         first = np.maximum(self.vpage, start)
         last = np.minimum(self.vpage + self.length, end)
-        moved = (first - self.vpage).astype(np.uint64) * self.stride
-        clipped = Runs(first, last - first, self.pfn + moved, self.stride, self.kind)
+        moved = (first - self.vpage).astype(np.uint64) * (self.order > 0)
+        clipped = Runs(first, last - first, self.pfn + moved, self.order, self.kind)
         return select(clipped, last > first)
 
 
@@ -81,7 +82,7 @@ def runs_of(leaves: Leaves, geometry: Geometry, start: int, end: int) -> Runs:
         vpage[first],
         length,
         leaves.pfn[first],
-        large[first].astype(np.uint8),
+        np.where(large, leaves.shift - page_shift, 0).astype(np.uint8)[first],
         leaves.kind[first],
     ).clip(start, end)
 
@@ -114,7 +115,7 @@ class FrameTable:
         :param owners: shape ``(n,)``, for each run whether (1) or not (0) it
             should be the only owner of its frame; in a large leaf, of each of them
         """
-        large = runs.stride != 0
+        large = runs.order > 0
         base = select(runs, ~large)
         parts = [
             Frames(
@@ -152,12 +153,15 @@ def _expand(runs: Runs, owners: NDArray[np.int64]) -> Frames:
     """Give each frame of large leaves an element of its own."""
     total = int(runs.length.sum())
     offset = np.arange(total) - np.repeat(np.cumsum(runs.length) - runs.length, runs.length)
+    pfn = np.repeat(runs.pfn, runs.length) + offset.astype(np.uint64)
+    # A leaf is aligned to its size, so its first frame is told by its number.
+    within = (np.uint64(1) << np.repeat(runs.order, runs.length).astype(np.uint64)) - np.uint64(1)
     return Frames(
-        np.repeat(runs.pfn, runs.length) + offset.astype(np.uint64),
+        pfn,
         np.ones(total, dtype=np.int64),
         np.repeat(owners, runs.length),
         np.repeat(runs.vpage, runs.length) + offset,
-        offset > 0,
+        (pfn & within) != 0,
     )
 
 

@@ -51,6 +51,7 @@ __all__ = (
     "expected_frames",
     "first_compound",
     "pieces_of",
+    "unknown_piece",
 )
 
 
@@ -94,6 +95,8 @@ class Populated(Enum):
     COMPOUND = "compound"
     LEAF = "leaf"
     BASE = "base"
+    #: can't be told: the pagemap makes no sense
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,12 @@ def pieces_of(
             piece = Piece(populated, found.pop().start, piece.end, origin)
         found.append(piece)
     return found
+
+
+def unknown_piece(first: int, end: int, geometry: Geometry) -> Piece:
+    """Get the piece for a range of which it can't be told what the kernel should have built."""
+    start = geometry.vpage(first)
+    return Piece(Populated.UNKNOWN, start, geometry.vpage_after(end), start)
 
 
 def expected_frames(pieces: Iterable[Piece], compound: int) -> int:

@@ -17,16 +17,23 @@ from typing import TYPE_CHECKING
 
 from ..arch import architecture_of
 from ..findings import Collector, Finding, Severity
-from ..kernel.dev_pagemap import Pagemap, read_pagemaps
+from ..kernel import Damage
+from ..kernel.dev_pagemap import PhysicalRange, read_pagemaps
 from ..kernel.device import name_pagemaps
-from ..kernel.mem_section import read_sections
+from ..kernel.mem_section import Sections, read_sections
 from ..kernel.page import read_page_layout
 from ..kernel.resource import read_resources
 from ..layout import Geometry, dedup_of
 from ..memory import PhysicalMemory
 from ..model import PagemapReport, Report, Summary, TargetInfo
 from ..rules import CATALOGUE
-from ..rules.ranges import check_entries, check_overlaps, check_shift, valid_ranges
+from ..rules.ranges import (
+    check_entries,
+    check_overlaps,
+    check_section_alignment,
+    check_shift,
+    valid_ranges,
+)
 from ..vmcoreinfo import number
 from ..vmemmap import Vmemmap
 from ..walk import Kind
@@ -120,21 +127,27 @@ def _read(
     pagemaps, damage = read_pagemaps(prog)
     resources, resource_damage = read_resources(prog)
     names = name_pagemaps(prog, pagemaps, resources)
-    for one in damage:
-        if not one.unreadable:
-            findings.add(CATALOGUE["xarray"], one.message, vaddr=one.address)
+    for rule, several in (("xarray", damage), ("resource-tree", resource_damage)):
+        for one in several:
+            if not one.unreadable:
+                findings.add(CATALOGUE[rule], one.message, vaddr=one.address)
     for one in (*damage, *resource_damage, *sections.damage):
         if one.unreadable:
             unread[one.message] += 1
-    subjects = [
-        _subject(pagemap, names.get(pagemap.address), geometry, bits, target.osrelease, unread)
-        for pagemap in pagemaps
-    ]
-    subjects.sort(key=lambda s: s.ranges[0].start if s.ranges else 1 << 64)
+    subjects = [Subject(pagemap, names.get(pagemap.address)) for pagemap in pagemaps]
+    subjects.sort(key=lambda s: s.pagemap.entries[0].first)
+    ranges = {s.pagemap.address: valid_ranges(s.pagemap, bits, s.findings) for s in subjects}
     check_overlaps(
-        [(one, subject.pagemap) for subject in subjects for one in subject.ranges],
-        {subject.pagemap.address: subject.findings for subject in subjects},
+        [(one, s.pagemap) for s in subjects for one in ranges[s.pagemap.address]],
+        {s.pagemap.address: s.findings for s in subjects},
     )
+    for subject in subjects:
+        for broken in subject.pagemap.damage:
+            if broken.unreadable:
+                unread[broken.message] += 1
+        _check_pagemap(
+            subject, ranges[subject.pagemap.address], geometry, sections, target.osrelease, damage
+        )
     ram = [(one.start, one.end) for one in resources if one.is_system_ram]
     device = [(one.start, one.end) for subject in subjects for one in subject.ranges]
     return subjects, Vmemmap(
@@ -147,26 +160,29 @@ def _read(
     )
 
 
-def _subject(
-    pagemap: Pagemap,
-    name: str | None,
+def _check_pagemap(
+    subject: Subject,
+    ranges: list[PhysicalRange],
     geometry: Geometry,
-    bits: int,
+    sections: Sections,
     osrelease: str,
-    unread: Counter[str],
-) -> Subject:
-    """Check a pagemap itself, and what can be gone by for the rest."""
-    subject = Subject(pagemap, name)
-    for damage in pagemap.damage:
-        if damage.unreadable:
-            unread[damage.message] += 1
-    subject.ranges = tuple(valid_ranges(pagemap, bits, subject.findings))
-    subject.shift_sound = check_shift(pagemap, subject.ranges, geometry, subject.findings)
-    if subject.ranges and len(subject.ranges) == pagemap.nr_range:
-        check_entries(pagemap, subject.ranges, geometry, subject.findings)
+    damage: list[Damage],
+) -> None:
+    """
+    Check a pagemap itself, and find out what can be gone by for the rest.
+
+    :param damage: what of ``pgmap_array`` could not be followed: its entries
+        then tell nothing
+    """
+    pagemap = subject.pagemap
+    if not damage and len(ranges) == pagemap.nr_range:
+        ranges = check_entries(pagemap, ranges, geometry, subject.findings)
+    subject.ranges = tuple(ranges)
+    subject.shift_sound = check_shift(pagemap, ranges, geometry, subject.findings)
     if subject.shift_sound:
         subject.dedup = dedup_of(pagemap, geometry, osrelease)
-    return subject
+        if subject.dedup.expected:
+            check_section_alignment(pagemap, ranges, sections, geometry, subject.findings)
 
 
 def _summary(

@@ -62,12 +62,15 @@ def check_backing(
         together.add_frames(device)
     frames = together.finish()
     frames = select(frames, vmemmap.ram.contains(frames.pfn))
-    owners = _Owners(subjects, findings)
+    owners = _Owners(subjects)
 
     shared = select(frames, frames.owners > 1)
     if len(shared.pfn):
         told = shared.pfn[:_MAX_SHARED]
-        check_shared(_find_owners(subjects, vmemmap, told), vmemmap.geometry, owners.of)
+        several = _find_owners(subjects, vmemmap, told)
+        check_shared(several, vmemmap.geometry, lambda vpage: owners.of(vpage).findings)
+        for vpage in (vpage for found in several.values() for vpage, _ in found):
+            owners.of(vpage).foreign.add(vpage)
         findings.add_uncounted(CATALOGUE["frame-shared"], len(shared.pfn) - len(told))
 
     # An allocation of higher order carries its count on its first frame alone.
@@ -75,7 +78,9 @@ def check_backing(
     for start in range(0, len(counted.pfn), _REFCOUNT_BATCH):
         part = select(counted, slice(start, start + _REFCOUNT_BATCH))
         refcounts, readable = vmemmap.refcounts(part.pfn)
-        check_refcounts(part, refcounts, readable, vmemmap.geometry, owners.of)
+        check_refcounts(
+            part, refcounts, readable, vmemmap.geometry, lambda vpage: owners.of(vpage).findings
+        )
         checked.refcounts_checked += int(np.count_nonzero(readable))
         checked.refcounts_unreadable += int(np.count_nonzero(~readable))
     return checked
@@ -84,19 +89,14 @@ def check_backing(
 class _Owners:
     """Find the pagemap that a vpage describes."""
 
-    def __init__(self, subjects: Sequence[Subject], default: Collector) -> None:
-        pieces = [(p.start, p.end, s.findings) for s in subjects for p in s.pieces]
+    def __init__(self, subjects: Sequence[Subject]) -> None:
+        pieces = [(piece.start, subject) for subject in subjects for piece in subject.pieces]
         self._pieces = sorted(pieces, key=lambda piece: piece[0])
-        self._starts = [start for start, _, _ in self._pieces]
-        self._default = default
+        self._starts = [start for start, _ in self._pieces]
 
-    def of(self, vpage: int) -> Collector:
-        index = bisect_right(self._starts, vpage) - 1
-        if index >= 0:
-            _, end, findings = self._pieces[index]
-            if vpage < end:
-                return findings
-        return self._default
+    def of(self, vpage: int) -> Subject:
+        """Get the pagemap with the last piece that starts no later; one has been walked there."""
+        return self._pieces[max(bisect_right(self._starts, vpage) - 1, 0)][1]
 
 
 def _find_owners(
@@ -112,7 +112,7 @@ def _find_owners(
     for subject in subjects:
         for piece in subject.pieces:
             batches = runs_of_piece(piece, vmemmap)
-            if piece.populated is Populated.EARLY:
+            if piece.populated in (Populated.EARLY, Populated.UNKNOWN):
                 continue
             if piece.populated is not Populated.COMPOUND:
                 for runs in batches:

@@ -55,7 +55,7 @@ def look_into(subject: Subject, vmemmap: Vmemmap) -> ContentsChecked:
         ends.append(np.minimum(head + (1 << order), end))
     if not heads:
         return ContentsChecked(0, 0, 0)
-    pages = _read(np.concatenate(heads), np.concatenate(ends), vmemmap)
+    pages = _read(np.concatenate(heads), np.concatenate(ends), vmemmap, subject.foreign)
     check_contents(pages, subject.pagemap, vmemmap.page, geometry, subject.findings)
     words = pages.heads[pages.head_read][:, 1, vmemmap.page.compound // 8]
     masked = bool(holds_mask(words).any())
@@ -73,15 +73,33 @@ def _sample(count: int) -> NDArray[np.int64]:
     return np.arange(picked, dtype=np.int64) * (count - 1) // max(picked - 1, 1)
 
 
-def _read(head: NDArray[np.int64], end: NDArray[np.int64], vmemmap: Vmemmap) -> CompoundPages:
-    """Read the first vpage of compound pages, and the last, which is all tails."""
+def _read(
+    head: NDArray[np.int64], end: NDArray[np.int64], vmemmap: Vmemmap, foreign: set[int]
+) -> CompoundPages:
+    """
+    Read the first vpage of compound pages, and the last, which is all tails.
+
+    :param head: page frames of the heads, shape ``(n,)``
+    :param end: page frames after the compound pages, shape ``(n,)``
+    :param foreign: compound pages with one of these vpages are left out: that
+        they map somebody else's frame is known, and what is read there is his
+    """
     per_page = vmemmap.geometry.page_size // vmemmap.geometry.struct_page_size
+    if foreign:
+        # The shared frame of the tails is known by the first of them.
+        own = [
+            not {h, h + 1, e - 1} & foreign
+            for h, e in zip((head // per_page).tolist(), (end // per_page).tolist(), strict=True)
+        ]
+        head, end = head[own], end[own]
     head_vpage = head // per_page
     tail_vpage = np.maximum(end // per_page - 1, head_vpage)
     heads, tails = vmemmap.read(head_vpage), vmemmap.read(tail_vpage)
 
     def words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
-        entries = data.view(vmemmap.table.dtype).reshape(len(head), per_page, -1)
+        entries = data.view(vmemmap.table.dtype).reshape(
+            len(head), per_page, vmemmap.page.size // 8
+        )
         return entries.astype(np.uint64, copy=False)
 
     # A compound page that the end of the range cuts short may have one vpage.

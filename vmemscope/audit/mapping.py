@@ -11,7 +11,7 @@ import numpy as np
 from ..columns import select
 from ..compound import judge, whole_compounds
 from ..frames import runs_of
-from ..layout import Dedup, Populated, pieces_of
+from ..layout import Dedup, Populated, pieces_of, unknown_piece
 from ..model import FrameSpan
 from ..rules import CATALOGUE
 from ..rules.backing import check_altmap
@@ -41,8 +41,11 @@ def map_subject(subject: Subject, vmemmap: Vmemmap) -> None:
         subject.dedup = Dedup(shares, None if shares else subject.dedup.reason)
     for one in subject.ranges:
         first, end = one.start // geometry.page_size, (one.end + 1) // geometry.page_size
-        for piece in pieces_of(
-            first, end, subject.pagemap, geometry, vmemmap.sections, bool(subject.dedup.expected)
+        dedup = bool(subject.dedup.expected)
+        for piece in (
+            pieces_of(first, end, subject.pagemap, geometry, vmemmap.sections, dedup)
+            if subject.shift_sound
+            else [unknown_piece(first, end, geometry)]
         ):
             subject.pieces.append(piece)
             _map_piece(subject, piece, vmemmap)
@@ -99,9 +102,9 @@ def _take_plain(subject: Subject, runs: Runs, piece: Piece, vmemmap: Vmemmap) ->
     _keep_first(subject, runs, [piece.populated.value] * len(runs.vpage), vmemmap)
     mapped = select(runs, runs.kind == Kind.MAPPED)
     # Every page should own its frame: as many owners as entries.
-    owners = np.where(mapped.stride == 0, mapped.length, 1)
+    owners = np.where(mapped.order == 0, mapped.length, 1)
     altmap = subject.pagemap.altmap
-    if piece.populated is Populated.EARLY:
+    if piece.populated in (Populated.EARLY, Populated.UNKNOWN):
         subject.boot.add(mapped, owners)
     elif altmap is not None and piece.populated is Populated.LEAF:
         check_altmap(mapped, altmap, vmemmap.geometry, subject.findings)

@@ -40,12 +40,15 @@ class Subject:
     ram: FrameTable = field(default_factory=FrameTable)
     #: frames on the device itself
     device: FrameTable = field(default_factory=FrameTable)
-    #: frames of early pieces, which the memory map of RAM owns
+    #: frames of which no more is asked: those of early pieces, which the memory
+    #: map of RAM owns, and of pieces of which nothing is known
     boot: FrameTable = field(default_factory=FrameTable)
     #: compound pages walked, and those of which no two tail pages share a
     #: frame, each by the first vpage of its range and its number there
     compounds: int = 0
     apart: list[tuple[int, int]] = field(default_factory=list)
+    #: vpages whose frame is not theirs: what is read there is somebody else's
+    foreign: set[int] = field(default_factory=set)
     #: the first compound page as mapped, for drawing
     first: list[FrameSpan] = field(default_factory=list)
 

@@ -62,6 +62,20 @@ _RULES = (
         "mm/memremap.c: pagemap_range(), xa_store_range(), all versions",
     ),
     Rule(
+        "resource-tree",
+        Severity.ERROR,
+        "the resources below iomem_resource form a tree",
+        "kernel/resource.c: __request_resource(), all versions",
+    ),
+    Rule(
+        "section-alignment",
+        Severity.WARNING,
+        "compound pages larger than a section start on a section boundary, and not in a section"
+        " that was there at boot",
+        "mm/sparse-vmemmap.c: reuse_compound_section(), 5.19 to 7.2: goes by the offset in the"
+        " range, while sections are cut at absolute boundaries",
+    ),
+    Rule(
         "mask-alignment",
         Severity.WARNING,
         "where tail pages find their head by a mask, compound pages are aligned to their size",
@@ -89,6 +103,12 @@ _RULES = (
         "read-only",
         Severity.ERROR,
         "the vmemmap of device memory is writable",
+        "mm/sparse-vmemmap.c: vmemmap_pte_populate(), PAGE_KERNEL, all versions",
+    ),
+    Rule(
+        "executable",
+        Severity.ERROR,
+        "the vmemmap can't be executed",
         "mm/sparse-vmemmap.c: vmemmap_pte_populate(), PAGE_KERNEL, all versions",
     ),
     Rule(

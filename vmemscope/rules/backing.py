@@ -52,7 +52,7 @@ def check_altmap(runs: Runs, altmap: Altmap, geometry: Geometry, findings: Colle
     low = altmap.base_pfn + altmap.reserve
     high = low + altmap.free
     first = runs.pfn
-    last = runs.pfn + np.where(runs.stride == 0, 0, runs.length - 1).astype(np.uint64)
+    last = runs.pfn + np.where(runs.order == 0, 0, runs.length - 1).astype(np.uint64)
     index = np.flatnonzero((first < np.uint64(low)) | (last >= np.uint64(high)))
     told = index[: findings.room(rule)]
     for i in told.tolist():

@@ -82,17 +82,14 @@ def check_leaves(
             (binary_size(geometry.arch.vmemmap_leaf), None),
             findings,
         )
-    read_only = mapped & ((leaves.entry & np.uint64(table.writable)) == 0)
     if piece.populated is not Populated.EARLY:
         # The memory map of RAM may be read-only: HugeTLB's optimization shares it.
-        _report(
-            leaves,
-            read_only,
-            "read-only",
-            "a read-only entry",
-            ("writable", "read-only"),
-            findings,
-        )
+        read_only = mapped & ((leaves.entry & np.uint64(table.writable)) == 0)
+        values = ("writable", "read-only")
+        _report(leaves, read_only, "read-only", "a read-only entry", values, findings)
+    executable = mapped & ((leaves.entry & np.uint64(table.no_execute)) == 0)
+    values = ("not executable", "executable")
+    _report(leaves, executable, "executable", "an executable entry", values, findings)
 
 
 def _report(
@@ -130,7 +127,7 @@ def check_compounds(
     :return: compound pages of which no two tail pages share a frame, to be
         told by the caller (all of a pagemap's, or just some)
     """
-    wrong = judged.wrong & in_ram & (judged.runs.stride == 0)
+    wrong = judged.wrong & in_ram & (judged.runs.order == 0)
     if not wrong.any():
         return np.empty(0, dtype=np.int64)
     apart = _compounds_apart(judged)
@@ -143,9 +140,9 @@ def check_compounds(
         own_head = judged.head & (judged.compound == judged.compound[i]) & (judged.runs.pfn == pfn)
         findings.add(
             rule,
-            f"{_pages(int(judged.runs.length[i]))} of tail pages of compound page"
-            f" {judged.compound[i]} map another frame than the other tail pages"
-            + (", that of the head" if own_head.any() else ""),
+            f"{_pages(int(judged.runs.length[i]))} of the tail pages of compound page"
+            f" {judged.compound[i]} {'maps' if judged.runs.length[i] == 1 else 'map'}"
+            " another frame than the rest" + (", that of the head" if own_head.any() else ""),
             vaddr=geometry.address(int(judged.runs.vpage[i])),
             pfn=pfn,
             expected=f"pfn {shared:#x}",
@@ -157,7 +154,7 @@ def check_compounds(
 
 def _compounds_apart(judged: Judged) -> NDArray[np.int64]:
     """Find compound pages with three or more tail pages of which no two share a frame."""
-    tails = ~judged.head & (judged.runs.kind == Kind.MAPPED) & (judged.runs.stride == 0)
+    tails = ~judged.head & (judged.runs.kind == Kind.MAPPED) & (judged.runs.order == 0)
     compounds, first, runs = np.unique(
         judged.compound[tails], return_index=True, return_counts=True
     )

@@ -7,14 +7,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..kernel.dev_pagemap import MAX_RANGES
+from ..text import binary_size
 from . import CATALOGUE
 
 if TYPE_CHECKING:
     from ..findings import Collector
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
+    from ..kernel.mem_section import Sections
     from ..layout import Geometry
 
-__all__ = ("check_entries", "check_mask_alignment", "check_overlaps", "check_shift", "valid_ranges")
+__all__ = (
+    "check_entries",
+    "check_mask_alignment",
+    "check_overlaps",
+    "check_section_alignment",
+    "check_shift",
+    "valid_ranges",
+)
 
 # include/linux/mmzone.h: SUBSECTION_SHIFT, the same on every architecture
 SUBSECTION_SIZE = 1 << 21
@@ -102,34 +111,76 @@ def check_overlaps(
 
 def check_entries(
     pagemap: Pagemap, ranges: Sequence[PhysicalRange], geometry: Geometry, findings: Collector
-) -> None:
-    """Check that the entries of ``pgmap_array`` are the frames of the ranges."""
-    frames = {
-        (one.start // geometry.page_size, one.end // geometry.page_size + 1) for one in ranges
-    }
+) -> list[PhysicalRange]:
+    """
+    Check that the entries of ``pgmap_array`` are the frames of the ranges.
+
+    :return: the ranges that are there in full
+    """
+    rule = CATALOGUE["xarray"]
+    spanned = dict.fromkeys(ranges, 0)
     for entry in pagemap.entries:
-        if not any(
-            start <= entry.first and entry.first + entry.span <= end for start, end in frames
-        ):
+        start = entry.first * geometry.page_size
+        last = (entry.first + entry.span) * geometry.page_size - 1
+        for one in ranges:
+            if one.start <= start and last <= one.end:
+                spanned[one] += entry.span
+                break
+        else:
             findings.add(
-                CATALOGUE["xarray"],
-                f"pgmap_array has the pagemap at frames {entry.first:#x} to"
-                f" {entry.first + entry.span - 1:#x}, which are in none of its ranges",
+                rule,
+                f"pgmap_array has the pagemap at {start:#x}-{last:#x}, which is in none of its"
+                " ranges",
                 vaddr=pagemap.address,
                 pfn=entry.first,
                 expected="frames of the pagemap's ranges",
-                observed=f"{entry.first:#x}-{entry.first + entry.span - 1:#x}",
+                observed=f"{start:#x}-{last:#x}",
             )
-            return
-    spanned = sum(entry.span for entry in pagemap.entries)
-    total = sum(end - start for start, end in frames)
-    if spanned != total:
+    for one, frames in spanned.items():
+        if frames != one.size // geometry.page_size:
+            findings.add(
+                rule,
+                f"pgmap_array has {frames} frames of range {one.start:#x}-{one.end:#x};"
+                " it is not looked at",
+                vaddr=pagemap.address,
+                expected=one.size // geometry.page_size,
+                observed=frames,
+            )
+    return [one for one, frames in spanned.items() if frames == one.size // geometry.page_size]
+
+
+def check_section_alignment(
+    pagemap: Pagemap,
+    ranges: Sequence[PhysicalRange],
+    sections: Sections,
+    geometry: Geometry,
+    findings: Collector,
+) -> None:
+    """Check that ranges of compound pages larger than a section start where they can be built."""
+    if not pagemap.vmemmap_shift or 1 << pagemap.vmemmap_shift <= sections.pages:
+        return
+    for one in ranges:
+        first, pages = one.start // geometry.page_size, one.size // geometry.page_size
+        into = first % sections.pages
+        if into and sections.is_early(first // sections.pages):
+            consequence = (
+                "starts in a section that was there at boot: this kernel builds the rest of its"
+                " memory map on a wrong frame"
+            )
+        elif into and into + pages > sections.pages:
+            consequence = (
+                "starts off a section boundary: this kernel maps all heads but the first to the"
+                " tail pages' frame"
+            )
+        else:
+            continue
         findings.add(
-            CATALOGUE["xarray"],
-            f"pgmap_array has the pagemap at {spanned} frames, its ranges have {total}",
-            vaddr=pagemap.address,
-            expected=total,
-            observed=spanned,
+            CATALOGUE["section-alignment"],
+            f"range {one.start:#x}-{one.end:#x} of compound pages of"
+            f" {binary_size(geometry.page_size << pagemap.vmemmap_shift)} {consequence}",
+            vaddr=geometry.page_address(first),
+            expected=f"a multiple of {sections.pages * geometry.page_size:#x}",
+            observed=f"{one.start:#x}",
         )
 
 
@@ -153,7 +204,7 @@ def check_mask_alignment(
         if head % size:
             findings.add(
                 CATALOGUE["mask-alignment"],
-                f"compound pages of {geometry.page_size * size >> 20} MiB are laid out from"
+                f"compound pages of {binary_size(geometry.page_size * size)} are laid out from"
                 f" {head * geometry.page_size:#x}, which is not aligned to their size: with this"
                 " kernel every tail page resolves to a wrong head",
                 vaddr=geometry.page_address(head),

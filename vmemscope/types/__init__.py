@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Types and symbols of a kernel, for drgn.
+
+:func:`attach_types` gives a :class:`drgn.Program` the types, variables, constants
+and symbols of its kernel: from what the kernel says of itself in its own memory
+(BTF and kallsyms), or from debugging symbols (DWARF). :func:`check_needs` then
+makes sure that every name an audit relies on is there.
+
+What goes in is a program set to a kernel, whose memory can be read; what comes
+out is that program, with ``prog["pgmap_array"]``, ``prog.type("struct page")`` and
+drgn's helpers working. Of these rooms, :mod:`.btf` and :mod:`.kallsyms` decode,
+:mod:`.finders` make drgn types and objects, :mod:`.globals` is the table of the C
+types of variables, :mod:`.modules` finds the BTF of modules.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import TypesError
+from ._hints import GIVE_VMLINUX
+from .needs import Need, NeedKind, check_needs
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from .kallsyms import SymbolTable
+
+__all__ = ("Need", "NeedKind", "TypesSource", "attach_types", "check_needs")
+
+
+class TypesSource(str, Enum):
+    """Where types and symbols come from."""
+
+    AUTO = "auto"
+    BTF = "btf"
+    DWARF = "dwarf"
+
+    __str__ = str.__str__
+
+
+_SYS_BTF = "/sys/kernel/btf/vmlinux"
+_PROC_KALLSYMS = "/proc/kallsyms"
+
+# The kernel takes no more than 16 MB of BTF (BTF_MAX_SIZE).
+_MAX_BTF_SIZE = 1 << 24
+
+
+def attach_types(
+    prog: Program,
+    source: TypesSource | str = TypesSource.AUTO,
+    symbol_files: Sequence[str | os.PathLike[str]] = (),
+    *,
+    btf: bytes | None = None,
+) -> TypesSource:
+    """
+    Give a program the types and symbols of its kernel.
+
+    To be called once, before the first drgn helper: they remember what they
+    find, so that a second source would be mixed with the first.
+
+    :param source: ``auto`` takes DWARF if there are *symbol_files*; else BTF;
+        else, if the kernel has none, DWARF from where drgn looks by default
+    :param symbol_files: ``vmlinux``, and any modules, with DWARF
+    :param btf: BTF of vmlinux, to be used in place of the kernel's own
+    :return: ``TypesSource.BTF`` or ``TypesSource.DWARF``, whichever it is
+    :raises TypesError: if there are no types to be had from *source*
+    """
+    source = TypesSource(source)
+    if source is TypesSource.DWARF or (source is TypesSource.AUTO and symbol_files):
+        _attach_dwarf(prog, symbol_files)
+        return TypesSource.DWARF
+    try:
+        _attach_btf(prog, btf)
+    except TypesError as no_btf:
+        if source is TypesSource.BTF:
+            raise
+        try:
+            _attach_dwarf(prog, ())
+        except TypesError:
+            # What to say is why there is no BTF: that is what works by itself.
+            raise no_btf from None
+        return TypesSource.DWARF
+    return TypesSource.BTF
+
+
+def _attach_dwarf(prog: Program, symbol_files: Sequence[str | os.PathLike[str]]) -> None:
+    from .dwarf import load_dwarf
+
+    load_dwarf(prog, symbol_files)
+
+
+def _attach_btf(prog: Program, data: bytes | None) -> None:
+    # Nothing is registered before everything is there: an error leaves the
+    # program as it was.
+    from ..vmcoreinfo import parse
+    from .btf import Btf
+    from .finders import FINDER_NAME, register_types
+    from .kallsyms import symbol_finder
+    from .modules import module_types
+
+    try:
+        vmcoreinfo = parse(prog["VMCOREINFO"].string_())
+    except LookupError:
+        raise TypesError("the target is no Linux kernel, or has no VMCOREINFO") from None
+    symbols = _symbols(prog, vmcoreinfo)
+    blob = Btf(_read_btf(prog, symbols, vmcoreinfo) if data is None else data)
+    prog.register_symbol_finder(FINDER_NAME, symbol_finder(symbols), enable_index=0)
+    register_types(prog, blob, partial(module_types, prog=prog))
+
+
+def _is_running_kernel(prog: Program) -> bool:
+    from drgn import ProgramFlags
+
+    running = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
+    return bool(prog.flags & running == running)
+
+
+def _symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> SymbolTable:
+    from .kallsyms import KallsymsImage, KallsymsText
+
+    try:
+        return KallsymsImage(prog, vmcoreinfo)
+    except TypesError:
+        if not _is_running_kernel(prog):
+            raise
+        try:
+            with open(_PROC_KALLSYMS, "rb") as file:
+                text = file.read()
+        except OSError:
+            text = b""
+        if not text:
+            raise
+        return KallsymsText(text)
+
+
+def _read_btf(prog: Program, symbols: SymbolTable, vmcoreinfo: Mapping[str, str]) -> bytes:
+    if _is_running_kernel(prog):
+        # World-readable, and a single read.
+        try:
+            with open(_SYS_BTF, "rb") as file:
+                return file.read(_MAX_BTF_SIZE)
+        except OSError:
+            pass
+    from drgn import FaultError
+
+    # include/asm-generic/vmlinux.lds.h
+    starts, stops = symbols.named("__start_BTF"), symbols.named("__stop_BTF")
+    hint = GIVE_VMLINUX
+    if not starts or not stops:
+        release = vmcoreinfo.get("OSRELEASE", "of unknown release")
+        raise TypesError(
+            f"kernel {release} has no BTF (CONFIG_DEBUG_INFO_BTF is off)",
+            hint,
+        )
+    start, stop = starts[0].address, stops[0].address
+    if not start < stop <= start + _MAX_BTF_SIZE:
+        raise TypesError(f"the kernel's BTF is said to be from 0x{start:x} to 0x{stop:x}", hint)
+    try:
+        data: bytes = prog.read(start, stop - start)
+    except (FaultError, OSError) as e:
+        raise TypesError(f"cannot read the kernel's BTF at 0x{start:x}: {e}", hint) from e
+    return data
