@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Reports made by hand: a kernel with 4 KiB pages, 64 bytes of struct page, vmemmap below."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from vmemscope.arch.x86_64 import ARCHITECTURE
+from vmemscope.findings import Finding, Severity
+from vmemscope.kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
+from vmemscope.layout import Geometry, Piece, Populated
+from vmemscope.model import (
+    FrameCounts,
+    FrameSpan,
+    PagemapReport,
+    Report,
+    Summary,
+    TargetInfo,
+    VmemmapCounts,
+)
+
+PAGE = 4096
+VMEMMAP = 0xFFFFEA0000000000
+GEOMETRY = Geometry(ARCHITECTURE, PAGE, 64, VMEMMAP)
+TARGET = TargetInfo("core", "vmcore", "6.1.0-56-amd64", "x86_64", PAGE, 64, "btf")
+ALTMAP = Altmap(0x120000, 0x14FFFF, 2, 0xDFE, 0x1FE, 0xC00)
+
+#: vpages that one frame backs, its pfn or None, role
+Span = tuple[int, int | None, str]
+DEDUPLICATED_2M: tuple[Span, ...] = ((1, 0x10, "head"), (7, 0x11, "tail"))
+
+
+def vmemmap(physical: int) -> int:
+    """Get the virtual address of the ``struct page`` of a physical address."""
+    return VMEMMAP + physical // PAGE * 64
+
+
+def pagemap_report(
+    name: str | None = "dax0.0",
+    *,
+    address: int = 0xFFFF888101234000,
+    ranges: tuple[tuple[int, int], ...] = ((0x140000000, 0x15FFFFFFF),),
+    shift: int | None = 9,
+    kind: str = "generic",
+    altmap: Altmap | None = None,
+    populated: Populated = Populated.COMPOUND,
+    sharing: dict[int, int] | None = None,
+    leaf_sizes: dict[int, int] | None = None,
+    expected: int | None = None,
+    unmapped: int = 0,
+    unreadable: int = 0,
+    savable: int = 0,
+    state: str = "deduplicated",
+    reason: str | None = None,
+    findings: tuple[Finding, ...] = (),
+    first: tuple[Span, ...] = DEDUPLICATED_2M,
+) -> PagemapReport:
+    """Make a report of a pagemap; what is not given follows from what is."""
+    physical = tuple(PhysicalRange(*one) for one in ranges)
+    vpages = [
+        (GEOMETRY.vpage(r.start // PAGE), GEOMETRY.vpage((r.end + 1) // PAGE)) for r in physical
+    ]
+    pages = sum(end - start for start, end in vpages)
+    mapped = pages - unmapped - unreadable
+    if sharing is None:
+        sharing = {1: mapped // 8, 7: mapped // 8}
+    backing = sum(sharing.values())
+    start = GEOMETRY.address(vpages[0][0]) if vpages else VMEMMAP
+    end = GEOMETRY.address(vpages[-1][1]) if vpages else VMEMMAP
+    spans, at = [], start
+    for count, pfn, role in first:
+        spans.append(FrameSpan(at, count, pfn, role))
+        at += count * PAGE
+    return PagemapReport(
+        pagemap=Pagemap(address, kind, shift, len(physical), physical, altmap, ()),
+        name=name,
+        compound_size=PAGE << (shift or 0),
+        ranges=physical,
+        pieces=tuple(Piece(populated, first, last, first) for first, last in vpages),
+        vmemmap=VmemmapCounts(
+            start, end, pages, mapped, unmapped, unreadable,
+            {PAGE: mapped} if leaf_sizes is None else leaf_sizes,
+        ),
+        frames=FrameCounts(backing, backing if expected is None else expected, sharing),
+        saved_bytes=0 if altmap else (mapped - backing) * PAGE,
+        savable_bytes=savable,
+        state=state,
+        reason=reason,
+        findings=findings,
+        first=tuple(spans),
+    )  # fmt: skip
+
+
+def finding(
+    rule: str = "refcount-low",
+    severity: Severity = Severity.ERROR,
+    vaddr: int | None = VMEMMAP + 0x5001000,
+    pfn: int | None = 0x11,
+    message: str = "7 entries map the frame, its reference count is 6",
+    expected: str | int | None = 7,
+    observed: str | int | None = 6,
+) -> Finding:
+    return Finding(rule, severity, vaddr, pfn, expected, observed, message)
+
+
+def report(
+    *pagemaps: PagemapReport,
+    findings: tuple[Finding, ...] = (),
+    target: TargetInfo = TARGET,
+    not_read: tuple[str, ...] = (),
+    timings: dict[str, float] | None = None,
+    **summary: Any,
+) -> Report:
+    """Make a report whose summary adds up."""
+    severities = Counter(f.severity for f in findings)
+    severities.update(f.severity for one in pagemaps for f in one.findings)
+    totals = Summary(
+        pagemaps=len(pagemaps),
+        vmemmap_pages=sum(one.vmemmap.pages for one in pagemaps),
+        backing_frames=sum(one.frames.backing for one in pagemaps),
+        saved_bytes=sum(one.saved_bytes for one in pagemaps),
+        savable_bytes=sum(one.savable_bytes for one in pagemaps),
+        errors=severities[Severity.ERROR],
+        warnings=severities[Severity.WARNING],
+        notes=severities[Severity.NOTE],
+        refcounts_checked=sum(one.frames.backing for one in pagemaps),
+        refcounts_unreadable=0,
+        compounds=256,
+        compounds_checked=256,
+        compounds_unreadable=0,
+        not_read=not_read,
+    )
+    return Report(
+        target,
+        GEOMETRY,
+        pagemaps,
+        findings,
+        replace(totals, **summary),
+        timings or {"attach": 0.02, "types": 0.1, "walk": 0.03, "frames": 0.04, "audit": 0.01},
+    )
+
+
+def of_every_kind() -> tuple[PagemapReport, ...]:
+    """Make the five pagemaps of a machine with each kind of namespace."""
+    return (
+        pagemap_report(),
+        pagemap_report(
+            "namespace1.0",
+            address=0xFFFF888101235000,
+            ranges=((0x160000000, 0x17FFFFFFF),),
+            shift=0,
+            kind="fsdax",
+            populated=Populated.LEAF,
+            sharing={1: 2048},
+            leaf_sizes={2 << 20: 4},
+            state="not-optimized",
+            reason="base pages (vmemmap_shift 0)",
+            first=((8, 0x8000, "leaf"),),
+        ),
+        pagemap_report(
+            "dax2.0",
+            address=0xFFFF888101236000,
+            ranges=((0x180000000, 0x22FFFFFFF),),
+            shift=18,
+            sharing={1: 3, 4095: 2, 3071: 1},
+            first=((1, 0x20, "head"), (4095, 0x21, "tail")),
+        ),
+        pagemap_report(
+            None,
+            address=0xFFFF888101237000,
+            ranges=((0x240000000, 0x26FFFFFFF),),
+            altmap=ALTMAP,
+            populated=Populated.LEAF,
+            sharing={1: 3072},
+            leaf_sizes={2 << 20: 6},
+            savable=2304 * PAGE,
+            state="not-optimized",
+            reason="the memory map lies on the device (altmap)",
+            first=((8, 0x240200, "leaf"),),
+        ),
+        pagemap_report(
+            "dax4.0",
+            address=0xFFFF888101238000,
+            ranges=(
+                (0x280000000, 0x287FFFFFF),
+                (0x290000000, 0x297FFFFFF),
+                (0x2A0000000, 0x2A7FFFFFF),
+            ),
+            unmapped=8,
+            sharing={1: 190, 7: 191, 6: 1},
+            state="partial",
+            reason="8 pages of its vmemmap are not mapped",
+            findings=(finding(), finding("hole", pfn=None, message="8 pages not mapped")),
+        ),
+    )
+
+
+def hostile() -> str:
+    """Get text that no terminal should ever see as it is."""
+    return "a\x1b[2J\nb\x9b1m\u202e\x7f\udcff"

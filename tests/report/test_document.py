@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The JSON document: names, units, nulls, and that the schema says the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from vmemscope import __version__
+from vmemscope import report as reports
+from vmemscope.findings import Severity
+from vmemscope.kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
+from vmemscope.model import FrameCounts, Summary
+
+from .builders import (
+    ALTMAP,
+    PAGE,
+    TARGET,
+    finding,
+    hostile,
+    of_every_kind,
+    pagemap_report,
+    report,
+    vmemmap,
+)
+
+DOCS = Path(__file__).parents[2] / "docs" / "json.md"
+SCHEMA = json.loads(reports.schema_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+def only_pgmap(**changes: Any) -> dict[str, Any]:
+    document = reports.to_document(report(pagemap_report(**changes)))
+    VALIDATOR.validate(document)
+    [pgmap] = document["pgmaps"]
+    assert isinstance(pgmap, dict)
+    return pgmap
+
+
+def objects(schema: Any) -> list[dict[str, Any]]:
+    """Get all schemas of objects with properties in a schema."""
+    found = [schema] if isinstance(schema, dict) and "properties" in schema else []
+    children = schema.values() if isinstance(schema, dict) else schema
+    if isinstance(schema, (dict, list)):
+        found += [one for child in children for one in objects(child)]
+    return [one for one in found if "type" in one]
+
+
+def example() -> Any:
+    match = re.search(r"## Example.*?```json\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
+    assert match is not None
+    return json.loads(match[1])
+
+
+def test_schema_itself_is_sound() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert SCHEMA["$defs"]["document"]["properties"]["schema"] == {"const": reports.SCHEMA}
+
+
+def test_schema_is_strict_everywhere() -> None:
+    found = objects(SCHEMA)
+    assert len(found) == 11
+    for one in found:
+        assert one["additionalProperties"] is False
+        assert sorted(one["required"]) == sorted(one["properties"])
+
+
+def test_document_has_the_fields_that_were_agreed_on() -> None:
+    document = reports.to_document(report(*of_every_kind(), findings=(finding("xarray"),)))
+    VALIDATOR.validate(document)
+    assert list(document) == [
+        "schema", "tool", "target", "pgmaps", "findings", "summary", "timings",
+    ]  # fmt: skip
+    assert document["schema"] == "vmemscope.pgmap/1"
+    assert document["tool"] == {"name": "vmemscope", "version": __version__}
+    assert document["target"] == {
+        "kind": "core",
+        "path": "vmcore",
+        "osrelease": "6.1.0-56-amd64",
+        "arch": "x86_64",
+        "page_size": 4096,
+        "struct_page_size": 64,
+        "types": "btf",
+    }
+    assert document["timings"] == {
+        "attach": 0.02, "types": 0.1, "walk": 0.03, "frames": 0.04, "audit": 0.01,
+    }  # fmt: skip
+    assert [f["rule"] for f in document["findings"]] == ["xarray"]
+
+
+def test_pagemap() -> None:
+    one = pagemap_report(findings=(finding(),))
+    [pgmap] = reports.to_document(report(one))["pgmaps"]
+    assert pgmap == {
+        "address": "0xffff888101234000",
+        "name": "dax0.0",
+        "type": "generic",
+        "vmemmap_shift": 9,
+        "compound_size": 2 << 20,
+        "altmap": None,
+        "ranges": [{"start": "0x140000000", "end": "0x15fffffff"}],
+        "vmemmap": {
+            "start": "0xffffea0005000000",
+            "end": "0xffffea0005800000",
+            "pages": 2048,
+            "mapped": 2048,
+            "unmapped": 0,
+            "unreadable": 0,
+            "leaf_sizes": {"4096": 2048},
+        },
+        "frames": {"backing": 512, "expected": 512, "sharing": {"1": 256, "7": 256}},
+        "saved_bytes": 6 << 20,
+        "state": "deduplicated",
+        "reason": None,
+        "findings": [
+            {
+                "rule": "refcount-low",
+                "severity": "error",
+                "vaddr": "0xffffea0005001000",
+                "pfn": 0x11,
+                "expected": 7,
+                "observed": 6,
+                "message": "7 entries map the frame, its reference count is 6",
+            }
+        ],
+    }
+
+
+def test_altmap() -> None:
+    pgmap = only_pgmap(altmap=ALTMAP, state="not-optimized", reason="altmap")
+    assert pgmap["altmap"] == {
+        "base_pfn": 0x120000, "end_pfn": 0x14FFFF, "reserve": 2,
+        "free": 0xDFE, "align": 0x1FE, "alloc": 0xC00,
+    }  # fmt: skip
+
+
+def test_counts_are_in_order_of_their_numbers() -> None:
+    pgmap = only_pgmap(
+        sharing={4095: 1, 7: 1, 1: 3, 10: 2}, leaf_sizes={2 << 20: 3, 4096: 5, 1 << 30: 1}
+    )
+    assert list(pgmap["frames"]["sharing"].items()) == [("1", 3), ("7", 1), ("10", 2), ("4095", 1)]
+    assert list(pgmap["vmemmap"]["leaf_sizes"]) == ["4096", str(2 << 20), str(1 << 30)]
+
+
+def test_all_ranges_are_there_and_not_just_those_that_make_sense() -> None:
+    one = pagemap_report()
+    broken = PhysicalRange(0xFFFFFFFFFFFFF000, 0xFFF)
+    one = replace(one, pagemap=replace(one.pagemap, ranges=(*one.ranges, broken), nr_range=2))
+    document = reports.to_document(report(one))
+    VALIDATOR.validate(document)
+    assert document["pgmaps"][0]["ranges"] == [
+        {"start": "0x140000000", "end": "0x15fffffff"},
+        {"start": "0xfffffffffffff000", "end": "0xfff"},
+    ]
+
+
+def test_unreadable_pagemap_has_nulls_and_a_reason() -> None:
+    one = pagemap_report(
+        None,
+        ranges=(),
+        shift=None,
+        sharing={},
+        leaf_sizes={},
+        kind="unknown",
+        state="unreadable",
+        reason="struct dev_pagemap can't be read",
+        first=(),
+    )
+    one = replace(one, compound_size=None, frames=FrameCounts(0, None, {}))
+    document = reports.to_document(report(one, not_read=("struct dev_pagemap can't be read: 1",)))
+    VALIDATOR.validate(document)
+    [pgmap] = document["pgmaps"]
+    assert [key for key, value in pgmap.items() if value is None] == [
+        "name", "vmemmap_shift", "compound_size", "altmap",
+    ]  # fmt: skip
+    assert pgmap["vmemmap"]["start"] is pgmap["vmemmap"]["end"] is None
+    assert pgmap["frames"] == {"backing": 0, "expected": None, "sharing": {}}
+    assert pgmap["reason"] == "struct dev_pagemap can't be read"
+    assert document["summary"]["not_read"] == ["struct dev_pagemap can't be read: 1"]
+
+
+def test_finding_without_a_place() -> None:
+    bare = finding(vaddr=None, pfn=None, expected=None, observed="0x10")
+    document = reports.to_document(report(findings=(bare,)))
+    VALIDATOR.validate(document)
+    [told] = document["findings"]
+    assert (told["vaddr"], told["pfn"], told["expected"], told["observed"]) == (
+        None, None, None, "0x10",
+    )  # fmt: skip
+
+
+def test_summary_has_every_field_of_the_model() -> None:
+    document = reports.to_document(report(*of_every_kind(), refcounts_unreadable=3))
+    assert sorted(document["summary"]) == sorted(field.name for field in fields(Summary))
+    assert document["summary"]["vmemmap_pages"] == 2048 + 2048 + 11264 + 3072 + 1536
+    assert document["summary"]["refcounts_unreadable"] == 3
+    assert document["summary"]["errors"] == 2
+
+
+def test_phases_that_were_not_timed_took_no_time() -> None:
+    document = reports.to_document(report(timings={"walk": 0.1234567890, "other": 1.0}))
+    VALIDATOR.validate(document)
+    assert document["timings"] == {
+        "attach": 0.0, "types": 0.0, "walk": 0.123457, "frames": 0.0, "audit": 0.0,
+    }  # fmt: skip
+
+
+def test_one_pagemap_alone() -> None:
+    one, other, *_ = of_every_kind()
+    document = json.loads(reports.render_json(report(one, other), other))
+    VALIDATOR.validate(document)
+    assert [pgmap["name"] for pgmap in document["pgmaps"]] == ["namespace1.0"]
+    assert document["summary"]["pagemaps"] == 2
+
+
+def test_nothing_hostile_gets_through() -> None:
+    bad = hostile()
+    one = pagemap_report(
+        bad,
+        state="partial",
+        reason=bad,
+        findings=(finding(message=bad, expected=bad, observed=bad),),
+    )
+    target = replace(TARGET, path=bad, osrelease=bad)
+    document = reports.to_document(report(one, target=target, not_read=(bad,)))
+    VALIDATOR.validate(document)
+    escaped = r"a\x1b[2J\nb\x9b1m\u202e\x7f\xff"
+    assert document["target"]["path"] == document["target"]["osrelease"] == escaped
+    assert document["summary"]["not_read"] == [escaped]
+    [pgmap] = document["pgmaps"]
+    assert pgmap["name"] == pgmap["reason"] == escaped
+    assert {pgmap["findings"][0][key] for key in ("message", "expected", "observed")} == {escaped}
+    text = reports.render_json(report(one, target=target))
+    assert text.isascii()
+    assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_text_is_the_document_and_ends_in_a_newline() -> None:
+    whole = report(*of_every_kind())
+    file = io.StringIO()
+    reports.dump_json(reports.to_document(whole), file)
+    assert file.getvalue() == reports.render_json(whole)
+    assert file.getvalue().endswith("}\n")
+    assert json.loads(file.getvalue()) == reports.to_document(whole)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("schema",), "vmemscope.pgmap/2"),
+        (("extra",), 1),
+        (("target", "kind"), "sim"),
+        (("target", "types"), "ctf"),
+        (("pgmaps", 0, "address"), 0xFFFF888101234000),
+        (("pgmaps", 0, "address"), "ffff888101234000"),
+        (("pgmaps", 0, "address"), "0xFFFF888101234000"),
+        (("pgmaps", 0, "ranges", 0, "end"), "0x10000000000000000"),
+        (("pgmaps", 0, "ranges", 0, "start"), "0x0140000000"),
+        (("pgmaps", 0, "type"), "devdax"),
+        (("pgmaps", 0, "state"), "sound"),
+        (("pgmaps", 0, "reason"), "sound pagemaps have no reason"),
+        (("pgmaps", 0, "vmemmap", "pages"), -1),
+        (("pgmaps", 0, "vmemmap", "pages"), 1.5),
+        (("pgmaps", 0, "vmemmap", "leaf_sizes"), {"0x1000": 1}),
+        (("pgmaps", 0, "frames", "sharing"), {"0": 1}),
+        (("pgmaps", 0, "name"), "a\x1bb"),
+        (("findings", 0, "severity"), "fatal"),
+        (("findings", 0, "rule"), "Refcount low"),
+        (("findings", 0, "pfn"), "0x11"),
+        (("timings", "walk"), None),
+    ],
+)
+def test_schema_refuses(path: tuple[str | int, ...], value: Any) -> None:
+    document = reports.to_document(report(pagemap_report(), findings=(finding(),)))
+    VALIDATOR.validate(document)
+    inner: Any = document
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    assert not VALIDATOR.is_valid(document)
+
+
+def test_schema_wants_a_reason_for_all_that_is_not_deduplicated() -> None:
+    document = reports.to_document(report(pagemap_report(state="partial", reason=None)))
+    assert not VALIDATOR.is_valid(document)
+
+
+@pytest.mark.parametrize("severity", list(Severity))
+def test_severities(severity: Severity) -> None:
+    document = reports.to_document(report(findings=(finding(severity=severity),)))
+    VALIDATOR.validate(document)
+    assert document["findings"][0]["severity"] == severity.name.lower()
+
+
+def test_extreme_numbers() -> None:
+    largest = (1 << 64) - 1
+    altmap = Altmap(*[largest] * 6)
+    one = pagemap_report(altmap=altmap, state="not-optimized", reason="altmap")
+    pagemap = Pagemap(largest, "generic", largest, 1, one.ranges, altmap, ())
+    document = reports.to_document(report(replace(one, pagemap=pagemap, compound_size=None)))
+    VALIDATOR.validate(document)
+    [pgmap] = json.loads(json.dumps(document))["pgmaps"]
+    assert pgmap["address"] == "0xffffffffffffffff"
+    assert pgmap["vmemmap_shift"] == pgmap["altmap"]["alloc"] == largest
+
+
+def test_example_in_the_docs_is_what_is_written() -> None:
+    low = finding(vaddr=vmemmap(0x140000000) + PAGE)
+    document = reports.to_document(report(pagemap_report(findings=(low,))))
+    written = example()
+    VALIDATOR.validate(written)
+    assert written.pop("tool")["name"] == document.pop("tool")["name"]
+    assert written == document
+
+
+def test_docs_tell_of_every_field() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    names = {name for one in objects(SCHEMA) for name in one["properties"]}
+    assert len(names) > 50
+    assert sorted(name for name in names if f"`{name}`" not in text) == []
+
+
+def test_reports_need_nothing_heavy_until_they_are_asked() -> None:
+    code = "import sys, vmemscope.report as r; r.schema_text(); print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert "vmemscope.report.table" in loaded
+    assert not {"numpy", "drgn", "tabulate", "jsonschema"} & set(loaded)

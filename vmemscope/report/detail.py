@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One pagemap in detail: what it is, what was expected, what is there."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from ..layout import Populated
+from ..rules import CATALOGUE
+from ..text import binary_size
+from .drawing import caption, draw
+from .words import (
+    count,
+    finding_line,
+    header,
+    label,
+    not_read,
+    safe,
+    tally,
+    verdict,
+    verdict_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..layout import Geometry, Piece
+    from ..model import PagemapReport, Report
+
+__all__ = ("render_one",)
+
+#: columns of the longest bar of a histogram
+_BAR = 40
+#: lines of ranges, of pieces and of a histogram before the rest is only counted
+_MOST = 32
+
+
+def render_one(report: Report, one: PagemapReport, width: int) -> str:
+    """
+    Format one pagemap of a report.
+
+    :param width: columns that drawing, histogram and prose may take; lines with
+        addresses and findings are never broken, so that they can be searched for
+    """
+    who = label(one)
+    lines = [header(report.target), "", who]
+    lines += [f"  {name:<14}  {value}".rstrip() for name, value in _fields(one, report.geometry)]
+    lines += ["", "expected layout"]
+    lines += _most([_piece(piece, one, report.geometry) for piece in one.pieces])
+    lines += ["", "entries that map a frame: frames"]
+    lines += _histogram(one.frames.sharing, width)
+    lines += ["", caption(one, report.geometry), ""]
+    lines += draw(one, report.geometry, width)
+    lines.append("")
+    if one.findings:
+        lines += [finding_line(finding, who) for finding in one.findings]
+        lines += ["", *_rules({finding.rule for finding in one.findings}, width), ""]
+    unread = not_read(report.summary)
+    if unread:
+        lines += ["in all of the target:", *(f"  {line}" for line in unread), ""]
+    # A report does not tell whose contents could not be read: no pagemap is then called sound.
+    partial = report.summary.partial or one.state == "unreadable"
+    lines.append(f"{who}: {verdict(tally(one.findings), partial)}")
+    lines.append(f"all pagemaps: {verdict_of(report)}")
+    return "\n".join(lines) + "\n"
+
+
+def _fields(one: PagemapReport, geometry: Geometry) -> list[tuple[str, str]]:
+    vmemmap, frames = one.vmemmap, one.frames
+    fields = [
+        ("dev_pagemap", f"{one.address:#x}"),
+        ("type", one.pagemap.type),
+        ("vmemmap_shift", _shift(one, geometry)),
+        ("altmap", _altmap(one)),
+    ]
+    ranges = [
+        f"{r.start:#x}-{r.end:#x} ({binary_size(r.size)})"
+        + ("" if r in one.ranges else ", not valid: not looked at")
+        for r in one.pagemap.ranges
+    ]
+    fields += _listed("range", "ranges", _most(ranges, ""))
+    if vmemmap.pages:
+        fields.append(("vmemmap", f"{vmemmap.start:#x}-{vmemmap.end - 1:#x}"))
+    fields += [
+        (
+            "pages",
+            f"{vmemmap.pages}: {vmemmap.mapped} mapped, {vmemmap.unmapped} not mapped,"
+            f" {vmemmap.unreadable} unreadable",
+        ),
+        (
+            "leaves",
+            ", ".join(
+                f"{vmemmap.leaf_sizes[size]} of {binary_size(size)}"
+                for size in sorted(vmemmap.leaf_sizes)
+            )
+            or "none",
+        ),
+        (
+            "frames",
+            f"{frames.backing}, expected "
+            + ("not known" if frames.expected is None else str(frames.expected)),
+        ),
+        ("saved", binary_size(one.saved_bytes)),
+    ]
+    if one.savable_bytes:
+        fields.append(("could save", f"{binary_size(one.savable_bytes)} more"))
+    reason = f", {safe(one.reason)}" if one.reason else ""
+    fields.append(("state", one.state + reason))
+    return fields
+
+
+def _listed(singular: str, plural: str, values: list[str]) -> list[tuple[str, str]]:
+    """Put several values under one name."""
+    names = [singular if len(values) == 1 else plural, *[""] * (len(values) - 1)]
+    return list(zip(names, values, strict=True))
+
+
+def _shift(one: PagemapReport, geometry: Geometry) -> str:
+    shift = one.pagemap.vmemmap_shift
+    if shift is None:
+        return "none in this kernel" if one.ranges else "not read"
+    if one.compound_size is None:
+        return f"{shift}, which makes no sense"
+    if not shift:
+        return "0, no compound pages"
+    pages = count(geometry.compound_vpages(shift), "page")
+    return f"{shift}, compound pages of {binary_size(one.compound_size)}, {pages} of vmemmap each"
+
+
+def _altmap(one: PagemapReport) -> str:
+    altmap = one.altmap
+    if altmap is None:
+        return "none"
+    return (
+        f"base_pfn {altmap.base_pfn:#x}, end_pfn {altmap.end_pfn:#x}, reserve {altmap.reserve},"
+        f" free {altmap.free}, align {altmap.align}, alloc {altmap.alloc}"
+    )
+
+
+def _piece(piece: Piece, one: PagemapReport, geometry: Geometry) -> str:
+    """Say how a piece of the vmemmap should be populated, and why."""
+    start, last = geometry.address(piece.start), (geometry.address(piece.end) - 1) % (1 << 64)
+    text = {
+        Populated.COMPOUND: "deduplicated: a frame for the head of each compound page,"
+        " one for its tail pages",
+        Populated.EARLY: "as at boot: it is in a section that has had a memory map since then",
+        Populated.LEAF: f"leaves of {binary_size(geometry.arch.vmemmap_leaf)}"
+        + (" on the device (altmap)" if one.altmap else " of RAM")
+        + ": whole sections, not deduplicated",
+        Populated.BASE: "base pages of RAM"
+        + (", altmap or not" if one.altmap else "")
+        + ": part of a section, not deduplicated",
+    }[piece.populated]
+    return f"{start:#x}-{last:#x}  {count(piece.end - piece.start, 'page')}  {text}"
+
+
+def _most(lines: list[str], indent: str = "  ") -> list[str]:
+    """Indent lines, the rest of very many counted only."""
+    shown = [indent + line for line in lines[:_MOST]]
+    if len(lines) > _MOST:
+        shown.append(f"{indent}and {len(lines) - _MOST} more")
+    return shown or [f"{indent}none"]
+
+
+def _histogram(sharing: Mapping[int, int], width: int) -> list[str]:
+    """Draw how many frames have how many entries, the bars in proportion."""
+    if not sharing:
+        return ["  none"]
+    entries = max(len(str(key)) for key in sharing)
+    frames = max(len(str(value)) for value in sharing.values())
+    room = min(max(width - entries - frames - 6, 1), _BAR)
+    most = max(sharing.values())
+    return _most(
+        [
+            f"{key:>{entries}}: {sharing[key]:>{frames}}"
+            f"  {'#' * max(room * sharing[key] // max(most, 1), 1)}"
+            for key in sorted(sharing)
+        ]
+    )
+
+
+def _rules(rules: Iterable[str], width: int) -> list[str]:
+    """Say what must hold by the rules that are broken, and where that comes from."""
+    lines = []
+    for name in sorted(rules):
+        if name in CATALOGUE:
+            rule = CATALOGUE[name]
+            lines += textwrap.wrap(
+                f"{name}: {rule.text} [{rule.source}]",
+                max(width, 40),
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+    return lines

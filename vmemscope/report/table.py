@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All pagemaps in a table, with totals and findings under it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..text import binary_size
+from .words import count, finding_line, header, label, not_read, safe, verdict_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..model import PagemapReport, Report
+
+__all__ = ("render_all",)
+
+#: columns of a name, if there is room, and if there is none
+_NAME, _SHORT_NAME = 24, 8
+
+
+def _first_range(one: PagemapReport) -> tuple[str, str, str]:
+    """Get start and end of the first range, and how many more there are."""
+    ranges = one.pagemap.ranges
+    if not ranges:
+        return "-", "", ""
+    more = f" +{len(ranges) - 1}" if len(ranges) > 1 else ""
+    return f"{ranges[0].start:#x}", f"-{ranges[0].end:#x}", more
+
+
+def _start(one: PagemapReport) -> str:
+    start, _, more = _first_range(one)
+    return start + more
+
+
+def _range(one: PagemapReport) -> str:
+    return "".join(_first_range(one))
+
+
+def _size(one: PagemapReport) -> str:
+    return binary_size(sum(r.size for r in one.ranges)) if one.ranges else "-"
+
+
+def _compound(one: PagemapReport) -> str:
+    return "-" if one.compound_size is None else binary_size(one.compound_size)
+
+
+_CELLS: dict[str, Callable[[PagemapReport], str]] = {
+    "NAME": label,
+    "TYPE": lambda one: one.pagemap.type,
+    "RANGE": _range,
+    "START": _start,
+    "SIZE": _size,
+    "COMPOUND": _compound,
+    "PAGES": lambda one: str(one.vmemmap.pages),
+    "FRAMES": lambda one: str(one.frames.backing),
+    "SAVED": lambda one: binary_size(one.saved_bytes),
+    "STATE": lambda one: one.state,
+}
+_RIGHT = frozenset({"SIZE", "COMPOUND", "PAGES", "FRAMES", "SAVED"})
+
+#: what to show, in order of preference: the first that fits
+_COLUMNS = (
+    "NAME TYPE RANGE SIZE COMPOUND PAGES FRAMES SAVED STATE",
+    "NAME TYPE START SIZE COMPOUND PAGES FRAMES SAVED STATE",
+    "NAME TYPE START COMPOUND PAGES FRAMES SAVED STATE",
+    "NAME TYPE START PAGES FRAMES SAVED STATE",
+    "NAME START PAGES FRAMES SAVED STATE",
+    "NAME START SAVED STATE",
+    "NAME STATE",
+)
+
+
+def render_all(report: Report, width: int) -> str:
+    """
+    Format a report on all pagemaps.
+
+    :param width: columns that the table may take; a line of prose or a finding
+        is never broken, so that it can be searched for
+    """
+    lines = [header(report.target), ""]
+    if report.pagemaps:
+        lines += [*_table(report.pagemaps, width), ""]
+        lines += _reasons(report.pagemaps)
+    else:
+        lines += [
+            "no pagemaps in what could be read"
+            if report.summary.partial
+            else "no pagemaps: this kernel has no device memory that struct pages describe",
+            "",
+        ]
+    lines += _totals(report)
+    lines += not_read(report.summary)
+    if lines[-1]:
+        lines.append("")
+    findings = report.all_findings()
+    if findings:
+        lines += [finding_line(f, None if one is None else label(one)) for one, f in findings]
+        lines.append("")
+    lines.append(verdict_of(report))
+    return "\n".join(lines) + "\n"
+
+
+def _table(pagemaps: tuple[PagemapReport, ...], width: int) -> list[str]:
+    for columns in _COLUMNS:
+        rows = _rows(pagemaps, columns.split(), _NAME)
+        longest = max(map(len, rows))
+        if longest <= width:
+            return rows
+    # Only the names are left to be shortened.
+    spare = max(_NAME - (longest - width), _SHORT_NAME)
+    return _rows(pagemaps, columns.split(), spare)
+
+
+def _rows(pagemaps: tuple[PagemapReport, ...], columns: list[str], name: int) -> list[str]:
+    from tabulate import tabulate
+
+    def cell(column: str, one: PagemapReport) -> str:
+        text = safe(_CELLS[column](one))
+        return _shortened(text, name) if column == "NAME" else text
+
+    # The names of the columns are a row like any other: tabulate makes columns wider than
+    # their headers, and takes a column of names such as 0x10 and 1e3 for numbers.
+    text = tabulate(
+        [columns, *([cell(column, one) for column in columns] for one in pagemaps)],
+        tablefmt="plain",
+        colalign=["right" if column in _RIGHT else "left" for column in columns],
+    )
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _reasons(pagemaps: tuple[PagemapReport, ...]) -> list[str]:
+    """Say of each pagemap that is not deduplicated why, a line for each."""
+    lines = []
+    for one in pagemaps:
+        if one.state == "deduplicated":
+            continue
+        line = f"{label(one)}: {one.state}"
+        if one.reason:
+            line += f", {safe(one.reason)}"
+        if one.savable_bytes:
+            line += f"; deduplicated it would take {binary_size(one.savable_bytes)} less"
+        lines.append(line)
+    return [*lines, ""] if lines else []
+
+
+def _totals(report: Report) -> list[str]:
+    summary, page_size = report.summary, report.target.page_size
+    if not report.pagemaps:
+        return []
+    lines = [
+        f"{count(summary.pagemaps, 'pagemap')}: {count(summary.vmemmap_pages, 'page')} of vmemmap"
+        f" ({binary_size(summary.vmemmap_pages * page_size)}) in"
+        f" {count(summary.backing_frames, 'frame')}"
+        f" ({binary_size(summary.backing_frames * page_size)}),"
+        f" {binary_size(summary.saved_bytes)} saved,"
+        f" {binary_size(summary.savable_bytes) if summary.savable_bytes else 'nothing'} more"
+        " could be"
+    ]
+    lines.append(f"checked: {_refcounts(report)}; {_contents(report)}")
+    return lines
+
+
+def _refcounts(report: Report) -> str:
+    page_size = report.target.page_size
+    checked, unreadable = report.summary.refcounts_checked, report.summary.refcounts_unreadable
+    text = f"reference counts of {count(checked, 'frame')}"
+    if any(max(one.vmemmap.leaf_sizes, default=0) > page_size for one in report.pagemaps):
+        text += ", one for each large leaf"
+    return f"{text} ({unreadable} more could not be read)" if unreadable else text
+
+
+def _contents(report: Report) -> str:
+    summary = report.summary
+    if not summary.compounds:
+        return "no compound pages to look into"
+    text = (
+        f"struct pages in {summary.compounds_checked} of"
+        f" {count(summary.compounds, 'compound page')}"
+    )
+    if summary.compounds_unreadable:
+        text += f" ({summary.compounds_unreadable} could not be read, or only in part)"
+    return text

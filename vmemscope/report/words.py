@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Phrases that the table and the detailed view share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..findings import Severity
+from ..text import binary_size, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..findings import Finding
+    from ..model import PagemapReport, Report, Summary, TargetInfo
+
+__all__ = (
+    "count",
+    "finding_line",
+    "header",
+    "label",
+    "not_read",
+    "safe",
+    "tally",
+    "verdict",
+    "verdict_of",
+)
+
+_TARGETS = {"core": "core dump", "live": "running kernel", "qemu": "QEMU guest"}
+
+
+def safe(text: str) -> str:
+    r"""
+    Escape text that the user or a target gave, for a terminal and for a file.
+
+    What is escaped already stays as it is. Bytes of a path that are no UTF-8,
+    which Python keeps as surrogates, become ``\xNN``.
+
+    >>> safe("a\x1b[2J\udcff"), safe(safe("a\n"))
+    ('a\\x1b[2J\\xff', 'a\\n')
+    """
+    # A lone surrogate that stands for no byte can't be encoded, but is escaped all the same.
+    return "".join(
+        printable(bytes([ord(char) & 0xFF]))
+        if "\udc80" <= char <= "\udcff"
+        else printable(char.encode("utf-8", "backslashreplace"))
+        for char in text
+    )
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """
+    Format a number of things.
+
+    >>> count(1, "page"), count(2, "entry", "entries")
+    ('1 page', '2 entries')
+    """
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
+def label(one: PagemapReport) -> str:
+    """Get what a pagemap is called: its name, or the address of its structure."""
+    return safe(one.name) if one.name else f"{one.address:#x}"
+
+
+def header(target: TargetInfo) -> str:
+    """Say in one line what was looked at."""
+    return (
+        f"{_TARGETS.get(target.kind, safe(target.kind))} {safe(target.path)}:"
+        f" Linux {safe(target.osrelease)}, {safe(target.arch)},"
+        f" {binary_size(target.page_size)} pages, types from {safe(target.types).upper()}"
+    )
+
+
+def finding_line(finding: Finding, owner: str | None) -> str:
+    """
+    Put a finding on one line, to be read and to be searched for.
+
+    :param owner: what the pagemap that it is of is called, ``None`` if of no single one
+    """
+    where = f" at {finding.vaddr:#x}" if finding.vaddr is not None else ""
+    if finding.pfn is not None:
+        where += f" pfn {finding.pfn:#x}"
+    compared = ""
+    if finding.expected is not None:
+        compared += f"; expected {safe(str(finding.expected))}"
+    if finding.observed is not None:
+        compared += f"{',' if compared else ';'} observed {safe(str(finding.observed))}"
+    return (
+        f"{finding.severity} {safe(finding.rule)} {owner or '-'}{where}:"
+        f" {safe(finding.message)}{compared}"
+    )
+
+
+def not_read(summary: Summary) -> list[str]:
+    """Say what could not be read, a line for each thing."""
+    return [f"not read: {safe(what)}" for what in summary.not_read]
+
+
+def tally(findings: Iterable[Finding]) -> dict[Severity, int]:
+    """Count findings by severity."""
+    counted = dict.fromkeys(Severity, 0)
+    for finding in findings:
+        counted[finding.severity] += 1
+    return counted
+
+
+def verdict(counted: dict[Severity, int], partial: bool) -> str:
+    """
+    Sum up findings in a few words.
+
+    :param partial: whether something could not be read
+    """
+    told = [count(counted[s], str(s)) for s in Severity if counted[s]]
+    if not counted[Severity.ERROR]:
+        told.insert(0, "nothing wrong in what could be read" if partial else "sound")
+        if counted[Severity.WARNING]:
+            told[0] = "no errors" + (" in what could be read" if partial else "")
+    elif partial:
+        told.append("and not everything could be read")
+    return ", ".join(told)
+
+
+def verdict_of(report: Report) -> str:
+    """Sum up a whole report in a few words."""
+    summary = report.summary
+    counted = {
+        Severity.ERROR: summary.errors,
+        Severity.WARNING: summary.warnings,
+        Severity.NOTE: summary.notes,
+    }
+    return verdict(counted, summary.partial)
