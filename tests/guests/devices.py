@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Persistent memory to put into a guest.
+
+Each class says how QEMU or the kernel is asked for the memory and what
+namespace the guest shall make of it. Sizes, alignments and addresses are in
+bytes.
+
+All devices of a guest must differ in size: region numbers follow no order that
+the command line knows, so the guest's regions are told apart by their size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = (
+    "FIVE_DEVICES",
+    "GIB",
+    "MIB",
+    "Device",
+    "LegacyPmem",
+    "Nvdimm",
+    "Placed",
+    "VirtioPmem",
+    "parse_device",
+    "parse_size",
+)
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A region of persistent memory and the namespace to make over all of it."""
+
+    #: of the region; the namespace is smaller by its info block and alignment
+    size: int
+    #: as ndctl calls it; ``raw`` leaves the namespace as the kernel found it
+    mode: Literal["devdax", "fsdax", "raw"] = "devdax"
+    #: where the struct pages shall be: RAM, or the device itself (altmap)
+    map: Literal["mem", "dev"] = "mem"
+    align: int = 2 * MIB
+
+    def qemu_arguments(self, index: int, directory: Path) -> list[str]:
+        """
+        Get the options for QEMU.
+
+        :param index: number of the device, for QEMU's names
+        :param directory: directory for backing files
+        """
+        return []
+
+    def kernel_parameters(self) -> list[str]:
+        """Get what has to be on the kernel's command line."""
+        return []
+
+    def hotplug_memory(self) -> int:
+        """Get how far QEMU's area for memory devices has to reach for this one."""
+        return 0
+
+    def setup_command(self, namespace: str) -> str:
+        """
+        Get the shell command that makes the namespace and prints it as JSON.
+
+        :param namespace: name of the region's only namespace, still unused
+        """
+        if self.mode == "raw":
+            return f"ndctl list --namespace={namespace}"
+        return (
+            f"ndctl create-namespace --force --reconfig={namespace} --mode={self.mode}"
+            f" --map={self.map} --align={self.align} 2>/dev/console"
+        )
+
+    def _backing_file(self, index: int, directory: Path) -> list[str]:
+        path = directory / f"memory{index}"
+        with open(path, "wb") as file:
+            file.truncate(self.size)
+        return [
+            "-object",
+            f"memory-backend-file,id=memory{index},share=on,mem-path={path},size={self.size}",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nvdimm(Device):
+    """An NVDIMM without labels, found through the ACPI NFIT."""
+
+    #: physical address; QEMU chooses if None
+    addr: int | None = None
+
+    def qemu_arguments(self, index: int, directory: Path) -> list[str]:
+        device = f"nvdimm,id=device{index},memdev=memory{index}"
+        if self.addr is not None:
+            device += f",addr={self.addr:#x}"
+        return [*self._backing_file(index, directory), "-device", device]
+
+    def hotplug_memory(self) -> int:
+        # QEMU wants room to align each to 1 GiB.
+        return (self.addr or 0) + self.size + GIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtioPmem(Device):
+    """Persistent memory on a virtio device; the kernel maps it even when raw."""
+
+    def qemu_arguments(self, index: int, directory: Path) -> list[str]:
+        return [
+            *self._backing_file(index, directory),
+            "-device",
+            f"virtio-pmem-pci,id=device{index},memdev=memory{index}",
+        ]
+
+    def hotplug_memory(self) -> int:
+        return self.size + GIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegacyPmem(Device):
+    """A piece of the guest's RAM, declared persistent by ``memmap=nn!ss``."""
+
+    addr: int
+
+    def kernel_parameters(self) -> list[str]:
+        return [f"memmap={self.size}!{self.addr:#x}"]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A device as the guest found it."""
+
+    device: Device
+    #: such as ``region0``
+    region: str
+    #: such as ``namespace0.0``
+    namespace: str
+    #: physical address of the first byte of the region
+    start: int
+    #: what ndctl printed about the namespace
+    info: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the device node, such as ``dax0.0`` or ``pmem4``."""
+        if "daxregion" in self.info:
+            return str(self.info["daxregion"]["devices"][0]["chardev"])
+        return str(self.info["blockdev"])
+
+
+#: What is booted unless asked otherwise. QEMU puts them one after the other, so
+#: the third begins at 0x150000000: aligned to a section, but not to its 1 GiB.
+FIVE_DEVICES: tuple[Device, ...] = (
+    Nvdimm(size=512 * MIB, mode="devdax", map="mem", align=2 * MIB),
+    Nvdimm(size=768 * MIB, mode="devdax", map="dev", align=2 * MIB),
+    Nvdimm(size=3 * GIB, mode="devdax", map="mem", align=GIB),
+    Nvdimm(size=256 * MIB, mode="fsdax", map="mem"),
+    Nvdimm(size=1 * GIB, mode="devdax", map="mem", align=4 * KIB),
+)
+
+
+def parse_size(text: str) -> int:
+    """
+    Parse a number of bytes.
+
+    >>> parse_size("3G") == 3 * 2**30
+    True
+
+    :param text: a number in decimal or hexadecimal, with K, M or G behind it or not
+    :raises ValueError: if it is not one
+    """
+    unit = {"K": KIB, "M": MIB, "G": GIB}.get(text[-1:].upper(), 1)
+    return int(text if unit == 1 else text[:-1], 0) * unit
+
+
+def parse_device(text: str) -> Device:
+    """
+    Parse a device as the command line spells it.
+
+    >>> parse_device("nvdimm,size=512M,map=dev")
+    Nvdimm(size=536870912, mode='devdax', map='dev', align=2097152, addr=None)
+
+    :param text: ``nvdimm``, ``memmap`` or ``virtio-pmem``, then ``key=value`` for
+        the fields of :class:`Nvdimm`, :class:`LegacyPmem` or :class:`VirtioPmem`
+    :raises ValueError: if it makes no device
+    """
+    kind, _, rest = text.partition(",")
+    classes: dict[str, type[Device]] = {
+        "nvdimm": Nvdimm,
+        "memmap": LegacyPmem,
+        "virtio-pmem": VirtioPmem,
+    }
+    if kind not in classes:
+        raise ValueError(f"no such kind of device: {kind} (there are {', '.join(classes)})")
+    arguments: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"not of the form key=value: {item}")
+        arguments[key] = parse_size(value) if key in ("size", "align", "addr") else value
+    if (mode := arguments.get("mode", "devdax")) not in ("devdax", "fsdax", "raw"):
+        raise ValueError(f"no such mode: {mode}")
+    if (where := arguments.get("map", "mem")) not in ("mem", "dev"):
+        raise ValueError(f"no such map: {where}")
+    try:
+        return classes[kind](**arguments)
+    except TypeError as error:
+        raise ValueError(f"{kind}: {error}") from None

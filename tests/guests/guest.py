@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Boot a kernel under QEMU and talk to it.
+
+In: a kernel and devices. Out: a :class:`Guest`, on which commands can be run
+and of which dumps can be made, with the devices as the kernel found them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from .devices import FIVE_DEVICES, GIB, Device, Placed
+from .hosttools import ensure_host_packages
+from .initramfs import MODULES, PORT_NAME, build_initramfs
+from .packages import Kernel
+
+__all__ = ("Cpu", "DumpFormat", "Guest", "GuestError", "LostGuestError", "Report", "ram_end")
+
+#: ``max`` has 5-level paging, ``qemu64`` has not
+Cpu = Literal["max", "qemu64"]
+DumpFormat = Literal["elf", "kdump-zlib", "kdump-lzo", "kdump-snappy"]
+
+#: seconds from the start of QEMU until the guest says hello; takes 10 on an
+#: idle machine without KVM
+_BOOT_TIMEOUT = 240
+_COMMAND_TIMEOUT = 60
+_DUMP_TIMEOUT = 600
+#: lines of the console that go into an error
+_CONSOLE_LINES = 40
+#: where QEMU's q35 splits RAM: from this size on, only the first 2 GiB of it
+#: are below 4 GiB
+_Q35_SPLIT = 0xB0000000
+
+
+class GuestError(Exception):
+    """The guest, or QEMU, could not do what was asked of it."""
+
+
+class LostGuestError(GuestError):
+    """The guest is gone or does not answer; the message holds the end of its console."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the guest itself says about its device memory."""
+
+    #: contents of ``/proc/iomem``
+    iomem: str
+    #: ``ndctl list --namespaces``
+    namespaces: list[dict[str, Any]]
+    #: ``daxctl list``
+    dax: list[dict[str, Any]]
+    #: the counters of ``/proc/vmstat`` that begin with nr_memmap (6.11 and
+    #: later), in pages
+    memmap: dict[str, int]
+
+
+def ram_end(memory: int) -> int:
+    """
+    Get the physical address behind the last byte of a guest's RAM.
+
+    :param memory: size of RAM in bytes
+    """
+    return memory if memory < _Q35_SPLIT else memory + 2 * GIB
+
+
+class Guest:
+    """
+    A virtual machine, from ``with`` to the end of its block.
+
+    On entry, the kernel is booted and a namespace is made on every device.
+    There are two QMP sockets, because each serves one client at a time: the
+    harness connects to its own as needed, :attr:`qmp` is left to the tool under
+    test.
+
+    :param kernel: what to boot
+    :param devices: what to put in; no two of the same size
+    :param cpu: QEMU's model
+    :param memory: size of RAM in bytes
+    :param parameters: further parameters for the kernel
+    :param qemu_arguments: further options for QEMU
+    :param modules: modules to load
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        devices: Sequence[Device] = FIVE_DEVICES,
+        *,
+        cpu: Cpu = "max",
+        memory: int = GIB,
+        parameters: Sequence[str] = (),
+        qemu_arguments: Sequence[str] = (),
+        modules: tuple[str, ...] = MODULES,
+    ) -> None:
+        sizes = [device.size for device in devices]
+        if len(set(sizes)) != len(sizes):
+            raise ValueError("devices are told apart by size: no two may have the same")
+        self.kernel = kernel
+        self.cpu = cpu
+        self.memory = memory
+        #: what ``uname -r`` printed
+        self.release = ""
+        #: the devices, in the order in which they were asked for
+        self.devices: tuple[Placed, ...] = ()
+        self._wanted = tuple(devices)
+        self._parameters = tuple(parameters)
+        self._qemu_arguments = tuple(qemu_arguments)
+        self._modules = modules
+
+    def __enter__(self) -> Guest:
+        ensure_host_packages()
+        self._temporary = tempfile.TemporaryDirectory(prefix="vmemscope-guest-")
+        self._directory = Path(self._temporary.name)
+        self._qemu: subprocess.Popen[bytes] | None = None
+        self._port: socket.socket | None = None
+        try:
+            self._boot()
+            self.devices = tuple(self._place(self._wanted))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the guest and remove its files."""
+        if self._port is not None:
+            self._port.close()
+        if self._qemu is not None:
+            # There is nothing in it to save.
+            self._qemu.kill()
+            self._qemu.wait()
+        self._temporary.cleanup()
+
+    def wait(self) -> None:
+        """Wait until QEMU exits."""
+        assert self._qemu is not None
+        self._qemu.wait()
+
+    @property
+    def qmp(self) -> str:
+        """Path of the QMP socket for the tool under test."""
+        return str(self._directory / "qmp")
+
+    def console(self) -> str:
+        """Get what the kernel has printed on its console."""
+        return (self._directory / "console").read_text(errors="replace")
+
+    def run(
+        self, command: str, *, timeout: float = _COMMAND_TIMEOUT, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """
+        Run a shell command in the guest, as root.
+
+        :param command: for busybox's shell; may be a whole script
+        :param timeout: seconds
+        :param check: raise an error if its exit status is not 0
+        :return: with the output of both kinds in ``stdout``
+        :raises GuestError: if it fails
+        :raises LostGuestError: if no answer comes
+        """
+        assert self._port is not None
+        self._port.settimeout(timeout)
+        try:
+            self._port.sendall(base64.b64encode(command.encode()) + b"\n")
+            answer = self._receive()
+        except TimeoutError:
+            raise self._lost(f"the guest gave no answer within {timeout} s to: {command}") from None
+        except OSError as error:
+            raise self._lost(f"lost the guest ({error}) at: {command}") from error
+        output = base64.b64decode(answer["output"]).decode(errors="replace")
+        result = subprocess.CompletedProcess(command, answer["status"], output)
+        if check and result.returncode:
+            raise GuestError(f"exit status {result.returncode} in the guest: {command}\n{output}")
+        return result
+
+    def report(self) -> Report:
+        """Ask the guest what it knows about its device memory."""
+        vmstat = self.run("cat /proc/vmstat").stdout
+        return Report(
+            iomem=self.run("cat /proc/iomem").stdout,
+            namespaces=_json_list(self.run("ndctl list --namespaces").stdout),
+            dax=_json_list(self.run("daxctl list").stdout),
+            memmap={
+                name: int(value)
+                for name, value in re.findall(r"^(nr_memmap\w*) (\d+)", vmstat, re.M)
+            },
+        )
+
+    def execute(self, command: str, timeout: float = _COMMAND_TIMEOUT, **arguments: object) -> Any:
+        """
+        Execute a QMP command on the harness's own socket.
+
+        :param timeout: seconds
+        :return: what QEMU returned
+        :raises GuestError: if it returned an error
+        :raises LostGuestError: if it returned nothing
+        """
+
+        async def execute() -> object:
+            client = QMPClient()
+            await client.connect(str(self._directory / "qmp-harness"))
+            try:
+                return await asyncio.wait_for(client.execute(command, arguments), timeout)
+            finally:
+                await client.disconnect()
+
+        try:
+            return asyncio.run(execute())
+        except ExecuteError as error:
+            raise GuestError(f"QEMU could not do {command}: {error}") from error
+        except (QMPError, asyncio.TimeoutError) as error:
+            raise self._lost(f"QEMU gave no answer to {command}: {error!r}") from error
+
+    def dump_formats(self) -> list[str]:
+        """
+        Get the formats that this build of QEMU can write.
+
+        Debian's is built without lzo and snappy.
+        """
+        formats: list[str] = self.execute("query-dump-guest-memory-capability")["formats"]
+        return formats
+
+    def dump(self, path: Path, format: DumpFormat = "elf", *, ram_only: bool | None = None) -> None:
+        """
+        Dump the guest's memory; it is stopped meanwhile.
+
+        :param path: file to write
+        :param format: as QEMU calls it; see :meth:`dump_formats`
+        :param ram_only: leave out the contents of the nvdimms. QEMU can do that
+            for ELF files only, where it is the default here.
+        """
+        if ram_only is None:
+            ram_only = format == "elf"
+        elif ram_only and format != "elf":
+            raise ValueError("QEMU can't leave memory out of a kdump file")
+        arguments: dict[str, object] = {"paging": False, "protocol": f"file:{path}"}
+        if format != "elf":
+            arguments["format"] = format
+        if ram_only:
+            arguments.update(begin=0, length=ram_end(self.memory))
+        self.execute("dump-guest-memory", _DUMP_TIMEOUT, **arguments)
+
+    def _boot(self) -> None:
+        build_initramfs(self.kernel, self._directory / "initramfs", self._modules)
+        # QEMU connects to this socket, so that there is no moment at which what
+        # the guest says could be lost.
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self._directory / "port"))
+            listener.listen(1)
+            with open(self._directory / "qemu.log", "wb") as log:
+                self._qemu = subprocess.Popen(
+                    self._command(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    # Ctrl-C is for the harness.
+                    start_new_session=True,
+                )
+            deadline = time.monotonic() + _BOOT_TIMEOUT
+            listener.settimeout(1)
+            while self._port is None:
+                try:
+                    self._port, _ = listener.accept()
+                except TimeoutError:
+                    if self._qemu.poll() is not None or time.monotonic() > deadline:
+                        raise self._lost("QEMU did not start") from None
+        self._port.settimeout(max(1, deadline - time.monotonic()))
+        try:
+            hello = self._receive()
+        except TimeoutError:
+            raise self._lost(f"the guest was not up within {_BOOT_TIMEOUT} s") from None
+        except OSError as error:
+            raise self._lost(f"lost the guest while it booted ({error})") from error
+        self.release = hello["release"]
+        if hello["failed"]:
+            raise self._lost(f"the guest could not load the modules{hello['failed']}")
+
+    def _command(self) -> list[str]:
+        hotplug = sum(device.hotplug_memory() for device in self._wanted)
+        parameters = ["console=ttyS0", "panic=-1", *self._parameters]
+        command = [
+            # should the harness be killed, QEMU is not to outlive it
+            *("setpriv", "--pdeathsig", "KILL"),
+            "qemu-system-x86_64",
+            # KVM would be faster, but is not everywhere and not the same everywhere
+            *("-accel", "tcg,thread=multi"),
+            *("-machine", "q35,nvdimm=on"),
+            *("-cpu", self.cpu),
+            *("-m", f"{self.memory >> 20}M,slots=16,maxmem={(self.memory + hotplug + GIB) >> 20}M"),
+            *("-nodefaults", "-no-reboot", "-display", "none"),
+            *("-serial", f"file:{self._directory}/console"),
+            *("-device", "vmcoreinfo"),
+            *("-qmp", f"unix:{self._directory}/qmp-harness,server=on,wait=off"),
+            *("-qmp", f"unix:{self.qmp},server=on,wait=off"),
+            *("-device", "virtio-serial-pci"),
+            *("-chardev", f"socket,id=port,path={self._directory}/port"),
+            *("-device", f"virtserialport,chardev=port,name={PORT_NAME}"),
+            *("-kernel", str(self.kernel.image)),
+            *("-initrd", f"{self._directory}/initramfs"),
+        ]
+        for index, device in enumerate(self._wanted):
+            command += device.qemu_arguments(index, self._directory)
+            parameters += device.kernel_parameters()
+        return [*command, "-append", " ".join(parameters), *self._qemu_arguments]
+
+    def _place(self, devices: Sequence[Device]) -> list[Placed]:
+        # Find each device's region and make its namespace.
+        output = self.run(
+            "cd /sys/bus/nd/devices; for region in region*; do"
+            " echo $region $(cat $region/size $region/resource); done"
+        ).stdout
+        regions = {
+            int(size): (name, int(start, 0))
+            for name, size, start in re.findall(r"^(region\d+) (\d+) (\w+)$", output, re.M)
+        }
+        placed = []
+        for device in devices:
+            if device.size not in regions:
+                raise GuestError(f"the guest has no region for {device}, it has:\n{output}")
+            region, start = regions[device.size]
+            # Without labels, there is one namespace over the whole region.
+            namespace = f"{region.replace('region', 'namespace')}.0"
+            (info,) = _json_list(self.run(device.setup_command(namespace)).stdout)
+            placed.append(Placed(device, region, namespace, start, info))
+        return placed
+
+    def _receive(self) -> dict[str, Any]:
+        # The next line from the guest. The socket's timeout counts from each
+        # piece that arrives.
+        assert self._port is not None
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            piece = self._port.recv(1 << 16)
+            if not piece:
+                raise ConnectionResetError("the connection was closed")
+            line += piece
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _lost(self, message: str) -> LostGuestError:
+        parts = [message]
+        for name in ("qemu.log", "console"):
+            path = self._directory / name
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+            if lines:
+                parts += [f"--- end of {name}:", *lines[-_CONSOLE_LINES:]]
+        return LostGuestError("\n".join(parts))
+
+
+def _json_list(text: str) -> list[dict[str, Any]]:
+    # ndctl and daxctl print an array, a single object, or nothing.
+    if not text.strip():
+        return []
+    value = json.loads(text)
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Find and download Debian's kernels.
+
+In: a kernel series such as ``"6.1"``. Out: a :class:`Kernel`, a directory with
+its image and modules.
+
+A kernel is looked up in the indexes of the suite that carries it and never
+pinned: point releases vanish from the mirrors within weeks. The indexes of
+foreign suites are kept apart from the machine's own, in the cache directory
+(``$VMEMSCOPE_CACHE``, or ``~/.cache/vmemscope``), and nothing is installed on
+the host. Where the mirror is comes from the machine's own apt configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = (
+    "SERIES",
+    "Candidate",
+    "Kernel",
+    "KernelNotFoundError",
+    "Source",
+    "cache_directory",
+    "get_kernel",
+    "look_up",
+    "machine_sources",
+)
+
+#: kernel series: the suites that may carry it, in the order in which to look
+SERIES = {
+    "5.10": ("bullseye",),
+    "6.1": ("bookworm",),
+    "6.12": ("trixie",),
+    # testing keeps it for a while when unstable has moved on
+    "7.2": ("sid", "forky"),
+}
+
+_META_PACKAGE = "linux-image-amd64"
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+#: names under which the Debian archive's own suites appear in a configuration
+_DEBIAN_SUITES = {
+    *("bullseye", "bookworm", "trixie", "forky", "sid"),
+    *("oldoldstable", "oldstable", "stable", "testing", "unstable"),
+}
+#: seconds to wait before each further attempt: a mirror that is in the middle
+#: of an update serves indexes that do not fit together, for minutes at worst
+_RETRIES = (5, 20, 60)
+
+
+_T = TypeVar("_T")
+
+
+class KernelNotFoundError(Exception):
+    """A kernel can't be had from the mirror."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An apt source, as far as it matters here."""
+
+    uris: tuple[str, ...]
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    #: value of Signed-By: path of a keyring, or the key itself; "" for neither
+    signed_by: str = ""
+
+
+def cache_directory() -> Path:
+    """Directory that downloads are kept in; it may not exist yet."""
+    configured = os.environ.get("VMEMSCOPE_CACHE")
+    return Path(configured) if configured else Path.home() / ".cache" / "vmemscope"
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    # Two test runs may share the cache.
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _parse_one_line(text: str) -> Iterator[Source]:
+    # deb [signed-by=PATH arch=amd64] URI SUITE COMPONENT...
+    for line in text.splitlines():
+        match = re.match(r"\s*deb\s+(?:\[(.*?)\]\s+)?(\S+)\s+(\S+)\s*([^#]*)", line)
+        if match:
+            options = dict(option.partition("=")[::2] for option in (match[1] or "").split())
+            yield Source(
+                uris=(match[2],),
+                suites=(match[3],),
+                components=tuple(match[4].split()),
+                signed_by=options.get("signed-by", ""),
+            )
+
+
+def _parse_deb822(text: str) -> Iterator[Source]:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    for paragraph in re.split(r"\n\s*\n", "\n".join(lines)):
+        fields = {
+            key.lower(): value.strip("\n")
+            for key, value in re.findall(r"^([\w-]+):[ \t]*(.*(?:\n[ \t].*)*)", paragraph, re.M)
+        }
+        enabled = fields.get("enabled", "yes").strip().lower() not in ("no", "false", "0")
+        if enabled and "deb" in fields.get("types", "").split():
+            yield Source(
+                uris=tuple(fields.get("uris", "").split()),
+                suites=tuple(fields.get("suites", "").split()),
+                components=tuple(fields.get("components", "").split()),
+                signed_by=fields.get("signed-by", ""),
+            )
+
+
+def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
+    """
+    Get the package sources that this machine is configured with.
+
+    :param etc: directory of apt's configuration
+    """
+    parts = etc / "sources.list.d"
+    sources: list[Source] = []
+    for path in [etc / "sources.list", *sorted(parts.glob("*.list"))]:
+        if path.is_file():
+            sources += _parse_one_line(path.read_text())
+    for path in sorted(parts.glob("*.sources")):
+        sources += _parse_deb822(path.read_text())
+    return sources
+
+
+def _archives(sources: list[Source]) -> tuple[list[Source], list[Source]]:
+    # The Debian archive and its security archive among a machine's sources.
+    # Third parties name their suites after Debian's, too; which of several is
+    # the real one is settled by apt, which checks the signature.
+    main, security = [], []
+    for source in sources:
+        if "main" not in source.components:
+            continue
+        if not _DEBIAN_SUITES.isdisjoint(source.suites):
+            main.append(source)
+        elif any(suite.endswith(("-security", "/updates")) for suite in source.suites):
+            security.append(source)
+    for candidates in main, security:
+        candidates.sort(key=lambda source: "debian-archive" not in source.signed_by)
+    return main, security
+
+
+class _Suite:
+    # The indexes of one suite, in directories of their own.
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._directory = cache_directory() / "apt" / name
+
+    def _apt(self, *command: str, cwd: Path | None = None) -> str:
+        directory = self._directory
+        options = {
+            "APT::Architecture": "amd64",
+            "APT::Default-Release": "",
+            # as root, apt would want every directory to be open to user _apt
+            "APT::Sandbox::User": "root",
+            # the default is to exit with success when an index is stale
+            "APT::Update::Error-Mode": "any",
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            "Dir::Cache": f"{directory}/cache",
+            "Dir::Etc::Preferences": "/dev/null",
+            "Dir::Etc::PreferencesParts": "/dev/null",
+            "Dir::Etc::SourceList": f"{directory}/suite.sources",
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::State::Lists": f"{directory}/lists",
+            "Dir::State::Status": "/dev/null",
+        }
+        arguments = [argument for item in options.items() for argument in ("-o", "=".join(item))]
+        return subprocess.run(
+            [command[0], *arguments, *command[1:]],
+            cwd=cwd,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    def _write_sources(self, main: Source, security: Source | None) -> None:
+        stanzas = []
+        for source, suite in ((main, self.name), (security, f"{self.name}-security")):
+            if source is None:
+                continue
+            signed_by = source.signed_by or (str(_KEYRING) if _KEYRING.is_file() else "")
+            stanzas.append(
+                "Types: deb\n"
+                f"URIs: {' '.join(source.uris)}\n"
+                f"Suites: {suite}\n"
+                "Components: main\n"
+                "Architectures: amd64\n" + (f"Signed-By: {signed_by}\n" if signed_by else "")
+            )
+        (self._directory / "suite.sources").write_text("\n".join(stanzas))
+
+    def update(self) -> None:
+        # Bring the indexes up to date.
+        for part in ("cache/archives/partial", "lists/partial"):
+            (self._directory / part).mkdir(parents=True, exist_ok=True)
+        main, security = _archives(machine_sources())
+        if not main:
+            raise KernelNotFoundError(
+                "this machine's apt configuration names no Debian archive: the guests' kernels"
+                " come from there"
+            )
+        # Kernels are updated in the security archive first. Unstable has none,
+        # and that of an old suite is gone before the suite is.
+        choices = [(archive, extra) for archive in main for extra in (*security, None)]
+        for archive, extra in choices:
+            self._write_sources(archive, extra)
+            try:
+                self._apt("apt-get", "update")
+                return
+            except subprocess.CalledProcessError as error:
+                failure = error
+        raise failure
+
+    def show(self, package: str) -> dict[str, str]:
+        # The candidate version's record; empty if there is no such package.
+        try:
+            text = self._apt("apt-cache", "show", "--no-all-versions", package)
+        except subprocess.CalledProcessError:
+            return {}
+        return dict(re.findall(r"^([\w-]+): (.*)$", text, re.M))
+
+    def download(self, package: str, version: str, directory: Path) -> Path:
+        self._apt("apt-get", "download", f"{package}={version}", cwd=directory)
+        (path,) = directory.glob(f"{package}_*.deb")
+        return path
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that has been downloaded."""
+
+    #: as in :data:`SERIES`
+    series: str
+    #: suite that it was found in
+    suite: str
+    #: what ``uname -r`` prints
+    release: str
+    #: version of the Debian package: builds of one release differ in it
+    version: str
+    #: where it is kept
+    directory: Path
+
+    @property
+    def image(self) -> Path:
+        """The bzImage."""
+        # Split packages keep it among the modules.
+        for name in (f"boot/vmlinuz-{self.release}", f"usr/lib/modules/{self.release}/vmlinuz"):
+            if (self.directory / "root" / name).is_file():
+                return self.directory / "root" / name
+        raise KernelNotFoundError(f"there is no vmlinuz in the packages of {self.release}")
+
+    @property
+    def modules(self) -> Path:
+        """Directory that depmod would work on, ``/lib/modules/RELEASE``."""
+        for name in ("lib/modules", "usr/lib/modules"):
+            if (self.directory / "root" / name / self.release / "kernel").is_dir():
+                return self.directory / "root" / name / self.release
+        raise KernelNotFoundError(f"there are no modules in the packages of {self.release}")
+
+    @property
+    def vmlinux(self) -> Path:
+        """The uncompressed image with DWARF, downloaded when first asked for (1 GB)."""
+        return self._debug_file("vmlinux")
+
+    @property
+    def system_map(self) -> Path:
+        """The symbol table as text, downloaded along with the vmlinux."""
+        return self._debug_file("System.map")
+
+    def _debug_file(self, name: str) -> Path:
+        with _locked(cache_directory()):
+            if not (self.directory / name).is_file():
+                _retry(self.series, functools.partial(_download_debug_files, self))
+        return self.directory / name
+
+
+def _retry(series: str, step: Callable[[], _T]) -> _T:
+    # Call a function that runs apt until apt does what is wanted of it.
+    for pause in (*_RETRIES, None):
+        try:
+            return step()
+        except subprocess.CalledProcessError as error:
+            if pause is None:
+                raise KernelNotFoundError(
+                    f"could not get the {series} kernel: {' '.join(error.cmd[-2:])}:"
+                    f" {error.stderr.strip()}"
+                ) from error
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kernel that could be downloaded."""
+
+    suite: str
+    release: str
+    version: str
+    #: packages that hold its image and its modules
+    packages: tuple[str, ...]
+
+    @property
+    def directory(self) -> Path:
+        """Where it is kept once it is downloaded."""
+        return cache_directory() / "kernels" / f"{self.release}_{self.version}"
+
+
+def _look_up(series: str) -> Candidate:
+    seen = []
+    for name in SERIES[series]:
+        suite = _Suite(name)
+        suite.update()
+        for depends in suite.show(_META_PACKAGE).get("Depends", "").split(","):
+            match = re.match(r"\s*linux-image-(\d\S*)", depends)
+            if not match:
+                continue
+            release = match[1]
+            seen.append(f"{name} has {release}")
+            if release.startswith(f"{series}."):
+                image = suite.show(f"linux-image-{release}")
+                # Newer ones are an empty package that depends on the parts.
+                parts = re.findall(
+                    rf"\b(linux-(?:base|binary|modules)-{re.escape(release)}) ", image["Depends"]
+                )
+                packages = tuple(parts) or (f"linux-image-{release}",)
+                return Candidate(name, release, image["Version"], packages)
+    raise KernelNotFoundError(
+        f"Debian has no {series} kernel where it was looked for:"
+        f" {', '.join(seen) or 'no ' + _META_PACKAGE} (edit SERIES in {__name__})"
+    )
+
+
+def _download(series: str) -> Kernel:
+    found = _look_up(series)
+    directory = found.directory
+    if not directory.is_dir():
+        directory.parent.mkdir(exist_ok=True)
+        # Renamed when complete, so that an interrupted download leaves no half
+        # of a kernel.
+        with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
+            root = Path(temporary) / "kernel" / "root"
+            root.mkdir(parents=True)
+            for package in found.packages:
+                path = _Suite(found.suite).download(package, found.version, Path(temporary))
+                subprocess.run(
+                    ["dpkg-deb", "--extract", path, root],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                )
+            root.parent.rename(directory)
+    return Kernel(series, found.suite, found.release, found.version, directory)
+
+
+def _download_debug_files(kernel: Kernel) -> None:
+    wanted = ("System.map", "vmlinux")
+    suite = _Suite(kernel.suite)
+    suite.update()
+    with tempfile.TemporaryDirectory(dir=kernel.directory) as temporary:
+        deb = suite.download(f"linux-image-{kernel.release}-dbg", kernel.version, Path(temporary))
+        # The package unpacks to several GB of modules: the archive is read as
+        # a stream, and no further than needed.
+        with (
+            subprocess.Popen(
+                ["dpkg-deb", "--fsys-tarfile", deb],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            ) as process,
+            tarfile.open(fileobj=process.stdout, mode="r|", bufsize=1 << 20) as archive,
+        ):
+            found = set()
+            for member in archive:
+                name = Path(member.name).name.removesuffix(f"-{kernel.release}")
+                content = archive.extractfile(member) if name in wanted else None
+                if content is not None:
+                    with open(Path(temporary) / name, "wb") as file:
+                        shutil.copyfileobj(content, file, 1 << 20)
+                    found.add(name)
+                if found == set(wanted):
+                    break
+            process.kill()
+        if found != set(wanted):
+            raise KernelNotFoundError(f"there is no vmlinux in {deb.name}")
+        for name in wanted:
+            (Path(temporary) / name).rename(kernel.directory / name)
+
+
+def look_up(series: str) -> Candidate:
+    """
+    Look up the current kernel of a series.
+
+    :param series: a key of :data:`SERIES`
+    :raises KernelNotFoundError: if there is none, with the reason
+    """
+    with _locked(cache_directory()):
+        return _retry(series, functools.partial(_look_up, series))
+
+
+@functools.cache
+def get_kernel(series: str) -> Kernel:
+    """
+    Look up the current kernel of a series and download it if it is new.
+
+    :param series: a key of :data:`SERIES`
+    :raises KernelNotFoundError: if it can't be had, with the reason
+    """
+    with _locked(cache_directory()):
+        return _retry(series, functools.partial(_download, series))
