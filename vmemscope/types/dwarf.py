@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Types and symbols from DWARF, with drgn's own reader.
+
+drgn takes a file that is missing, or that belongs to another kernel, for one
+that is of no use: it logs a warning, and every name is unknown later. Here it
+is an error, at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import TypesError
+from ._hints import GIVE_VMLINUX
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("load_dwarf",)
+
+
+def load_dwarf(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> None:
+    """
+    Load debugging symbols, and register the variables that DWARF doesn't know.
+
+    :param paths: ``vmlinux``, and any modules; if empty, the places where drgn
+        looks by default are tried for the kernel's
+    :raises TypesError: if there is none for the kernel, or if a file is missing,
+        not an ELF file, or belongs to another kernel
+    """
+    from drgn import MissingDebugInfoError
+
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                magic = file.read(4)
+        except OSError as e:
+            raise TypesError(f"cannot read {os.fspath(path)}: {e.strerror}") from e
+        if magic != b"\x7fELF":
+            raise TypesError(f"{os.fspath(path)} is not an ELF file", GIVE_VMLINUX)
+    # What it is for is checked here.
+    with contextlib.suppress(MissingDebugInfoError):
+        prog.load_debug_info([os.fspath(path) for path in paths], main=not paths)
+    _check_main_module(prog, paths)
+    _check_all_used(prog, paths)
+    _supplement(prog)
+
+
+def _check_main_module(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> None:
+    try:
+        main = prog.main_module()
+    except LookupError:
+        raise TypesError("drgn finds no kernel in the target") from None
+    if not main.wants_debug_file():
+        return
+    kernel = f"kernel {_release(prog)} ({_build_id(main.build_id)})"
+    hint = GIVE_VMLINUX
+    if not paths:
+        raise TypesError(f"there are no debugging symbols for {kernel} where drgn looks", hint)
+    files = ", ".join(f"{os.fspath(path)} ({_build_id(_file_build_id(path))})" for path in paths)
+    if any(_file_build_id(path) == main.build_id is not None for path in paths):
+        raise TypesError(f"{files} has no debugging symbols for {kernel}", hint)
+    raise TypesError(f"{files} does not belong to {kernel}", hint)
+
+
+def _check_all_used(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> None:
+    modules = list(prog.modules())
+    used = {
+        os.path.realpath(path)
+        for module in modules
+        for path in (module.debug_file_path, module.loaded_file_path)
+        if path is not None
+    }
+    for path in paths:
+        if os.path.realpath(path) in used:
+            continue
+        build_id = _file_build_id(path)
+        # A second file of the same build does no harm.
+        if build_id is None or all(module.build_id != build_id for module in modules):
+            raise TypesError(
+                f"{os.fspath(path)} ({_build_id(build_id)}) belongs to no part of kernel "
+                f"{_release(prog)} that is loaded",
+                "leave it out",
+            )
+
+
+def _supplement(prog: Program) -> None:
+    # DWARF describes no variables that are defined in assembly: phys_base.
+    from .finders import FINDER_NAME, ObjectFinder
+
+    prog.register_object_finder(FINDER_NAME, ObjectFinder(None), enable_index=-1)
+
+
+def _release(prog: Program) -> str:
+    try:
+        release: str = prog["UTS_RELEASE"].string_().decode(errors="backslashreplace")
+    except LookupError:
+        return "of unknown release"
+    return release
+
+
+def _build_id(build_id: bytes | None) -> str:
+    return f"build ID {build_id.hex()}" if build_id else "no build ID"
+
+
+def _file_build_id(path: str | os.PathLike[str]) -> bytes | None:
+    # A module that may be any file takes the build ID of the one it gets.
+    import drgn
+
+    module = drgn.Program().extra_module(os.fspath(path), create=True)
+    module.try_file(os.fspath(path))
+    build_id: bytes | None = module.build_id
+    return build_id

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What an audit needs to know of a kernel, asked for up front.
+
+drgn helpers take "name not found" for "old kernel" or "option off": without
+``PG_reserved``, ``PageReserved()`` is false for every page; without
+``__highest_present_section_nr``, sections are looked for in another way. That is
+right for a kernel that doesn't have the name, and a silently wrong answer if it
+is our source of types that doesn't. So whoever relies on a name says so in a
+:class:`Need`, and :func:`check_needs` resolves all of them before any other step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import TypesError
+from ._hints import GIVE_VMLINUX
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("Need", "NeedKind", "check_needs")
+
+
+class NeedKind(Enum):
+    """What a :attr:`Need.name` is the name of."""
+
+    #: An address: ``vmemmap_populate``.
+    SYMBOL = "symbol"
+    #: A variable, with its address and C type: ``pgmap_array``.
+    VARIABLE = "variable"
+    #: A C type that is complete: ``struct dev_pagemap``, ``pgd_t``.
+    TYPE = "type"
+    #: A member of a C type, through other members if need be:
+    #: ``struct dev_pagemap.altmap.base_pfn``.
+    MEMBER = "member"
+    #: An enumerator: ``PG_head``.
+    ENUMERATOR = "enumerator"
+
+
+class Need(NamedTuple):
+    """A name that has to resolve."""
+
+    name: str
+    kind: NeedKind
+    #: What can't be checked without it, to go after "to": ``find pagemaps``.
+    purpose: str
+    #: Whether there are kernels that rightly don't have it.
+    optional: bool = False
+    #: Names that will do as well: other versions' names of the same thing.
+    alternatives: tuple[str, ...] = ()
+
+
+def check_needs(prog: Program, needs: Iterable[Need]) -> frozenset[Need]:
+    """
+    Check that all names that are needed resolve.
+
+    :return: those of the optional needs that don't
+    :raises TypesError: if another one doesn't; the message has all their names
+        and what they are needed for
+    """
+    absent = [need for need in needs if not _is_met(prog, need)]
+    missing = [need for need in absent if not need.optional]
+    if missing:
+        by_purpose: dict[str, list[str]] = {}
+        for need in missing:
+            by_purpose.setdefault(need.purpose, []).append(
+                " or ".join(f"{need.kind.value} {name}" for name in (need.name, *need.alternatives))
+            )
+        raise TypesError(
+            "the kernel's types lack "
+            + "; ".join(
+                f"{', '.join(names)} (needed to {purpose})" for purpose, names in by_purpose.items()
+            ),
+            _hint(prog, missing),
+        )
+    return frozenset(absent)
+
+
+def _hint(prog: Program, missing: list[Need]) -> str:
+    kinds = {need.kind for need in missing}
+    if kinds <= {NeedKind.SYMBOL, NeedKind.VARIABLE} and not _has_symbol(prog, "init_task"):
+        return (
+            "the kernel has no symbols of variables (CONFIG_KALLSYMS_ALL is off): "
+            "give its vmlinux with -s"
+        )
+    return GIVE_VMLINUX
+
+
+def _is_met(prog: Program, need: Need) -> bool:
+    return any(_has(prog, need.kind, name) for name in (need.name, *need.alternatives))
+
+
+def _has(prog: Program, kind: NeedKind, name: str) -> bool:
+    if kind is NeedKind.SYMBOL:
+        return _has_symbol(prog, name)
+    try:
+        if kind is NeedKind.VARIABLE:
+            prog.variable(name)
+        elif kind is NeedKind.ENUMERATOR:
+            prog.constant(name)
+        elif kind is NeedKind.TYPE:
+            return bool(prog.type(name).is_complete())
+        else:
+            return _has_member(prog, name)
+    except LookupError:
+        return False
+    return True
+
+
+def _has_symbol(prog: Program, name: str) -> bool:
+    try:
+        prog.symbol(name)
+    except LookupError:
+        return False
+    return True
+
+
+def _has_member(prog: Program, name: str) -> bool:
+    from drgn import offsetof
+
+    type_name, _, member = name.partition(".")
+    try:
+        # Sees through anonymous members, and takes "a.b[0].c" as C does.
+        offsetof(prog.type(type_name), member)
+    except TypeError:
+        # An incomplete type, or one that has no members.
+        return False
+    except ValueError:
+        # A bit-field, which is there, but not at a byte.
+        return True
+    return True
