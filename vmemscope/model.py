@@ -80,8 +80,10 @@ class FrameSpan:
     vpages: int
     #: ``None`` where nothing is mapped or could be read
     pfn: int | None
-    #: in words: head, tail, base, leaf, early, hole, unreadable
+    #: in words: head, tail, base, leaf, early, unknown, hole, unreadable
     role: str
+    #: part of a large leaf, in which each vpage has the next frame
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class PagemapReport:
     state: str
     reason: str | None
     findings: tuple[Finding, ...]
+    #: what of it could not be read, in words
+    not_read: tuple[str, ...] = ()
     #: the first compound page (or the first pages) as mapped, for drawing
     first: tuple[FrameSpan, ...] = ()
 

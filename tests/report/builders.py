@@ -71,7 +71,7 @@ def pagemap_report(
     end = GEOMETRY.address(vpages[-1][1]) if vpages else VMEMMAP
     spans, at = [], start
     for count, pfn, role in first:
-        spans.append(FrameSpan(at, count, pfn, role))
+        spans.append(FrameSpan(at, count, pfn, role, count > 1 and role in ("leaf", "early")))
         at += count * PAGE
     return PagemapReport(
         pagemap=Pagemap(address, kind, shift, len(physical), physical, altmap, ()),

@@ -69,21 +69,25 @@ def audit(target: Target, types: str, timings: dict[str, float] | None = None) -
     with _phase(timings, "walk"):
         for subject in subjects:
             map_subject(subject, vmemmap)
-            unread["page tables of the vmemmap, in base pages"] += subject.by_kind[Kind.UNREADABLE]
+            subject.not_read["pages of vmemmap whose page tables are missing"] += subject.by_kind[
+                Kind.UNREADABLE
+            ]
     with _phase(timings, "frames"):
         backing = check_backing(subjects, vmemmap, findings)
-        unread["reference counts of frames"] += backing.refcounts_unreadable
     with _phase(timings, "audit"):
         contents = []
         for subject in subjects:
             looked = look_into(subject, vmemmap)
             contents.append(looked)
             where = ", which lie on the device" if subject.pagemap.altmap else ""
-            unread[f"compound pages of {subject.label}{where}"] += looked.unreadable
+            subject.not_read[f"compound pages{where}"] += looked.unreadable
         reports = tuple(
             report_on(subject, frames, vmemmap.geometry)
             for subject, frames in zip(subjects, backing.frames, strict=True)
         )
+        for subject in subjects:
+            for what, count in subject.not_read.items():
+                unread[f"{what}, of {subject.label}"] += count
     loose = findings.finish()
     return Report(
         target=TargetInfo(
@@ -142,9 +146,7 @@ def _read(
         {s.pagemap.address: s.findings for s in subjects},
     )
     for subject in subjects:
-        for broken in subject.pagemap.damage:
-            if broken.unreadable:
-                unread[broken.message] += 1
+        subject.not_read.update(b.message for b in subject.pagemap.damage if b.unreadable)
         _check_pagemap(
             subject, ranges[subject.pagemap.address], geometry, sections, target.osrelease, damage
         )

@@ -17,7 +17,7 @@ from ..walk import Kind
 from .mapping import judged_compounds, runs_of_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -83,6 +83,8 @@ def check_backing(
         )
         checked.refcounts_checked += int(np.count_nonzero(readable))
         checked.refcounts_unreadable += int(np.count_nonzero(~readable))
+        for subject, count in owners.counts(part.vpage[~readable]):
+            subject.not_read["reference counts of frames"] += count
     return checked
 
 
@@ -93,6 +95,14 @@ class _Owners:
         pieces = [(piece.start, subject) for subject in subjects for piece in subject.pieces]
         self._pieces = sorted(pieces, key=lambda piece: piece[0])
         self._starts = [start for start, _ in self._pieces]
+
+    def counts(self, vpages: NDArray[np.int64]) -> Iterator[tuple[Subject, int]]:
+        """Count vpages by the pagemap that they describe; one may come several times."""
+        index = np.searchsorted(np.array(self._starts), vpages, side="right") - 1
+        for (_, subject), count in zip(
+            self._pieces, np.bincount(index, minlength=len(self._pieces)).tolist(), strict=True
+        ):
+            yield subject, count
 
     def of(self, vpage: int) -> Subject:
         """Get the pagemap with the last piece that starts no later; one has been walked there."""

@@ -57,13 +57,13 @@ def look_into(subject: Subject, vmemmap: Vmemmap) -> ContentsChecked:
         return ContentsChecked(0, 0, 0)
     pages = _read(np.concatenate(heads), np.concatenate(ends), vmemmap, subject.foreign)
     check_contents(pages, subject.pagemap, vmemmap.page, geometry, subject.findings)
-    words = pages.heads[pages.head_read][:, 1, vmemmap.page.compound // 8]
+    words = pages.words[pages.readable[:, 0], 0, 1, vmemmap.page.compound // 8]
     masked = bool(holds_mask(words).any())
     check_mask_alignment(subject.pagemap, starts, masked, geometry, subject.findings)
     return ContentsChecked(
         total,
-        int(np.count_nonzero(pages.head_read)),
-        int(np.count_nonzero(~pages.head_read | ~(pages.tail_read | pages.head_alone))),
+        int(np.count_nonzero(pages.readable.any(axis=1))),
+        int(np.count_nonzero(~pages.readable.all(axis=1))),
     )
 
 
@@ -77,7 +77,10 @@ def _read(
     head: NDArray[np.int64], end: NDArray[np.int64], vmemmap: Vmemmap, foreign: set[int]
 ) -> CompoundPages:
     """
-    Read the first vpage of compound pages, and the last, which is all tails.
+    Read the first three vpages of compound pages and the last.
+
+    The kernel writes the first two of a deduplicated compound page, which are
+    all there is; of one that isn't, some kernels forgot the rest.
 
     :param head: page frames of the heads, shape ``(n,)``
     :param end: page frames after the compound pages, shape ``(n,)``
@@ -85,33 +88,20 @@ def _read(
         they map somebody else's frame is known, and what is read there is his
     """
     per_page = vmemmap.geometry.page_size // vmemmap.geometry.struct_page_size
+    first, last = head // per_page, end // per_page - 1
     if foreign:
         # The shared frame of the tails is known by the first of them.
-        own = [
-            not {h, h + 1, e - 1} & foreign
-            for h, e in zip((head // per_page).tolist(), (end // per_page).tolist(), strict=True)
-        ]
-        head, end = head[own], end[own]
-    head_vpage = head // per_page
-    tail_vpage = np.maximum(end // per_page - 1, head_vpage)
-    heads, tails = vmemmap.read(head_vpage), vmemmap.read(tail_vpage)
-
-    def words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
-        entries = data.view(vmemmap.table.dtype).reshape(
-            len(head), per_page, vmemmap.page.size // 8
-        )
-        return entries.astype(np.uint64, copy=False)
-
-    # A compound page that the end of the range cuts short may have one vpage.
-    alone = tail_vpage == head_vpage
+        own = ~np.isin(np.stack((first, first + 1, last)), list(foreign)).any(axis=0)
+        head, first, last = head[own], first[own], last[own]
+    # A compound page that the end of the range cuts short may have fewer vpages.
+    vpages = np.stack((first, first + 1, first + 2, last), axis=1)
+    vpages = np.minimum(vpages, np.maximum(first, last)[:, None])
+    pages = vmemmap.read(vpages.ravel())
+    words = pages.data.view(vmemmap.table.dtype).astype(np.uint64, copy=False)
     return CompoundPages(
         head=head,
-        tail=tail_vpage * per_page,
-        heads=words(heads.data),
-        tails=words(tails.data),
-        head_frame=heads.pfn,
-        tail_frame=tails.pfn,
-        head_read=heads.readable,
-        tail_read=tails.readable & ~alone,
-        head_alone=alone,
+        first=vpages * per_page,
+        words=words.reshape(*vpages.shape, per_page, vmemmap.page.size // 8),
+        frame=pages.pfn.reshape(vpages.shape),
+        readable=pages.readable.reshape(vpages.shape),
     )

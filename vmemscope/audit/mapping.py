@@ -142,6 +142,7 @@ def _keep_first(subject: Subject, runs: Runs, roles: list[str], vmemmap: Vmemmap
                 vpages=min(int(runs.length[i]), end - vpage),
                 pfn=int(runs.pfn[i]) if mapped else None,
                 role=roles[i] if mapped else Kind(runs.kind[i]).name.lower(),
+                large=bool(runs.order[i]),
             )
         )
 

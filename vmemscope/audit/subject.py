@@ -49,6 +49,8 @@ class Subject:
     apart: list[tuple[int, int]] = field(default_factory=list)
     #: vpages whose frame is not theirs: what is read there is somebody else's
     foreign: set[int] = field(default_factory=set)
+    #: what could not be read of it -> how many
+    not_read: Counter[str] = field(default_factory=Counter)
     #: the first compound page as mapped, for drawing
     first: list[FrameSpan] = field(default_factory=list)
 

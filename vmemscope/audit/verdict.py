@@ -58,6 +58,7 @@ def report_on(subject: Subject, frames: Frames, geometry: Geometry) -> PagemapRe
         state=state,
         reason=reason,
         findings=subject.findings.finish(),
+        not_read=tuple(f"{what}: {n}" for what, n in sorted(subject.not_read.items()) if n),
         first=tuple(subject.first),
     )
 
@@ -73,6 +74,7 @@ def _state(subject: Subject, backing: int, expected: int | None) -> tuple[str, s
         return "unreadable", "its vmemmap_shift makes no sense"
     if not subject.dedup.expected:
         return "not-optimized", subject.dedup.reason
+    holes = subject.by_kind[Kind.HOLE]
     early = sum(p.end - p.start for p in subject.pieces if p.populated is Populated.EARLY)
     if early == subject.vpages:
         return "not-optimized", "it lies in sections that were there at boot"
@@ -81,11 +83,11 @@ def _state(subject: Subject, backing: int, expected: int | None) -> tuple[str, s
     if mapped == backing:
         return "not-optimized", "no two pages of its vmemmap share a frame"
     if early:
-        return "partial", f"{early} pages lie in sections that were there at boot"
+        return "partial", f"{early} pages of its vmemmap lie in sections that were there at boot"
     if unreadable:
-        return "partial", f"{unreadable} pages of its vmemmap could not be read"
-    if subject.by_kind[Kind.HOLE]:
-        return "partial", f"{subject.by_kind[Kind.HOLE]} pages of its vmemmap are not mapped"
-    if expected is not None and backing > expected:
-        return "partial", f"{backing - expected} frames more than needed"
+        return "partial", f"{unreadable} of {subject.vpages} pages of its vmemmap not readable"
+    if holes:
+        return "partial", f"{holes} of {subject.vpages} pages of its vmemmap not mapped"
+    if backing != expected:
+        return "partial", f"backed by {backing} frames, and not by {expected}"
     return "deduplicated", None

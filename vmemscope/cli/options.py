@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def opened_target(args: argparse.Namespace, timings: dict[str, float]) -> Iterat
         start = time.perf_counter()
         target = _open(core, args)
         timings["attach"] = time.perf_counter() - start
-        yield target
+        # The path is only for people, and that of a temporary file tells them nothing.
+        yield replace(target, path=f"sim:{args.sim}") if args.sim else target
 
 
 def _quiet_drgn(debug: bool) -> None:

@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
+    if args.types == "btf" and args.symbols:
+        raise UsageError("debug symbols (-s) are not used with --types btf")
     timings: dict[str, float] = {}
     with opened_target(args, timings) as target:
         from ..confirm import confirmed_audit

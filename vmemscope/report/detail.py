@@ -60,7 +60,7 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     if unread:
         lines += ["in all of the target:", *(f"  {line}" for line in unread), ""]
     # A report does not tell whose contents could not be read: no pagemap is then called sound.
-    partial = report.summary.partial or one.state == "unreadable"
+    partial = bool(one.not_read)
     lines.append(f"{who}: {verdict(tally(one.findings), partial)}")
     lines.append(f"all pagemaps: {verdict_of(report)}")
     return "\n".join(lines) + "\n"

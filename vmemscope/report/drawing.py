@@ -177,24 +177,15 @@ def _groups(spans: Sequence[FrameSpan], one: PagemapReport, geometry: Geometry) 
             own.append(span.pfn)
         else:
             end_own()
-            large = span.pfn is not None and _is_large(span, one, geometry)
             pfns: Sequence[int | None]
-            if span.pfn is not None and large:
+            if span.pfn is not None and span.large:
                 pfns = range(span.pfn, span.pfn + span.vpages)
             else:
                 pfns = [span.pfn] * span.vpages
-            groups.append(_Group(first, pfns, span.role, large))
+            groups.append(_Group(first, pfns, span.role, span.large))
         first += span.vpages
     end_own()
     return groups
-
-
-def _is_large(span: FrameSpan, one: PagemapReport, geometry: Geometry) -> bool:
-    """Tell a span of a large leaf from base pages that map one frame."""
-    sizes = set(one.vmemmap.leaf_sizes)
-    if span.vpages == 1 or sizes <= {geometry.page_size}:
-        return False
-    return geometry.page_size not in sizes or span.role in ("leaf", "early")
 
 
 def _rows(groups: Sequence[_Group]) -> tuple[list[_Row], list[_Note]]:

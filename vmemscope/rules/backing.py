@@ -89,7 +89,7 @@ def check_shared(
         for vpage, what in others:
             collector_at(vpage).add(
                 rule,
-                f"{what} maps the frame of {first} (vmemmap {geometry.address(first_vpage):#x})",
+                f"{what} {'map' if what.startswith('the tail pages') else 'maps'} the frame of {first} (vmemmap {geometry.address(first_vpage):#x})",
                 vaddr=geometry.address(vpage),
                 pfn=pfn,
                 expected="a frame of its own",

@@ -21,27 +21,19 @@ __all__ = ("CompoundPages", "check_contents", "holds_mask", "resolve_heads")
 
 
 class CompoundPages(NamedTuple):
-    """
-    What was read of some compound pages: for each the vpage with the head, and
-    one with tail pages alone, usually the last.
-    """
+    """What was read of some compound pages: for each a few vpages, that of the head first."""
 
     #: page frame of each head, shape ``(n,)`` (int64)
     head: NDArray[np.int64]
-    #: page frame that the first ``struct page`` in ``tails`` describes, shape ``(n,)`` (int64)
-    tail: NDArray[np.int64]
-    #: the head's vpage, shape ``(n, struct pages in a vpage, words)`` (uint64)
-    heads: NDArray[np.uint64]
-    #: the tails' vpage, same shape
-    tails: NDArray[np.uint64]
-    #: frames behind the two, shape ``(n,)`` (uint64)
-    head_frame: NDArray[np.uint64]
-    tail_frame: NDArray[np.uint64]
-    #: whether each could be read, shape ``(n,)`` (bool)
-    head_read: NDArray[np.bool_]
-    tail_read: NDArray[np.bool_]
-    #: whether there is no vpage with tail pages alone, shape ``(n,)`` (bool)
-    head_alone: NDArray[np.bool_]
+    #: page frame that the first ``struct page`` of each vpage describes,
+    #: shape ``(n, vpages)`` (int64)
+    first: NDArray[np.int64]
+    #: shape ``(n, vpages, struct pages in a vpage, words)`` (uint64), zeros where unreadable
+    words: NDArray[np.uint64]
+    #: frame behind each vpage, shape ``(n, vpages)`` (uint64)
+    frame: NDArray[np.uint64]
+    #: whether each could be read, shape ``(n, vpages)`` (bool)
+    readable: NDArray[np.bool_]
 
 
 def holds_mask(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -87,39 +79,26 @@ def _check_tails(
     pages: CompoundPages, layout: PageLayout, geometry: Geometry, findings: Collector
 ) -> None:
     """Report each compound page of which tail pages resolve to a wrong head, once."""
-    count = pages.heads.shape[1]
+    count = pages.words.shape[2]
     size, base = np.uint64(layout.size), np.uint64(geometry.vmemmap)
     head = base + pages.head.astype(np.uint64) * size
-    index = np.arange(count, dtype=np.uint64) * size
-    # struct pages 1 and up in the head's vpage, then all in the tails' vpage
-    address = np.concatenate(
-        (
-            head[:, None] + index[None, 1:],
-            (base + pages.tail.astype(np.uint64) * size)[:, None] + index[None, :],
-        ),
-        axis=1,
-    )
-    words = np.concatenate((pages.heads[:, 1:], pages.tails), axis=1)[:, :, layout.compound // 8]
-    looked = np.concatenate(
-        (
-            np.repeat(pages.head_read[:, None], count - 1, axis=1),
-            np.repeat(pages.tail_read[:, None], count, axis=1),
-        ),
-        axis=1,
-    )
-    resolved = resolve_heads(words, address)
-    off = looked & (resolved != head[:, None])
-    for i in np.flatnonzero(off.any(axis=1)).tolist():
-        first = int(np.argmax(off[i]))
-        frame = pages.head_frame if first < count - 1 else pages.tail_frame
+    pfn = pages.first[:, :, None] + np.arange(count)
+    address = base + pfn.astype(np.uint64) * size
+    resolved = resolve_heads(pages.words[:, :, :, layout.compound // 8], address)
+    is_tail = pages.readable[:, :, None] & (pfn != pages.head[:, None, None])
+    off = is_tail & (resolved != head[:, None, None])
+    for i in np.flatnonzero(off.any(axis=(1, 2))).tolist():
+        vpage, slot = np.unravel_index(int(np.argmax(off[i])), off[i].shape)
+        # Compound pages of few vpages have the last one twice.
+        wrong, looked = len(set(pfn[i][off[i]].tolist())), len(set(pfn[i][is_tail[i]].tolist()))
         findings.add(
             CATALOGUE["compound-head"],
-            f"{int(off[i].sum())} of {int(looked[i].sum())} tail pages looked at of the compound"
-            f" page at pfn {int(pages.head[i]):#x} resolve to a wrong head",
-            vaddr=int(address[i, first]),
-            pfn=int(frame[i]),
+            f"{wrong} of {looked} tail pages looked at of the compound page at pfn"
+            f" {int(pages.head[i]):#x} {'resolves' if wrong == 1 else 'resolve'} to a wrong head",
+            vaddr=int(address[i, vpage, slot]),
+            pfn=int(pages.frame[i, vpage]),
             expected=f"{int(head[i]):#x}",
-            observed=f"{int(resolved[i, first]):#x}",
+            observed=f"{int(resolved[i, vpage, slot]):#x}",
         )
 
 
@@ -130,7 +109,7 @@ def _check_heads(
     geometry: Geometry,
     findings: Collector,
 ) -> None:
-    head, first_tail = pages.heads[:, 0], pages.heads[:, 1]
+    head, first_tail = pages.words[:, 0, 0], pages.words[:, 0, 1]
     compound = head[:, layout.compound // 8]
     is_head = ((head[:, layout.flags // 8] & np.uint64(layout.pg_head)) != 0) & (
         (compound & np.uint64(1)) == 0
@@ -157,7 +136,7 @@ def _check_heads(
             order,
         ),
     ):
-        for i in np.flatnonzero(off & pages.head_read).tolist():
+        for i in np.flatnonzero(off & pages.readable[:, 0]).tolist():
             seen: str | int
             if observed is None:
                 flags = int(head[i, layout.flags // 8])
@@ -168,7 +147,7 @@ def _check_heads(
                 CATALOGUE[rule_id],
                 f"the compound page at pfn {int(pages.head[i]):#x} {what}",
                 vaddr=geometry.page_address(int(pages.head[i]) + tail),
-                pfn=int(pages.head_frame[i]),
+                pfn=int(pages.frame[i, 0]),
                 expected=expected,
                 observed=seen,
             )

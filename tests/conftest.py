@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fixtures that tests of several parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vmemscope.audit import audit
+from vmemscope.model import Report
+from vmemscope.needs import NEEDS
+from vmemscope.sim import build, load_scenario
+from vmemscope.sim.image import Image
+from vmemscope.target import open_core
+from vmemscope.types import attach_types, check_needs
+
+#: the kernels that the simulator knows
+KERNELS = ("6.1", "6.12", "7.2")
+
+
+@pytest.fixture(scope="session")
+def audited(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, str], tuple[Report, Image]]:
+    """Build a scenario for a kernel, audit its vmcore; each once a session."""
+    done: dict[tuple[str, str], tuple[Report, Image]] = {}
+
+    def run(scenario: str, kernel: str) -> tuple[Report, Image]:
+        if (scenario, kernel) not in done:
+            image = build(load_scenario(scenario), kernel=kernel)
+            path: Path = tmp_path_factory.mktemp("sim") / "vmcore"
+            image.write(path)
+            target = open_core(str(path))
+            types = attach_types(target.prog, "btf")
+            check_needs(target.prog, NEEDS)
+            done[scenario, kernel] = audit(target, str(types)), image
+            path.unlink()
+        return done[scenario, kernel]
+
+    return run
