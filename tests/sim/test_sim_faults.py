@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Each fault is where the simulator says it is, and nothing else is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from drgn import FaultError, Object
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.percpu import per_cpu_ptr
+
+from vmemscope.errors import UsageError
+from vmemscope.sim import build, load_scenario
+from vmemscope.sim.faults import PLANTERS
+from vmemscope.sim.scenario import FAULTS, parse_scenario
+
+from .images import FIXTURES, PAGE, STRUCT_PAGE, View
+
+NAMES = sorted(path.name for path in FIXTURES.glob("*.toml"))
+#: kinds that there is no fixture of -> options
+OTHERS = {"ref-dead": "", "ref-leaked": "by = 2", "subsection-lost": "subsection = 9"}
+#: faults that are about the counts, or make the tables unreadable
+_COUNTS = ("refcount", "frame-freed", "unreadable", "altmap")
+_DEVICE = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "128M"
+"""
+
+
+def test_kinds_are_complete():
+    assert sorted(PLANTERS) == sorted(FAULTS)
+    planted = {fault.kind for name in NAMES for fault in load_scenario(FIXTURES / name).faults}
+    assert planted | set(OTHERS) == set(FAULTS) == set(CHECKS)
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+@pytest.mark.parametrize("name", NAMES)
+def test_fixture(images, name, kernel):
+    image = images.image(name, kernel)
+    scenario = load_scenario(FIXTURES / name)
+    assert [(p.kind, p.pagemap) for p in image.planted] == [
+        (fault.kind, fault.pagemap) for fault in scenario.faults
+    ]
+    for planted in image.planted:
+        CHECKS[planted.kind](images.view(name, kernel), planted)
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+@pytest.mark.parametrize("kind", sorted(OTHERS))
+def test_kinds_without_a_fixture(tmp_path, kind, kernel):
+    text = f'{_DEVICE}\n[[fault]]\nkind = "{kind}"\npagemap = "dax0.0"\n{OTHERS[kind]}\n'
+    image = build(parse_scenario(text, kind), kernel=kernel)
+    image.write(tmp_path / "vmcore")
+    (planted,) = image.planted
+    CHECKS[kind](View(tmp_path / "vmcore"), planted)
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+def test_back_link_of_a_single_page(tmp_path, kernel):
+    device = _DEVICE.replace("devdax", "fsdax").replace("dax0.0", "pmem0")
+    fault = '[[fault]]\nkind = "wrong-pgmap"\npagemap = "pmem0"\nstruct_page = 199\n'
+    image = build(parse_scenario(device + fault, "test"), kernel=kernel)
+    image.write(tmp_path / "vmcore")
+    view = View(tmp_path / "vmcore")
+    assert image.planted[0].vaddr == view.page_va(0x100000 + 199)
+    check_wrong_pgmap(view, image.planted[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_references_are_kept(images, name):
+    """Where the counts themselves are not the fault, each frame has one per entry."""
+    if name.startswith(_COUNTS) or name in ("early-uninitialised.toml", "several-faults.toml"):
+        pytest.skip("counts are the fault, or not the pagemap's own")
+    view = images.view(name, "6.1")
+    entries = Counter()
+    for record in images.image(name, "6.1").kernel.pagemaps:
+        for start, end in record.ranges:
+            for _, shift, pfn, _ in view.entries(start, end):
+                if shift == 12:
+                    entries[pfn] += 1
+                elif shift == 21 and not record.altmap:
+                    assert view.refcount(pfn) == 1
+    for pfn, count in entries.items():
+        if pfn == 0:
+            assert view.refcount(pfn) == 1 + count
+        elif pfn < 0x10000:
+            assert view.refcount(pfn) == count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lost_frames_are_free(images, name):
+    view = images.view(name, "7.2")
+    for planted in images.image(name, "7.2").planted:
+        old = planted.details.get("old_pfn")
+        if old is not None and old < 0x10000 and view.refcount(old) == 0:
+            page_type = view.words(old)[6] & 0xFFFFFFFF
+            assert page_type in (0xF0FFFFFF, 0xFFFFFFFF)
+
+
+def is_mapped_to(view, planted):
+    shift, entry = view.walk(planted.vaddr)
+    assert (entry & 0xFFFFFFFFFF000) >> 12 == planted.pfn
+    return shift, entry
+
+
+def frame_of(view, va):
+    shift, entry = view.walk(va)
+    assert shift == 12
+    return (entry & 0xFFFFFFFFFF000) >> 12
+
+
+def word(view, va):
+    return view.prog.read_u64(va)
+
+
+def check_hole(view, planted):
+    assert view.walk(planted.vaddr) is None
+    assert view.walk(planted.vaddr - PAGE) is not None
+    assert view.walk(planted.vaddr + planted.details["size"]) is not None
+
+
+def check_tail_wrong_frame(view, planted):
+    is_mapped_to(view, planted)
+    start = planted.vaddr & ~0x7FFF
+    frames = [frame_of(view, start + i * PAGE) for i in range(8)]
+    wrong = (planted.vaddr - start) // PAGE
+    tail = planted.details["old_pfn"]
+    assert frames[1:wrong] + frames[wrong + 1 :] == [tail] * 6
+    assert frames[wrong] == planted.pfn != tail
+    to = planted.details["to"]
+    if to == "neighbour":
+        assert frame_of(view, start + 0x9000) == planted.pfn
+        assert view.refcount(planted.pfn) == 8
+    elif to == "other-pagemap":
+        assert view.refcount(planted.pfn) == 8
+    elif to == "own-head":
+        assert planted.pfn == frames[0]
+        assert view.refcount(planted.pfn) == 2
+    elif to == "private":
+        assert view.refcount(planted.pfn) == 1
+        tails = view.prog.read(start + PAGE, PAGE)
+        assert view.prog.read(planted.vaddr, PAGE) == tails
+    elif to == "zero":
+        assert planted.pfn == 0
+        assert view.refcount(0) == 2
+    else:
+        with pytest.raises(FaultError):
+            view.prog.read(planted.vaddr, 8)
+    assert view.refcount(tail) == 6
+
+
+def check_head_not_private(view, planted):
+    is_mapped_to(view, planted)
+    if planted.details["to"] == "tail":
+        assert frame_of(view, planted.vaddr + PAGE) == planted.pfn
+        assert view.refcount(planted.pfn) == 8
+    else:
+        assert frame_of(view, planted.vaddr - 4 * 8 * PAGE) == planted.pfn
+        assert view.refcount(planted.pfn) == 2
+
+
+def check_missing_dedup(view, planted):
+    frames = [frame_of(view, planted.vaddr + i * PAGE) for i in range(8)]
+    assert len(set(frames)) == planted.details["frames"] == 8
+    assert {view.refcount(pfn) for pfn in frames} == {1}
+    tails = {view.prog.read(planted.vaddr + i * PAGE, PAGE) for i in range(1, 8)}
+    assert len(tails) == 1
+
+
+def check_huge_leaf(view, planted):
+    shift, entry = is_mapped_to(view, planted)
+    assert shift == 21
+    assert entry & ~0xFFFFFFFFFF000 == 0x80000000000001E3
+    assert view.words((planted.vaddr - view.vmemmap) // STRUCT_PAGE + 511)[1] & 1
+
+
+def check_base_pages(view, planted):
+    frames = [frame_of(view, planted.vaddr + i * PAGE) for i in range(512)]
+    assert frames == planted.details["pfns"]
+    assert {view.refcount(pfn) for pfn in frames} == {1}
+
+
+def check_altmap_outside(view, planted):
+    shift, _ = is_mapped_to(view, planted)
+    assert shift == 21
+    altmap = view.pgmap().altmap
+    first = altmap.base_pfn + altmap.reserve
+    assert not first <= planted.pfn < first + altmap.free
+    # What is there is what belongs there.
+    assert view.words((planted.vaddr - view.vmemmap) // STRUCT_PAGE)[0] >> 51 & 7 == 4
+
+
+def check_read_only(view, planted):
+    _, entry = is_mapped_to(view, planted)
+    assert entry & ~0xFFFFFFFFFF000 == 0x8000000000000161
+
+
+def check_executable(view, planted):
+    _, entry = is_mapped_to(view, planted)
+    assert entry & ~0xFFFFFFFFFF000 == 0x163
+
+
+def check_refcount(view, planted):
+    is_mapped_to(view, planted)
+    assert view.refcount(planted.pfn) == planted.details["observed"]
+    by = planted.details["observed"] - planted.details["expected"]
+    assert by == {"refcount-low": -2, "refcount-high": 1}.get(planted.kind) or abs(by) == 1
+
+
+def check_frame_freed(view, planted):
+    is_mapped_to(view, planted)
+    assert view.refcount(planted.pfn) == 0
+    assert view.words(planted.pfn)[6] & 0xFFFFFFFF in (0xF0FFFFFF, 0xFFFFFF7F)
+
+
+def check_tail_wrong_head(view, planted):
+    wrong = view.page_va(planted.details["wrong_head_pfn"])
+    assert word(view, planted.vaddr + 8) == wrong + 1
+    assert wrong == (planted.vaddr & ~0x7FFF) - 0x8000
+
+
+def check_mask_missing(view, planted):
+    assert word(view, planted.vaddr + 8) == 0
+    assert word(view, planted.vaddr + STRUCT_PAGE + 8) == planted.details["expected"]
+
+
+def check_head_flag_lost(view, planted):
+    assert not word(view, planted.vaddr) >> view.prog["PG_head"].value_() & 1
+    assert word(view, planted.vaddr + 0x8000) >> view.prog["PG_head"].value_() & 1
+
+
+def check_wrong_order(view, planted):
+    if view.prog.type("struct page").has_member("compound_order"):
+        found = view.prog.read_u8(planted.vaddr + 17)
+    else:
+        found = word(view, planted.vaddr) & 0xFF
+    assert found == planted.details["observed"] == 1
+
+
+def check_wrong_pgmap(view, planted):
+    assert word(view, planted.vaddr + 8) == planted.details["observed"]
+    assert view.pgmap().value_() == planted.details["expected"] != planted.details["observed"]
+
+
+def check_early_uninitialised(view, planted):
+    pfn = planted.details["first_pfn"]
+    assert view.page_va(pfn) == planted.vaddr
+    assert view.words(pfn - 1)[0] >> 51 & 7 == 4
+    for page in (pfn, pfn + planted.details["count"] - 1):
+        assert view.words(page)[0] >> 51 & 7 == 1
+    assert view.words(pfn + planted.details["count"])[0] >> 51 & 7 == 4
+
+
+def check_unreadable_table(view, planted):
+    with pytest.raises(FaultError):
+        view.walk(planted.vaddr)
+    assert view.walk(view.page_va(0x100000)) is not None
+
+
+def check_unreadable_struct_page(view, planted):
+    is_mapped_to(view, planted)
+    missing = planted.details["missing_pfn"]
+    with pytest.raises(FaultError):
+        view.prog.read(missing * PAGE, 8, physical=True)
+    if missing == planted.pfn:
+        with pytest.raises(FaultError):
+            view.prog.read(planted.vaddr, 8)
+    else:
+        with pytest.raises(FaultError):
+            view.refcount(planted.pfn)
+
+
+def pgmap_at(view, planted):
+    return view.pgmaps()[planted.vaddr][0]
+
+
+def check_range_inverted(view, planted):
+    pgmap = pgmap_at(view, planted)
+    assert pgmap.range.start > pgmap.range.end
+    assert pgmap.range.start == planted.details["start"]
+
+
+def check_range_overlap(view, planted):
+    pgmap = pgmap_at(view, planted)
+    (other,) = (p for p, _ in view.pgmaps().values() if p != pgmap)
+    assert pgmap.range.start < other.range.start <= pgmap.range.end
+
+
+def check_nr_range_absurd(view, planted):
+    assert pgmap_at(view, planted).nr_range == 0x7FFFFFFF
+
+
+def check_shift_absurd(view, planted):
+    assert pgmap_at(view, planted).vmemmap_shift == 63
+
+
+def check_ref_dead(view, planted):
+    assert pgmap_at(view, planted).ref.percpu_count_ptr.value_() & 3 == 3
+
+
+def check_ref_leaked(view, planted):
+    pointer = Object(view.prog, "unsigned long *", view.pgmap().ref.percpu_count_ptr)
+    cpus = for_each_possible_cpu(view.prog)
+    total = sum(per_cpu_ptr(pointer, cpu)[0].value_() for cpu in cpus)
+    assert total % 2**64 == 64 + planted.details["by"]
+
+
+def check_subsection_lost(view, planted):
+    pfn = planted.details["first_pfn"]
+    assert view.page_va(pfn) == planted.vaddr
+    assert view.walk(planted.vaddr) is not None
+    root = view.prog["mem_section"][(pfn >> 15) // 128]
+    bits = root[(pfn >> 15) % 128].usage.subsection_map[0].value_()
+    assert bits == 2**64 - 1 - (1 << pfn % 32768 // 512)
+
+
+def check_xarray_cycle(view, planted):
+    node = view.prog["pgmap_array"].xa_head.value_()
+    assert planted.details["root"] == node - 2
+    slots = planted.vaddr + view.prog.type("struct xa_node").member("slots").offset
+    assert word(view, slots + 8 * planted.details["slot"]) == node
+
+
+def check_resource_cycle(view, planted):
+    prog = view.prog
+    resource = prog["iomem_resource"].child
+    seen = set()
+    while resource and resource.value_() != planted.vaddr:
+        resource = (
+            resource.child
+            if resource.name.string_() == b"Persistent Memory"
+            else (resource.sibling)
+        )
+    while resource and resource.value_() not in seen:
+        seen.add(resource.value_())
+        resource = resource.sibling
+    assert resource
+
+
+def check_name(view, planted):
+    name = planted.details["name"]
+    if planted.pagemap.startswith("pmem"):
+        assert view.prog.read(planted.vaddr + 12, len(name) + 1) == name + b"\0"
+    else:
+        kobj = view.prog.type("struct dev_dax").member("dev").offset
+        assert view.prog.read_c_string(word(view, planted.vaddr + kobj)) == name
+
+
+CHECKS = {
+    "hole": check_hole,
+    "tail-wrong-frame": check_tail_wrong_frame,
+    "head-not-private": check_head_not_private,
+    "missing-dedup": check_missing_dedup,
+    "huge-leaf": check_huge_leaf,
+    "base-pages": check_base_pages,
+    "altmap-outside": check_altmap_outside,
+    "read-only": check_read_only,
+    "executable": check_executable,
+    "refcount-low": check_refcount,
+    "refcount-high": check_refcount,
+    "frame-freed": check_frame_freed,
+    "tail-wrong-head": check_tail_wrong_head,
+    "head-flag-lost": check_head_flag_lost,
+    "wrong-order": check_wrong_order,
+    "wrong-pgmap": check_wrong_pgmap,
+    "mask-missing": check_mask_missing,
+    "early-uninitialised": check_early_uninitialised,
+    "unreadable-table": check_unreadable_table,
+    "unreadable-struct-page": check_unreadable_struct_page,
+    "range-inverted": check_range_inverted,
+    "range-overlap": check_range_overlap,
+    "nr-range-absurd": check_nr_range_absurd,
+    "shift-absurd": check_shift_absurd,
+    "ref-dead": check_ref_dead,
+    "ref-leaked": check_ref_leaked,
+    "subsection-lost": check_subsection_lost,
+    "xarray-cycle": check_xarray_cycle,
+    "resource-cycle": check_resource_cycle,
+    "name": check_name,
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ('kind = "hole"\ncompound = 64', "that is outside dax0.0"),
+        ('kind = "hole"\npage = 8', "that is outside dax0.0"),
+        ('kind = "hole"\nrange = 1', "dax0.0 has no range 1"),
+        ('kind = "tail-wrong-frame"\npage = 1', "pages 0 and 1 of a compound are its own"),
+        ('kind = "tail-wrong-frame"\nto = "other-pagemap"', "say which pagemap with other"),
+        ('kind = "base-pages"', "there is no large leaf of RAM"),
+        ('kind = "altmap-outside"', "dax0.0 has no altmap"),
+        ('kind = "tail-wrong-head"\nstruct_page = 0', "struct page 0 is the head"),
+        ('kind = "refcount-low"\nby = 2', "the reference count is 1 only"),
+        ('kind = "huge-leaf"\nsection = 1', "that is outside dax0.0"),
+        ('kind = "name"', "a name has 1 to 31 bytes"),
+        ('kind = "name"\nhex = "zz"', "hex must be hexadecimal digits"),
+    ],
+)
+def test_places_that_there_are_not(fault, message):
+    text = f'{_DEVICE}\n[[fault]]\npagemap = "dax0.0"\n{fault}\n'
+    with pytest.raises(UsageError, match=message) as e:
+        build(parse_scenario(text, "test"))
+    assert "\n" not in str(e.value)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The result: a vmcore.
+
+An ELF file with VMCOREINFO and a segment for each run of adjacent pages that
+exist, physical addresses beside those of the direct map, as the kernel's own
+``/proc/vmcore`` has them. Pages of zeros are holes in the file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+
+import kdumpling
+
+from ..errors import UsageError
+from .faults import Planted, plant
+from .kernel import Kernel
+from .memory import Bytes
+from .scenario import Scenario
+from .units import PAGE_SHIFT, PAGE_SIZE
+
+__all__ = ("Image",)
+
+#: program headers are counted in 16 bits, of which one value and the note go away
+_MAX_SEGMENTS = 0xFFFF - 2
+
+
+class Image:
+    """A kernel at the moment it is dumped."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        #: the faults in it, in the scenario's order
+        self.planted: list[Planted] = [plant(kernel, fault) for fault in kernel.scenario.faults]
+        #: VMCOREINFO, as text
+        self.vmcoreinfo = kernel.finish()
+
+    @property
+    def scenario(self) -> Scenario:
+        return self.kernel.scenario
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the vmcore.
+
+        :raises OSError: if that fails
+        """
+        segments = list(self.kernel.physical.segments())
+        if len(segments) > _MAX_SEGMENTS:
+            raise UsageError(f"scenario {self.scenario.name} is too large to dump")
+        builder = kdumpling.KdumpBuilder("x86_64")
+        builder.set_vmcoreinfo(self.vmcoreinfo)
+        for pfn, pages in segments:
+            address = pfn << PAGE_SHIFT
+            builder.add_memory_segment(
+                address, _Hole(len(pages) * PAGE_SIZE), self.kernel.addresses.va(address)
+            )
+        # The builder lays out and writes the headers; the data it would write
+        # whole, zeros included.
+        builder.write(os.fspath(path))
+        with open(path, "r+b") as file:
+            offset = file.seek(0, os.SEEK_END)
+            for _, pages in segments:
+                offset = _write_sparse(file, offset, pages)
+            file.truncate(offset)
+
+
+class _Hole(io.BytesIO):
+    """A file that has a size but no content."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = self._size + offset if whence == os.SEEK_END else offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        return b""
+
+
+def _write_sparse(file: io.BufferedRandom, offset: int, pages: Sequence[Bytes]) -> int:
+    """Write pages, leaving out those of zeros; get the offset after the last."""
+    at = -1
+    for page in pages:
+        if page.any():
+            if at != offset:
+                file.seek(offset)
+            file.write(page.data)
+            at = offset + PAGE_SIZE
+        offset += PAGE_SIZE
+    return offset

@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A kernel: boots on a scenario's machine, then brings up its devices.
+
+In: a :class:`.Scenario`. Out: physical memory as that kernel would have left
+it, and the VMCOREINFO that tells where to begin to read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from random import Random
+
+import numpy as np
+
+from ..errors import UsageError
+from . import btf, kallsyms
+from .addresses import randomize
+from .devices import DaxBus, Devices, PagemapRecord
+from .kernel_image import IMAGE_SIZE, KernelImage
+from .layouts import Layouts
+from .memmap import MemMap
+from .memory import Memory
+from .memremap import Memremap
+from .modules import Modules
+from .nodes import MAX_NUMNODES, ZONE_LIMITS, Nodes
+from .objects import KernelMemory, Struct
+from .page_alloc import Memblock, PageAllocator
+from .pagetable import (
+    KERNEL_LARGE,
+    KERNEL_LARGE_EXEC_RO,
+    KERNEL_LARGE_RO,
+    PMD_SHIFT,
+    PMD_SIZE,
+    PageTables,
+)
+from .percpu import NR_CPUS, Percpu
+from .resource import (
+    IORESOURCE_BUSY,
+    IORESOURCE_MEM,
+    IORESOURCE_SYSTEM_RAM,
+    Resources,
+)
+from .scenario import Pagemap, Scenario
+from .slab import Slab
+from .sparse import PAGES_PER_SECTION, SECTION_SIZE_BITS, Sections
+from .units import MIB, PAGE_SHIFT, PAGE_SIZE
+from .versions import BEHAVIOUR
+from .vmcoreinfo import vmcoreinfo
+from .vmemmap import Vmemmap
+from .xarray import XArray
+
+__all__ = ("Kernel",)
+
+#: the first megabyte is reserved; RAM in it ends here
+_LOW_RAM_END_PFN = 0x9F
+_MEMMAP_PAGES = PMD_SIZE // PAGE_SIZE
+_PERCPU_SIZE = 4 * PAGE_SIZE
+_PHYSICAL_MASK = (1 << 52) - 1
+
+
+class Kernel:
+    """The state of a simulated kernel."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.layouts = Layouts.load(scenario.kernel)
+        self.behaviour = BEHAVIOUR[scenario.kernel]
+        self.random = Random(f"{scenario.seed} {scenario.kernel} {scenario.levels}")
+        self.physical = Memory()
+        self.build_id = f"{self.random.getrandbits(160):040x}"
+        #: frames of RAM: first pfn, pfn after the last, node
+        self.ram = _ram_without_carve_outs(scenario)
+        self._choose_addresses()
+        self._setup_page_tables()
+        self._setup_sections()
+        self._setup_nodes()
+        self._mm_init()
+        self._driver_init()
+        #: pagemaps in the scenario's order
+        self.pagemaps = [
+            self.devices.probe(spec, self._is_legacy(spec)) for spec in scenario.pagemaps
+        ]
+
+    def pagemap(self, name: str) -> PagemapRecord:
+        """Get a pagemap by its device's name."""
+        for record in self.pagemaps:
+            if record.name == name:
+                return record
+        raise KeyError(name)
+
+    # Boot, until there is a page allocator.
+
+    def _choose_addresses(self) -> None:
+        last = max(end for _, end, _ in self.ram) << PAGE_SHIFT
+        last = max([last, *(s + n for p in self.scenario.pagemaps for s, n in p.ranges)])
+        low_end = next(end for start, end, _ in self.ram if start == MIB >> PAGE_SHIFT)
+        self.addresses = randomize(
+            self.scenario.levels, last, IMAGE_SIZE, low_end << PAGE_SHIFT, self.random
+        )
+        if last > 1 << self.addresses.max_physmem_bits:
+            raise UsageError(f"scenario {self.scenario.name}: memory ends above what paging allows")
+        self.memory = KernelMemory(self.physical, self.addresses, self.layouts)
+        self.image = KernelImage(self.addresses.text)
+        self.memblock = Memblock(self.ram)
+        self.memblock.reserve(0, MIB >> PAGE_SHIFT)
+        text = self.addresses.text_phys >> PAGE_SHIFT
+        self.memblock.reserve(text, text + (IMAGE_SIZE >> PAGE_SHIFT))
+        self._boot_heap = (0, 0)
+
+    def _memblock_alloc(self, size: int) -> int:
+        """Get zeroed boot memory, as a virtual address."""
+        size = -(-size // 64) * 64
+        va, left = self._boot_heap
+        if size > left:
+            count = -(-size // PAGE_SIZE)
+            pfn = self.memblock.alloc(count)
+            self.physical.run(pfn, count)
+            va, left = self.addresses.va(pfn << PAGE_SHIFT), count << PAGE_SHIFT
+        self._boot_heap = (va + size, left - size)
+        return va
+
+    def _setup_page_tables(self) -> None:
+        pgd = self.image.define("swapper_pg_dir", PAGE_SIZE, align=PAGE_SIZE)
+        self.image.label("init_top_pgt", pgd)
+        self.tables = PageTables(
+            self.physical,
+            self.scenario.levels,
+            self.addresses.va_to_pfn(pgd),
+            lambda va, shift: self.memblock.alloc(1),
+        )
+        va, pa = self.addresses.text, self.addresses.text_phys
+        for i, flags in enumerate(
+            (KERNEL_LARGE_EXEC_RO, KERNEL_LARGE_RO, KERNEL_LARGE, KERNEL_LARGE)
+        ):
+            offset = i * IMAGE_SIZE // 4
+            for done in range(0, IMAGE_SIZE // 4, PMD_SIZE):
+                self.tables.set(va + offset + done, PMD_SHIFT, pa + offset + done | flags)
+        for start, end in _merge_runs((ram.start, ram.end) for ram in self.scenario.ram):
+            self.tables.map_range(self.addresses.va(start), start, end - start, KERNEL_LARGE)
+
+    def _setup_sections(self) -> None:
+        """``sparse_init()``: sections with RAM get a memory map, mapped with large leaves."""
+        bits = self.addresses.max_physmem_bits - SECTION_SIZE_BITS
+        per_root = PAGE_SIZE // self.layouts.sizeof("mem_section")
+        self.section_roots = (1 << bits) // per_root
+        self.mem_section = self._memblock_alloc(self.section_roots * 8)
+        self.sections = Sections(
+            self.memory,
+            self.mem_section,
+            self.section_roots,
+            self._memblock_alloc,
+            self.behaviour.pageblock_bits,
+        )
+        flags = self.sections.flag("IS_EARLY") | self.sections.flag("IS_ONLINE")
+        #: section -> pfn of the block that holds its memory map
+        self.boot_memmap: dict[int, int] = {}
+        for start, end, nid in self.ram:
+            for nr in range(start // PAGES_PER_SECTION, (end - 1) // PAGES_PER_SECTION + 1):
+                if nr not in self.boot_memmap:
+                    self.boot_memmap[nr] = block = self.memblock.alloc(
+                        _MEMMAP_PAGES, _MEMMAP_PAGES, nid
+                    )
+                    va = self.addresses.pfn_to_page(nr * PAGES_PER_SECTION)
+                    self.tables.set(va, PMD_SHIFT, block << PAGE_SHIFT | KERNEL_LARGE)
+                    self.sections.init_one(nr, self.addresses.vmemmap_base, flags)
+                # subsection_map_init(); the kernel counts the holes in the
+                # first megabyte in.
+                first = max(start, nr * PAGES_PER_SECTION)
+                count = min(end, (nr + 1) * PAGES_PER_SECTION) - first
+                self.sections.fill_subsection_map(first, count)
+
+    def _setup_nodes(self) -> None:
+        pgdats = {}
+        count = -(-self.layouts.sizeof("pglist_data") // PAGE_SIZE)
+        for nid in sorted({nid for _, _, nid in self.ram}):
+            pfn = self.memblock.alloc(count, nid=nid)
+            self.physical.run(pfn, count)
+            pgdats[nid] = self.addresses.va(pfn << PAGE_SHIFT)
+        node_data = self.image.define("node_data", MAX_NUMNODES * 8, "bss")
+        states = self.layouts.constant("NR_NODE_STATES")
+        mask = self.layouts.sizeof("nodemask_t")
+        node_states = self.image.define("node_states", states * mask)
+        self.nodes = Nodes(self.memory, self.ram, pgdats, node_data, node_states)
+        names = {}
+        for zone, name in self.nodes.zone_names().items():
+            names[zone] = self.image.room("rodata", len(name) + 1, 1)
+            self.memory.write(names[zone], name + b"\0")
+        self.nodes.set_zone_names(names)
+        areas = [self._memblock_alloc(_PERCPU_SIZE) for _ in range(NR_CPUS)]
+        start = self.image.room("data", _PERCPU_SIZE) if self.behaviour.percpu_in_image else 0
+        self.percpu = Percpu(self.memory, start, areas, _PERCPU_SIZE)
+
+    # From here on frames have struct pages that say what they are used for.
+
+    def _mm_init(self) -> None:
+        """``memmap_init()``, ``memblock_free_all()``: struct pages of RAM."""
+        self.memmap = MemMap(self.physical, self.tables, self.addresses, self.layouts, self.ram)
+        free = [(run.start, run.end, run.nid) for run in self.memblock.runs]
+        for nr, block in self.boot_memmap.items():
+            self._init_section_memmap(nr, block, free)
+        self.pages = PageAllocator(free, self.memmap)
+        self.tables.alloc = self._alloc_table
+        self._managed: dict[tuple[int, str], int] = {}
+        for start, end, nid in free:
+            for zone, count in _by_zone(self.memmap, start, end):
+                key = nid, zone
+                self._managed[key] = self._managed.get(key, 0) + count
+        self._register_bootmem_info()
+        self.slab = Slab(self.memory, self.pages, self.memmap)
+        self.sections.alloc = self.slab.alloc
+        self.vmemmap = Vmemmap(self.physical, self.tables, self.pages, self.memmap, self.addresses)
+
+    def _init_section_memmap(self, nr: int, block: int, free: list[tuple[int, int, int]]) -> None:
+        """
+        Write the struct pages of a section. What is not RAM
+        (``init_unavailable_range()``) and what memblock handed out is reserved.
+        """
+        first = nr * PAGES_PER_SECTION
+        self.physical.run(block, _MEMMAP_PAGES)
+        start = first
+        while start < first + PAGES_PER_SECTION:
+            zone, count = next(_by_zone(self.memmap, start, first + PAGES_PER_SECTION))
+            pages = self.memmap.fresh(start, count, zone, self.memmap.nid(start))
+            reserved = np.ones(count, bool)
+            for run_start, run_end, _ in free:
+                low, high = max(run_start, start), min(run_end, start + count)
+                if low < high:
+                    reserved[low - start : high - start] = False
+            for run_start, run_end, nid in self.ram:
+                low, high = max(run_start, start), min(run_end, start + count)
+                if low < high and nid != self.memmap.nid(start):
+                    pages[low - start : high - start, 0] = self.memmap.links(zone, nid)
+            pages[reserved, 0] |= self.memmap.flag("reserved")
+            pages[~reserved] = self.memmap.without_references(pages[~reserved])
+            self.memmap.store(start, pages)
+            start += count
+
+    def _register_bootmem_info(self) -> None:
+        """
+        ``register_page_bootmem_memmap()``: frames that hold the memory map, and
+        the tables that map it, count the sections that they are for.
+        """
+        packed = self.behaviour.bootmem_info_packed
+        for nr, block in sorted(self.boot_memmap.items()):
+            va = self.addresses.pfn_to_page(nr * PAGES_PER_SECTION)
+            _, *below = [pfn for _, pfn, _ in self.tables.tables(va)]
+            if self.scenario.levels == 4:
+                # The p4d level is folded: the table below the root is met twice.
+                below.insert(0, below[0])
+            for pfn in below:
+                self.memmap.get_page_bootmem(nr, pfn, "MIX_SECTION_INFO", packed)
+            self.memmap.get_page_bootmem(nr, block, "SECTION_INFO", packed, _MEMMAP_PAGES)
+
+    def _alloc_table(self, va: int, shift: int) -> int:
+        """``vmemmap_alloc_block_zero()``, ``spp_getpage()``: a page table at run time."""
+        return self.pages.alloc_page()
+
+    # Drivers.
+
+    def _driver_init(self) -> None:
+        image = self.image
+        self.iomem = Resources(
+            self._global("iomem_resource", "resource"), self.slab, _PHYSICAL_MASK
+        )
+        self._add_ram_resources()
+        self.pgmap_array = XArray(
+            self._global("pgmap_array", "xarray", "bss", static=True),
+            lambda: self.slab.struct("xa_node"),
+        )
+        self.modules = Modules(self.memory, self.tables, self.pages, image.define("modules", 16))
+        bus_kset = image.define("bus_kset", 8, "bss", static=True)
+        self.dax_bus = DaxBus(self._global("dax_bus_type", "bus_type"), bus_kset, self.slab)
+        self.memremap = Memremap(
+            self.memory,
+            self.behaviour,
+            self.tables,
+            self.sections,
+            self.vmemmap,
+            self.memmap,
+            self.pgmap_array,
+            self.percpu,
+        )
+        size = self.layouts.sizeof("dev_pagemap_ops")
+        self.devices = Devices(
+            self.memory,
+            self.slab,
+            self.memremap,
+            self.nodes,
+            self.iomem,
+            self.dax_bus,
+            self.modules,
+            image.define("p2pdma_pgmap_ops", size, "rodata", static=True),
+        )
+
+    def _global(
+        self, name: str, struct: str, section: str = "data", static: bool = False
+    ) -> Struct:
+        size = self.layouts.sizeof(struct)
+        return self.memory.struct(struct, self.image.define(name, size, section, 64, static))
+
+    def _add_ram_resources(self) -> None:
+        """``e820__reserve_resources()`` and the kernel image's own."""
+        insert = self.iomem.insert
+        insert(b"Reserved", 0, PAGE_SIZE - 1, "RESERVED")
+        system = IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
+        image = self.addresses.text_phys
+        ranges = [(1 << PAGE_SHIFT, _LOW_RAM_END_PFN << PAGE_SHIFT)]
+        ranges += _merge_runs(
+            (start << PAGE_SHIFT, end << PAGE_SHIFT)
+            for start, end, _ in self.ram
+            if start >= MIB >> PAGE_SHIFT
+        )
+        for start, end in ranges:
+            ram = insert(b"System RAM", start, end - 1, flags=system)
+            if start <= image < end:
+                flags = IORESOURCE_MEM | IORESOURCE_BUSY | system
+                step = IMAGE_SIZE // 4
+                for i, name in enumerate((b"code", b"rodata", b"data", b"bss")):
+                    at = image + i * step
+                    insert(b"Kernel " + name, at, at + step - 1, flags=flags, parent=ram)
+        insert(b"Reserved", 0x9FC00, 0x9FFFF, "RESERVED")
+        insert(b"Reserved", 0xF0000, 0xFFFFF, "RESERVED")
+
+    def _is_legacy(self, spec: Pagemap) -> bool:
+        return any(
+            start < ram.end and ram.start < start + size
+            for start, size in spec.ranges
+            for ram in self.scenario.ram
+        )
+
+    # What is left to do before the dump is taken.
+
+    def finish(self) -> str:
+        """
+        Write what depends on all else: variables, free lists, BTF, kallsyms.
+
+        :return: the text of VMCOREINFO
+        """
+        free = self.nodes.add_free_pages(self.pages, self.memmap)
+        self.nodes.set_managed_pages(self._managed)
+        self._define_variables(free)
+        self._write_btf()
+        self._write_kallsyms()
+        symbols = {symbol.name: symbol.address for symbol in self.image.symbols}
+        symbols |= self._kallsyms_symbols
+        size = self.layouts.sizeof("nodemask_t")
+        symbols["node_online_map"] = (
+            symbols["node_states"] + self.layouts.constant("N_ONLINE") * size
+        )
+        return vmcoreinfo(
+            self.layouts,
+            self.behaviour,
+            self.addresses,
+            symbols,
+            self.mem_section,
+            self.section_roots,
+            self.build_id,
+        )
+
+    def _word(self, name: str, value: int, size: int = 8, static: bool = False) -> None:
+        va = self.image.define(name, size, "data", size, static)
+        self.memory.write_int(va, value, size)
+
+    def _define_variables(self, free: int) -> None:
+        addresses, layouts, image = self.addresses, self.layouts, self.image
+        self._word("mem_section", self.mem_section)
+        self._word("__highest_present_section_nr", self.sections.highest_present)
+        self._word("vmemmap_base", addresses.vmemmap_base)
+        self._word("page_offset_base", addresses.page_offset_base)
+        self._word("vmalloc_base", addresses.vmalloc_base)
+        self._word("phys_base", addresses.phys_base)
+        self._word("physical_mask", _PHYSICAL_MASK)
+        self._word("sme_me_mask", 0)
+        self._word("__pgtable_l5_enabled", int(addresses.levels == 5), 4)
+        self._word("pgdir_shift", 48 if addresses.levels == 5 else 39, 4)
+        self._word("ptrs_per_p4d", 512 if addresses.levels == 5 else 1, 4)
+        self._word("max_pfn", max(end for _, end, _ in self.ram))
+        self._word("unused_pmd_start", 0, static=True)
+        self._word("_totalram_pages", sum(self._managed.values()))
+        self._word("nr_node_ids", max(self.nodes.pgdats) + 1, 4)
+        self._word("nr_online_nodes", len(self.nodes.pgdats), 4)
+        self._word("nr_cpu_ids", NR_CPUS, 4)
+        vm_zone_stat = image.define(
+            "vm_zone_stat", 8 * layouts.constant("NR_VM_ZONE_STAT_ITEMS"), "bss"
+        )
+        self.memory.write_int(vm_zone_stat + 8 * layouts.constant("NR_FREE_PAGES"), free)
+        for mask in ("possible", "online", "present"):
+            va = image.define(f"__cpu_{mask}_mask", layouts.sizeof("cpumask"))
+            self.memory.write_int(va, (1 << NR_CPUS) - 1)
+        # NR_CPUS is 8192 in Debian's configuration.
+        offsets = image.define("__per_cpu_offset", 8192 * 8, "bss")
+        for cpu, offset in enumerate(self.percpu.offsets):
+            self.memory.write_int(offsets + cpu * 8, offset)
+        if self.behaviour.percpu_in_image:
+            image.label("__per_cpu_start", self.percpu.start)
+        self._define_hugetlb()
+        self._global("init_mm", "mm_struct")["pgd"] = image["swapper_pg_dir"]
+        uts = self._global("init_uts_ns", "uts_namespace")
+        for member, text in (
+            ("sysname", "Linux"),
+            ("nodename", "simulated"),
+            ("release", layouts.release),
+            ("version", "#1 SMP PREEMPT_DYNAMIC vmemscope"),
+            ("machine", "x86_64"),
+        ):
+            uts.set_bytes(f"name.{member}", text.encode())
+        head = image.define("btf_modules", 16, "data", static=True)
+        self.memory.write_int(head, head)
+        self.memory.write_int(head + 8, head)
+        image.define("vmemmap_populate", 256, "text", 16)
+        image.label("_etext", image.section("text") + 2 * MIB, "T")
+        image.label("_end", image.text + IMAGE_SIZE, "B")
+
+    def _define_hugetlb(self) -> None:
+        """One size of huge pages, none allocated; the vmemmap optimization is off."""
+        layouts, image = self.layouts, self.image
+        size = layouts.sizeof("hstate")
+        hstates = image.define("hstates", 2 * size, "bss", 64)
+        for i, order in enumerate((9, 18)):
+            hstate = self.memory.struct("hstate", hstates + i * size)
+            hstate["order"] = order
+            hstate["mask"] = -(PAGE_SIZE << order)
+            hstate.init_list("hugepage_activelist")
+            for nid in range(max(self.nodes.pgdats) + 1):
+                hstate.init_list(f"hugepage_freelists[{nid}]")
+        self._word("hugetlb_max_hstate", 1, 4)
+        self._word("default_hstate_idx", 0, 4)
+        self._word("vmemmap_optimize_enabled", 0, 1, static=True)
+        if not layouts.has_member("zone", "vmemmap_tails"):
+            self._global("hugetlb_optimize_vmemmap_key", "static_key_false")
+        if self.behaviour.vmcoreinfo_vmemmap:
+            # Both came in between 6.1 and 6.12.
+            self._word("nr_memmap_pages", self.vmemmap.nr_memmap_pages, static=True)
+            boot = len(self.boot_memmap) * _MEMMAP_PAGES
+            self._word("nr_memmap_boot_pages", boot, static=True)
+
+    def _write_btf(self) -> None:
+        data = btf.encode(self.layouts.types)
+        va = self.image.room("rodata", len(data), PAGE_SIZE)
+        self.memory.write(va, data)
+        self.image.label("__start_BTF", va, "R")
+        self.image.label("__stop_BTF", va + len(data), "R")
+
+    def _write_kallsyms(self) -> None:
+        table = kallsyms.encode(self.image.symbols)
+        #: the tables' own addresses; kallsyms does not list them
+        self._kallsyms_symbols: dict[str, int] = {}
+
+        def place(name: str, data: bytes) -> int:
+            va = self._kallsyms_symbols[name] = self.image.room("rodata", len(data))
+            self.memory.write(va, data)
+            return va
+
+        place("kallsyms_num_syms", table.num_syms)
+        place("kallsyms_names", table.names)
+        place("kallsyms_markers", table.markers)
+        place("kallsyms_seqs_of_names", table.seqs_of_names)
+        place("kallsyms_token_table", table.token_table)
+        place("kallsyms_token_index", table.token_index)
+        if self.behaviour.kallsyms_place_relative:
+            va = place("kallsyms_offsets", bytes(4 * len(table.symbols)))
+            self.memory.write(va, table.offsets_place_relative(va))
+        else:
+            base = self.image.text
+            place("kallsyms_relative_base", base.to_bytes(8, "little"))
+            place("kallsyms_offsets", table.offsets_absolute_percpu(base))
+
+
+def _ram_without_carve_outs(scenario: Scenario) -> list[tuple[int, int, int]]:
+    """
+    Get RAM in frames: without the holes of the first megabyte, and without
+    what devices take of it (``memmap=64M!768M`` on the command line).
+    """
+    hole = (_LOW_RAM_END_PFN, MIB >> PAGE_SHIFT)
+    holes = [(0, 1), hole]
+    for pagemap in scenario.pagemaps:
+        for start, size in pagemap.ranges:
+            holes.append((start >> PAGE_SHIFT, (start + size) >> PAGE_SHIFT))
+    ram = [(ram.start >> PAGE_SHIFT, ram.end >> PAGE_SHIFT, ram.nid) for ram in scenario.ram]
+    for low, high in holes:
+        pieces = []
+        for start, end, nid in ram:
+            if end <= low or high <= start:
+                pieces.append((start, end, nid))
+                continue
+            if start < low:
+                pieces.append((start, low, nid))
+            if high < end:
+                pieces.append((high, end, nid))
+        ram = pieces
+    ram.sort()
+    return ram
+
+
+def _merge_runs(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join adjacent runs; ends are exclusive."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(runs):
+        if merged and merged[-1][1] == start:
+            start = merged.pop()[0]
+        merged.append((start, end))
+    return merged
+
+
+def _by_zone(memmap: MemMap, start: int, end: int) -> Iterator[tuple[str, int]]:
+    """Cut a range of pfns at zone boundaries: zone, number of pages."""
+    while start < end:
+        zone = memmap.zone(start)
+        _, limit = ZONE_LIMITS[zone]
+        count = min(end, limit) - start
+        yield zone, count
+        start += count

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The kernel image: where symbols are, and room for what they name.
+
+2 MiB each of text, read-only data, data and zero-initialised data, in this
+order, as the linker script has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .units import MIB
+
+__all__ = ("IMAGE_SIZE", "KernelImage", "Symbol")
+
+_SECTION_SIZE = 2 * MIB
+#: section -> position, kallsyms type of a symbol in it
+_SECTIONS = {"text": (0, "T"), "rodata": (1, "R"), "data": (2, "D"), "bss": (3, "B")}
+IMAGE_SIZE = _SECTION_SIZE * len(_SECTIONS)
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A line of kallsyms."""
+
+    name: str
+    address: int
+    #: as nm prints it; lower case for static
+    type: str
+
+
+class KernelImage:
+    """
+    Gives out addresses in the image.
+
+    :param text: virtual address of ``_text``
+    """
+
+    def __init__(self, text: int) -> None:
+        self.text = text
+        self.symbols: list[Symbol] = []
+        self._next = {name: self.section(name) for name in _SECTIONS}
+        for name in ("_text", "_stext"):
+            self.symbols.append(Symbol(name, text, "T"))
+
+    def section(self, name: str) -> int:
+        """Get the virtual address of a section."""
+        return self.text + _SECTIONS[name][0] * _SECTION_SIZE
+
+    def room(self, section: str, size: int, align: int = 8) -> int:
+        """Get room in a section; its bytes are zeros."""
+        va = -(-self._next[section] // align) * align
+        self._next[section] = va + size
+        if va + size > self.section(section) + _SECTION_SIZE:
+            raise ValueError(f"the image's {section} is full")
+        return va
+
+    def define(
+        self, name: str, size: int, section: str = "data", align: int = 8, static: bool = False
+    ) -> int:
+        """Define a symbol with room of its own; get its address."""
+        va = self.room(section, size, align)
+        kind = _SECTIONS[section][1]
+        self.symbols.append(Symbol(name, va, kind.lower() if static else kind))
+        return va
+
+    def label(self, name: str, address: int, kind: str = "D") -> None:
+        """Define a symbol at an address."""
+        self.symbols.append(Symbol(name, address, kind))
+
+    def __getitem__(self, name: str) -> int:
+        """Get the address of a symbol."""
+        for symbol in self.symbols:
+            if symbol.name == name:
+                return symbol.address
+        raise KeyError(name)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Struct layouts and enumerators of real kernels.
+
+The files beside this module were cut out of the BTF of Debian's kernels by
+:mod:`vmemscope.sim.layouts.extract`. A file holds the ``release`` it is from and
+a list of ``types``, one a line, close to what ``bpftool btf dump -j`` prints:
+
+* every record has an ``id`` (from 1, in order), a ``kind`` and, unless the
+  type is anonymous, a ``name``;
+* ``type``, ``index`` and the second item of a member or parameter are ids, 0 is
+  ``void``;
+* a member is ``[name, type, offset in bits]``, with the size in bits as a
+  fourth item for a bit-field;
+* ``size`` is in bytes, ``count`` is the number of elements of an array.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+__all__ = ("VERSIONS", "Layouts", "Member")
+
+#: versions that there is a file for, oldest first
+VERSIONS = ("6.1", "6.12", "7.2")
+
+_STEP = re.compile(r"\.?(\w+)|\[(\d+)\]")
+_TRANSPARENT = ("typedef", "const", "volatile", "restrict")
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a member lies."""
+
+    #: bytes from the start of the outermost structure
+    offset: int
+    #: bytes; of a bit-field, of the whole bytes that it touches
+    size: int
+    #: first bit in the byte at :attr:`offset`, and size in bits, of a bit-field
+    bits: tuple[int, int] | None = None
+
+
+class Layouts:
+    """The types of one kernel."""
+
+    def __init__(self, release: str, types: list[dict[str, Any]]) -> None:
+        #: the kernel that they were taken from, as ``uname -r`` prints it
+        self.release = release
+        #: all records; a record's id is its index plus one
+        self.types = types
+        self._named: dict[tuple[str, str], dict[str, Any]] = {}
+        self._constants: dict[str, int] = {}
+        for record in types:
+            name = record.get("name")
+            if name is not None:
+                self._named.setdefault((record["kind"], name), record)
+            if record["kind"] in ("enum", "enum64"):
+                for constant, value in record["values"]:
+                    self._constants.setdefault(constant, value)
+        self._members: dict[tuple[str, str], Member | None] = {}
+
+    @classmethod
+    def load(cls, version: str) -> Layouts:
+        """Get the types of one of :data:`VERSIONS`. Don't change the result."""
+        return _load(version)
+
+    def constant(self, name: str) -> int:
+        """Get the value of an enumerator."""
+        return self._constants[name]
+
+    def has_constant(self, name: str) -> bool:
+        return name in self._constants
+
+    def sizeof(self, name: str) -> int:
+        """Get the size in bytes of a structure, union or typedef."""
+        return self._size(self._record(name))
+
+    def offsetof(self, name: str, path: str) -> int:
+        """Get the offset in bytes of a member."""
+        return self.member(name, path).offset
+
+    def has_member(self, name: str, path: str) -> bool:
+        try:
+            self.member(name, path)
+        except KeyError:
+            return False
+        return True
+
+    def member(self, name: str, path: str) -> Member:
+        """
+        Find a member.
+
+        :param name: tag of a structure or union, or name of a typedef of one
+        :param path: ``a``, ``a.b``, ``a[2].b``; anonymous members are seen through
+        :raises KeyError: if there is none
+        """
+        key = name, path
+        if key not in self._members:
+            try:
+                self._members[key] = self._find(self._record(name), path)
+            except KeyError:
+                self._members[key] = None
+        found = self._members[key]
+        if found is None:
+            raise KeyError(f"{name}.{path}")
+        return found
+
+    def member_names(self, name: str) -> list[str]:
+        """Get the names of a structure's members, those of anonymous ones included."""
+        return [member for member, *_ in self._flatten(self._record(name), 0)]
+
+    def _find(self, record: dict[str, Any], path: str) -> Member:
+        offset = 0
+        bits = None
+        for step in _STEP.finditer(path):
+            record = self._resolve(record)
+            member, index = step.groups()
+            if index is not None:
+                if record["kind"] != "array":
+                    raise KeyError(path)
+                record = self._by_id(record["type"])
+                offset += int(index) * self._size(record) * 8
+                continue
+            for found, type_id, found_offset, bit_size in self._flatten(record, 0):
+                if found == member:
+                    record = self._by_id(type_id)
+                    offset += found_offset
+                    if bit_size is not None:
+                        bits = offset % 8, bit_size
+                    break
+            else:
+                raise KeyError(path)
+        if bits is not None:
+            return Member(offset // 8, (bits[0] + bits[1] + 7) // 8, bits)
+        return Member(offset // 8, self._size(record))
+
+    def _flatten(
+        self, record: dict[str, Any], base: int
+    ) -> Iterator[tuple[str, int, int, int | None]]:
+        for name, type_id, offset, *bit_size in record.get("members", ()):
+            if name:
+                yield name, type_id, base + offset, bit_size[0] if bit_size else None
+            else:
+                yield from self._flatten(self._resolve(self._by_id(type_id)), base + offset)
+
+    def _record(self, name: str) -> dict[str, Any]:
+        for kind in ("struct", "union", "typedef"):
+            if (kind, name) in self._named:
+                return self._resolve(self._named[kind, name])
+        raise KeyError(name)
+
+    def _by_id(self, type_id: int) -> dict[str, Any]:
+        return self.types[type_id - 1] if type_id else {"kind": "void"}
+
+    def _resolve(self, record: dict[str, Any]) -> dict[str, Any]:
+        while record["kind"] in _TRANSPARENT:
+            record = self._by_id(record["type"])
+        return record
+
+    def _size(self, record: dict[str, Any]) -> int:
+        record = self._resolve(record)
+        if record["kind"] == "array":
+            return int(record["count"]) * self._size(self._by_id(record["type"]))
+        if record["kind"] == "ptr":
+            return 8
+        return int(record.get("size", 0))
+
+
+@cache
+def _load(version: str) -> Layouts:
+    text = files(__name__).joinpath(f"{version}.json").read_text(encoding="ascii")
+    data = json.loads(text)
+    return Layouts(data["release"], data["types"])

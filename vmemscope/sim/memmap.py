@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Contents of struct pages, written where the page tables say they are.
+
+Sources: ``mm/mm_init.c``, ``mm/internal.h: prep_compound_head()``,
+``include/linux/page-flags-layout.h``. Arrays of struct pages are numpy arrays
+of shape (pages, 8), one 64-bit word a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .addresses import STRUCT_PAGE_SIZE, AddressSpace
+from .layouts import Layouts
+from .memory import LE64, Memory, Words
+from .page_alloc import MAX_DMA32_PFN, MAX_DMA_PFN
+from .pagetable import PageTables
+from .units import PAGE_SIZE
+
+__all__ = ("MemMap", "struct_pages_per_page")
+
+#: struct pages in a page of the vmemmap
+struct_pages_per_page = PAGE_SIZE // STRUCT_PAGE_SIZE
+
+_WORDS = STRUCT_PAGE_SIZE // 8
+_U32 = 0xFFFF_FFFF
+
+# Debian: NODES_SHIFT 10, three bits of zone, LAST_CPUPID_SHIFT 21, no section
+# number (SPARSEMEM_VMEMMAP); from the top of page->flags down.
+_NODES_PGSHIFT = 54
+_ZONES_PGSHIFT = 51
+_LAST_CPUPID_PGSHIFT = 30
+_LAST_CPUPID_MASK = (1 << 21) - 1
+
+#: include/linux/poison.h, with x86-64's POISON_POINTER_DELTA
+_POISON = 0xDEAD_0000_0000_0000
+LIST_POISON2 = _POISON + 0x122
+TAIL_MAPPING = _POISON + 0x400
+
+
+class MemMap:
+    """
+    The struct pages of all memory.
+
+    :param ram: RAM as (first pfn, pfn after the last, node)
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        tables: PageTables,
+        addresses: AddressSpace,
+        layouts: Layouts,
+        ram: Sequence[tuple[int, int, int]],
+    ) -> None:
+        self.memory = memory
+        self.tables = tables
+        self.addresses = addresses
+        self.layouts = layouts
+        self.ram = ram
+        if layouts.sizeof("page") != STRUCT_PAGE_SIZE:
+            raise ValueError("struct page does not have 64 bytes")
+        self._mapcount = layouts.offsetof("page", "_mapcount")
+        self._refcount = layouts.offsetof("page", "_refcount")
+        self._compound = layouts.offsetof(
+            "page", "compound_info" if self.has_mask else "compound_head"
+        )
+        self._private = layouts.offsetof("page", "private")
+        # __folio_index in 7.2
+        self._index = self._private // 8 - 1
+        self._mapping = layouts.offsetof("page", "mapping") // 8
+
+    @property
+    def has_mask(self) -> bool:
+        """
+        Whether tail pages hold a mask: ``compound_info_has_mask()``. Debian's
+        7.2 sets CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP, and 64 is a power of 2.
+        """
+        return self.layouts.has_member("page", "compound_info")
+
+    # Flags.
+
+    def flag(self, name: str) -> int:
+        """Get ``1 << PG_name``."""
+        return 1 << self.layouts.constant(f"PG_{name}")
+
+    def links(self, zone: str, nid: int) -> int:
+        """``set_page_links()`` and ``page_cpupid_reset_last()``: fresh page->flags."""
+        return (
+            nid << _NODES_PGSHIFT
+            | self.layouts.constant(zone) << _ZONES_PGSHIFT
+            | _LAST_CPUPID_MASK << _LAST_CPUPID_PGSHIFT
+        )
+
+    def zone(self, pfn: int) -> str:
+        """Name the zone of a frame of RAM."""
+        if pfn < MAX_DMA_PFN:
+            return "ZONE_DMA"
+        return "ZONE_DMA32" if pfn < MAX_DMA32_PFN else "ZONE_NORMAL"
+
+    def nid(self, pfn: int) -> int:
+        """Get the node of a frame of RAM; of a hole, that of the RAM before it."""
+        nid = 0
+        for start, _, run_nid in self.ram:
+            if start > pfn:
+                break
+            nid = run_nid
+        return nid
+
+    # Access by pfn.
+
+    def words(self, pfn: int) -> Words:
+        """
+        Get a struct page as 8 words, in place.
+
+        :raises KeyError: if the vmemmap has a hole there
+        """
+        pa = self.tables.translate(self.addresses.pfn_to_page(pfn))
+        if pa is None:
+            raise KeyError(pfn)
+        return self.memory.words(pa // PAGE_SIZE)[pa % PAGE_SIZE // 8 :][:_WORDS]
+
+    def exists(self, pfn: int) -> bool:
+        """Whether there is a struct page for a pfn."""
+        return self.tables.translate(self.addresses.pfn_to_page(pfn)) is not None
+
+    def poke(self, pfn: int, offset: int, value: int, size: int = 8) -> None:
+        """
+        Write to a struct page.
+
+        :param offset: bytes from the start of the struct page
+        """
+        view = self.words(pfn).view(np.uint8)
+        data = (value & ((1 << size * 8) - 1)).to_bytes(size, "little")
+        view[offset : offset + size] = np.frombuffer(data, np.uint8)
+
+    def peek(self, pfn: int, offset: int, size: int = 8) -> int:
+        return int.from_bytes(self.words(pfn).view(np.uint8)[offset:][:size].tobytes(), "little")
+
+    def refcount(self, pfn: int) -> int:
+        return self.peek(pfn, self._refcount, 4)
+
+    def set_refcount(self, pfn: int, count: int) -> None:
+        self.poke(pfn, self._refcount, count, 4)
+
+    def add_refcount(self, pfn: int, count: int) -> None:
+        """``get_page()`` or ``put_page()``, that many times."""
+        self.set_refcount(pfn, self.refcount(pfn) + count)
+
+    def set_page_type(self, pfn: int, name: str) -> None:
+        """Mark the use of a frame of RAM: slab or buddy."""
+        constant = f"PGTY_{name}"
+        if self.layouts.has_constant(constant):
+            self.poke(pfn, self._mapcount, self.layouts.constant(constant) << 24 | 0xFFFFFF, 4)
+        elif name == "buddy":
+            # Before 6.12: PAGE_TYPE_BASE with PG_buddy, 0x80, cleared.
+            self.poke(pfn, self._mapcount, -129, 4)
+        if self.layouts.has_constant(f"PG_{name}"):
+            self.words(pfn)[0] |= np.uint64(self.flag(name))
+
+    def store(self, pfn: int, pages: Words) -> None:
+        """Write struct pages from a pfn on, in ascending order, through the vmemmap."""
+        pos = 0
+        for view in self.views(pfn, len(pages)):
+            view[:] = pages[pos : pos + len(view)]
+            pos += len(view)
+
+    def views(self, pfn: int, count: int) -> Iterator[Words]:
+        """
+        Get adjacent struct pages in place, a page of the vmemmap at a time.
+
+        :raises KeyError: if the vmemmap has a hole there
+        """
+        while count:
+            first = pfn % struct_pages_per_page
+            step = min(count, struct_pages_per_page - first)
+            pa = self.tables.translate(self.addresses.pfn_to_page(pfn))
+            if pa is None:
+                raise KeyError(pfn)
+            yield self.memory.words(pa // PAGE_SIZE).reshape(-1, _WORDS)[first : first + step]
+            pfn += step
+            count -= step
+
+    # RAM.
+
+    def fresh(self, pfn: int, count: int, zone: str, nid: int, refcount: int = 1) -> Words:
+        """``__init_single_page()``, of adjacent ones."""
+        pages = np.zeros((count, _WORDS), LE64)
+        pages[:, 0] = self.links(zone, nid)
+        # INIT_LIST_HEAD(&page->lru)
+        pages[:, 1] = self.addresses.pfn_to_page(pfn) + 8
+        pages[:, 1] += np.arange(count, dtype=LE64) * np.uint64(STRUCT_PAGE_SIZE)
+        pages[:, 2] = pages[:, 1]
+        pages[:, self._mapcount // 8] = refcount << 32 | _U32
+        return pages
+
+    def without_references(self, pages: Words) -> Words:
+        """Get fresh struct pages as they are once their frames are free."""
+        pages = pages.copy()
+        pages[:, self._refcount // 8] &= np.uint64(_U32)
+        return pages
+
+    def prep_new_page(self, pfn: int) -> None:
+        """What the struct page of a freshly allocated frame looks like."""
+        words = self.words(pfn)
+        words[1] = 0
+        words[2] = LIST_POISON2
+        words[self._private // 8] = 0
+        self.set_refcount(pfn, 1)
+
+    def get_page_bootmem(
+        self, info: int, pfn: int, kind: str, packed: bool, count: int = 1
+    ) -> None:
+        """
+        ``mm/bootmem_info.c: get_page_bootmem()``: adjacent frames from memblock
+        hold memory map or page tables of a section.
+
+        :param info: section number
+        :param packed: see :attr:`Behaviour.bootmem_info_packed`
+        """
+        value = self.layouts.constant(kind)
+        for pages in self.views(pfn, count):
+            if packed:
+                pages[:, self._private // 8] = info << 4 | value
+            else:
+                pages[:, self._index] = value
+                pages[:, self._private // 8] = info
+                pages[:, 0] |= np.uint64(self.flag("private"))
+            pages[:, self._refcount // 8] += np.uint64(1 << 32)
+
+    # Device memory.
+
+    def fresh_device(self, pfn: int, count: int, nid: int, pgmap: int, refcount: int) -> Words:
+        """
+        ``__init_zone_device_page()``, of adjacent ones.
+
+        :param pgmap: address of the ``struct dev_pagemap``
+        """
+        pages = self.fresh(pfn, count, "ZONE_DEVICE", nid, refcount)
+        pages[:, 0] |= np.uint64(self.flag("reserved"))
+        # Over lru: page->pgmap (later folio->pgmap) and zone_device_data.
+        pages[:, 1] = pgmap
+        pages[:, 2] = 0
+        return pages
+
+    def compound_info(self, head_pfn: int, order: int) -> int:
+        """What ``set_compound_head()`` stores in a tail page."""
+        if self.has_mask:
+            # include/linux/page-flags.h: set_compound_head()
+            return -(STRUCT_PAGE_SIZE << order) & (1 << 64) - 1 | 1
+        return self.addresses.pfn_to_page(head_pfn) | 1
+
+    def device_tails(self, head_pfn: int, count: int, order: int, nid: int) -> Words:
+        """
+        ``__init_zone_device_page()`` and ``prep_compound_tail()`` of ``count``
+        tail pages; they are the same wherever in the compound page they are.
+        """
+        pages = self.fresh_device(head_pfn, count, nid, 0, 0)
+        pages[:, self._compound // 8] = self.compound_info(head_pfn, order)
+        pages[:, self._mapping] = TAIL_MAPPING
+        return pages
+
+    def prep_compound_head(self, head_pfn: int, order: int) -> None:
+        """
+        ``mm/internal.h: prep_compound_head()`` (6.1: ``mm/page_alloc.c``), by
+        what members ``struct folio`` has.
+        """
+        for name, value in (
+            # 6.1: destructor and order are bytes of their own.
+            ("_folio_dtor", 1),
+            ("_folio_order", order),
+            ("_total_mapcount", -1),
+            ("_large_mapcount", -1),
+            ("_entire_mapcount", -1),
+            ("_nr_pages_mapped", 0),
+            ("_pincount", 0),
+            ("_mm_id_mapcount", -1),
+            ("_mm_ids", 0),
+            ("_folio_nr_pages", 1 << order),
+            ("_nr_pages", 1 << order),
+        ):
+            if self.layouts.has_member("folio", name):
+                self._poke_folio(head_pfn, name, value)
+        if not self.layouts.has_member("folio", "_folio_order"):
+            # folio_set_order(): in the low byte of the first tail page's flags.
+            offset = self.layouts.offsetof("folio", "_flags_1") - STRUCT_PAGE_SIZE
+            flags = self.peek(head_pfn + 1, offset)
+            self.poke(head_pfn + 1, offset, flags & ~0xFF | order)
+        if self.layouts.has_member("folio", "_deferred_list"):
+            offset = self.layouts.offsetof("folio", "_deferred_list")
+            va = self.addresses.pfn_to_page(head_pfn) + offset
+            self._poke_folio(head_pfn, "_deferred_list.next", va)
+            self._poke_folio(head_pfn, "_deferred_list.prev", va)
+
+    def _poke_folio(self, head_pfn: int, name: str, value: int) -> None:
+        member = self.layouts.member("folio", name)
+        page, offset = divmod(member.offset, STRUCT_PAGE_SIZE)
+        self.poke(head_pfn + page, offset, value, member.size)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Physical memory, sparse: only pages that something was written to exist.
+
+Addresses are physical and in bytes, pfns are ``address // PAGE_SIZE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .units import PAGE_SIZE
+
+__all__ = ("LE64", "Bytes", "Memory", "Words")
+
+#: a little-endian 64-bit word
+LE64 = np.dtype("<u8")
+
+Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint64]
+
+
+class Memory:
+    """
+    Pages by pfn. A page is a row of bytes that is written in place; reading one
+    that does not exist makes it, full of zeros.
+    """
+
+    def __init__(self) -> None:
+        self._pages: dict[int, Bytes] = {}
+        self._words: dict[int, Words] = {}
+        #: pfns that are left out of the dump whatever they hold
+        self.missing: set[int] = set()
+
+    def __contains__(self, pfn: int) -> bool:
+        return pfn in self._pages
+
+    def page(self, pfn: int) -> Bytes:
+        """Get a page as bytes."""
+        try:
+            return self._pages[pfn]
+        except KeyError:
+            page = self._pages[pfn] = np.zeros(PAGE_SIZE, np.uint8)
+            return page
+
+    def words(self, pfn: int) -> Words:
+        """Get a page as 512 64-bit words."""
+        try:
+            return self._words[pfn]
+        except KeyError:
+            words = self._words[pfn] = self.page(pfn).view(LE64)
+            return words
+
+    def run(self, pfn: int, count: int) -> Bytes:
+        """Make adjacent pages that don't exist yet and get them as one array of rows."""
+        rows = np.zeros((count, PAGE_SIZE), np.uint8)
+        for i in range(count):
+            self._pages[pfn + i] = rows[i]
+            self._words.pop(pfn + i, None)
+        return rows
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read bytes at a physical address."""
+        out = bytearray()
+        while size:
+            offset = address % PAGE_SIZE
+            step = min(size, PAGE_SIZE - offset)
+            out += self.page(address // PAGE_SIZE)[offset : offset + step].tobytes()
+            address += step
+            size -= step
+        return bytes(out)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write bytes at a physical address."""
+        pos = 0
+        while pos < len(data):
+            offset = address % PAGE_SIZE
+            step = min(len(data) - pos, PAGE_SIZE - offset)
+            page = self.page(address // PAGE_SIZE)
+            page[offset : offset + step] = np.frombuffer(data, np.uint8, step, pos)
+            address += step
+            pos += step
+
+    def segments(self) -> Iterator[tuple[int, list[Bytes]]]:
+        """Go through runs of adjacent pages in order: first pfn, pages."""
+        start = -1
+        run: list[Bytes] = []
+        for pfn in sorted(self._pages.keys() - self.missing):
+            if pfn != start + len(run):
+                if run:
+                    yield start, run
+                start, run = pfn, []
+            run.append(self._pages[pfn])
+        if run:
+            yield start, run

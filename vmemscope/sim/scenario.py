@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Scenarios: which kernel to simulate on which machine.
+
+A scenario is a TOML file. All keys::
+
+    description = "one line"
+    kernel = "6.1"            # one of layouts.VERSIONS
+    levels = 5                # of page tables: 4 or 5
+    seed = 1                  # of the address space randomisation
+    ram = "512M"              # from address 0 (above 3G: from 4G), all on node 0 ...
+
+    [[node]]                  # ... or, instead of ram, one table a range of RAM
+    start = 0x100000000
+    size = "320M"
+    nid = 0
+
+    [[pagemap]]
+    name = "dax0.0"           # of the device; pmemN for fsdax
+    type = "devdax"           # devdax, hmem, fsdax, p2pdma, private or coherent
+    start = 0x140000000       # of the namespace, BAR or range of the device
+    size = "512M"
+    ranges = [{start = 0x140000000, size = "512M"}]   # instead, for hmem: several
+    align = "2M"              # devdax, hmem: 4K, 2M or 1G
+    map = "mem"               # devdax, fsdax: where struct pages are; "dev" is an altmap
+    nid = 0
+
+    [[fault]]                 # FAULTS has all kinds and their options
+    kind = "hole"
+    pagemap = "dax0.0"
+    compound = 3
+    page = 2
+
+Sizes and addresses are integers in bytes or strings with a binary suffix.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from ..errors import UsageError
+from .layouts import VERSIONS
+from .units import GIB, MIB
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ("FAULTS", "Fault", "Pagemap", "Ram", "Scenario", "parse_scenario")
+
+#: memory from here to 4 GiB belongs to devices
+LOW_RAM_END = 3 * GIB
+#: what the direct map of 4-level paging holds
+MAX_ADDRESS = 1 << 46
+#: below it is the kernel's
+FIRST_DEVICE_ADDRESS = 64 * MIB
+
+TYPES = ("coherent", "devdax", "fsdax", "hmem", "p2pdma", "private")
+ALIGNS = {4096: "4K", 2 * MIB: "2M", GIB: "1G"}
+#: PAGES_PER_SUBSECTION in bytes: the granularity of memremap_pages()
+SUBSECTION_SIZE = 2 * MIB
+
+_Options = dict[str, int | str | tuple[str, ...]]
+
+#: where in a pagemap's vmemmap a fault is: which of its ranges, which compound of
+#: the range, which page of the vmemmap that describes the compound (of the
+#: range, if its pages are not compound)
+_PLACE: _Options = {"range": 0, "compound": 0, "page": 0}
+#: the same, but a struct page of the compound
+_STRUCT_PAGE: _Options = {"range": 0, "compound": 0, "struct_page": 0}
+
+#: kinds of faults with their options: a number or text by default, or a choice
+#: of which the first is the default
+FAULTS: dict[str, _Options] = {
+    # Entries of page tables.
+    "hole": _PLACE,
+    "tail-wrong-frame": {
+        **_PLACE,
+        "page": 3,
+        "to": ("neighbour", "other-pagemap", "own-head", "private", "outside", "zero"),
+        "other": "",
+    },
+    "head-not-private": {**_PLACE, "to": ("other-head", "tail"), "other": 1},
+    "missing-dedup": {"range": 0, "compound": 0},
+    "huge-leaf": {"range": 0, "section": 0},
+    "base-pages": {"range": 0, "section": 0},
+    "altmap-outside": {"section": 0, "to": ("ram", "data")},
+    "read-only": _PLACE,
+    "executable": _PLACE,
+    # Reference counts and use of the frames.
+    "refcount-low": {**_PLACE, "by": 1},
+    "refcount-high": {**_PLACE, "by": 1},
+    "frame-freed": _PLACE,
+    # Contents of struct pages.
+    "tail-wrong-head": {**_STRUCT_PAGE, "struct_page": 5},
+    "head-flag-lost": {"range": 0, "compound": 0},
+    "wrong-order": {"range": 0, "compound": 0, "value": 1},
+    "wrong-pgmap": {**_STRUCT_PAGE, "value": 0x10},
+    "mask-missing": {**_STRUCT_PAGE, "struct_page": 5},
+    "early-uninitialised": {"range": 0, "compound": 0},
+    # What the dump lacks.
+    "unreadable-table": {**_PLACE, "level": ("pte", "pmd")},
+    "unreadable-struct-page": {**_PLACE, "of": ("device", "frame")},
+    # struct dev_pagemap and what leads to it.
+    "range-inverted": {"range": 0},
+    "range-overlap": {"range": 0, "other": ""},
+    "nr-range-absurd": {"value": 0x7FFFFFFF},
+    "shift-absurd": {"value": 63},
+    "ref-dead": {},
+    "ref-leaked": {"by": 1},
+    "subsection-lost": {"range": 0, "subsection": 0},
+    "xarray-cycle": {},
+    "resource-cycle": {},
+    "name": {"text": "", "hex": ""},
+}
+
+_SIZE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)([KMGT]?)")
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class Ram:
+    """A range of System RAM, in bytes."""
+
+    start: int
+    size: int
+    nid: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Pagemap:
+    """A device with its own struct pages."""
+
+    name: str
+    type: str
+    #: physical ranges (start, size) in bytes of the whole device, ascending
+    ranges: tuple[tuple[int, int], ...]
+    #: bytes
+    align: int
+    altmap: bool
+    nid: int
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something to break: one of :data:`FAULTS` with all its options."""
+
+    kind: str
+    pagemap: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A machine, its kernel, and what is wrong with it."""
+
+    name: str
+    description: str = ""
+    kernel: str = "6.1"
+    levels: int = 5
+    seed: int = 1
+    ram: tuple[Ram, ...] = (Ram(0, 256 * MIB),)
+    pagemaps: tuple[Pagemap, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+class _Table:
+    """A TOML table that knows where it is, and which of its keys were asked for."""
+
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self.data = dict(data)
+        self.where = where
+
+    def error(self, message: str) -> UsageError:
+        return UsageError(f"scenario {self.where}: {message}")
+
+    def take(self, key: str, kind: type, default: Any = None) -> Any:
+        value = self.data.pop(key, None)
+        if value is None:
+            if default is None:
+                raise self.error(f"{key} is missing")
+            return default
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.error(f"{key} must be {_KIND_NAMES[kind]}, not {value!r}")
+        return value
+
+    def take_size(self, key: str, default: int | None = None) -> int:
+        value = self.data.pop(key, default)
+        if value is None:
+            raise self.error(f"{key} is missing")
+        if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+            value = int(match[1], 0) << _SHIFTS[match[2]]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.error(f"{key} must be bytes, or a string such as '512M', not {value!r}")
+        return value
+
+    def take_tables(self, key: str) -> list[_Table]:
+        tables = self.take(key, list, [])
+        if not all(isinstance(table, dict) for table in tables):
+            raise self.error(f"{key} must be a list of tables")
+        return [_Table(table, f"{self.where}, {key} {i}") for i, table in enumerate(tables)]
+
+    def done(self) -> None:
+        if self.data:
+            raise self.error(f"unknown key {next(iter(self.data))!r}")
+
+
+_KIND_NAMES = {int: "an integer", str: "a string", list: "a list"}
+
+
+def parse_scenario(text: str, name: str) -> Scenario:
+    """
+    Read a scenario.
+
+    :param text: TOML
+    :param name: used in messages and as the scenario's name
+    :raises UsageError: if it is malformed, or asks for the impossible
+    """
+    try:
+        top = _Table(tomllib.loads(text), name)
+    except tomllib.TOMLDecodeError as e:
+        raise UsageError(f"scenario {name} is not valid TOML: {e}") from None
+    pagemaps = tuple(_parse_pagemap(table) for table in top.take_tables("pagemap"))
+    scenario = Scenario(
+        name=name,
+        description=top.take("description", str, ""),
+        kernel=top.take("kernel", str, "6.1"),
+        levels=top.take("levels", int, 5),
+        seed=top.take("seed", int, 1),
+        ram=_parse_ram(top),
+        pagemaps=pagemaps,
+        faults=tuple(_parse_fault(table, pagemaps) for table in top.take_tables("fault")),
+    )
+    top.done()
+    check_kernel(scenario.kernel, name)
+    if scenario.levels not in (4, 5):
+        raise top.error(f"levels must be 4 or 5, not {scenario.levels}")
+    _check_ranges(scenario, top)
+    return scenario
+
+
+def check_kernel(kernel: str, name: str) -> None:
+    """
+    :raises UsageError: if no kernel of that version can be simulated
+    """
+    if kernel not in VERSIONS:
+        raise UsageError(
+            f"scenario {name}: kernel {kernel!r} can't be simulated",
+            "there are " + ", ".join(VERSIONS),
+        )
+
+
+def _parse_ram(top: _Table) -> tuple[Ram, ...]:
+    nodes = top.take_tables("node")
+    if not nodes:
+        size = top.take_size("ram", 256 * MIB)
+        low = min(size, LOW_RAM_END)
+        ranges = [Ram(0, low)]
+        if size > low:
+            ranges.append(Ram(4 * GIB, size - low))
+    else:
+        if "ram" in top.data:
+            raise top.error("give either ram or node, not both")
+        ranges = []
+        for table in nodes:
+            ranges.append(
+                Ram(table.take_size("start"), table.take_size("size"), table.take("nid", int, 0))
+            )
+            table.done()
+    for ram in ranges:
+        if ram.size == 0 or ram.start % MIB or ram.size % MIB:
+            raise top.error("RAM must come in whole megabytes")
+        if not 0 <= ram.nid < 64:
+            raise top.error(f"no node {ram.nid}: there are at most 64")
+        if ram.start < 4 * GIB and ram.end > LOW_RAM_END:
+            raise top.error("RAM must leave 3G to 4G to devices")
+    ranges.sort(key=lambda ram: ram.start)
+    if ranges[0].start != 0 or ranges[0].end < 64 * MIB:
+        raise top.error("the first range of RAM must start at 0 and hold 64M or more")
+    return tuple(ranges)
+
+
+def _parse_pagemap(table: _Table) -> Pagemap:
+    kind = table.take("type", str)
+    if kind not in TYPES:
+        raise table.error(f"no type {kind!r}: there are {', '.join(TYPES)}")
+    ranges = []
+    for piece in table.take_tables("ranges"):
+        ranges.append((piece.take_size("start"), piece.take_size("size")))
+        piece.done()
+    if not ranges:
+        ranges = [(table.take_size("start"), table.take_size("size"))]
+    elif kind != "hmem" and len(ranges) > 1:
+        raise table.error("only hmem has several ranges")
+    altmap = table.take("map", str, "mem")
+    if altmap not in ("mem", "dev"):
+        raise table.error(f"map must be 'mem' or 'dev', not {altmap!r}")
+    if altmap == "dev" and kind not in ("devdax", "fsdax"):
+        raise table.error("only devdax and fsdax can have map = 'dev'")
+    align = table.take_size("align", 2 * MIB)
+    if align not in ALIGNS:
+        raise table.error(f"align must be one of {', '.join(ALIGNS.values())}")
+    pagemap = Pagemap(
+        name=table.take("name", str),
+        type=kind,
+        ranges=tuple(ranges),
+        align=align,
+        altmap=altmap == "dev",
+        nid=table.take("nid", int, 0),
+    )
+    table.done()
+    if not pagemap.name or len(pagemap.name.encode()) > 31 or "\0" in pagemap.name:
+        raise table.error(f"name must have 1 to 31 bytes, not {pagemap.name!r}")
+    if kind == "fsdax" and not re.fullmatch(r"pmem\d+", pagemap.name):
+        raise table.error(f"an fsdax device is called pmemN, not {pagemap.name!r}")
+    if kind in ("devdax", "hmem") and not re.fullmatch(r"dax\d+\.\d+", pagemap.name):
+        raise table.error(f"a device-dax device is called daxN.N, not {pagemap.name!r}")
+    for start, size in ranges:
+        # memremap_compat_align(): a namespace starts and ends on a subsection.
+        if size == 0 or start % SUBSECTION_SIZE or size % SUBSECTION_SIZE:
+            raise table.error("ranges must be multiples of 2M")
+        if kind == "hmem" and (start % align or size % align):
+            raise table.error("ranges of an hmem device must be multiples of its align")
+        if start < FIRST_DEVICE_ADDRESS or start + size > MAX_ADDRESS:
+            raise table.error("ranges must lie between 64M and 64T")
+    if ranges != sorted(ranges):
+        raise table.error("ranges must ascend")
+    return pagemap
+
+
+def _parse_fault(table: _Table, pagemaps: tuple[Pagemap, ...]) -> Fault:
+    kind = table.take("kind", str)
+    if kind not in FAULTS:
+        raise table.error(f"no fault {kind!r}: there are {', '.join(FAULTS)}")
+    pagemap = table.take("pagemap", str)
+    names = [p.name for p in pagemaps]
+    if pagemap not in names:
+        raise table.error(f"there is no pagemap {pagemap!r}")
+    options: dict[str, Any] = {}
+    for option, default in FAULTS[kind].items():
+        if isinstance(default, tuple):
+            options[option] = table.take(option, str, default[0])
+            if options[option] not in default:
+                raise table.error(f"{option} must be one of {', '.join(default)}")
+        else:
+            options[option] = table.take(option, type(default), default)
+    if isinstance(options.get("other"), str) and options["other"] not in ("", *names):
+        raise table.error(f"there is no pagemap {options['other']!r}")
+    table.done()
+    return Fault(kind, pagemap, options)
+
+
+def _check_ranges(scenario: Scenario, top: _Table) -> None:
+    """Names and ranges must be distinct; a pagemap carves its range out of RAM, whole or not."""
+    names = [pagemap.name for pagemap in scenario.pagemaps]
+    if len(set(names)) != len(names):
+        raise top.error("two pagemaps have the same name")
+    nids = {ram.nid for ram in scenario.ram}
+    for pagemap in scenario.pagemaps:
+        if pagemap.nid not in nids:
+            raise top.error(f"{pagemap.name} is on node {pagemap.nid}, which has no RAM")
+    for what, ranges in (
+        ("RAM", [(ram.start, ram.size, "RAM") for ram in scenario.ram]),
+        ("pagemap", [(*r, p.name) for p in scenario.pagemaps for r in p.ranges]),
+    ):
+        ranges.sort()
+        for (start, size, name), (next_start, _, next_name) in pairwise(ranges):
+            if start + size > next_start:
+                raise top.error(f"{what} ranges overlap: {name} and {next_name}")

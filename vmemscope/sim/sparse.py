@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Memory sections: ``mem_section`` and what hangs off it.
+
+Source: ``mm/sparse.c`` with SPARSEMEM_EXTREME and SPARSEMEM_VMEMMAP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .objects import KernelMemory, Struct
+from .units import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from .vmemmap import Vmemmap
+
+__all__ = ("PAGES_PER_SECTION", "PAGES_PER_SUBSECTION", "SECTION_SIZE_BITS", "Sections")
+
+SECTION_SIZE_BITS = 27
+PAGES_PER_SECTION = 1 << SECTION_SIZE_BITS - PAGE_SHIFT
+PAGES_PER_SUBSECTION = 512
+_SUBSECTIONS_PER_SECTION = PAGES_PER_SECTION // PAGES_PER_SUBSECTION
+_MIGRATE_MOVABLE = 1
+
+
+class Sections:
+    """
+    All sections.
+
+    :param base: virtual address of the array of roots
+    :param roots: length of that array
+    :param alloc: gets zeroed memory: size in bytes -> virtual address
+    :param pageblock_bits: see :attr:`.Behaviour.pageblock_bits`
+    """
+
+    def __init__(
+        self,
+        memory: KernelMemory,
+        base: int,
+        roots: int,
+        alloc: Callable[[int], int],
+        pageblock_bits: int,
+    ) -> None:
+        self.memory = memory
+        self.base = base
+        self.roots = roots
+        self.alloc = alloc
+        self._size = memory.layouts.sizeof("mem_section")
+        self.sections_per_root = PAGE_SIZE // self._size
+        self._pageblock_bits = pageblock_bits
+        self.highest_present = 0
+
+    def flag(self, name: str) -> int:
+        """Get ``SECTION_name``, a bit of section_mem_map."""
+        return 1 << self.memory.layouts.constant(f"SECTION_{name}_BIT")
+
+    def get(self, nr: int, create: bool = False) -> Struct | None:
+        """Get a section (``__nr_to_section()``), making its root (``sparse_index_init()``)."""
+        slot = self.base + nr // self.sections_per_root * 8
+        root = self.memory.read_int(slot)
+        if not root:
+            if not create:
+                return None
+            root = self.alloc(PAGE_SIZE)
+            self.memory.write_int(slot, root)
+        return self.memory.struct("mem_section", root + nr % self.sections_per_root * self._size)
+
+    def is_early(self, nr: int) -> bool:
+        """``early_section()``."""
+        section = self.get(nr)
+        return section is not None and bool(section["section_mem_map"] & self.flag("IS_EARLY"))
+
+    @property
+    def usage_size(self) -> int:
+        """``mem_section_usage_size()``."""
+        pageblocks = _SUBSECTIONS_PER_SECTION
+        return self.memory.layouts.sizeof("mem_section_usage") + (
+            pageblocks * self._pageblock_bits // 8
+        )
+
+    def _new_usage(self, section: Struct) -> Struct:
+        section["usage"] = self.alloc(self.usage_size)
+        usage = self.memory.struct("mem_section_usage", section["usage"])
+        # set_pageblock_migratetype(..., MIGRATE_MOVABLE) of all pageblocks
+        size = self.memory.layouts.sizeof("mem_section_usage")
+        one = _MIGRATE_MOVABLE if self._pageblock_bits == 8 else _MIGRATE_MOVABLE * 0x11
+        self.memory.write(usage.va + size, bytes((one,)) * (self.usage_size - size))
+        return usage
+
+    def fill_subsection_map(self, pfn: int, count: int) -> None:
+        """``fill_subsection_map()``: of pages in one section."""
+        section = self.get(pfn // PAGES_PER_SECTION, create=True)
+        assert section is not None
+        usage = (
+            self.memory.struct("mem_section_usage", section["usage"])
+            if section["usage"]
+            else self._new_usage(section)
+        )
+        first = pfn % PAGES_PER_SECTION // PAGES_PER_SUBSECTION
+        last = (pfn + count - 1) % PAGES_PER_SECTION // PAGES_PER_SUBSECTION
+        mask = (1 << last + 1) - (1 << first)
+        usage["subsection_map[0]"] = usage["subsection_map[0]"] | mask
+
+    def init_one(self, nr: int, vmemmap_base: int, flags: int) -> None:
+        """
+        ``__section_mark_present()`` and ``sparse_init_one_section()``. With
+        SPARSEMEM_VMEMMAP the encoded memory map is the same for all sections:
+        where the struct page of pfn 0 would be.
+        """
+        section = self.get(nr, create=True)
+        assert section is not None
+        kept = section["section_mem_map"] & (self.flag("MAP_LAST") - 1)
+        section["section_mem_map"] = (
+            vmemmap_base | kept | flags | self.flag("MARKED_PRESENT") | self.flag("HAS_MEM_MAP")
+        )
+        self.highest_present = max(self.highest_present, nr)
+
+    def taint_zone_device(self, start_pfn: int, end_pfn: int) -> None:
+        """
+        ``mm/memory_hotplug.c: move_pfn_range_to_zone()``: mark the sections
+        that are device memory in part only.
+        """
+        for pfn, section_pfn in ((start_pfn, start_pfn), (end_pfn, end_pfn - 1)):
+            if pfn % PAGES_PER_SECTION:
+                section = self.get(section_pfn // PAGES_PER_SECTION)
+                assert section is not None
+                section["section_mem_map"] = section["section_mem_map"] | self.flag(
+                    "TAINT_ZONE_DEVICE"
+                )
+
+    def sparse_add_section(
+        self, pfn: int, count: int, nid: int, altmap: Struct | None, pgmap: Struct, vmemmap: Vmemmap
+    ) -> None:
+        """
+        ``sparse_add_section()`` and ``section_activate()``: add pages that lie in
+        one section.
+        """
+        nr = pfn // PAGES_PER_SECTION
+        self.fill_subsection_map(pfn, count)
+        # "The early init code does not consider partially populated initial
+        # sections": whatever is added to one uses the memory map made at boot.
+        if count == PAGES_PER_SECTION or not self.is_early(nr):
+            vmemmap.populate_section_memmap(pfn, count, nid, altmap, pgmap)
+        self.init_one(nr, vmemmap.addresses.vmemmap_base, 0)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What the simulated kernels do differently, besides their types.
+
+They are Debian's: 6.1.192, 6.12.117 and 7.2.13, with the fixes of their stable
+series in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ("BEHAVIOUR", "Behaviour")
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How one kernel behaves."""
+
+    #: memmap_init_compound() calls prep_compound_head() after all tail pages,
+    #: not in the loop when it has passed the first one
+    prep_compound_head_last: bool
+    #: pages of all types but MEMORY_DEVICE_GENERIC are free, reference count 0,
+    #: until their driver hands them out (6.15); before, PRIVATE and COHERENT only
+    idle_pages_free: bool
+    #: kallsyms_offsets holds distances from where each entry is stored (7.0)
+    kallsyms_place_relative: bool
+    #: per-CPU symbols are in the kernel image, not counted from 0 (6.15)
+    percpu_in_image: bool
+    #: get_page_bootmem() keeps type and info in page->private, not in
+    #: page->index and page->private with PG_private set
+    bootmem_info_packed: bool
+    #: bits per pageblock in mem_section_usage.pageblock_flags
+    pageblock_bits: int
+    #: SYMBOL(vmemmap) and NUMBER(VMALLOC_START) are in VMCOREINFO
+    vmcoreinfo_vmemmap: bool
+
+
+BEHAVIOUR = {
+    "6.1": Behaviour(
+        prep_compound_head_last=False,
+        idle_pages_free=False,
+        kallsyms_place_relative=False,
+        percpu_in_image=False,
+        bootmem_info_packed=False,
+        pageblock_bits=4,
+        vmcoreinfo_vmemmap=False,
+    ),
+    "6.12": Behaviour(
+        prep_compound_head_last=False,
+        idle_pages_free=False,
+        kallsyms_place_relative=False,
+        percpu_in_image=False,
+        bootmem_info_packed=False,
+        pageblock_bits=4,
+        vmcoreinfo_vmemmap=True,
+    ),
+    "7.2": Behaviour(
+        prep_compound_head_last=True,
+        idle_pages_free=True,
+        kallsyms_place_relative=True,
+        percpu_in_image=True,
+        bootmem_info_packed=True,
+        pageblock_bits=8,
+        vmcoreinfo_vmemmap=True,
+    ),
+}

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Population of the vmemmap of device memory.
+
+Sources: ``mm/sparse-vmemmap.c`` and ``arch/x86/mm/init_64.c``. Functions have
+the kernel's names. What looks wrong here is wrong there: the layout of
+ranges that don't start where compounds and sections do is the kernel's.
+"""
+
+from __future__ import annotations
+
+from .addresses import STRUCT_PAGE_SIZE, AddressSpace
+from .memmap import MemMap
+from .memory import Memory
+from .objects import Struct
+from .page_alloc import PageAllocator
+from .pagetable import (
+    KERNEL_LARGE,
+    PMD_SHIFT,
+    PMD_SIZE,
+    PRESENT,
+    PSE,
+    PTE_SHIFT,
+    PageTables,
+    frame,
+    pte,
+)
+from .sparse import PAGES_PER_SECTION, PAGES_PER_SUBSECTION
+from .units import PAGE_SIZE
+
+__all__ = ("Vmemmap", "vmemmap_can_optimize")
+
+#: pages of the vmemmap that each compound page keeps: head and one of tails
+VMEMMAP_RESERVE_NR = 2
+
+
+def vmemmap_can_optimize(altmap: Struct | None, pgmap: Struct) -> bool:
+    """
+    ``include/linux/mm.h: vmemmap_can_optimize()`` where the architecture wants it.
+
+    :param pgmap: ``struct dev_pagemap``
+    """
+    pages = pgmap_vmemmap_nr(pgmap) * STRUCT_PAGE_SIZE // PAGE_SIZE
+    return pages > VMEMMAP_RESERVE_NR and altmap is None
+
+
+def pgmap_vmemmap_nr(pgmap: Struct) -> int:
+    """``include/linux/memremap.h: pgmap_vmemmap_nr()``: pages in a compound."""
+    return 1 << pgmap["vmemmap_shift"]
+
+
+class Vmemmap:
+    """Maps struct pages of device memory."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        tables: PageTables,
+        pages: PageAllocator,
+        memmap: MemMap,
+        addresses: AddressSpace,
+    ) -> None:
+        self.memory = memory
+        self.tables = tables
+        self.pages = pages
+        self.memmap = memmap
+        self.addresses = addresses
+        #: what nr_memmap_pages counts (6.11 and later)
+        self.nr_memmap_pages = 0
+
+    def populate_section_memmap(
+        self, pfn: int, count: int, nid: int, altmap: Struct | None, pgmap: Struct
+    ) -> None:
+        """``__populate_section_memmap()``: of pages that lie in one section."""
+        start = self.addresses.pfn_to_page(pfn)
+        end = self.addresses.pfn_to_page(pfn + count)
+        if vmemmap_can_optimize(altmap, pgmap):
+            self.vmemmap_populate_compound_pages(pfn, start, end, nid, pgmap)
+        else:
+            self.vmemmap_populate(start, end, nid, altmap)
+        self.nr_memmap_pages += self.section_nr_vmemmap_pages(pfn, count, altmap, pgmap)
+
+    @staticmethod
+    def section_nr_vmemmap_pages(pfn: int, count: int, altmap: Struct | None, pgmap: Struct) -> int:
+        """``mm/sparse.c: section_nr_vmemmap_pages()``: how many the kernel says it used."""
+        if not vmemmap_can_optimize(altmap, pgmap):
+            return count * STRUCT_PAGE_SIZE // PAGE_SIZE
+        per_compound = pgmap_vmemmap_nr(pgmap)
+        if per_compound < PAGES_PER_SECTION:
+            return VMEMMAP_RESERVE_NR * count // per_compound
+        return 0 if pfn % per_compound else VMEMMAP_RESERVE_NR
+
+    # mm/sparse-vmemmap.c
+
+    def vmemmap_populate_compound_pages(
+        self, start_pfn: int, start: int, end: int, nid: int, pgmap: Struct
+    ) -> None:
+        """
+        ``vmemmap_populate_compound_pages()``: a frame for the head, one for the
+        first page of tails, and the latter again for all other pages of tails.
+
+        :param start: virtual address of the first struct page
+        :param end: after the last one
+        """
+        if self.reuse_compound_section(start_pfn, pgmap):
+            self.vmemmap_populate_range(start, end, nid, self.compound_section_tail_page(start))
+            return
+        size = min(end - start, pgmap_vmemmap_nr(pgmap) * STRUCT_PAGE_SIZE)
+        for addr in range(start, end, size):
+            self.vmemmap_populate_address(addr, nid, None)
+            tail = self.vmemmap_populate_address(addr + PAGE_SIZE, nid, None)
+            self.vmemmap_populate_range(addr + 2 * PAGE_SIZE, addr + size, nid, tail)
+
+    @staticmethod
+    def reuse_compound_section(start_pfn: int, pgmap: Struct) -> bool:
+        """
+        ``reuse_compound_section()``: whether pages continue a compound page
+        that began in an earlier section. Counted from where the range being
+        added starts, whatever its alignment.
+        """
+        range_start = pgmap[f"ranges[{pgmap['nr_range']}].start"]
+        per_compound = pgmap_vmemmap_nr(pgmap)
+        offset = start_pfn - range_start // PAGE_SIZE
+        return offset % per_compound != 0 and per_compound > PAGES_PER_SUBSECTION
+
+    def compound_section_tail_page(self, addr: int) -> int:
+        """
+        ``compound_section_tail_page()``: get the frame that maps the page before
+        an address. Sections are added in order, so it is one of tails.
+
+        The kernel goes down to a PTE without asking whether there is a table:
+        below a large leaf (of the memory map made at boot) it takes the mapped
+        struct pages themselves for one.
+        """
+        addr -= PAGE_SIZE
+        leaf = self.tables.leaf(addr)
+        if leaf is None:
+            raise ValueError(f"nothing mapped at {addr:#x}")
+        shift, entry = leaf
+        if shift == PMD_SHIFT:
+            entry = int(self.memory.words(frame(entry))[addr >> PTE_SHIFT & 511])
+        return frame(entry)
+
+    def vmemmap_populate_range(self, start: int, end: int, nid: int, reuse: int) -> None:
+        """``vmemmap_populate_range()`` with a page to reuse; a table at a time."""
+        while start < end:
+            next_table = min((start // PMD_SIZE + 1) * PMD_SIZE, end)
+            table = self.tables.table(start, PTE_SHIFT)
+            assert table is not None
+            index = start >> PTE_SHIFT & 511
+            entries = table[index : index + (next_table - start) // PAGE_SIZE]
+            empty = entries == 0
+            entries[empty] = pte(reuse)
+            self.get_page(reuse, int(empty.sum()))
+            start = next_table
+
+    def vmemmap_populate_address(self, addr: int, nid: int, reuse: int | None) -> int:
+        """
+        ``vmemmap_populate_address()``: map one page unless it is mapped.
+
+        :return: its frame
+        """
+        table = self.tables.table(addr, PTE_SHIFT)
+        assert table is not None
+        index = addr >> PTE_SHIFT & 511
+        if not int(table[index]):
+            if reuse is None:
+                pfn = self.pages.alloc_page(nid)
+            else:
+                pfn = reuse
+                self.get_page(pfn, 1)
+            table[index] = pte(pfn)
+        return frame(int(table[index]))
+
+    def vmemmap_populate_basepages(self, start: int, end: int, nid: int) -> None:
+        """``vmemmap_populate_basepages()`` without an altmap."""
+        for addr in range(start, end, PAGE_SIZE):
+            self.vmemmap_populate_address(addr, nid, None)
+
+    def vmemmap_populate_hugepages(
+        self, start: int, end: int, nid: int, altmap: Struct | None
+    ) -> None:
+        """``vmemmap_populate_hugepages()``: with 2 MiB leaves."""
+        for addr in range(start, end, PMD_SIZE):
+            if self.tables.entry(addr, PMD_SHIFT) & PRESENT:
+                continue
+            if altmap is not None:
+                pfn = self.altmap_alloc_block_buf(PMD_SIZE // PAGE_SIZE, altmap)
+            else:
+                pfn = self.pages.alloc_pages(PMD_SHIFT - PTE_SHIFT, nid)
+            self.tables.set(addr, PMD_SHIFT, pfn * PAGE_SIZE | KERNEL_LARGE | PSE)
+
+    @staticmethod
+    def altmap_alloc_block_buf(count: int, altmap: Struct) -> int:
+        """
+        ``altmap_alloc_block_buf()``: take frames of the device itself.
+
+        :param count: frames, a power of 2: the block is naturally aligned
+        """
+        pfn = altmap["base_pfn"] + altmap["reserve"] + altmap["alloc"] + altmap["align"]
+        padding = -pfn % count
+        if altmap["alloc"] + altmap["align"] + padding + count > altmap["free"]:
+            raise ValueError("the altmap is too small")
+        altmap["align"] = altmap["align"] + padding
+        altmap["alloc"] = altmap["alloc"] + count
+        return pfn + padding
+
+    def get_page(self, pfn: int, count: int) -> None:
+        """Take references to a frame, one for each entry that maps it."""
+        if count:
+            self.memmap.add_refcount(pfn, count)
+
+    # arch/x86/mm/init_64.c
+
+    def vmemmap_populate(self, start: int, end: int, nid: int, altmap: Struct | None) -> None:
+        """
+        ``vmemmap_populate()``: less than a section gets base pages, of RAM
+        even if there is an altmap.
+        """
+        if end - start < PAGES_PER_SECTION * STRUCT_PAGE_SIZE:
+            self.vmemmap_populate_basepages(start, end, nid)
+        else:
+            self.vmemmap_populate_hugepages(start, end, nid, altmap)
