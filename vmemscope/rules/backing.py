@@ -87,9 +87,10 @@ def check_shared(
             owners, key=lambda owner: (owner[1].startswith("the head"), owner[0])
         )
         for vpage, what in others:
+            verb = "map" if what.startswith("the tail pages") else "maps"
             collector_at(vpage).add(
                 rule,
-                f"{what} {'map' if what.startswith('the tail pages') else 'maps'} the frame of {first} (vmemmap {geometry.address(first_vpage):#x})",
+                f"{what} {verb} the frame of {first} (vmemmap {geometry.address(first_vpage):#x})",
                 vaddr=geometry.address(vpage),
                 pfn=pfn,
                 expected="a frame of its own",
