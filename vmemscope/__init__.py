@@ -1,4 +1,65 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What does the kernel's memory map of memory really look like?"""
+"""
+What does the kernel's memory map of memory really look like?
+
+For scripts:
+
+    import vmemscope
+
+    target = vmemscope.open_core("vmcore")
+    report = vmemscope.audit(target)
+    for pagemap in report.pagemaps:
+        print(pagemap.name, pagemap.state, pagemap.saved_bytes)
+
+:func:`open_core`, :func:`open_kernel` and :func:`open_qemu` open a target,
+:func:`audit` attaches types and returns a :class:`Report`. What can go wrong on
+purpose is a :class:`VmemscopeError`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from .confirm import look as audit
+    from .errors import VmemscopeError
+    from .model import PagemapReport, Report
+    from .target import Target, open_core, open_kernel, open_qemu
+
+__all__ = (
+    "PagemapReport",
+    "Report",
+    "Target",
+    "VmemscopeError",
+    "audit",
+    "open_core",
+    "open_kernel",
+    "open_qemu",
+)
+
+#: name -> (module, name in it): imported when first asked for, since drgn and
+#: numpy take longer to import than the command line to answer --help
+_LAZY = {
+    "PagemapReport": ("model", "PagemapReport"),
+    "Report": ("model", "Report"),
+    "Target": ("target", "Target"),
+    "VmemscopeError": ("errors", "VmemscopeError"),
+    "audit": ("confirm", "look"),
+    "open_core": ("target", "open_core"),
+    "open_kernel": ("target", "open_kernel"),
+    "open_qemu": ("target", "open_qemu"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        module, attribute = _LAZY[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(import_module(f".{module}", __name__), attribute)
+    globals()[name] = value
+    return value

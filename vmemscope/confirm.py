@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Confirm on a live target what an audit found, by looking again.
+Look at a target, and on a live one confirm what was found by looking again.
 
 A running kernel changes under the audit: a device may come or go between the
 page tables and the reference counts. What is off in one look and not in the
@@ -10,21 +10,51 @@ next was on its way from one sound state to another, and is no finding.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .audit import audit
 from .findings import Finding, Severity
+from .needs import NEEDS
+from .types import attach_types, check_needs
 
 if TYPE_CHECKING:
+    import os
+
+    from .audit import Progress
     from .model import Report
     from .target import Target
 
-__all__ = ("confirmed", "confirmed_audit")
+__all__ = ("confirmed", "confirmed_audit", "look")
 
 #: seconds between two looks: onlining or removing a device takes less per section
 _PAUSE = 0.2
+
+
+def look(
+    target: Target,
+    types: str = "auto",
+    symbols: Sequence[str | os.PathLike[str]] = (),
+    *,
+    timings: dict[str, float] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """
+    Attach types to a target that was just opened, and audit it.
+
+    :param types: ``auto``, ``btf`` or ``dwarf``
+    :param symbols: files with debug symbols
+    :param timings: seconds per phase, added to
+    :param progress: told how much of the vmemmap has been walked
+    :raises VmemscopeError: if types are missing, or the target can't be looked at
+    """
+    timings = {} if timings is None else timings
+    start = time.perf_counter()
+    source = attach_types(target.prog, types, symbols)
+    check_needs(target.prog, NEEDS)
+    timings["types"] = time.perf_counter() - start
+    return confirmed_audit(target, str(source), timings, progress=progress)
 
 
 def confirmed_audit(
@@ -32,6 +62,7 @@ def confirmed_audit(
     types: str,
     timings: dict[str, float],
     *,
+    progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Report:
     """
@@ -39,13 +70,14 @@ def confirmed_audit(
 
     :param types: where types come from, ``btf`` or ``dwarf``
     :param timings: seconds per phase, added to
+    :param progress: told how much of the vmemmap has been walked
     :raises VmemscopeError: if the target can't be looked at
     """
-    report = audit(target, types, timings)
+    report = audit(target, types, timings, progress)
     if not target.live or not (report.summary.errors or report.summary.warnings):
         return report
     sleep(_PAUSE)
-    return confirmed(report, audit(target, types, timings))
+    return confirmed(report, audit(target, types, timings, progress))
 
 
 def confirmed(earlier: Report, later: Report) -> Report:

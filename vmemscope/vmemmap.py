@@ -38,6 +38,8 @@ class Pages(NamedTuple):
     pfn: NDArray[np.uint64]
     #: whether each could be read (bool)
     readable: NDArray[np.bool_]
+    #: whether it could not because nothing is mapped there (bool)
+    hole: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Vmemmap:
         pfn, kind = self.frames_of(vpages)
         frames, which = np.unique(pfn, return_inverse=True)
         data, readable = self.memory.read_frames(frames)
-        return Pages(data[which], pfn, readable[which] & (kind == Kind.MAPPED))
+        return Pages(data[which], pfn, readable[which] & (kind == Kind.MAPPED), kind == Kind.HOLE)
 
     def refcounts(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -46,19 +46,28 @@ from .verdict import report_on
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ("audit",)
+__all__ = ("Progress", "audit")
+
+#: is called with the base pages of vmemmap walked so far, and how many there are
+Progress = Callable[[int, int], None]
 
 #: bits of physical address that any architecture has
 _MAX_PHYSMEM_BITS = 52
 
 
-def audit(target: Target, types: str, timings: dict[str, float] | None = None) -> Report:
+def audit(
+    target: Target,
+    types: str,
+    timings: dict[str, float] | None = None,
+    progress: Progress | None = None,
+) -> Report:
     """
     Audit all pagemaps of a target, once.
 
     :param target: an opened target with types attached
     :param types: where they come from, ``btf`` or ``dwarf``
     :param timings: seconds per phase, added to
+    :param progress: told how much of the vmemmap has been walked
     :raises VmemscopeError: if the target can't be looked at
     """
     timings = {} if timings is None else timings
@@ -67,8 +76,21 @@ def audit(target: Target, types: str, timings: dict[str, float] | None = None) -
     with _phase(timings, "audit"):
         subjects, vmemmap = _read(target, findings, unread)
     with _phase(timings, "walk"):
+        total = sum(
+            vmemmap.geometry.vpage(one.size // vmemmap.geometry.page_size)
+            for subject in subjects
+            for one in subject.ranges
+        )
+        walked = 0
+
+        def step(vpages: int) -> None:
+            nonlocal walked
+            walked += vpages
+            if progress is not None:
+                progress(walked, total)
+
         for subject in subjects:
-            map_subject(subject, vmemmap)
+            map_subject(subject, vmemmap, step)
             subject.not_read["pages of vmemmap whose page tables are missing"] += subject.by_kind[
                 Kind.UNREADABLE
             ]

@@ -63,7 +63,7 @@ def look_into(subject: Subject, vmemmap: Vmemmap) -> ContentsChecked:
     return ContentsChecked(
         total,
         int(np.count_nonzero(pages.readable.any(axis=1))),
-        int(np.count_nonzero(~pages.readable.all(axis=1))),
+        int(np.count_nonzero((~pages.readable & ~pages.hole).any(axis=1))),
     )
 
 
@@ -104,4 +104,5 @@ def _read(
         words=words.reshape(*vpages.shape, per_page, vmemmap.page.size // 8),
         frame=pages.pfn.reshape(vpages.shape),
         readable=pages.readable.reshape(vpages.shape),
+        hole=pages.hole.reshape(vpages.shape),
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +33,12 @@ _DRAWN_PLAIN = 8
 _DRAWN_SPANS = 64
 
 
-def map_subject(subject: Subject, vmemmap: Vmemmap) -> None:
-    """Walk all that describes a pagemap, gather its frames, check its entries."""
+def map_subject(subject: Subject, vmemmap: Vmemmap, step: Callable[[int], None]) -> None:
+    """
+    Walk all that describes a pagemap, gather its frames, check its entries.
+
+    :param step: called with the vpages of each batch that was walked
+    """
     geometry = vmemmap.geometry
     if subject.dedup.expected is None:
         shares = _shares(subject, vmemmap)
@@ -48,7 +52,7 @@ def map_subject(subject: Subject, vmemmap: Vmemmap) -> None:
             else [unknown_piece(first, end, geometry)]
         ):
             subject.pieces.append(piece)
-            _map_piece(subject, piece, vmemmap)
+            _map_piece(subject, piece, vmemmap, step)
     _report_apart(subject, vmemmap)
 
 
@@ -74,8 +78,10 @@ def _shares(subject: Subject, vmemmap: Vmemmap) -> bool:
     return bool((kind == Kind.MAPPED).all() and pfn[0] == pfn[1])
 
 
-def _map_piece(subject: Subject, piece: Piece, vmemmap: Vmemmap) -> None:
-    batches = _checked_runs(subject, piece, vmemmap)
+def _map_piece(
+    subject: Subject, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
+) -> None:
+    batches = _checked_runs(subject, piece, vmemmap, step)
     if piece.populated is Populated.COMPOUND:
         for judged in judged_compounds(batches, piece, subject, vmemmap):
             _take_compounds(subject, judged, piece, vmemmap)
@@ -84,7 +90,9 @@ def _map_piece(subject: Subject, piece: Piece, vmemmap: Vmemmap) -> None:
             _take_plain(subject, runs, piece, vmemmap)
 
 
-def _checked_runs(subject: Subject, piece: Piece, vmemmap: Vmemmap) -> Iterator[Runs]:
+def _checked_runs(
+    subject: Subject, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
+) -> Iterator[Runs]:
     geometry = vmemmap.geometry
     for leaves in vmemmap.leaves(piece.start, piece.end):
         shifts, counts = np.unique(leaves.shift[leaves.kind == Kind.MAPPED], return_counts=True)
@@ -95,6 +103,7 @@ def _checked_runs(subject: Subject, piece: Piece, vmemmap: Vmemmap) -> Iterator[
         for kind in Kind:
             subject.by_kind[kind] += int(runs.length[runs.kind == kind].sum())
         check_holes(runs, geometry, subject.findings)
+        step(int(runs.length.sum()))
         yield runs
 
 

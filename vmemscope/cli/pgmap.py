@@ -6,11 +6,11 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, UsageError
 from .options import add_output_options, add_target_options, opened_target
+from .progress import shown_progress
 
 if TYPE_CHECKING:
     from ..model import PagemapReport, Report
@@ -56,15 +56,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("debug symbols (-s) are not used with --types btf")
     timings: dict[str, float] = {}
     with opened_target(args, timings) as target:
-        from ..confirm import confirmed_audit
-        from ..needs import NEEDS
-        from ..types import attach_types, check_needs
+        from ..confirm import look
 
-        start = time.perf_counter()
-        types = attach_types(target.prog, args.types, args.symbols)
-        check_needs(target.prog, NEEDS)
-        timings["types"] = time.perf_counter() - start
-        report = confirmed_audit(target, types, timings)
+        with shown_progress(args, "vmemmap", " pages") as progress:
+            report = look(target, args.types, args.symbols, timings=timings, progress=progress)
     one = None if args.which is None else choose(report, args.which)
     _write(report, one, args)
     return exit_status(report)

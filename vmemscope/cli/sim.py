@@ -51,5 +51,9 @@ def run(args: argparse.Namespace) -> int:
     except OSError as e:
         raise UsageError(f"cannot write {args.output}: {e.strerror}") from e
     for planted in image.planted:
-        print(f"planted: {planted}", file=sys.stderr)
+        frame = "" if planted.pfn is None else f", pfn {planted.pfn:#x}"
+        print(
+            f"planted: {planted.kind} in {planted.pagemap} at {planted.vaddr:#x}{frame}",
+            file=sys.stderr,
+        )
     return ExitStatus.SOUND

@@ -34,6 +34,8 @@ class CompoundPages(NamedTuple):
     frame: NDArray[np.uint64]
     #: whether each could be read, shape ``(n, vpages)`` (bool)
     readable: NDArray[np.bool_]
+    #: whether it could not because nothing is mapped there, shape ``(n, vpages)`` (bool)
+    hole: NDArray[np.bool_]
 
 
 def holds_mask(words: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Progress on stderr, where there is somebody to see it and something to wait for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ("shown_progress",)
+
+#: seconds of work before a progress bar appears
+_DELAY = 1.0
+
+
+@contextmanager
+def shown_progress(
+    args: argparse.Namespace, what: str, unit: str
+) -> Iterator[Callable[[int, int], None] | None]:
+    """
+    Show a progress bar on stderr if it is a terminal and the work is long.
+
+    :param what: what is gone through, shown before the bar
+    :param unit: what is counted, with a space before it
+    :return: to be called with how much is done, and of how much; ``None`` if nobody looks
+    """
+    if args.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    start = time.monotonic()
+    bar = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            if time.monotonic() - start < _DELAY:
+                return
+            # 30 ms to import, for nothing where the work is short.
+            from tqdm import tqdm
+
+            bar = tqdm(
+                desc=what, unit=unit, unit_scale=True, leave=False, file=sys.stderr,
+                total=total, initial=done,
+            )  # fmt: skip
+        bar.update(done - bar.n)
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()
