@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Time ``vmemscope pgmap --all`` against what it replaces.
+
+* ``process``: the whole process, start-up and output included
+* ``phases``: walk, frames and audit inside one
+* ``loop``: drgn's ``follow_phys()`` and a ``_refcount`` for each page of the vmemmap,
+  what one would write by hand; on a sample of the pages, scaled up
+
+They are run in turn, so that a machine that slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+#: pages of the vmemmap that the per-page loop goes over
+_SAMPLE = 2000
+
+
+def main() -> None:
+    """Run the benchmark and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.pgmap", description=__doc__)
+    parser.add_argument("vmcore", nargs="?", help="default: the simulated scenario 'mixed'")
+    parser.add_argument("-n", type=int, default=5, help="runs of each (default: 5)")
+    parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = args.vmcore
+        if path is None:
+            from vmemscope.sim import build, load_scenario
+
+            path = f"{scratch}/vmcore"
+            build(load_scenario("mixed"), kernel="6.1").write(path)
+        figures = measure(path, args.n)
+    rows = [
+        (name, *(f"{f(values) * 1000:.1f}" for f in (min, statistics.median, max)))
+        for name, values in figures.items()
+    ]
+    print(tabulate(rows, ["milliseconds", "min", "median", "max"], disable_numparse=True))
+    if args.output:
+        args.output.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def measure(path: str, runs: int) -> dict[str, list[float]]:
+    """Time everything ``runs`` times, in turn; seconds."""
+    figures: dict[str, list[float]] = {}
+
+    def add(name: str, seconds: float) -> None:
+        figures.setdefault(name, []).append(seconds)
+
+    loop = per_page_loop(path)
+    for _ in range(runs):
+        start = time.perf_counter()
+        output = subprocess.run(
+            [sys.executable, "-m", "vmemscope", "pgmap", "--format", "json", "-c", path],
+            stdout=subprocess.PIPE,
+            check=False,
+        ).stdout
+        add("process", time.perf_counter() - start)
+        timings: dict[str, Any] = json.loads(output)["timings"]
+        for phase, seconds in timings.items():
+            add(f"  {phase}", seconds)
+        add("per-page loop (scaled up)", loop())
+    return figures
+
+
+def per_page_loop(path: str) -> Callable[[], float]:
+    """Prepare the loop that one would write by hand."""
+    from drgn.helpers.linux.mm import follow_phys, pfn_to_page
+
+    from vmemscope.confirm import look
+    from vmemscope.target import open_core
+
+    target = open_core(path)
+    report = look(target)
+    prog = target.prog
+    size = report.geometry.page_size
+    pages = [
+        address
+        for one in report.pagemaps
+        for address in range(one.vmemmap.start, one.vmemmap.end, size)
+    ]
+    step = max(len(pages) // _SAMPLE, 1)
+    sample = pages[::step]
+    mm = prog["init_mm"].address_of_()
+
+    def loop() -> float:
+        start = time.perf_counter()
+        for address in sample:
+            frame = follow_phys(mm, address).value_() // size
+            try:
+                pfn_to_page(prog, frame)._refcount.counter.value_()
+            except Exception:
+                # On a device, and not in the dump.
+                continue
+        return (time.perf_counter() - start) * len(pages) / len(sample)
+
+    return loop
+
+
+if __name__ == "__main__":
+    main()
