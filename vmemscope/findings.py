@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Findings: what is off, where, and by which rule."""
+"""Rules and findings: what must hold, and what is off, where, by which rule."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .rules import Rule
-
-__all__ = ("Collector", "Finding", "Severity")
+__all__ = ("Collector", "Finding", "Rule", "Severity")
 
 #: findings of one rule that are told one by one, for each pagemap
 _LIMIT = 16
@@ -26,6 +22,19 @@ class Severity(IntEnum):
 
     def __str__(self) -> str:
         return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the catalogue (:mod:`vmemscope.rules`)."""
+
+    #: identifier, as it stands in reports
+    id: str
+    severity: Severity
+    #: what must hold
+    text: str
+    #: where the kernel makes it so, and the versions it holds for
+    source: str
 
 
 @dataclass(frozen=True)

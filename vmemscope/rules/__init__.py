@@ -10,25 +10,9 @@ their reference counts) and ``contents`` (the ``struct page``s of compound pages
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ..findings import Rule, Severity
 
-from ..findings import Severity
-
-__all__ = ("CATALOGUE", "Rule")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule."""
-
-    #: identifier, as it stands in reports
-    id: str
-    severity: Severity
-    #: what must hold
-    text: str
-    #: where the kernel makes it so, and the versions it holds for
-    source: str
-
+__all__ = ("CATALOGUE",)
 
 _RULES = (
     Rule(
