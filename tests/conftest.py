@@ -12,7 +12,7 @@ from vmemscope.audit import audit
 from vmemscope.model import Report
 from vmemscope.needs import NEEDS
 from vmemscope.sim import build, load_scenario
-from vmemscope.sim.image import Image
+from vmemscope.sim.faults import Planted
 from vmemscope.target import open_core
 from vmemscope.types import attach_types, check_needs
 
@@ -23,11 +23,11 @@ KERNELS = ("6.1", "6.12", "7.2")
 @pytest.fixture(scope="session")
 def audited(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str, str], tuple[Report, Image]]:
-    """Build a scenario for a kernel, audit its vmcore; each once a session."""
-    done: dict[tuple[str, str], tuple[Report, Image]] = {}
+) -> Callable[[str, str], tuple[Report, list[Planted]]]:
+    """Build a scenario for a kernel, audit its vmcore; return what was planted too. Each once."""
+    done: dict[tuple[str, str], tuple[Report, list[Planted]]] = {}
 
-    def run(scenario: str, kernel: str) -> tuple[Report, Image]:
+    def run(scenario: str, kernel: str) -> tuple[Report, list[Planted]]:
         if (scenario, kernel) not in done:
             image = build(load_scenario(scenario), kernel=kernel)
             path: Path = tmp_path_factory.mktemp("sim") / "vmcore"
@@ -35,7 +35,8 @@ def audited(
             target = open_core(str(path))
             types = attach_types(target.prog, "btf")
             check_needs(target.prog, NEEDS)
-            done[scenario, kernel] = audit(target, str(types)), image
+            # Not the image itself: hundreds of them take gigabytes.
+            done[scenario, kernel] = audit(target, str(types)), image.planted
             path.unlink()
         return done[scenario, kernel]
 

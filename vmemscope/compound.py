@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .arch import PageTable
     from .layout import Piece
 
-__all__ = ("Judged", "judge", "whole_compounds")
+__all__ = ("Judged", "judge", "sound_compounds", "whole_compounds")
 
 
 class Judged(NamedTuple):
@@ -41,6 +42,33 @@ class Judged(NamedTuple):
     owner: NDArray[np.int64]
     #: mapped tails that map another frame than ``shared`` (bool)
     wrong: NDArray[np.bool_]
+
+
+def sound_compounds(
+    entries: NDArray[np.uint64], table: PageTable, size: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]] | None:
+    """
+    Tell at a glance that compound pages are mapped as they should be.
+
+    Most are, and this costs one comparison of the raw entries; where it does
+    not hold for all of them, the runs have to be judged.
+
+    :param entries: last-level entries of whole compound pages, shape ``(n * size,)``
+    :param size: vpages in a compound page, 3 or more
+    :return: frames of the heads and of the tails, each shape ``(n,)``; ``None``
+        if any entry is not as it should be
+    """
+    compounds = entries.reshape(-1, size)
+    head, tail = compounds[:, 0], compounds[:, 1]
+    due = np.uint64(table.present | table.writable | table.no_execute)
+    if (
+        ((head & due) != due).any()
+        or ((tail & due) != due).any()
+        or not (compounds[:, 2:] == tail[:, None]).all()
+    ):
+        return None
+    shift, address = np.uint64(table.levels[-1].shift), np.uint64(table.address)
+    return (head & address) >> shift, (tail & address) >> shift
 
 
 def whole_compounds(batches: Iterator[Runs], piece: Piece, size: int) -> Iterator[Runs]:

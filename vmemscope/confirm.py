@@ -3,33 +3,44 @@
 Look at a target, and on a live one confirm what was found by looking again.
 
 A running kernel changes under the audit: a device may come or go between the
-page tables and the reference counts. What is off in one look and not in the
-next was on its way from one sound state to another, and is no finding.
+page tables and the reference counts. So a look counts for a pagemap only if the
+kernel neither was setting it up or tearing it down nor had done so by the end,
+and a violation only if it is in two looks that count.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from .arch import architecture_of
 from .audit import audit
-from .findings import Finding, Severity
+from .errors import TargetError
+from .findings import Finding, Outcome, RuleOutcome, Severity, left_of
+from .kernel.dev_pagemap import read_pagemaps
+from .kernel.resource import read_resources
+from .memory import PhysicalMemory
+from .model import FrameCounts, PagemapReport, Report
 from .needs import NEEDS
 from .types import attach_types, check_needs
+from .walk import Kind, translate
 
 if TYPE_CHECKING:
     import os
 
     from .audit import Progress
-    from .model import Report
     from .target import Target
 
-__all__ = ("confirmed", "confirmed_audit", "look")
+__all__ = ("Look", "confirmed_audit", "is_certain", "look", "merged")
 
 #: seconds between two looks: onlining or removing a device takes less per section
 _PAUSE = 0.2
+#: looks until what still changes is reported as changing
+_MAX_LOOKS = 5
 
 
 def look(
@@ -37,6 +48,7 @@ def look(
     types: str = "auto",
     symbols: Sequence[str | os.PathLike[str]] = (),
     *,
+    system_map: str | os.PathLike[str] | None = None,
     timings: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -45,13 +57,14 @@ def look(
 
     :param types: ``auto``, ``btf`` or ``dwarf``
     :param symbols: files with debug symbols
+    :param system_map: ``System.map`` of the kernel, for those before Linux 6.0
     :param timings: seconds per phase, added to
     :param progress: told how much of the vmemmap has been walked
     :raises VmemscopeError: if types are missing, or the target can't be looked at
     """
     timings = {} if timings is None else timings
     start = time.perf_counter()
-    source = attach_types(target.prog, types, symbols)
+    source = attach_types(target.prog, types, symbols, system_map=system_map)
     check_needs(target.prog, NEEDS)
     timings["types"] = time.perf_counter() - start
     return confirmed_audit(target, str(source), timings, progress=progress)
@@ -66,45 +79,183 @@ def confirmed_audit(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Report:
     """
-    Audit a target; on a live one, report only violations that are there twice.
+    Audit a target; on a live one, look again until what is found is certain.
 
     :param types: where types come from, ``btf`` or ``dwarf``
     :param timings: seconds per phase, added to
     :param progress: told how much of the vmemmap has been walked
+    :param sleep: waits that many seconds between looks
     :raises VmemscopeError: if the target can't be looked at
     """
+    if not target.live:
+        return audit(target, types, timings, progress)
+    from drgn import FaultError
+
+    looks: list[Look] = []
+    failure: Exception | None = None
+    for number in range(_MAX_LOOKS):
+        if number:
+            sleep(_PAUSE)
+        try:
+            looks.append(_look(target, types, timings, progress))
+        except (FaultError, OSError) as e:
+            failure = e
+            continue
+        if is_certain(looks):
+            break
+    if not looks:
+        raise TargetError(f"the kernel could not be read in {_MAX_LOOKS} attempts: {failure}")
+    return merged(looks)
+
+
+class Look(NamedTuple):
+    """One audit of a live target."""
+
+    report: Report
+    #: addresses of the pagemaps that were the same at its end as at its start
+    steady: frozenset[int]
+
+
+def _look(target: Target, types: str, timings: dict[str, float], progress: Progress | None) -> Look:
     report = audit(target, types, timings, progress)
-    if not target.live or not (report.summary.errors or report.summary.warnings):
-        return report
-    sleep(_PAUSE)
-    return confirmed(report, audit(target, types, timings, progress))
+    now = {pagemap.address: pagemap for pagemap in read_pagemaps(target.prog)[0]}
+    steady = [
+        one
+        for one in report.pagemaps
+        if not one.pagemap.changing and now.get(one.address) == one.pagemap
+    ]
+    moved = _moved(target, [one for one in steady if one.findings])
+    return Look(report, frozenset(one.address for one in steady) - moved)
 
 
-def confirmed(earlier: Report, later: Report) -> Report:
-    """Take the later report, without the violations that the earlier one does not have."""
-    known = {
-        (owner.address if owner else None, f.rule, f.vaddr, f.pfn)
-        for owner, f in earlier.all_findings()
-    }
+def _moved(target: Target, pagemaps: Sequence[PagemapReport]) -> set[int]:
+    """
+    Find the pagemaps whose first pages of vmemmap no longer have the frames that were seen.
 
-    def keep(address: int | None, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-        return tuple(
-            f
-            for f in findings
-            if f.severity is Severity.NOTE or (address, f.rule, f.vaddr, f.pfn) in known
-        )
+    A device that went and came back has its structures at the same addresses,
+    more often than not, but not the same frames from the page allocator.
+    """
+    if not pagemaps:
+        return set()
+    table = architecture_of(target.prog.platform).page_table(target.vmcoreinfo)
+    resources, _ = read_resources(target.prog)
+    ram = [(one.start, one.end) for one in resources if one.is_system_ram]
+    memory = PhysicalMemory(target.prog, table.page_size, ram)
+    moved = set()
+    for one in pagemaps:
+        addresses = np.array([span.address for span in one.first], dtype=np.uint64)
+        pfns, kinds = translate(memory, table, addresses)
+        now = [
+            pfn if kind == Kind.MAPPED else None
+            for pfn, kind in zip(pfns.tolist(), kinds.tolist(), strict=True)
+        ]
+        if now != [span.pfn for span in one.first]:
+            moved.add(one.address)
+    return moved
 
-    pagemaps = tuple(
-        replace(one, findings=keep(one.address, one.findings)) for one in later.pagemaps
+
+def is_certain(looks: Sequence[Look]) -> bool:
+    """Tell whether looks suffice: all is steady, and what is wrong was so in two of them."""
+    last = looks[-1]
+    if any(one.address not in last.steady for one in last.report.pagemaps):
+        return False
+    if _violations(last.report.findings) and len(looks) < 2:
+        return False
+    return all(
+        sum(one.address in look.steady for look in looks) > 1
+        for one in last.report.pagemaps
+        if _violations(one.findings)
     )
-    report = replace(later, pagemaps=pagemaps, findings=keep(None, later.findings))
+
+
+def merged(looks: Sequence[Look]) -> Report:
+    """
+    Take the last look, with the violations that all looks have.
+
+    Of a pagemap that was never steady for long enough, nothing is told but that.
+    """
+    last = looks[-1]
+    pagemaps = []
+    changed = []
+    for one in last.report.pagemaps:
+        others = [_of(one.address, look) for look in looks[:-1] if one.address in look.steady]
+        if one.address not in last.steady or (_violations(one.findings) and not others):
+            pagemaps.append(_not_told(one))
+            changed.append(one)
+        else:
+            left = _in_all(one.findings, others)
+            outcomes = left_of(one.outcomes, one.findings, left, _PASSING)
+            pagemaps.append(replace(one, findings=left, outcomes=outcomes))
+    loose = _in_all(last.report.findings, [look.report.findings for look in looks[:-1]])
+    report = replace(
+        last.report,
+        pagemaps=tuple(pagemaps),
+        findings=loose,
+        outcomes=left_of(last.report.outcomes, last.report.findings, loose, _PASSING),
+    )
+    return _summed(report, changed)
+
+
+def _violations(findings: Iterable[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity is not Severity.NOTE]
+
+
+def _of(address: int, look: Look) -> tuple[Finding, ...]:
+    return next(one.findings for one in look.report.pagemaps if one.address == address)
+
+
+def _in_all(
+    findings: tuple[Finding, ...], others: Sequence[tuple[Finding, ...]]
+) -> tuple[Finding, ...]:
+    known = [{(f.rule, f.vaddr, f.pfn) for f in other} for other in others]
+    return tuple(
+        f
+        for f in findings
+        if f.severity is Severity.NOTE or all((f.rule, f.vaddr, f.pfn) in one for one in known)
+    )
+
+
+_CHANGING = "it was being set up or torn down while it was looked at"
+_PASSING = "it was otherwise from one look to the next"
+
+
+def _not_told(one: PagemapReport) -> PagemapReport:
+    """Leave out of a pagemap's report what may be half of one state and half of another."""
+    return replace(
+        one,
+        vmemmap=replace(
+            one.vmemmap, mapped=0, unmapped=0, unreadable=one.vmemmap.pages, leaf_sizes={}
+        ),
+        frames=FrameCounts(0, None, {}),
+        saved_bytes=0,
+        savable_bytes=0,
+        state="unreadable",
+        reason=_CHANGING,
+        findings=(),
+        outcomes=tuple(
+            RuleOutcome(outcome.rule, Outcome.SKIPPED, _CHANGING) for outcome in one.outcomes
+        ),
+        not_read=(_CHANGING,),
+        first=(),
+    )
+
+
+def _summed(report: Report, changed: Sequence[PagemapReport]) -> Report:
     severities = [f.severity for _, f in report.all_findings()]
+    not_read = report.summary.not_read
+    if changed:
+        names = ", ".join(one.name or f"{one.address:#x}" for one in changed)
+        not_read += (f"pagemaps being set up or torn down: {len(changed)} ({names})",)
     return replace(
         report,
         summary=replace(
             report.summary,
+            backing_frames=sum(one.frames.backing for one in report.pagemaps),
+            saved_bytes=sum(one.saved_bytes for one in report.pagemaps),
+            savable_bytes=sum(one.savable_bytes for one in report.pagemaps),
             errors=severities.count(Severity.ERROR),
             warnings=severities.count(Severity.WARNING),
             notes=severities.count(Severity.NOTE),
+            not_read=not_read,
         ),
     )

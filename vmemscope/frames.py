@@ -10,6 +10,7 @@ many of them should be the only owner of their frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .layout import Geometry
     from .walk import Leaves
 
-__all__ = ("FrameTable", "Frames", "Runs", "runs_of", "sharing")
+__all__ = ("FrameTable", "Frames", "Runs", "join_frames", "runs_of", "sharing")
 
 
 class Runs(NamedTuple):
@@ -102,11 +103,16 @@ class Frames(NamedTuple):
     inner: NDArray[np.bool_]
 
 
+#: rows that a table gathers before it adds up those of the same frame
+_GATHERED = 1 << 21
+
+
 class FrameTable:
     """Count how many vpages map each frame."""
 
     def __init__(self) -> None:
         self._parts: list[Frames] = []
+        self._rows = 0
 
     def add(self, runs: Runs, owners: NDArray[np.int64]) -> None:
         """
@@ -117,7 +123,7 @@ class FrameTable:
         """
         large = runs.order > 0
         base = select(runs, ~large)
-        parts = [
+        self.add_frames(
             Frames(
                 base.pfn,
                 base.length,
@@ -125,28 +131,56 @@ class FrameTable:
                 base.vpage,
                 np.zeros(len(base.pfn), dtype=np.bool_),
             )
-        ]
+        )
         if large.any():
-            parts.append(_expand(select(runs, large), owners[large]))
-        self._parts.append(_merge(parts))
+            self.add_frames(_expand(select(runs, large), owners[large]))
 
-    @classmethod
-    def of(cls, *parts: Frames) -> Frames:
-        """Join frames that several tables have counted."""
-        table = cls()
-        for part in parts:
-            table.add_frames(part)
-        return table.finish()
+    def add_compounds(
+        self, heads: NDArray[np.uint64], tails: NDArray[np.uint64], vpage: int, size: int
+    ) -> None:
+        """
+        Add neighbouring compound pages that are mapped as they should be.
+
+        :param heads: frame of each one's head, shape ``(n,)``
+        :param tails: frame of each one's tails, shape ``(n,)``
+        :param vpage: first vpage of the first
+        :param size: vpages in each
+        """
+        count = len(heads)
+        first = vpage + np.arange(count, dtype=np.int64) * size
+        for pfn, entries, at in ((heads, 1, first), (tails, size - 1, first + 1)):
+            self.add_frames(
+                Frames(
+                    pfn,
+                    np.full(count, entries, dtype=np.int64),
+                    np.ones(count, dtype=np.int64),
+                    at,
+                    np.zeros(count, dtype=np.bool_),
+                )
+            )
 
     def add_frames(self, frames: Frames) -> None:
-        """Add frames that another table has counted."""
+        """Add frames that were counted elsewhere."""
+        if not len(frames.pfn):
+            return
         self._parts.append(frames)
+        self._rows += len(frames.pfn)
+        if self._rows > _GATHERED and len(self._parts) > 1:
+            self._parts = [_merge(self._parts)]
+            # What is left is distinct; gather as much again before the next time.
+            self._rows = 0
 
     def finish(self) -> Frames:
-        """Get all frames; the table can be added to no more."""
+        """Get all frames in order of pfn; the table can be added to no more."""
         merged = _merge(self._parts)
         self._parts = [merged]
         return merged
+
+
+def join_frames(parts: Sequence[Frames]) -> Frames:
+    """Join frames that several tables have counted; each part is in order of pfn."""
+    parts = [part for part in parts if len(part.pfn)]
+    return parts[0] if len(parts) == 1 else _merge(parts)
 
 
 def _expand(runs: Runs, owners: NDArray[np.int64]) -> Frames:
@@ -165,18 +199,16 @@ def _expand(runs: Runs, owners: NDArray[np.int64]) -> Frames:
     )
 
 
-def _merge(parts: list[Frames]) -> Frames:
+def _merge(parts: Sequence[Frames]) -> Frames:
     """Join parts, adding up what they say of the same frame."""
     if not parts:
         none = np.empty(0, dtype=np.int64)
         return Frames(none.astype(np.uint64), none, none, none, none.astype(np.bool_))
     joined = join(parts)
-    order = np.argsort(joined.pfn, kind="stable")
-    joined = select(joined, order)
-    if not len(order):
-        return joined
+    if (joined.pfn[1:] <= joined.pfn[:-1]).any():
+        joined = select(joined, np.argsort(joined.pfn))
     first = np.flatnonzero(np.concatenate(([True], joined.pfn[1:] != joined.pfn[:-1])))
-    if len(first) == len(order):
+    if len(first) == len(joined.pfn):
         return joined
     return Frames(
         joined.pfn[first],

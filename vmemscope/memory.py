@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import FaultError
 
+from .spans import Spans
+
 if TYPE_CHECKING:
     from drgn import Program
     from numpy.typing import NDArray
@@ -51,6 +53,14 @@ class PhysicalMemory:
         #: bytes read and reads made, for budgets
         self.bytes_read = 0
         self.reads = 0
+
+    @property
+    def frames(self) -> Spans:
+        """All frames that lie in memory as a whole."""
+        size = self.page_size
+        pairs = zip(self._starts.tolist(), self._ends.tolist(), strict=True)
+        bounds = [(-(-start // size), (end + 1) // size) for start, end in pairs]
+        return Spans.of([first for first, _ in bounds], [last for _, last in bounds])
 
     def contains(self, pfns: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """

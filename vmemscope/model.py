@@ -9,13 +9,14 @@ reason beside it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .findings import Finding
+    from .findings import Finding, Outcome, RuleOutcome
     from .kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
     from .layout import Geometry, Piece
 
@@ -108,6 +109,8 @@ class PagemapReport:
     findings: tuple[Finding, ...]
     #: what of it could not be read, in words
     not_read: tuple[str, ...] = ()
+    #: what came of each rule that is evaluated for a pagemap
+    outcomes: tuple[RuleOutcome, ...] = ()
     #: the first compound page (or the first pages) as mapped, for drawing
     first: tuple[FrameSpan, ...] = ()
 
@@ -163,6 +166,13 @@ class Report:
     summary: Summary
     #: seconds per phase: attach, types, walk, frames, audit
     timings: dict[str, float] = field(default_factory=dict)
+    #: what came of each rule that is evaluated for the target as a whole
+    outcomes: tuple[RuleOutcome, ...] = ()
+
+    def outcome_counts(self) -> Counter[Outcome]:
+        """Count rules by what came of them, one rule for one pagemap as one."""
+        groups = (self.outcomes, *(one.outcomes for one in self.pagemaps))
+        return Counter(one.outcome for group in groups for one in group)
 
     def all_findings(self) -> list[tuple[PagemapReport | None, Finding]]:
         """All findings with the pagemap that each is of, worst first."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .walk import Kind, translate, walk
+from .walk import Kind, translate, walk, walk_batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .kernel.page import PageLayout
     from .layout import Geometry
     from .memory import PhysicalMemory
-    from .walk import Leaves
+    from .walk import Batch, Leaves
 
 __all__ = ("Pages", "Vmemmap")
 
@@ -61,6 +61,12 @@ class Vmemmap:
             self.memory, self.table, self.geometry.address(start), self.geometry.address(end)
         )
 
+    def batches(self, start: int, end: int) -> Iterator[Batch]:
+        """Walk as :meth:`leaves` does, but leave the decoding to the caller."""
+        return walk_batches(
+            self.memory, self.table, self.geometry.address(start), self.geometry.address(end)
+        )
+
     def frames_of(self, vpages: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         """
         Find the frames behind vpages.
@@ -90,8 +96,9 @@ class Vmemmap:
         # across two vpages, a counter in it does not.
         offset = pfns * np.uint64(self.geometry.struct_page_size) + np.uint64(self.page.refcount)
         vpage, into = np.divmod(offset, np.uint64(self.geometry.page_size))
-        vpages, which = np.unique(vpage.astype(np.int64), return_inverse=True)
-        pages = self.read(vpages)
+        new = np.concatenate((vpage[:1] == vpage[:1], vpage[1:] != vpage[:-1]))
+        which = np.cumsum(new) - 1
+        pages = self.read(vpage[new].astype(np.int64))
         counters = pages.data.view(self.table.dtype[0] + "i4")
         refcounts = counters[which, into.astype(np.int64) // 4]
         return refcounts.astype(np.int64), pages.readable[which]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .arch import Level, PageTable
     from .memory import PhysicalMemory
 
-__all__ = ("Kind", "Leaves", "translate", "walk")
+__all__ = ("Batch", "Kind", "Leaves", "translate", "walk", "walk_batches")
 
 #: tables of the last level that one batch holds: 2 MiB of tables on x86-64
 _BATCH = 512
@@ -67,6 +67,54 @@ class _Tables(NamedTuple):
     pfn: NDArray[np.uint64]
 
 
+class Batch:
+    """
+    Some tables of the last level, one after the other, and what lies between
+    them at upper levels.
+    """
+
+    def __init__(self, table: PageTable, found: _Read, between: Leaves, start: int, end: int):
+        self._table = table
+        self._found = found
+        self._between = between
+        self._start = start
+        self._end = end
+
+    def entries(self) -> tuple[int, NDArray[np.uint64]] | None:
+        """
+        Get the entries as they stand in the tables, if they cover the batch without a break.
+
+        :return: virtual address of the first, and entries (uint64), shape
+            ``(n,)``; ``None`` if a table between is missing or can't be read
+        """
+        address, level = self._found.address, self._table.levels[-1]
+        if len(self._between.address) or not len(address) or not self._found.readable.all():
+            return None
+        span = _table_span(level)
+        if len(address) > 1 and not (np.diff(address) == np.uint64(span)).all():
+            return None
+        first, end = int(address[0]), int(address[-1]) + span
+        skip = max(self._start - first, 0) >> level.shift
+        stop = (min(self._end, end) - first) >> level.shift
+        return max(first, self._start), self._found.entry.reshape(-1)[skip:stop]
+
+    def leaves(self) -> Leaves:
+        """Get the leaves, holes and unreadable tables of the batch in order of address."""
+        leaves, _ = _decode(
+            self._table, self._table.levels[-1], self._found, self._start, self._end
+        )
+        return _sorted([self._between, leaves])
+
+
+class _Read(NamedTuple):
+    """Tables of one level as read."""
+
+    address: NDArray[np.uint64]
+    #: shape ``(n, entries in a table)``
+    entry: NDArray[np.uint64]
+    readable: NDArray[np.bool_]
+
+
 def walk(memory: PhysicalMemory, table: PageTable, start: int, end: int) -> Iterator[Leaves]:
     """
     Walk the tables over ``[start, end)``.
@@ -77,6 +125,12 @@ def walk(memory: PhysicalMemory, table: PageTable, start: int, end: int) -> Iter
     :param end: first virtual address after the range
     :return: batches in order of address
     """
+    for batch in walk_batches(memory, table, start, end):
+        yield batch.leaves()
+
+
+def walk_batches(memory: PhysicalMemory, table: PageTable, start: int, end: int) -> Iterator[Batch]:
+    """Walk as :func:`walk` does, but leave it to the caller to decode what was read."""
     if start >= end:
         return
     top = table.levels[0]
@@ -85,41 +139,47 @@ def walk(memory: PhysicalMemory, table: PageTable, start: int, end: int) -> Iter
     tables = _Tables(first, np.array([table.root >> page_shift], dtype=np.uint64))
     found: list[Leaves] = []
     for level in table.levels[:-1]:
-        leaves, tables = _expand(memory, table, level, tables, start, end)
+        leaves, tables = _decode(table, level, _read(memory, table, level, tables), start, end)
         found.append(leaves)
     upper = _sorted(found)
     last = table.levels[-1]
     # A batch is a run of tables and what lies between them at upper levels.
     position = 0
-    for batch in range(0, len(tables.pfn), _BATCH):
+    for batch in range(0, max(len(tables.pfn), 1), _BATCH):
         part = select(tables, slice(batch, batch + _BATCH))
-        leaves, _ = _expand(memory, table, last, part, start, end)
         stop = len(upper.address)
         if batch + _BATCH < len(tables.pfn):
             stop = int(np.searchsorted(upper.address, tables.address[batch + _BATCH]))
         between = select(upper, slice(position, stop))
         position = stop
-        yield _sorted([between, leaves])
-    if not len(tables.pfn):
-        yield upper
+        yield Batch(table, _read(memory, table, last, part), between, start, end)
 
 
 def _table_span(level: Level) -> int:
     return 1 << (level.shift + level.bits)
 
 
-def _expand(
-    memory: PhysicalMemory, table: PageTable, level: Level, tables: _Tables, start: int, end: int
-) -> tuple[Leaves, _Tables]:
-    """Read tables of one level; return their leaves and holes, and the tables below."""
+def _read(memory: PhysicalMemory, table: PageTable, level: Level, tables: _Tables) -> _Read:
+    """Read tables of one level."""
     # Sorted by frame, tables that lie side by side are read together.
-    by_pfn = np.argsort(tables.pfn, kind="stable")
-    data = np.empty((len(by_pfn), memory.page_size), dtype=np.uint8)
-    readable = np.empty(len(by_pfn), dtype=np.bool_)
-    data[by_pfn], readable[by_pfn] = memory.read_frames(tables.pfn[by_pfn])
+    if (tables.pfn[1:] >= tables.pfn[:-1]).all():
+        data, readable = memory.read_frames(tables.pfn)
+    else:
+        by_pfn = np.argsort(tables.pfn, kind="stable")
+        data = np.empty((len(by_pfn), memory.page_size), dtype=np.uint8)
+        readable = np.empty(len(by_pfn), dtype=np.bool_)
+        data[by_pfn], readable[by_pfn] = memory.read_frames(tables.pfn[by_pfn])
     entry = data.view(table.dtype)[:, : level.entries].astype(np.uint64, copy=False)
+    return _Read(tables.address, entry, readable)
+
+
+def _decode(
+    table: PageTable, level: Level, read: _Read, start: int, end: int
+) -> tuple[Leaves, _Tables]:
+    """Decode tables of one level; return their leaves and holes, and the tables below."""
+    entry, readable = read.entry, read.readable
     index = np.arange(level.entries, dtype=np.uint64) << np.uint64(level.shift)
-    address = tables.address[:, None] + index[None, :]
+    address = read.address[:, None] + index[None, :]
     # Compared with the last byte: the end of the address space does not fit.
     last = address + np.uint64(level.size - 1)
     inside = (last >= np.uint64(start)) & (address <= np.uint64(end - 1))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
-from vmemscope.findings import Finding, Severity
+from vmemscope.findings import Finding, Outcome, RuleOutcome, Severity
 from vmemscope.kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
 from vmemscope.layout import Geometry, Piece, Populated
 from vmemscope.model import (
@@ -56,6 +56,7 @@ def pagemap_report(
     reason: str | None = None,
     findings: tuple[Finding, ...] = (),
     first: tuple[Span, ...] = DEDUPLICATED_2M,
+    outcomes: tuple[RuleOutcome, ...] = (),
 ) -> PagemapReport:
     """Make a report of a pagemap; what is not given follows from what is."""
     physical = tuple(PhysicalRange(*one) for one in ranges)
@@ -90,6 +91,7 @@ def pagemap_report(
         reason=reason,
         findings=findings,
         first=tuple(spans),
+        outcomes=outcomes,
     )  # fmt: skip
 
 
@@ -105,12 +107,21 @@ def finding(
     return Finding(rule, severity, vaddr, pfn, expected, observed, message)
 
 
+#: one rule of each outcome
+OUTCOMES = (
+    RuleOutcome("hole", Outcome.CHECKED),
+    RuleOutcome("altmap-frame", Outcome.SKIPPED, "no altmap"),
+    RuleOutcome("refcount-low", Outcome.FAILED, None, 1),
+)
+
+
 def report(
     *pagemaps: PagemapReport,
     findings: tuple[Finding, ...] = (),
     target: TargetInfo = TARGET,
     not_read: tuple[str, ...] = (),
     timings: dict[str, float] | None = None,
+    outcomes: tuple[RuleOutcome, ...] = (),
     **summary: Any,
 ) -> Report:
     """Make a report whose summary adds up."""
@@ -139,6 +150,7 @@ def report(
         findings,
         replace(totals, **summary),
         timings or {"attach": 0.02, "types": 0.1, "walk": 0.03, "frames": 0.04, "audit": 0.01},
+        outcomes,
     )
 
 

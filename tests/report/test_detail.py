@@ -204,7 +204,7 @@ def test_findings_and_the_rules_that_they_break() -> None:
         " [mm/sparse-vmemmap.c: __populate_section_memmap(), all versions]",
         "refcount-low: a frame's reference count is no less than the number of entries that map"
         " it, or it is freed while still mapped [mm/sparse-vmemmap.c: vmemmap_pte_populate(),"
-        " get_page(), 5.19+]",
+        " get_page(), all versions]",
     ]
 
 

@@ -17,12 +17,13 @@ import pytest
 
 from vmemscope import __version__
 from vmemscope import report as reports
-from vmemscope.findings import Severity
+from vmemscope.findings import Outcome, RuleOutcome, Severity
 from vmemscope.kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
 from vmemscope.model import FrameCounts, Summary
 
 from .builders import (
     ALTMAP,
+    OUTCOMES,
     PAGE,
     TARGET,
     finding,
@@ -69,7 +70,7 @@ def test_schema_itself_is_sound() -> None:
 
 def test_schema_is_strict_everywhere() -> None:
     found = objects(SCHEMA)
-    assert len(found) == 11
+    assert len(found) == 12
     for one in found:
         assert one["additionalProperties"] is False
         assert sorted(one["required"]) == sorted(one["properties"])
@@ -79,7 +80,7 @@ def test_document_has_the_fields_that_were_agreed_on() -> None:
     document = reports.to_document(report(*of_every_kind(), findings=(finding("xarray"),)))
     VALIDATOR.validate(document)
     assert list(document) == [
-        "schema", "tool", "target", "pgmaps", "findings", "summary", "timings",
+        "schema", "tool", "target", "pgmaps", "findings", "rules", "summary", "timings",
     ]  # fmt: skip
     assert document["schema"] == "vmemscope.pgmap/1"
     assert document["tool"] == {"name": "vmemscope", "version": __version__}
@@ -99,7 +100,7 @@ def test_document_has_the_fields_that_were_agreed_on() -> None:
 
 
 def test_pagemap() -> None:
-    one = pagemap_report(findings=(finding(),))
+    one = pagemap_report(findings=(finding(),), outcomes=OUTCOMES)
     [pgmap] = reports.to_document(report(one))["pgmaps"]
     assert pgmap == {
         "address": "0xffff888101234000",
@@ -132,6 +133,16 @@ def test_pagemap() -> None:
                 "observed": 6,
                 "message": "7 entries map the frame, its reference count is 6",
             }
+        ],
+        "rules": [
+            {"rule": "hole", "outcome": "checked", "reason": None, "violations": 0},
+            {
+                "rule": "altmap-frame",
+                "outcome": "skipped",
+                "reason": "no altmap",
+                "violations": 0,
+            },
+            {"rule": "refcount-low", "outcome": "failed", "reason": None, "violations": 1},
         ],
     }
 
@@ -201,10 +212,21 @@ def test_finding_without_a_place() -> None:
 
 def test_summary_has_every_field_of_the_model() -> None:
     document = reports.to_document(report(*of_every_kind(), refcounts_unreadable=3))
-    assert sorted(document["summary"]) == sorted(field.name for field in fields(Summary))
+    rules = {"rules_checked", "rules_skipped", "rules_failed"}
+    assert set(document["summary"]) == {field.name for field in fields(Summary)} | rules
     assert document["summary"]["vmemmap_pages"] == 2048 + 2048 + 11264 + 3072 + 1536
     assert document["summary"]["refcounts_unreadable"] == 3
     assert document["summary"]["errors"] == 2
+
+
+def test_rules_are_counted_for_each_pagemap_and_for_the_target() -> None:
+    several = [pagemap_report(outcomes=OUTCOMES), pagemap_report(outcomes=OUTCOMES[:2])]
+    document = reports.to_document(report(*several, outcomes=OUTCOMES[1:2]))
+    VALIDATOR.validate(document)
+    summary = document["summary"]
+    counts = [summary[f"rules_{outcome}"] for outcome in ("checked", "skipped", "failed")]
+    assert counts == [2, 3, 1]
+    assert [one["rule"] for one in document["rules"]] == ["altmap-frame"]
 
 
 def test_phases_that_were_not_timed_took_no_time() -> None:
@@ -316,7 +338,9 @@ def test_extreme_numbers() -> None:
 
 def test_example_in_the_docs_is_what_is_written() -> None:
     low = finding(vaddr=vmemmap(0x140000000) + PAGE)
-    document = reports.to_document(report(pagemap_report(findings=(low,))))
+    sound = RuleOutcome("resource-tree", Outcome.CHECKED)
+    one = pagemap_report(findings=(low,), outcomes=OUTCOMES)
+    document = reports.to_document(report(one, outcomes=(sound,)))
     written = example()
     VALIDATOR.validate(written)
     assert written.pop("tool")["name"] == document.pop("tool")["name"]

@@ -22,6 +22,7 @@ from vmemscope.types.kallsyms import (
     KallsymsText,
     ListedSymbols,
     SymbolEntry,
+    SystemMap,
     symbol_finder,
 )
 
@@ -280,6 +281,73 @@ def test_text_of_a_kernel_that_hides_addresses():
     assert "kptr_restrict" in raised.value.hint
     with pytest.raises(TypesError, match="no _stext"):
         KallsymsText(b"")
+
+
+SLIDE = 0x1C000000
+VMCOREINFO = {
+    "OSRELEASE": "5.10.0-1-amd64",
+    "SYMBOL(_stext)": f"{0xFFFFFFFF81000000 + SLIDE:x}",
+    # Not the address of the variable, but what is in it.
+    "SYMBOL(mem_section)": "ff11000012345000",
+}
+SYSTEM_MAP = b"""\
+0000000000000000 D __per_cpu_start
+0000000000000100 A irq_count
+ffffffff81000000 T _stext
+ffffffff81000000 T _text
+ffffffff82000000 D init_uts_ns
+ffffffff82000400 D mem_section
+ffffffff82000500 D pgmap_array
+"""
+
+
+def test_system_map_is_moved_to_where_the_kernel_is():
+    table = SystemMap(SYSTEM_MAP, VMCOREINFO, "map")
+    assert table.named("pgmap_array") == [SymbolEntry("pgmap_array", 0xFFFFFFFF9E000500, "D")]
+    assert table.named("irq_count") == [SymbolEntry("irq_count", 0x100, "A")]
+    assert table.containing(0xFFFFFFFF9E000410) == [
+        (SymbolEntry("mem_section", 0xFFFFFFFF9E000400, "D"), 0x100)
+    ]
+    image = [TEXT + SLIDE + at for at in (0, 0, 0x1000000, 0x1000400, 0x1000500)]
+    assert [entry.address for entry in table] == [0, 0x100, *image]
+
+
+def test_saved_kallsyms_is_where_the_kernel_is():
+    vmcoreinfo = {**VMCOREINFO, "SYMBOL(_stext)": "ffffffff81000000"}
+    table = SystemMap(PROC_KALLSYMS, vmcoreinfo, "map")
+    assert table.named("init_mm") == [SymbolEntry("init_mm", 0xFFFFFFFF82000000, "D")]
+    assert table.named("pmem_attach") == []
+
+
+def test_system_map_of_another_kernel():
+    right = {**VMCOREINFO, "SYMBOL(init_uts_ns)": "ffffffff9e000000"}
+    assert SystemMap(SYSTEM_MAP, right, "map").named("init_uts_ns")
+    for key in ("SYMBOL(init_uts_ns)", "SYMBOL(swapper_pg_dir)"):
+        wrong = {**VMCOREINFO, key: "ffffffff9e000040"}
+        text = SYSTEM_MAP.replace(b"init_uts_ns", key[7:-1].encode())
+        with pytest.raises(TypesError, match=r"map does not belong to kernel 5\.10\.0-1-amd64"):
+            SystemMap(text, wrong, "map")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        # What Debian has in /boot.
+        b"ffffffffffffffff B The real System.map is in the linux-image-<version>-dbg package\n",
+        b"\0" * 1000,
+        b"0000000000000000 T _stext\n",
+    ],
+)
+def test_system_map_that_is_none(text):
+    with pytest.raises(TypesError, match=r"map has no address of _stext.*-dbg"):
+        SystemMap(text, VMCOREINFO, "map")
+
+
+def test_system_map_for_a_kernel_that_does_not_say_where_it_is():
+    for stext in ({}, {"SYMBOL(_stext)": "x"}):
+        with pytest.raises(TypesError, match="does not say where it is"):
+            SystemMap(SYSTEM_MAP, {"OSRELEASE": "5.10", **stext}, "map")
 
 
 def test_finder():

@@ -13,14 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..errors import UnsupportedError
 
 if TYPE_CHECKING:
     from drgn import Platform
 
-__all__ = ("Architecture", "Level", "PageTable", "architecture_of", "vmcoreinfo_marks")
+__all__ = (
+    "Architecture",
+    "EntryFlag",
+    "Level",
+    "PageTable",
+    "architecture_of",
+    "vmcoreinfo_marks",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,17 @@ class Level:
         return 1 << self.shift
 
 
+class EntryFlag(NamedTuple):
+    """A flag of page-table entries, as people who read them call it."""
+
+    name: str
+    mask: int
+    #: what it means that in: entries that point to a table, large leaves, base pages
+    table: bool = True
+    large: bool = True
+    base: bool = True
+
+
 @dataclass(frozen=True)
 class PageTable:
     """The format of one kernel's page tables, and where their root is."""
@@ -64,6 +82,8 @@ class PageTable:
     writable: int
     #: set in an entry that can't be executed from
     no_execute: int
+    #: names of flags, for people
+    flags: tuple[EntryFlag, ...] = ()
 
     @property
     def page_size(self) -> int:
@@ -92,6 +112,9 @@ class Architecture:
     #: size in bytes of the leaf that ``vmemmap_populate()`` uses where the
     #: memory map of a whole section fills it
     vmemmap_leaf: int
+    #: virtual address in bytes that the vmemmap ends before, wherever it starts:
+    #: what lies from there on is something else
+    vmemmap_limit: int = 1 << 64
 
 
 #: drgn's ``Architecture`` name -> module of this package

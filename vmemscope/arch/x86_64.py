@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..vmcoreinfo import number, symbol
-from . import Architecture, Level, PageTable
+from . import Architecture, EntryFlag, Level, PageTable
 
 # Low 52 bits without the offset in a page: __PHYSICAL_MASK & PAGE_MASK at
 # its widest. The PAT bit of a large leaf (bit 12) lies in it; a leaf is
@@ -22,6 +22,26 @@ _PRESENT = 1 << 0
 _RW = 1 << 1
 _PSE = 1 << 7
 _NX = 1 << 63
+
+#: names as the macros _PAGE_BIT_* have them
+_FLAGS = (
+    EntryFlag("PRESENT", _PRESENT),
+    EntryFlag("RW", _RW),
+    EntryFlag("USER", 1 << 2),
+    EntryFlag("PWT", 1 << 3),
+    EntryFlag("PCD", 1 << 4),
+    EntryFlag("ACCESSED", 1 << 5),
+    EntryFlag("DIRTY", 1 << 6),
+    EntryFlag("PSE", _PSE, table=False, base=False),
+    EntryFlag("PAT", 1 << 7, table=False, large=False),
+    EntryFlag("GLOBAL", 1 << 8),
+    EntryFlag("PAT", 1 << 12, table=False, base=False),
+    EntryFlag("NX", _NX),
+)
+
+# Wherever the kernel puts it, the vmemmap ends below the CPU entry areas
+# (asm/pgtable_64_types.h: CPU_ENTRY_AREA_PGD, arch/x86/mm/kaslr.c).
+_CPU_ENTRY_AREA_BASE = 0xFFFF_FE00_0000_0000
 
 _START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 
@@ -51,6 +71,7 @@ def _page_table(vmcoreinfo: Mapping[str, str]) -> PageTable:
         address=_PTE_PFN_MASK & ~sme_mask,
         writable=_RW,
         no_execute=_NX,
+        flags=(*_FLAGS, EntryFlag("ENCRYPTED", sme_mask)) if sme_mask else _FLAGS,
     )
 
 
@@ -59,4 +80,5 @@ ARCHITECTURE = Architecture(
     page_table=_page_table,
     optimizes_dax_vmemmap=True,
     vmemmap_leaf=1 << 21,
+    vmemmap_limit=_CPU_ENTRY_AREA_BASE,
 )

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..arch import architecture_of
-from ..findings import Collector, Finding, Severity
+from ..findings import Collector, Finding, Scope, Severity
 from ..kernel import Damage
 from ..kernel.dev_pagemap import PhysicalRange, read_pagemaps
 from ..kernel.device import name_pagemaps
@@ -26,7 +26,7 @@ from ..kernel.resource import read_resources
 from ..layout import Geometry, dedup_of
 from ..memory import PhysicalMemory
 from ..model import PagemapReport, Report, Summary, TargetInfo
-from ..rules import CATALOGUE
+from ..rules import CATALOGUE, rules_of
 from ..rules.ranges import (
     check_entries,
     check_overlaps,
@@ -41,12 +41,13 @@ from .backing import BackingChecked, check_backing
 from .contents import ContentsChecked, look_into
 from .mapping import map_subject
 from .subject import Subject
+from .validity import check_validity
 from .verdict import report_on
 
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ("Progress", "audit")
+__all__ = ("Progress", "audit", "read_subjects")
 
 #: is called with the base pages of vmemmap walked so far, and how many there are
 Progress = Callable[[int, int], None]
@@ -74,7 +75,7 @@ def audit(
     unread: Counter[str] = Counter()
     findings = Collector()
     with _phase(timings, "audit"):
-        subjects, vmemmap = _read(target, findings, unread)
+        subjects, vmemmap = read_subjects(target, findings, unread)
     with _phase(timings, "walk"):
         total = sum(
             vmemmap.geometry.vpage(one.size // vmemmap.geometry.page_size)
@@ -95,7 +96,7 @@ def audit(
                 Kind.UNREADABLE
             ]
     with _phase(timings, "frames"):
-        backing = check_backing(subjects, vmemmap, findings)
+        backing = check_backing(subjects, vmemmap)
     with _phase(timings, "audit"):
         contents = []
         for subject in subjects:
@@ -124,6 +125,7 @@ def audit(
         geometry=vmemmap.geometry,
         pagemaps=reports,
         findings=loose,
+        outcomes=findings.outcomes(rules_of(Scope.TARGET)),
         summary=_summary(reports, loose, backing, contents, unread),
         timings=timings,
     )
@@ -138,7 +140,7 @@ def _phase(timings: dict[str, float], name: str) -> Iterator[None]:
         timings[name] = timings.get(name, 0.0) + time.perf_counter() - start
 
 
-def _read(
+def read_subjects(
     target: Target, findings: Collector, unread: Counter[str]
 ) -> tuple[list[Subject], Vmemmap]:
     """Read the kernel's structures: pagemaps in order of address, and the vmemmap."""
@@ -154,8 +156,11 @@ def _read(
     resources, resource_damage = read_resources(prog)
     names = name_pagemaps(prog, pagemaps, resources)
     for rule, several in (("xarray", damage), ("resource-tree", resource_damage)):
+        findings.checked(CATALOGUE[rule])
         for one in several:
-            if not one.unreadable:
+            if one.unreadable:
+                findings.skipped(one.message, CATALOGUE[rule])
+            else:
                 findings.add(CATALOGUE[rule], one.message, vaddr=one.address)
     for one in (*damage, *resource_damage, *sections.damage):
         if one.unreadable:
@@ -172,6 +177,7 @@ def _read(
         _check_pagemap(
             subject, ranges[subject.pagemap.address], geometry, sections, target.osrelease, damage
         )
+    check_validity(prog, subjects, sections, geometry, unread)
     ram = [(one.start, one.end) for one in resources if one.is_system_ram]
     device = [(one.start, one.end) for subject in subjects for one in subject.ranges]
     return subjects, Vmemmap(
@@ -199,14 +205,21 @@ def _check_pagemap(
         then tell nothing
     """
     pagemap = subject.pagemap
-    if not damage and len(ranges) == pagemap.nr_range:
+    if damage:
+        subject.findings.skipped("pgmap_array could not be followed", CATALOGUE["xarray"])
+    elif len(ranges) != pagemap.nr_range:
+        subject.findings.skipped("not all of its ranges are valid", CATALOGUE["xarray"])
+    else:
         ranges = check_entries(pagemap, ranges, geometry, subject.findings)
     subject.ranges = tuple(ranges)
     subject.shift_sound = check_shift(pagemap, ranges, geometry, subject.findings)
     if subject.shift_sound:
         subject.dedup = dedup_of(pagemap, geometry, osrelease)
-        if subject.dedup.expected:
-            check_section_alignment(pagemap, ranges, sections, geometry, subject.findings)
+    if subject.dedup.expected:
+        check_section_alignment(pagemap, ranges, sections, geometry, subject.findings)
+    else:
+        reason = subject.no_compounds or subject.dedup.reason or "it is not deduplicated"
+        subject.findings.skipped(reason, CATALOGUE["section-alignment"])
 
 
 def _summary(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..columns import select
-from ..frames import FrameTable
+from ..frames import join_frames
 from ..layout import Populated
 from ..rules import CATALOGUE
 from ..rules.backing import check_memory, check_refcounts, check_shared
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ("BackingChecked", "check_backing")
 
+_MEMORY, _SHARED = CATALOGUE["frame-not-memory"], CATALOGUE["frame-shared"]
+_REFCOUNTS = (CATALOGUE["refcount-low"], CATALOGUE["refcount-high"])
+
 #: frames whose reference counts are read at a time
 _REFCOUNT_BATCH = 1 << 16
 #: frames with several owners that are looked up one by one
@@ -44,34 +47,51 @@ class BackingChecked:
         self.frames: list[Frames] = []
 
 
-def check_backing(
-    subjects: Sequence[Subject], vmemmap: Vmemmap, findings: Collector
-) -> BackingChecked:
-    """
-    Check the frames of all pagemaps.
-
-    :param findings: of no single pagemap
-    """
+def check_backing(subjects: Sequence[Subject], vmemmap: Vmemmap) -> BackingChecked:
+    """Check the frames of all pagemaps."""
     checked = BackingChecked()
-    together = FrameTable()
+    parts: list[Frames] = []
+    #: pagemaps with frames whose reference counts should say something, by address
+    uncounted: dict[int, Subject] = {}
     for subject in subjects:
         ram, device, boot = subject.ram.finish(), subject.device.finish(), subject.boot.finish()
-        check_memory(ram, vmemmap.ram.contains(ram.pfn), vmemmap.geometry, subject.findings)
-        checked.frames.append(FrameTable.of(ram, device, boot))
-        together.add_frames(ram)
-        together.add_frames(device)
-    frames = together.finish()
-    frames = select(frames, vmemmap.ram.contains(frames.pfn))
+        in_ram = vmemmap.ram.contains(ram.pfn)
+        if len(ram.pfn):
+            check_memory(ram, in_ram, vmemmap.geometry, subject.findings)
+        if in_ram.any():
+            subject.findings.checked(_SHARED)
+            uncounted[subject.pagemap.address] = subject
+        _skip_others(subject.findings, ram, in_ram, device, boot)
+        checked.frames.append(join_frames([ram, device, boot]))
+        parts += [ram, device]
+    frames = join_frames(parts)
+    if not (in_ram := vmemmap.ram.contains(frames.pfn)).all():
+        frames = select(frames, in_ram)
     owners = _Owners(subjects)
 
     shared = select(frames, frames.owners > 1)
     if len(shared.pfn):
         told = shared.pfn[:_MAX_SHARED]
         several = _find_owners(subjects, vmemmap, told)
-        check_shared(several, vmemmap.geometry, lambda vpage: owners.of(vpage).findings)
+        entries = dict(zip(told.tolist(), shared.entries.tolist(), strict=False))
+        check_shared(several, entries, vmemmap.geometry, lambda vpage: owners.of(vpage).findings)
         for vpage in (vpage for found in several.values() for vpage, _ in found):
             owners.of(vpage).foreign.add(vpage)
-        findings.add_uncounted(CATALOGUE["frame-shared"], len(shared.pfn) - len(told))
+        for vpage, pfn in zip(
+            shared.vpage[_MAX_SHARED:].tolist(), shared.pfn[_MAX_SHARED:].tolist(), strict=True
+        ):
+            findings = owners.of(vpage).findings
+            if not findings.room(_SHARED):
+                findings.add_uncounted(_SHARED, 1)
+                continue
+            findings.add(
+                _SHARED,
+                "the frame has several owners",
+                vaddr=vmemmap.geometry.address(vpage),
+                pfn=pfn,
+                expected="a frame of its own",
+                observed=f"pfn {pfn:#x}",
+            )
 
     # An allocation of higher order carries its count on its first frame alone.
     counted = select(frames, ~frames.inner)
@@ -85,7 +105,42 @@ def check_backing(
         checked.refcounts_unreadable += int(np.count_nonzero(~readable))
         for subject, count in owners.counts(part.vpage[~readable]):
             subject.not_read["reference counts of frames"] += count
+            if count:
+                subject.findings.skipped("reference counts that could not be read", *_REFCOUNTS)
+        for subject, count in owners.counts(part.vpage[readable]):
+            if count:
+                subject.findings.checked(*_REFCOUNTS)
+                uncounted.pop(subject.pagemap.address, None)
+    for subject in uncounted.values():
+        # What several pagemaps map is counted with the first; so is a large leaf with its start.
+        subject.findings.skipped("no frame of which it has the reference count", *_REFCOUNTS)
     return checked
+
+
+def _skip_others(
+    findings: Collector, ram: Frames, in_ram: NDArray[np.bool_], device: Frames, boot: Frames
+) -> None:
+    """Record of which frames nothing is asked, and why."""
+    if len(device.pfn):
+        findings.skipped(
+            "altmap: frames on the device, which the page allocator does not count",
+            _MEMORY,
+            _SHARED,
+            *_REFCOUNTS,
+        )
+    if len(boot.pfn):
+        findings.skipped(
+            "frames that the memory map of RAM owns, or of which nothing is known",
+            _MEMORY,
+            _SHARED,
+            *_REFCOUNTS,
+        )
+    if not in_ram.all():
+        findings.skipped("frames that are no memory", _SHARED, *_REFCOUNTS)
+    if not len(ram.pfn) + len(device.pfn) + len(boot.pfn):
+        findings.skipped(
+            "nothing of its vmemmap is known to be mapped", _MEMORY, _SHARED, *_REFCOUNTS
+        )
 
 
 class _Owners:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..layout import first_compound
+from ..rules import CATALOGUE
 from ..rules.contents import CompoundPages, check_contents, holds_mask
 from ..rules.ranges import check_mask_alignment
+from .subject import NO_RANGE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +26,13 @@ __all__ = ("ContentsChecked", "look_into")
 _SAMPLE = 1024
 
 
+#: the rules that are evaluated here
+_RULES = tuple(
+    CATALOGUE[rule]
+    for rule in ("head-flag", "compound-head", "compound-order", "pgmap-link", "mask-alignment")
+)
+
+
 class ContentsChecked(NamedTuple):
     """How many compound pages there are, were looked into, could not be read in full."""
 
@@ -35,11 +44,13 @@ class ContentsChecked(NamedTuple):
 def look_into(subject: Subject, vmemmap: Vmemmap) -> ContentsChecked:
     """Look into the ``struct page``s of a pagemap's compound pages, all or a sample."""
     geometry, order = vmemmap.geometry, subject.order
-    if (
-        not order
-        or geometry.compound_vpages(order) < 2
-        or geometry.page_size % geometry.struct_page_size
-    ):
+    reason = subject.no_compounds
+    if reason is None and geometry.compound_vpages(order) < 2:
+        reason = "compound pages that share a page of the vmemmap"
+    if reason is None and geometry.page_size % geometry.struct_page_size:
+        reason = "struct pages that lie across pages of the vmemmap"
+    if reason is not None:
+        subject.findings.skipped(reason, *_RULES)
         return ContentsChecked(0, 0, 0)
     total, starts, heads, ends = 0, [], [], []
     for one in subject.ranges:
@@ -54,11 +65,16 @@ def look_into(subject: Subject, vmemmap: Vmemmap) -> ContentsChecked:
         heads.append(head)
         ends.append(np.minimum(head + (1 << order), end))
     if not heads:
+        subject.findings.skipped(
+            "no compound page behind the altmap" if subject.ranges else NO_RANGE, *_RULES
+        )
         return ContentsChecked(0, 0, 0)
+    if subject.foreign:
+        subject.findings.skipped("compound pages in a frame that is another's", *_RULES)
     pages = _read(np.concatenate(heads), np.concatenate(ends), vmemmap, subject.foreign)
     check_contents(pages, subject.pagemap, vmemmap.page, geometry, subject.findings)
     words = pages.words[pages.readable[:, 0], 0, 1, vmemmap.page.compound // 8]
-    masked = bool(holds_mask(words).any())
+    masked = bool(holds_mask(words).any()) if len(words) else None
     check_mask_alignment(subject.pagemap, starts, masked, geometry, subject.findings)
     return ContentsChecked(
         total,

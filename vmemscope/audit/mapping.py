@@ -17,6 +17,7 @@ from ..rules import CATALOGUE
 from ..rules.backing import check_altmap
 from ..rules.mapping import check_compounds, check_holes, check_leaves
 from ..walk import Kind
+from .subject import NO_RANGE
 
 if TYPE_CHECKING:
     from ..compound import Judged
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
     from .subject import Subject
 
 __all__ = ("judged_compounds", "map_subject", "runs_of_piece")
+
+#: the rules that are evaluated here
+_LEAVES = tuple(
+    CATALOGUE[rule] for rule in ("hole", "leaf-size", "leaf-fallback", "read-only", "executable")
+)
+_COMPOUNDS = (CATALOGUE["tail-frame"], CATALOGUE["not-deduplicated"])
+_ALTMAP = CATALOGUE["altmap-frame"]
+
+#: why the compound pages of a piece are not judged, by how it is populated
+_NO_COMPOUNDS = {
+    Populated.EARLY: "parts in sections that were there at boot, whose memory map is RAM's",
+    Populated.UNKNOWN: "it can't be told what the kernel should have built",
+}
 
 #: vpages drawn where there are no compound pages
 _DRAWN_PLAIN = 8
@@ -40,6 +54,9 @@ def map_subject(subject: Subject, vmemmap: Vmemmap, step: Callable[[int], None])
     :param step: called with the vpages of each batch that was walked
     """
     geometry = vmemmap.geometry
+    if not subject.ranges:
+        subject.findings.skipped(NO_RANGE, *_LEAVES, *_COMPOUNDS, _ALTMAP)
+        return
     if subject.dedup.expected is None:
         shares = _shares(subject, vmemmap)
         subject.dedup = Dedup(shares, None if shares else subject.dedup.reason)
@@ -82,6 +99,13 @@ def _map_piece(
     subject: Subject, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
 ) -> None:
     batches = _checked_runs(subject, piece, vmemmap, step)
+    if piece.populated is not Populated.COMPOUND:
+        reason = _NO_COMPOUNDS.get(piece.populated, subject.dedup.reason)
+        subject.findings.skipped(reason or "it is not deduplicated", *_COMPOUNDS)
+    if subject.pagemap.altmap is None:
+        subject.findings.skipped("no altmap", _ALTMAP)
+    elif piece.populated is not Populated.LEAF:
+        subject.findings.skipped("parts that have base pages of RAM, altmap or not", _ALTMAP)
     if piece.populated is Populated.COMPOUND:
         for judged in judged_compounds(batches, piece, subject, vmemmap):
             _take_compounds(subject, judged, piece, vmemmap)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
     from ..model import FrameSpan
 
-__all__ = ("Subject",)
+__all__ = ("NO_RANGE", "Subject")
+
+#: why nothing is asked of a pagemap
+NO_RANGE = "it has no valid range"
 
 
 @dataclass
@@ -58,6 +61,15 @@ class Subject:
     def order(self) -> int:
         """log2 of the base pages in a compound page, 0 where it can't be gone by."""
         return (self.pagemap.vmemmap_shift or 0) if self.shift_sound else 0
+
+    @property
+    def no_compounds(self) -> str | None:
+        """Why it has no compound pages, or none that can be gone by; ``None`` if it has."""
+        if not self.shift_sound:
+            return "its vmemmap_shift makes no sense"
+        if not self.order:
+            return "no compound pages"
+        return None
 
     @property
     def vpages(self) -> int:

@@ -6,9 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..findings import Scope
 from ..frames import sharing
 from ..layout import Populated, expected_frames
 from ..model import FrameCounts, PagemapReport, VmemmapCounts
+from ..rules import rules_of
 from ..walk import Kind
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def report_on(subject: Subject, frames: Frames, geometry: Geometry) -> PagemapRe
         state=state,
         reason=reason,
         findings=subject.findings.finish(),
+        outcomes=subject.findings.outcomes(rules_of(Scope.PAGEMAP)),
         not_read=tuple(f"{what}: {n}" for what, n in sorted(subject.not_read.items()) if n),
         first=tuple(subject.first),
     )

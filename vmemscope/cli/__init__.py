@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import ExitStatus, VmemscopeError
 from ..text import printable
-from . import pgmap, sim
+from . import diff, hugetlb, memmap, page, pgmap, rules, sim, vmcoreinfo
 
 __all__ = ("entrypoint", "main")
 
 _EXIT_STATUS = """\
 exit status:
   0  sound: everything could be read and nothing is wrong
-  1  at least one finding of severity error
+  1  at least one finding of severity error; something got worse (diff)
   2  wrong usage
   3  could not look: no target, no types, unsupported kernel or architecture
   4  looked only in part (something could not be read) and found no error
@@ -41,12 +41,12 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vmemscope {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (pgmap, sim):
+    for module in (pgmap, diff, rules, memmap, hugetlb, page, sim, vmcoreinfo):
         command = commands.add_parser(
             module.NAME,
             help=module.HELP,
             description=module.DESCRIPTION,
-            epilog=f"{module.EXAMPLES}\n{_EXIT_STATUS}",
+            epilog=f"{module.EXAMPLES}\n{getattr(module, 'EXIT_STATUS', _EXIT_STATUS)}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,11 +16,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ("add_output_options", "add_target_options", "opened_target")
+__all__ = ("add_output_options", "add_target_options", "add_types_options", "opened_target")
 
 
-def add_target_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a target, spelt as drgn spells them."""
+def add_target_options(parser: argparse.ArgumentParser, *, types: bool = True) -> None:
+    """
+    Add the options that choose a target, spelt as drgn spells them.
+
+    :param types: whether to add those that choose its types and symbols, too
+    """
     group = parser.add_argument_group("target")
     exclusive = group.add_mutually_exclusive_group()
     exclusive.add_argument(
@@ -32,15 +37,24 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     exclusive.add_argument(
         "--sim", metavar="SCENARIO", help="a simulated kernel: a built-in scenario, or a file"
     )
-    types = parser.add_argument_group("types and symbols")
-    types.add_argument(
+    group.add_argument(
+        "--vmcoreinfo", metavar="PATH", help="use a saved VMCOREINFO note instead of the target's"
+    )
+    if types:
+        add_types_options(parser)
+
+
+def add_types_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a target's types and symbols."""
+    group = parser.add_argument_group("types and symbols")
+    group.add_argument(
         "--types",
         choices=("auto", "btf", "dwarf"),
         default="auto",
         help="take types from the kernel's own BTF or from debug symbols"
         " (default: debug symbols if given, else BTF)",
     )
-    types.add_argument(
+    group.add_argument(
         "-s",
         "--symbols",
         metavar="PATH",
@@ -48,8 +62,11 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a vmlinux or other file with debug symbols; can be given several times",
     )
-    types.add_argument(
-        "--vmcoreinfo", metavar="PATH", help="use a saved VMCOREINFO note instead of the target's"
+    group.add_argument(
+        "--system-map",
+        metavar="PATH",
+        help="take symbols from a System.map, or a saved /proc/kallsyms, and types from BTF:"
+        " for kernels before 6.0, which do not say where their symbols are",
     )
 
 
@@ -62,7 +79,7 @@ def add_output_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]
     group.add_argument(
         "-o", "--output", metavar="FILE", help="write there, whole or not at all; - is stdout"
     )
-    group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress and no notes")
 
 
 @contextmanager
@@ -86,6 +103,9 @@ def opened_target(args: argparse.Namespace, timings: dict[str, float]) -> Iterat
         start = time.perf_counter()
         target = _open(core, args)
         timings["attach"] = time.perf_counter() - start
+        if not getattr(args, "quiet", False):
+            for note in target.notes:
+                print(f"vmemscope: note: {note}", file=sys.stderr)
         # The path is only for people, and that of a temporary file tells them nothing.
         yield replace(target, path=f"sim:{args.sim}") if args.sim else target
 

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, UsageError
+from .lookup import check_type_options, columns, status, write
 from .options import add_output_options, add_target_options, opened_target
 from .progress import shown_progress
 
 if TYPE_CHECKING:
     from ..model import PagemapReport, Report
+    from ..target import Target
 
 NAME = "pgmap"
 HELP = "audit the vmemmap of device memory"
@@ -29,10 +29,13 @@ examples:
   vmemscope pgmap dax0.0 -c vmcore           one pagemap, drawn
   vmemscope pgmap --all --qemu unix:qmp.sock a running guest
   vmemscope pgmap --all --sim devdax-2m      a simulated kernel
+  vmemscope pgmap --watch 5 --qemu unix:qmp.sock   what changes in a guest
+  vmemscope pgmap --format ktap -c vmcore    for a kernel's CI
+  vmemscope pgmap --format markdown -c vmcore -o report.md
 """
 
-#: columns where the output is no terminal
-_WIDTH = 100
+#: seconds between two looks, at the most
+_DAY = 86400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,29 +50,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " a physical address or a page frame in its ranges",
     )
     add_target_options(parser)
-    add_output_options(parser, ("table", "json"))
+    add_output_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        type=_seconds,
+        help="look again and again, so many seconds apart, and tell what changed,"
+        " until interrupted; only for what runs (-k, --qemu)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    if args.types == "btf" and args.symbols:
-        raise UsageError("debug symbols (-s) are not used with --types btf")
+    check_type_options(args)
+    if args.watch is not None:
+        return _watch(args)
     timings: dict[str, float] = {}
     with opened_target(args, timings) as target:
-        from ..confirm import look
-
-        with shown_progress(args, "vmemmap", " pages") as progress:
-            report = look(target, args.types, args.symbols, timings=timings, progress=progress)
-    one = None if args.which is None else choose(report, args.which)
-    _write(report, one, args)
+        report = look_at(target, args, timings)
+    write(_rendered(report, args), args)
     return exit_status(report)
+
+
+def look_at(target: Target, args: argparse.Namespace, timings: dict[str, float]) -> Report:
+    """
+    Audit a target that was just opened, with the types that the arguments choose.
+
+    :raises VmemscopeError: if it can't be looked at
+    """
+    from ..confirm import look
+
+    with shown_progress(args, "vmemmap", " pages") as progress:
+        return look(
+            target,
+            args.types,
+            args.symbols,
+            system_map=args.system_map,
+            timings=timings,
+            progress=progress,
+        )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    # What is not a number is in no range.
+    if not 0.1 <= seconds <= _DAY:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1 to {_DAY}")
+    return seconds
+
+
+def _watch(args: argparse.Namespace) -> ExitStatus:
+    if args.core is not None or args.sim is not None:
+        raise UsageError("a dump does not change: --watch is for -k and --qemu")
+    if args.format != "table" or args.output is not None:
+        raise UsageError("--watch shows the table: --format and -o are not used with it")
+    timings: dict[str, float] = {}
+    first: Report | None = None
+    with opened_target(args, timings) as target:
+        from ..confirm import confirmed_audit
+        from .watch import watch
+
+        def look() -> Report:
+            nonlocal first
+            if first is None:
+                first = look_at(target, args, timings)
+                return first
+            # The types are attached by now.
+            return confirmed_audit(target, first.target.types, {})
+
+        def render(report: Report) -> str:
+            try:
+                return _rendered(report, args)
+            except UsageError as e:
+                if report is first:
+                    raise
+                # It was there in the first look, and may come back.
+                return f"{e.message}\n"
+
+        return exit_status(watch(look, render, args.watch))
 
 
 def exit_status(report: Report) -> ExitStatus:
     """Tell the exit status that a report means."""
-    if report.summary.errors:
-        return ExitStatus.FINDINGS
-    return ExitStatus.PARTIAL if report.summary.partial else ExitStatus.SOUND
+    return status(bool(report.summary.errors), report.summary.partial)
 
 
 def choose(report: Report, which: str) -> PagemapReport:
@@ -118,20 +184,19 @@ def _by_number(report: Report, number: int) -> list[PagemapReport]:
     return []
 
 
-def _write(report: Report, one: PagemapReport | None, args: argparse.Namespace) -> None:
+def _rendered(report: Report, args: argparse.Namespace) -> str:
     from .. import report as reports
 
-    if args.format == "json":
-        text = reports.render_json(report, one)
-    else:
-        to_terminal = args.output in (None, "-") and sys.stdout.isatty()
-        width = shutil.get_terminal_size((_WIDTH, 24)).columns if to_terminal else _WIDTH
-        text = (
-            reports.render_all(report, width)
-            if one is None
-            else reports.render_one(report, one, width)
-        )
-    if args.output in (None, "-"):
-        sys.stdout.write(text)
-    else:
-        reports.write_atomically(args.output, text)
+    one = None if args.which is None else choose(report, args.which)
+    if args.format == "table":
+        width = columns(args)
+        if one is None:
+            return reports.render_all(report, width)
+        return reports.render_one(report, one, width)
+    render = {
+        "json": reports.render_json,
+        "ndjson": reports.render_ndjson,
+        "ktap": reports.render_ktap,
+        "markdown": reports.render_markdown,
+    }[args.format]
+    return render(report, one)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, offsetof, sizeof
+from drgn import FaultError, Object, TypeKind, offsetof, sizeof
 
 from . import Damage
 from .xarray import Entry, entries
@@ -25,6 +25,8 @@ __all__ = ("Altmap", "Pagemap", "PhysicalRange", "read_pagemaps")
 
 # include/linux/memremap.h: a macro, so no types tell it
 _PGMAP_ALTMAP_VALID = 1 << 0
+# include/linux/percpu-refcount.h: an anonymous enum since the file is there
+_PERCPU_REF_DEAD = 1 << 1
 
 #: ranges read of one pagemap; the kernel's own creators make a few
 MAX_RANGES = 4096
@@ -82,6 +84,18 @@ class Pagemap:
     entries: tuple[Entry, ...]
     #: what of it could not be read
     damage: tuple[Damage, ...] = ()
+    #: ``ref.percpu_count_ptr``: a pointer, with flags in its low bits; 0 if unknown
+    ref: int = 0
+
+    @property
+    def changing(self) -> bool:
+        """
+        Whether its device is being set up or torn down.
+
+        ``mm/memremap.c: memremap_pages()`` counts a range in ``nr_range`` once all
+        is done for it; ``memunmap_pages()`` kills ``ref`` before it undoes any.
+        """
+        return self.nr_range == 0 or bool(self.ref & _PERCPU_REF_DEAD)
 
 
 def read_pagemaps(prog: Program) -> tuple[list[Pagemap], list[Damage]]:
@@ -93,7 +107,7 @@ def read_pagemaps(prog: Program) -> tuple[list[Pagemap], list[Damage]]:
     pgmap_array = prog["pgmap_array"]
     try:
         found, damage = entries(pgmap_array)
-    except FaultError:
+    except (FaultError, OSError):
         return [], [Damage(pgmap_array.address_ or 0, "pgmap_array can't be read", True)]
     by_address: dict[int, list[Entry]] = {}
     for entry in found:
@@ -142,7 +156,20 @@ def _read_pagemap(
         altmap=_read_altmap(pgmap) if pgmap.flags.value_() & _PGMAP_ALTMAP_VALID else None,
         entries=spans,
         damage=damage,
+        ref=_read_ref(pgmap),
     )
+
+
+def _read_ref(pgmap: Object) -> int:
+    try:
+        ref = pgmap.ref
+        # A pointer, perhaps to the driver's, before b80892ca022e ("memremap: remove
+        # support for external pgmap refcounts") (in v5.17).
+        if ref.type_.kind == TypeKind.POINTER:
+            ref = ref[0]
+        return int(ref.percpu_count_ptr.value_())
+    except (AttributeError, FaultError, OSError, OverflowError):
+        return 0
 
 
 def _read_ranges(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from drgn import FaultError, Object, container_of, offsetof
 
 from ..text import printable
+from .string import read_string
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -58,9 +59,7 @@ def name_pagemaps(
 def _dax_names(prog: Program) -> dict[int, str]:
     try:
         return {
-            dax.pgmap.value_(): printable(
-                prog.read_c_string(dax.dev.kobj.name.value_(), max_size=_MAX_NAME)
-            )
+            dax.pgmap.value_(): printable(read_string(prog, dax.dev.kobj.name.value_(), _MAX_NAME))
             for dax in _dax_devices(prog)
             if dax.pgmap.value_()
         }
@@ -115,9 +114,8 @@ def _gendisk_name(prog: Program, pagemap: Pagemap) -> str | None:
         return None
     try:
         disk = prog.read_u64(pagemap.address - 8)
-        name = prog.read_c_string(
-            disk + offsetof(prog.type("struct gendisk"), "disk_name"), max_size=_MAX_NAME
-        ).decode("ascii")
+        start = disk + offsetof(prog.type("struct gendisk"), "disk_name")
+        name = read_string(prog, start, _MAX_NAME).decode("ascii")
     except (FaultError, LookupError, OSError, OverflowError, ValueError):
         return None
     # Other drivers' fsdax pagemaps (virtiofs) have something else before them.

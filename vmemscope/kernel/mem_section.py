@@ -9,7 +9,7 @@ Source: ``include/linux/mmzone.h`` (``struct mem_section``, SECTION_* bits),
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,17 +20,34 @@ from ..vmcoreinfo import number
 from . import Damage
 
 if TYPE_CHECKING:
-    from drgn import Program
+    from drgn import Program, Type
     from numpy.typing import NDArray
 
-__all__ = ("Sections", "read_sections")
+__all__ = ("Sections", "read_sections", "section_flags")
 
 # Bits of section_mem_map: an anonymous enum since 6.1, macros with the same
 # values before (SECTION_MAP_LAST_BIT excepted, see below).
+_HAS_MEM_MAP_BIT = 1
 _EARLY_BIT = 3
+
+#: what they are called in words, by enumerator; the first four are as old as the bits
+_FLAGS = {
+    "SECTION_MARKED_PRESENT_BIT": ("present", 0),
+    "SECTION_HAS_MEM_MAP_BIT": ("has memory map", _HAS_MEM_MAP_BIT),
+    "SECTION_IS_ONLINE_BIT": ("online", 2),
+    "SECTION_IS_EARLY_BIT": ("early", _EARLY_BIT),
+    # 5.12+
+    "SECTION_TAINT_ZONE_DEVICE_BIT": ("partly device", None),
+    # 6.15+
+    "SECTION_IS_VMEMMAP_PREINIT_BIT": ("memory map preinitialised", None),
+}
 
 #: roots read at the most: 52 bits of physical address in sections of 16 MiB
 _MAX_ROOTS = 1 << 24
+
+
+def _no_words() -> NDArray[np.uint64]:
+    return np.empty(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -46,15 +63,38 @@ class Sections:
     #: virtual address of the ``struct page`` of frame 0
     vmemmap: int
     damage: tuple[Damage, ...] = ()
+    #: ``section_mem_map``, as it stands (uint64)
+    raw: NDArray[np.uint64] = field(default_factory=_no_words)
+    #: the bits of it that are no flags
+    map_mask: int = (1 << 64) - 1
+    #: ``usage``, a pointer (uint64)
+    usage: NDArray[np.uint64] = field(default_factory=_no_words)
+    #: ``page_ext``, a pointer (uint64), 0 in kernels that have none
+    page_ext: NDArray[np.uint64] = field(default_factory=_no_words)
+
+    @property
+    def bases(self) -> NDArray[np.uint64]:
+        """Where each section has its memory map, as an address for frame 0 (uint64)."""
+        bases: NDArray[np.uint64] = self.raw & np.uint64(self.map_mask)
+        return bases
+
+    @property
+    def has_map(self) -> NDArray[np.bool_]:
+        """Which sections say that they have a memory map (bool)."""
+        has_map: NDArray[np.bool_] = (self.raw & np.uint64(1 << _HAS_MEM_MAP_BIT)) != 0
+        return has_map
+
+    def index(self, section: int) -> int | None:
+        """Find a section by its number in the arrays, ``None`` if it is not present."""
+        index = int(np.searchsorted(self.number, section))
+        if index < len(self.number) and self.number[index] == section:
+            return index
+        return None
 
     def is_early(self, section: int) -> bool:
         """Tell whether a section is present since boot (``early_section()``)."""
-        index = int(np.searchsorted(self.number, section))
-        return (
-            index < len(self.number)
-            and bool(self.number[index] == section)
-            and bool(self.early[index])
-        )
+        index = self.index(section)
+        return index is not None and bool(self.early[index])
 
 
 def read_sections(prog: Program, vmcoreinfo: Mapping[str, str], page_size: int) -> Sections:
@@ -73,32 +113,60 @@ def read_sections(prog: Program, vmcoreinfo: Mapping[str, str], page_size: int) 
     table = prog["mem_section"].value_()
     pointers = np.frombuffer(_read(prog, table, roots * 8, page_size, damage), np.uint64)
     numbers = []
-    maps = []
-    offset = offsetof(section_type, "section_mem_map")
+    rows = []
     for root in np.flatnonzero(pointers).tolist():
         raw = _read(prog, int(pointers[root]), per_root * section_size, page_size, damage)
-        column = np.frombuffer(raw, np.uint8).reshape(per_root, section_size)
-        maps.append(column[:, offset : offset + 8].copy().view(np.uint64)[:, 0])
-        numbers.append(np.arange(per_root, dtype=np.int64) + root * per_root)
-    section_map = np.concatenate(maps) if maps else np.empty(0, np.uint64)
-    present = (section_map & np.uint64(1)) != 0
-    section_map = section_map[present]
-    mask = np.uint64(~((1 << _map_last_bit(prog)) - 1) & ((1 << 64) - 1))
-    bases, counts = np.unique(section_map & mask, return_counts=True)
+        rows_of_root = np.frombuffer(raw, np.uint8).reshape(per_root, section_size)
+        section_map = _column(rows_of_root, section_type, "section_mem_map")
+        present = (section_map & np.uint64(1)) != 0
+        rows.append(rows_of_root[present])
+        numbers.append(np.flatnonzero(present) + root * per_root)
+    found = np.concatenate(rows) if rows else np.empty((0, section_size), np.uint8)
+    section_map = _column(found, section_type, "section_mem_map")
+    mask = ~((1 << _map_last_bit(prog)) - 1) & ((1 << 64) - 1)
+    bases, counts = np.unique(section_map & np.uint64(mask), return_counts=True)
     if not len(bases):
         raise TargetError(
             "no memory section is present, so the vmemmap can't be found",
             "the dump may be cut off or damaged" if damage else None,
         )
     return Sections(
-        number=np.concatenate(numbers)[present],
+        number=np.concatenate(numbers).astype(np.int64, copy=False),
         early=(section_map & np.uint64(1 << _EARLY_BIT)) != 0,
         pages=pages,
         # The kernel stores "mem_map - section start", which with a vmemmap is
         # the vmemmap itself in every section.
         vmemmap=int(bases[np.argmax(counts)]),
         damage=tuple(damage),
+        raw=section_map,
+        map_mask=mask,
+        usage=_column(found, section_type, "usage"),
+        page_ext=_column(found, section_type, "page_ext"),
     )
+
+
+def section_flags(prog: Program, raw: int) -> list[str]:
+    """Say in words which flags a ``section_mem_map`` has."""
+    words = []
+    for name, (word, value) in _FLAGS.items():
+        bit: int | None
+        try:
+            bit = int(prog.constant(name).value_())
+        except LookupError:
+            bit = value
+        if bit is not None and raw >> bit & 1:
+            words.append(word)
+    return words
+
+
+def _column(rows: NDArray[np.uint8], section_type: Type, member: str) -> NDArray[np.uint64]:
+    """Get a member, a word, of each ``struct mem_section``; zeros if it has none."""
+    try:
+        offset = offsetof(section_type, member)
+    except LookupError:
+        return np.zeros(len(rows), dtype=np.uint64)
+    column: NDArray[np.uint64] = rows[:, offset : offset + 8].copy().view(np.uint64)[:, 0]
+    return column
 
 
 def _root_count(vmcoreinfo: Mapping[str, str]) -> int:

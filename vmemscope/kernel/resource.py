@@ -13,6 +13,7 @@ from drgn import FaultError, Object
 
 from ..text import printable
 from . import Damage
+from .string import read_string
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -91,6 +92,6 @@ def _read_name(prog: Program, address: int) -> str:
     if not address:
         return ""
     try:
-        return printable(prog.read_c_string(address, max_size=_MAX_NAME))
+        return printable(read_string(prog, address, _MAX_NAME))
     except (FaultError, OSError, OverflowError):
         return ""

@@ -1,26 +1,49 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-From a :class:`~vmemscope.model.Report` to text.
+From a :class:`~vmemscope.model.Report`, a comparison or the catalogue to text.
 
 * ``table``: all pagemaps in a table, totals, findings
 * ``detail``: one pagemap with its first compound page drawn (``drawing``)
 * ``document``: the JSON document ``vmemscope.pgmap/1`` and its schema
+* ``lines``: findings as JSON lines, each ``vmemscope.finding/1``
+* ``ktap``: the kernel's test format, a test for each pagemap and rule
+* ``markdown``: for bug reports
+* ``comparison``: what changed between two looks, as text and as ``vmemscope.diff/1``
+* ``catalogue``: the rules themselves, as text and as ``vmemscope.rules/1``
 * ``output``: a file written whole or not at all
 
 Nothing here reads a target or judges what was read.
 """
 
+from .catalogue import RULES_SCHEMA, render_rule, render_rules, rules_document
+from .comparison import DIFF_SCHEMA, change_lines, diff_document, render_diff
 from .detail import render_one
-from .document import SCHEMA, dump_json, render_json, schema_text, to_document
+from .document import SCHEMA, dump_json, json_text, render_json, schema_text, to_document
+from .ktap import render_ktap
+from .lines import FINDING_SCHEMA, render_ndjson
+from .markdown import render_markdown
 from .output import write_atomically
 from .table import render_all
 
 __all__ = (
+    "DIFF_SCHEMA",
+    "FINDING_SCHEMA",
+    "RULES_SCHEMA",
     "SCHEMA",
+    "change_lines",
+    "diff_document",
     "dump_json",
+    "json_text",
     "render_all",
+    "render_diff",
     "render_json",
+    "render_ktap",
+    "render_markdown",
+    "render_ndjson",
     "render_one",
+    "render_rule",
+    "render_rules",
+    "rules_document",
     "schema_text",
     "to_document",
     "write_atomically",

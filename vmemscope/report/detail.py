@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from ..findings import Outcome
 from ..layout import Populated
 from ..rules import CATALOGUE
 from ..text import binary_size
@@ -53,6 +55,7 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     lines += ["", caption(one, report.geometry), ""]
     lines += draw(one, report.geometry, width)
     lines.append("")
+    lines += _outcomes(one, width)
     if one.findings:
         lines += [finding_line(finding, who) for finding in one.findings]
         lines += ["", *_rules({finding.rule for finding in one.findings}, width), ""]
@@ -180,17 +183,40 @@ def _histogram(sharing: Mapping[int, int], width: int) -> list[str]:
     )
 
 
+def _outcomes(one: PagemapReport, width: int) -> list[str]:
+    """Say what of the rules was not evaluated, and why; rules of one reason on one line."""
+    if not one.outcomes:
+        return []
+    counts = Counter(outcome.outcome for outcome in one.outcomes)
+    lines = [f"rules: {', '.join(f'{counts[outcome]} {outcome.value}' for outcome in Outcome)}"]
+    reasons: dict[tuple[bool, str], list[str]] = {}
+    for outcome in one.outcomes:
+        if outcome.reason is not None:
+            skipped = outcome.outcome is Outcome.SKIPPED
+            reasons.setdefault((skipped, outcome.reason), []).append(outcome.rule)
+    for (skipped, reason), rules in reasons.items():
+        text = f"{', '.join(rules)}: {'skipped' if skipped else 'not for all'}: {safe(reason)}"
+        lines += _wrapped(text, width, "  ", "    ")
+    return [*lines, ""]
+
+
 def _rules(rules: Iterable[str], width: int) -> list[str]:
     """Say what must hold by the rules that are broken, and where that comes from."""
     lines = []
     for name in sorted(rules):
         if name in CATALOGUE:
             rule = CATALOGUE[name]
-            lines += textwrap.wrap(
-                f"{name}: {rule.text} [{rule.source}]",
-                max(width, 40),
-                subsequent_indent="  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+            text = f"{name}: {rule.text} [{rule.source}, {rule.versions}]"
+            lines += _wrapped(text, width, "", "  ")
     return lines
+
+
+def _wrapped(text: str, width: int, first: str, later: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width, 40),
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -13,29 +13,45 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .. import __version__
+from ..findings import Outcome
 from ..text import hexadecimal
 from .words import safe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..findings import Finding
+    from ..findings import Finding, RuleOutcome
     from ..kernel.dev_pagemap import Altmap
-    from ..model import PagemapReport, Report, Summary, TargetInfo, VmemmapCounts
+    from ..model import PagemapReport, Report, TargetInfo, VmemmapCounts
 
-__all__ = ("SCHEMA", "dump_json", "render_json", "schema_text", "to_document")
+__all__ = (
+    "SCHEMA",
+    "counts_object",
+    "dump_json",
+    "finding_object",
+    "json_text",
+    "outcome_object",
+    "render_json",
+    "schema_text",
+    "target_object",
+    "to_document",
+)
 
 #: identifier of this version of the document
 SCHEMA = "vmemscope.pgmap/1"
 
-_SCHEMA_FILE = "pgmap-1.schema.json"
 _PHASES = ("attach", "types", "walk", "frames", "audit")
 
 
-def schema_text() -> str:
-    """Get the JSON Schema (2020-12) of the document, as text."""
-    schema = resources.files(__package__) / "schema" / _SCHEMA_FILE
-    return schema.read_text(encoding="utf-8")
+def schema_text(schema: str = SCHEMA) -> str:
+    """
+    Get the JSON Schema (2020-12) of a document, as text.
+
+    :param schema: identifier of the document, ``vmemscope.NAME/VERSION``
+    """
+    name, version = schema.removeprefix("vmemscope.").split("/")
+    file = resources.files(__package__) / "schema" / f"{name}-{version}.schema.json"
+    return file.read_text(encoding="utf-8")
 
 
 def to_document(report: Report, only: PagemapReport | None = None) -> dict[str, Any]:
@@ -47,15 +63,17 @@ def to_document(report: Report, only: PagemapReport | None = None) -> dict[str, 
     return {
         "schema": SCHEMA,
         "tool": {"name": "vmemscope", "version": __version__},
-        "target": _target(report.target),
+        "target": target_object(report.target),
         "pgmaps": [_pgmap(one) for one in (report.pagemaps if only is None else (only,))],
-        "findings": [_finding(finding) for finding in report.findings],
-        "summary": _summary(report.summary),
+        "findings": [finding_object(finding) for finding in report.findings],
+        "rules": [outcome_object(outcome) for outcome in report.outcomes],
+        "summary": _summary(report),
         "timings": {phase: round(report.timings.get(phase, 0.0), 6) for phase in _PHASES},
     }
 
 
-def _target(target: TargetInfo) -> dict[str, Any]:
+def target_object(target: TargetInfo) -> dict[str, Any]:
+    """Turn what was looked at into its object in a document."""
     return {
         "kind": target.kind,
         "path": safe(target.path),
@@ -82,12 +100,13 @@ def _pgmap(one: PagemapReport) -> dict[str, Any]:
         "frames": {
             "backing": one.frames.backing,
             "expected": one.frames.expected,
-            "sharing": _counts(one.frames.sharing),
+            "sharing": counts_object(one.frames.sharing),
         },
         "saved_bytes": one.saved_bytes,
         "state": one.state,
         "reason": None if one.reason is None else safe(one.reason),
-        "findings": [_finding(finding) for finding in one.findings],
+        "findings": [finding_object(finding) for finding in one.findings],
+        "rules": [outcome_object(outcome) for outcome in one.outcomes],
     }
 
 
@@ -112,15 +131,17 @@ def _vmemmap(vmemmap: VmemmapCounts) -> dict[str, Any]:
         "mapped": vmemmap.mapped,
         "unmapped": vmemmap.unmapped,
         "unreadable": vmemmap.unreadable,
-        "leaf_sizes": _counts(vmemmap.leaf_sizes),
+        "leaf_sizes": counts_object(vmemmap.leaf_sizes),
     }
 
 
-def _counts(counts: Mapping[int, int]) -> dict[str, int]:
+def counts_object(counts: Mapping[int, int]) -> dict[str, int]:
+    """Turn counts by number into an object, in order."""
     return {str(key): counts[key] for key in sorted(counts)}
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_object(finding: Finding) -> dict[str, Any]:
+    """Turn a finding into its object in a document."""
     return {
         "rule": finding.rule,
         "severity": str(finding.severity),
@@ -132,11 +153,22 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
+def outcome_object(outcome: RuleOutcome) -> dict[str, Any]:
+    """Turn what came of a rule into its object in a document."""
+    return {
+        "rule": outcome.rule,
+        "outcome": outcome.outcome.value,
+        "reason": None if outcome.reason is None else safe(outcome.reason),
+        "violations": outcome.violations,
+    }
+
+
 def _value(value: str | int | None) -> str | int | None:
     return safe(value) if isinstance(value, str) else value
 
 
-def _summary(summary: Summary) -> dict[str, Any]:
+def _summary(report: Report) -> dict[str, Any]:
+    summary, rules = report.summary, report.outcome_counts()
     return {
         "pagemaps": summary.pagemaps,
         "vmemmap_pages": summary.vmemmap_pages,
@@ -146,6 +178,9 @@ def _summary(summary: Summary) -> dict[str, Any]:
         "errors": summary.errors,
         "warnings": summary.warnings,
         "notes": summary.notes,
+        "rules_checked": rules[Outcome.CHECKED],
+        "rules_skipped": rules[Outcome.SKIPPED],
+        "rules_failed": rules[Outcome.FAILED],
         "refcounts_checked": summary.refcounts_checked,
         "refcounts_unreadable": summary.refcounts_unreadable,
         "compounds": summary.compounds,
@@ -157,7 +192,7 @@ def _summary(summary: Summary) -> dict[str, Any]:
 
 def dump_json(document: dict[str, Any], file: TextIO) -> None:
     """Write a document to an open text file, ended by a newline."""
-    file.write(_text(document))
+    file.write(json_text(document))
 
 
 def render_json(report: Report, only: PagemapReport | None = None) -> str:
@@ -166,9 +201,10 @@ def render_json(report: Report, only: PagemapReport | None = None) -> str:
 
     :param only: leave all other pagemaps out; all else still is of the whole audit
     """
-    return _text(to_document(report, only))
+    return json_text(to_document(report, only))
 
 
-def _text(document: dict[str, Any]) -> str:
+def json_text(document: dict[str, Any]) -> str:
+    """Turn any of the documents into text, ended by a newline."""
     # ASCII, so that no locale and no terminal makes anything else of it.
     return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n"

@@ -6,14 +6,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..text import binary_size
-from .words import count, finding_line, header, label, not_read, safe, verdict_of
+from .words import (
+    count,
+    finding_line,
+    header,
+    label,
+    not_read,
+    outcome_counts,
+    safe,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..model import PagemapReport, Report
 
-__all__ = ("render_all",)
+__all__ = ("COLUMNS", "RIGHT", "cell", "render_all", "totals")
 
 #: columns of a name, if there is room, and if there is none
 _NAME, _SHORT_NAME = 24, 8
@@ -57,7 +66,7 @@ _CELLS: dict[str, Callable[[PagemapReport], str]] = {
     "SAVED": lambda one: binary_size(one.saved_bytes),
     "STATE": lambda one: one.state,
 }
-_RIGHT = frozenset({"SIZE", "COMPOUND", "PAGES", "FRAMES", "SAVED"})
+RIGHT = frozenset({"SIZE", "COMPOUND", "PAGES", "FRAMES", "SAVED"})
 
 #: what to show, in order of preference: the first that fits
 _COLUMNS = (
@@ -69,6 +78,15 @@ _COLUMNS = (
     "NAME START SAVED STATE",
     "NAME STATE",
 )
+
+
+#: all there is to show, but for what is part of something else
+COLUMNS = tuple(_COLUMNS[0].split())
+
+
+def cell(column: str, one: PagemapReport) -> str:
+    """Get what stands in a column of the table for a pagemap, safe to be shown."""
+    return safe(_CELLS[column](one))
 
 
 def render_all(report: Report, width: int) -> str:
@@ -89,7 +107,7 @@ def render_all(report: Report, width: int) -> str:
             else "no pagemaps: this kernel has no device memory that struct pages describe",
             "",
         ]
-    lines += _totals(report)
+    lines += totals(report)
     lines += not_read(report.summary)
     if lines[-1]:
         lines.append("")
@@ -115,16 +133,16 @@ def _table(pagemaps: tuple[PagemapReport, ...], width: int) -> list[str]:
 def _rows(pagemaps: tuple[PagemapReport, ...], columns: list[str], name: int) -> list[str]:
     from tabulate import tabulate
 
-    def cell(column: str, one: PagemapReport) -> str:
-        text = safe(_CELLS[column](one))
+    def fitted(column: str, one: PagemapReport) -> str:
+        text = cell(column, one)
         return _shortened(text, name) if column == "NAME" else text
 
     # The names of the columns are a row like any other: tabulate makes columns wider than
     # their headers, and takes a column of names such as 0x10 and 1e3 for numbers.
     text = tabulate(
-        [columns, *([cell(column, one) for column in columns] for one in pagemaps)],
+        [columns, *([fitted(column, one) for column in columns] for one in pagemaps)],
         tablefmt="plain",
-        colalign=["right" if column in _RIGHT else "left" for column in columns],
+        colalign=["right" if column in RIGHT else "left" for column in columns],
     )
     return [line.rstrip() for line in text.splitlines()]
 
@@ -148,7 +166,8 @@ def _reasons(pagemaps: tuple[PagemapReport, ...]) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _totals(report: Report) -> list[str]:
+def totals(report: Report) -> list[str]:
+    """Say what all pagemaps come to, and how much was checked; nothing if there are none."""
     summary, page_size = report.summary, report.target.page_size
     if not report.pagemaps:
         return []
@@ -162,6 +181,8 @@ def _totals(report: Report) -> list[str]:
         " could be"
     ]
     lines.append(f"checked: {_refcounts(report)}; {_contents(report)}")
+    if report.outcome_counts():
+        lines.append(f"rules, each for each pagemap: {outcome_counts(report)}")
     return lines
 
 

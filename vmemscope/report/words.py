@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..findings import Severity
+from ..findings import Outcome, Severity
 from ..text import binary_size, printable
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = (
     "header",
     "label",
     "not_read",
+    "outcome_counts",
     "safe",
     "tally",
     "verdict",
@@ -95,6 +96,12 @@ def finding_line(finding: Finding, owner: str | None) -> str:
 def not_read(summary: Summary) -> list[str]:
     """Say what could not be read, a line for each thing."""
     return [f"not read: {safe(what)}" for what in summary.not_read]
+
+
+def outcome_counts(report: Report) -> str:
+    """Say of how many rules what came."""
+    counts = report.outcome_counts()
+    return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
 
 
 def tally(findings: Iterable[Finding]) -> dict[Severity, int]:

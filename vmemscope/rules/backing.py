@@ -24,8 +24,9 @@ __all__ = ("check_altmap", "check_memory", "check_refcounts", "check_shared")
 def check_memory(
     frames: Frames, in_ram: NDArray[np.bool_], geometry: Geometry, findings: Collector
 ) -> None:
-    """Check that frames are System RAM."""
+    """Check that frames, at least one, are System RAM."""
     rule = CATALOGUE["frame-not-memory"]
+    findings.checked(rule)
     index = np.flatnonzero(~in_ram)
     told = index[: findings.room(rule)]
     for i in told.tolist():
@@ -49,6 +50,7 @@ def _entries(count: int) -> str:
 def check_altmap(runs: Runs, altmap: Altmap, geometry: Geometry, findings: Collector) -> None:
     """Check that mapped runs of a piece that an altmap backs lie in its free part."""
     rule = CATALOGUE["altmap-frame"]
+    findings.checked(rule)
     low = altmap.base_pfn + altmap.reserve
     high = low + altmap.free
     first = runs.pfn
@@ -70,6 +72,7 @@ def check_altmap(runs: Runs, altmap: Altmap, geometry: Geometry, findings: Colle
 
 def check_shared(
     owners_of: Mapping[int, list[tuple[int, str]]],
+    entries_of: Mapping[int, int],
     geometry: Geometry,
     collector_at: Callable[[int], Collector],
 ) -> None:
@@ -78,6 +81,7 @@ def check_shared(
 
     :param owners_of: page frame number -> vpages that should own it, each with
         what it is in words
+    :param entries_of: page frame number -> entries that map it
     :param collector_at: gives the findings of the pagemap that a vpage describes
     """
     rule = CATALOGUE["frame-shared"]
@@ -90,7 +94,8 @@ def check_shared(
             verb = "map" if what.startswith("the tail pages") else "maps"
             collector_at(vpage).add(
                 rule,
-                f"{what} {verb} the frame of {first} (vmemmap {geometry.address(first_vpage):#x})",
+                f"{what} {verb} the frame of {first} (vmemmap {geometry.address(first_vpage):#x}),"
+                f" which {_entries(entries_of[pfn])} map in all",
                 vaddr=geometry.address(vpage),
                 pfn=pfn,
                 expected="a frame of its own",

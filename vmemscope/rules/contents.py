@@ -12,7 +12,7 @@ from . import CATALOGUE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..findings import Collector
+    from ..findings import Collector, Rule
     from ..kernel.dev_pagemap import Pagemap
     from ..kernel.page import PageLayout
     from ..layout import Geometry
@@ -77,6 +77,22 @@ def check_contents(
     _check_tails(pages, layout, geometry, findings)
 
 
+def _record(
+    asked: NDArray[np.bool_], pages: CompoundPages, rule: Rule, findings: Collector
+) -> None:
+    """
+    Record whether a rule was held against anything.
+
+    :param asked: which of the struct pages that could be read the rule is about
+    """
+    if asked.any():
+        findings.checked(rule)
+    elif pages.readable.any():
+        findings.skipped("no struct page that could be read is a head", rule)
+    if not pages.readable.all():
+        findings.skipped("struct pages that are not mapped, or could not be read", rule)
+
+
 def _check_tails(
     pages: CompoundPages, layout: PageLayout, geometry: Geometry, findings: Collector
 ) -> None:
@@ -88,6 +104,7 @@ def _check_tails(
     address = base + pfn.astype(np.uint64) * size
     resolved = resolve_heads(pages.words[:, :, :, layout.compound // 8], address)
     is_tail = pages.readable[:, :, None] & (pfn != pages.head[:, None, None])
+    _record(is_tail, pages, CATALOGUE["compound-head"], findings)
     off = is_tail & (resolved != head[:, None, None])
     for i in np.flatnonzero(off.any(axis=(1, 2))).tolist():
         vpage, slot = np.unravel_index(int(np.argmax(off[i])), off[i].shape)
@@ -119,11 +136,13 @@ def _check_heads(
     order = (first_tail[:, layout.order // 8] >> np.uint64(layout.order % 8 * 8)) & np.uint64(0xFF)
     pgmap = head[:, layout.pgmap // 8]
     shift = pagemap.vmemmap_shift or 0
-    for rule_id, off, tail, what, expected, observed in (
-        ("head-flag", ~is_head, 0, "is no head page", "PG_head set, no tail", None),
+    everywhere = np.ones(len(head), dtype=np.bool_)
+    for rule_id, asked, off, tail, what, expected, observed in (
+        ("head-flag", everywhere, ~is_head, 0, "is no head page", "PG_head set, no tail", None),
         (
             "pgmap-link",
-            is_head & (pgmap != np.uint64(pagemap.address)),
+            is_head,
+            pgmap != np.uint64(pagemap.address),
             0,
             "does not point back to its pagemap",
             f"{pagemap.address:#x}",
@@ -131,14 +150,17 @@ def _check_heads(
         ),
         (
             "compound-order",
-            is_head & (order != np.uint64(shift)),
+            is_head,
+            order != np.uint64(shift),
             1,
             "has a wrong order",
             shift,
             order,
         ),
     ):
-        for i in np.flatnonzero(off & pages.readable[:, 0]).tolist():
+        rule = CATALOGUE[rule_id]
+        _record(asked & pages.readable[:, 0], pages, rule, findings)
+        for i in np.flatnonzero(asked & off & pages.readable[:, 0]).tolist():
             seen: str | int
             if observed is None:
                 flags = int(head[i, layout.flags // 8])
@@ -146,7 +168,7 @@ def _check_heads(
             else:
                 seen = int(observed[i]) if isinstance(expected, int) else f"{int(observed[i]):#x}"
             findings.add(
-                CATALOGUE[rule_id],
+                rule,
                 f"the compound page at pfn {int(pages.head[i]):#x} {what}",
                 vaddr=geometry.page_address(int(pages.head[i]) + tail),
                 pfn=int(pages.frame[i, 0]),

@@ -18,17 +18,38 @@ if TYPE_CHECKING:
 
     from ..arch import PageTable
     from ..compound import Judged
-    from ..findings import Collector
+    from ..findings import Collector, Rule
     from ..frames import Runs
     from ..layout import Geometry, Piece
     from ..walk import Leaves
 
-__all__ = ("check_compounds", "check_holes", "check_leaves")
+__all__ = ("check_compounds", "check_holes", "check_leaves", "skip_compounds")
+
+_NOT_MAPPED = "parts that are not mapped, or could not be read"
+_EARLY = "parts in sections that were there at boot, whose memory map is RAM's"
+_UNKNOWN = "it can't be told what the kernel should have built"
+#: why the size of leaves is not asked of a piece, by what the kernel should have built
+_NO_SIZE = {
+    Populated.LEAF: "whole sections without deduplication may have leaves of any size",
+    Populated.EARLY: _EARLY,
+    Populated.UNKNOWN: _UNKNOWN,
+}
+_NO_FALLBACK = {
+    Populated.COMPOUND: "deduplicated parts have base pages",
+    Populated.BASE: "parts of sections have base pages",
+    Populated.EARLY: _EARLY,
+    Populated.UNKNOWN: _UNKNOWN,
+}
 
 
 def check_holes(runs: Runs, geometry: Geometry, findings: Collector) -> None:
     """Check that all of a piece is mapped."""
     rule = CATALOGUE["hole"]
+    unreadable = runs.kind == Kind.UNREADABLE
+    if unreadable.any():
+        findings.skipped("page tables that could not be read", rule)
+    if not unreadable.all():
+        findings.checked(rule)
     holes = select(runs, runs.kind == Kind.HOLE)
     for vpage, length in zip(*_first(holes, findings.room(rule)), strict=True):
         findings.add(
@@ -53,13 +74,21 @@ def check_leaves(
     leaves: Leaves, piece: Piece, table: PageTable, geometry: Geometry, findings: Collector
 ) -> None:
     """Check the size and the permissions of a batch of leaves of a piece."""
+    size, fallback, read_only, executable = (
+        CATALOGUE[rule] for rule in ("leaf-size", "leaf-fallback", "read-only", "executable")
+    )
     mapped = leaves.kind == Kind.MAPPED
+    if not mapped.any():
+        findings.skipped(_NOT_MAPPED, size, fallback, read_only, executable)
+        return
     large = mapped & (leaves.shift > table.levels[-1].shift)
-    if piece.populated in (Populated.COMPOUND, Populated.BASE):
+    if piece.populated in _NO_SIZE:
+        findings.skipped(_NO_SIZE[piece.populated], size)
+    else:
         _report(
             leaves,
             large,
-            "leaf-size",
+            size,
             "a large leaf where "
             + (
                 "tail pages should share a frame"
@@ -69,7 +98,9 @@ def check_leaves(
             (binary_size(table.page_size), None),
             findings,
         )
-    elif piece.populated is Populated.LEAF:
+    if piece.populated in _NO_FALLBACK:
+        findings.skipped(_NO_FALLBACK[piece.populated], fallback)
+    else:
         base = mapped & ~large
         # One note for each large leaf's worth of base pages.
         region = leaves.address // np.uint64(geometry.arch.vmemmap_leaf)
@@ -77,30 +108,32 @@ def check_leaves(
         _report(
             leaves,
             base,
-            "leaf-fallback",
+            fallback,
             "base pages where a section has a large leaf when memory allows",
             (binary_size(geometry.arch.vmemmap_leaf), None),
             findings,
         )
-    if piece.populated is not Populated.EARLY:
-        # The memory map of RAM may be read-only: HugeTLB's optimization shares it.
-        read_only = mapped & ((leaves.entry & np.uint64(table.writable)) == 0)
+    if piece.populated is Populated.EARLY:
+        # HugeTLB's optimization shares it, and maps it read-only.
+        findings.skipped(_EARLY, read_only)
+    else:
+        off = mapped & ((leaves.entry & np.uint64(table.writable)) == 0)
         values = ("writable", "read-only")
-        _report(leaves, read_only, "read-only", "a read-only entry", values, findings)
-    executable = mapped & ((leaves.entry & np.uint64(table.no_execute)) == 0)
+        _report(leaves, off, read_only, "a read-only entry", values, findings)
+    off = mapped & ((leaves.entry & np.uint64(table.no_execute)) == 0)
     values = ("not executable", "executable")
-    _report(leaves, executable, "executable", "an executable entry", values, findings)
+    _report(leaves, off, executable, "an executable entry", values, findings)
 
 
 def _report(
     leaves: Leaves,
     which: NDArray[np.bool_],
-    rule_id: str,
+    rule: Rule,
     message: str,
     values: tuple[str, str | None],
     findings: Collector,
 ) -> None:
-    rule = CATALOGUE[rule_id]
+    findings.checked(rule)
     index = np.flatnonzero(which)
     told = index[: findings.room(rule)]
     expected, observed = values
@@ -127,19 +160,23 @@ def check_compounds(
     :return: compound pages of which no two tail pages share a frame, to be
         told by the caller (all of a pagemap's, or just some)
     """
+    tail = CATALOGUE["tail-frame"]
+    if ((judged.runs.kind == Kind.MAPPED) & ~judged.head).any():
+        findings.checked(tail, CATALOGUE["not-deduplicated"])
+    else:
+        skip_compounds("no tail page is mapped where it could be read", findings)
     wrong = judged.wrong & in_ram & (judged.runs.order == 0)
     if not wrong.any():
         return np.empty(0, dtype=np.int64)
     apart = _compounds_apart(judged)
     wrong &= ~np.isin(judged.compound, apart)
-    rule = CATALOGUE["tail-frame"]
     index = np.flatnonzero(wrong)
-    told = index[: findings.room(rule)]
+    told = index[: findings.room(tail)]
     for i in told.tolist():
         pfn, shared = int(judged.runs.pfn[i]), int(judged.shared[i])
         own_head = judged.head & (judged.compound == judged.compound[i]) & (judged.runs.pfn == pfn)
         findings.add(
-            rule,
+            tail,
             f"{_pages(int(judged.runs.length[i]))} of the tail pages of compound page"
             f" {judged.compound[i]} {'maps' if judged.runs.length[i] == 1 else 'map'}"
             " another frame than the rest" + (", that of the head" if own_head.any() else ""),
@@ -148,8 +185,13 @@ def check_compounds(
             expected=f"pfn {shared:#x}",
             observed=f"pfn {pfn:#x}",
         )
-    findings.add_uncounted(rule, len(index) - len(told))
+    findings.add_uncounted(tail, len(index) - len(told))
     return apart
+
+
+def skip_compounds(reason: str, findings: Collector) -> None:
+    """Record why the compound pages of a piece are not checked."""
+    findings.skipped(reason, CATALOGUE["tail-frame"], CATALOGUE["not-deduplicated"])
 
 
 def _compounds_apart(judged: Judged) -> NDArray[np.int64]:

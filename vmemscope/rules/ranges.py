@@ -33,14 +33,25 @@ def valid_ranges(
     pagemap: Pagemap, max_physmem_bits: int, findings: Collector
 ) -> list[PhysicalRange]:
     """Check the ranges of a pagemap; return those that can be looked at."""
-    if not 0 < pagemap.nr_range <= MAX_RANGES and not any(d.unreadable for d in pagemap.damage):
+    rule = CATALOGUE["nr-range"]
+    unreadable = _unreadable(pagemap)
+    if unreadable:
+        findings.skipped(unreadable, rule)
+    else:
+        findings.checked(rule)
+    if not 0 < pagemap.nr_range <= MAX_RANGES and not unreadable:
         findings.add(
-            CATALOGUE["nr-range"],
+            rule,
             f"the pagemap has {pagemap.nr_range} ranges; only the first is looked at",
             vaddr=pagemap.address,
             expected=f"1 to {MAX_RANGES}",
             observed=pagemap.nr_range,
         )
+    rule = CATALOGUE["range-invalid"]
+    if pagemap.ranges:
+        findings.checked(rule)
+    else:
+        findings.skipped(unreadable or "it has no ranges", rule)
     valid = []
     for index, one in enumerate(pagemap.ranges):
         problem = _problem(one, max_physmem_bits)
@@ -48,13 +59,18 @@ def valid_ranges(
             valid.append(one)
             continue
         findings.add(
-            CATALOGUE["range-invalid"],
+            rule,
             f"range {index} {problem}; it is not looked at",
             vaddr=pagemap.address,
             expected="whole subsections of 2 MiB",
             observed=f"{one.start:#x}-{one.end:#x}",
         )
     return valid
+
+
+def _unreadable(pagemap: Pagemap) -> str | None:
+    """Say what of a pagemap could not be read, ``None`` if all could."""
+    return next((one.message for one in pagemap.damage if one.unreadable), None)
 
 
 def _problem(one: PhysicalRange, max_physmem_bits: int) -> str | None:
@@ -71,13 +87,20 @@ def check_shift(
     pagemap: Pagemap, ranges: Sequence[PhysicalRange], geometry: Geometry, findings: Collector
 ) -> bool:
     """Check that a compound page fits the pagemap; return whether it can be gone by."""
+    rule = CATALOGUE["vmemmap-shift"]
     shift = pagemap.vmemmap_shift
-    if not shift:
+    if shift is None:
+        older = "pagemaps of this kernel have no vmemmap_shift (before 5.17)"
+        findings.skipped(_unreadable(pagemap) or older, rule)
         return True
-    if shift < 64 and (not ranges or geometry.page_size << shift <= max(r.size for r in ranges)):
+    if 0 < shift < 64 and not ranges:
+        findings.skipped("it has no valid range", rule)
+        return True
+    findings.checked(rule)
+    if not shift or (shift < 64 and geometry.page_size << shift <= max(r.size for r in ranges)):
         return True
     findings.add(
-        CATALOGUE["vmemmap-shift"],
+        rule,
         "the pagemap's compound pages are larger than its ranges",
         vaddr=pagemap.address,
         expected="a compound page no larger than the largest range",
@@ -94,11 +117,18 @@ def check_overlaps(
 
     :param findings: address of a pagemap to what is found of it
     """
+    rule = CATALOGUE["range-overlap"]
+    looked_at = {pagemap.address for _, pagemap in ranges}
+    for address, collector in findings.items():
+        if address in looked_at:
+            collector.checked(rule)
+        else:
+            collector.skipped("it has no valid range", rule)
     furthest: tuple[PhysicalRange, Pagemap] | None = None
     for one, pagemap in sorted(ranges, key=lambda r: (r[0].start, r[0].end)):
         if furthest is not None and one.start <= furthest[0].end:
             findings[pagemap.address].add(
-                CATALOGUE["range-overlap"],
+                rule,
                 f"range {one.start:#x}-{one.end:#x} overlaps {furthest[0].start:#x}-"
                 f"{furthest[0].end:#x} of the pagemap at {furthest[1].address:#x}",
                 vaddr=pagemap.address,
@@ -118,6 +148,7 @@ def check_entries(
     :return: the ranges that are there in full
     """
     rule = CATALOGUE["xarray"]
+    findings.checked(rule)
     spanned = dict.fromkeys(ranges, 0)
     for entry in pagemap.entries:
         start = entry.first * geometry.page_size
@@ -157,27 +188,33 @@ def check_section_alignment(
     findings: Collector,
 ) -> None:
     """Check that ranges of compound pages larger than a section start where they can be built."""
+    rule = CATALOGUE["section-alignment"]
     if not pagemap.vmemmap_shift or 1 << pagemap.vmemmap_shift <= sections.pages:
+        findings.skipped("no compound pages larger than a section", rule)
         return
+    findings.checked(rule)
     for one in ranges:
         first, pages = one.start // geometry.page_size, one.size // geometry.page_size
         into = first % sections.pages
+        vpages = geometry.vpage(pages)
         if into and sections.is_early(first // sections.pages):
-            consequence = (
-                "starts in a section that was there at boot: this kernel builds the rest of its"
-                " memory map on a wrong frame"
-            )
+            early = min(geometry.vpage(sections.pages - into), vpages)
+            if early == vpages:
+                continue
+            where = "inside a section that was there at boot"
+            lost, where_to = vpages - early, "a wrong frame (as a rule frame 0)"
         elif into and into + pages > sections.pages:
-            consequence = (
-                "starts off a section boundary: this kernel maps all heads but the first to the"
-                " tail pages' frame"
-            )
+            where = "off a section boundary"
+            lost, where_to = vpages - 1, "one frame (among them all heads but the first)"
         else:
             continue
+        size = binary_size(geometry.page_size << pagemap.vmemmap_shift)
         findings.add(
-            CATALOGUE["section-alignment"],
-            f"range {one.start:#x}-{one.end:#x} of compound pages of"
-            f" {binary_size(geometry.page_size << pagemap.vmemmap_shift)} {consequence}",
+            rule,
+            f"range {one.start:#x}-{one.end:#x} of compound pages of {size} starts {where}: this"
+            f" kernel maps {lost} of the {vpages} pages of its memory map to {where_to}, so that"
+            " mapping the device fails (SIGBUS), or I/O to it hangs; make it anew at a multiple"
+            f" of {size}, or with smaller pages",
             vaddr=geometry.page_address(first),
             expected=f"a multiple of {sections.pages * geometry.page_size:#x}",
             observed=f"{one.start:#x}",
@@ -187,7 +224,7 @@ def check_section_alignment(
 def check_mask_alignment(
     pagemap: Pagemap,
     heads: Sequence[int],
-    has_mask: bool,
+    has_mask: bool | None,
     geometry: Geometry,
     findings: Collector,
 ) -> None:
@@ -195,18 +232,26 @@ def check_mask_alignment(
     Check that compound pages are aligned where tail pages hold a mask.
 
     :param heads: page frame of the first compound page of each range
-    :param has_mask: whether tail pages hold a mask
+    :param has_mask: whether tail pages hold a mask, ``None`` if none could be read
     """
-    if not has_mask or not pagemap.vmemmap_shift:
+    rule = CATALOGUE["mask-alignment"]
+    if has_mask is None:
+        findings.skipped("no tail page could be read", rule)
         return
+    if not has_mask or not pagemap.vmemmap_shift:
+        findings.skipped("tail pages of this kernel point to their head", rule)
+        return
+    findings.checked(rule)
     size = 1 << pagemap.vmemmap_shift
     for head in heads:
         if head % size:
             findings.add(
-                CATALOGUE["mask-alignment"],
+                rule,
                 f"compound pages of {binary_size(geometry.page_size * size)} are laid out from"
                 f" {head * geometry.page_size:#x}, which is not aligned to their size: with this"
-                " kernel every tail page resolves to a wrong head",
+                " kernel every tail page resolves to a wrong head, so that mapping the device"
+                f" fails (SIGBUS); make it anew at a multiple of"
+                f" {binary_size(geometry.page_size * size)}, or with smaller pages",
                 vaddr=geometry.page_address(head),
                 expected=f"a multiple of {geometry.page_size * size:#x}",
                 observed=f"{head * geometry.page_size:#x}",

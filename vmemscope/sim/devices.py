@@ -274,11 +274,14 @@ class Devices:
         region = int(spec.name.removeprefix("dax").split(".")[0])
         resources = []
         for start, end in ranges:
-            soft = self.resources.insert(b"Soft Reserved", start, end - 1, "SOFT_RESERVED")
-            hmem = self.resources.insert(
-                f"hmem.{region}".encode(), start, end - 1, "SOFT_RESERVED", parent=soft
+            parent = None
+            for name in self.memremap.behaviour.hmem_resources:
+                parent = self.resources.insert(
+                    name.format(region).encode(), start, end - 1, "SOFT_RESERVED", parent=parent
+                )
+            resources.append(
+                self.resources.insert(spec.name.encode(), start, end - 1, parent=parent)
             )
-            resources.append(self.resources.insert(spec.name.encode(), start, end - 1, parent=hmem))
         record = self._memremap(spec, pgmap, len(ranges))
         record.dev_dax = self._dev_dax(spec, region, record, ranges)
         record.resources = tuple(resources)
@@ -354,7 +357,11 @@ class Devices:
         if spec.type == "p2pdma":
             pgmap["ops"] = self.p2pdma_ops
             bus = self.resources.insert(b"PCI Bus 0000:00", start, end)
-            resource = self.resources.insert(spec.name.encode(), start, end, parent=bus)
+            device = self.resources.insert(spec.name.encode(), start, end, parent=bus)
+            # What the driver claims, by its name, as all others of its kind.
+            resource = self.resources.insert(
+                b"nvme", start, end, flags=IORESOURCE_MEM | IORESOURCE_BUSY, parent=device
+            )
         else:
             # lib/test_hmm.c; the kernel's drivers set owner so that they know their own.
             pgmap["ops"] = self.modules.symbol("test_hmm", "dmirror_devmem_ops")

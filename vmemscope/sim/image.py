@@ -17,6 +17,7 @@ import kdumpling
 
 from ..errors import UsageError
 from .faults import Planted, plant
+from .hugetlb_faults import plant_hugetlb
 from .kernel import Kernel
 from .memory import Bytes
 from .scenario import Scenario
@@ -33,8 +34,9 @@ class Image:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        #: the faults in it, in the scenario's order
+        #: the faults in it, in the scenario's order, those of HugeTLB last
         self.planted: list[Planted] = [plant(kernel, fault) for fault in kernel.scenario.faults]
+        self.planted += [plant_hugetlb(kernel, fault) for fault in kernel.scenario.hugetlb_faults]
         #: VMCOREINFO, as text
         self.vmcoreinfo = kernel.finish()
 

@@ -17,6 +17,7 @@ from ..errors import UsageError
 from . import btf, kallsyms
 from .addresses import randomize
 from .devices import DaxBus, Devices, PagemapRecord
+from .hugetlb import Hugetlb
 from .kernel_image import IMAGE_SIZE, KernelImage
 from .layouts import Layouts
 from .memmap import MemMap
@@ -81,6 +82,9 @@ class Kernel:
         self.pagemaps = [
             self.devices.probe(spec, self._is_legacy(spec)) for spec in scenario.pagemaps
         ]
+        self.hugetlb = Hugetlb(self, any(pages.optimized for pages in scenario.hugetlb))
+        for pages in scenario.hugetlb:
+            self.hugetlb.allocate(pages)
 
     def pagemap(self, name: str) -> PagemapRecord:
         """Get a pagemap by its device's name."""
@@ -261,16 +265,16 @@ class Kernel:
     def _driver_init(self) -> None:
         image = self.image
         self.iomem = Resources(
-            self._global("iomem_resource", "resource"), self.slab, _PHYSICAL_MASK
+            self.define_struct("iomem_resource", "resource"), self.slab, _PHYSICAL_MASK
         )
         self._add_ram_resources()
         self.pgmap_array = XArray(
-            self._global("pgmap_array", "xarray", "bss", static=True),
+            self.define_struct("pgmap_array", "xarray", "bss", static=True),
             lambda: self.slab.struct("xa_node"),
         )
         self.modules = Modules(self.memory, self.tables, self.pages, image.define("modules", 16))
         bus_kset = image.define("bus_kset", 8, "bss", static=True)
-        self.dax_bus = DaxBus(self._global("dax_bus_type", "bus_type"), bus_kset, self.slab)
+        self.dax_bus = DaxBus(self.define_struct("dax_bus_type", "bus_type"), bus_kset, self.slab)
         self.memremap = Memremap(
             self.memory,
             self.behaviour,
@@ -293,9 +297,10 @@ class Kernel:
             image.define("p2pdma_pgmap_ops", size, "rodata", static=True),
         )
 
-    def _global(
+    def define_struct(
         self, name: str, struct: str, section: str = "data", static: bool = False
     ) -> Struct:
+        """Define a variable that is a structure."""
         size = self.layouts.sizeof(struct)
         return self.memory.struct(struct, self.image.define(name, size, section, 64, static))
 
@@ -358,29 +363,30 @@ class Kernel:
             self.build_id,
         )
 
-    def _word(self, name: str, value: int, size: int = 8, static: bool = False) -> None:
+    def word(self, name: str, value: int, size: int = 8, static: bool = False) -> None:
+        """Define a variable of up to 8 bytes."""
         va = self.image.define(name, size, "data", size, static)
         self.memory.write_int(va, value, size)
 
     def _define_variables(self, free: int) -> None:
         addresses, layouts, image = self.addresses, self.layouts, self.image
-        self._word("mem_section", self.mem_section)
-        self._word("__highest_present_section_nr", self.sections.highest_present)
-        self._word("vmemmap_base", addresses.vmemmap_base)
-        self._word("page_offset_base", addresses.page_offset_base)
-        self._word("vmalloc_base", addresses.vmalloc_base)
-        self._word("phys_base", addresses.phys_base)
-        self._word("physical_mask", _PHYSICAL_MASK)
-        self._word("sme_me_mask", 0)
-        self._word("__pgtable_l5_enabled", int(addresses.levels == 5), 4)
-        self._word("pgdir_shift", 48 if addresses.levels == 5 else 39, 4)
-        self._word("ptrs_per_p4d", 512 if addresses.levels == 5 else 1, 4)
-        self._word("max_pfn", max(end for _, end, _ in self.ram))
-        self._word("unused_pmd_start", 0, static=True)
-        self._word("_totalram_pages", sum(self._managed.values()))
-        self._word("nr_node_ids", max(self.nodes.pgdats) + 1, 4)
-        self._word("nr_online_nodes", len(self.nodes.pgdats), 4)
-        self._word("nr_cpu_ids", NR_CPUS, 4)
+        self.word("mem_section", self.mem_section)
+        self.word("__highest_present_section_nr", self.sections.highest_present)
+        self.word("vmemmap_base", addresses.vmemmap_base)
+        self.word("page_offset_base", addresses.page_offset_base)
+        self.word("vmalloc_base", addresses.vmalloc_base)
+        self.word("phys_base", addresses.phys_base)
+        self.word("physical_mask", _PHYSICAL_MASK)
+        self.word("sme_me_mask", 0)
+        self.word("__pgtable_l5_enabled", int(addresses.levels == 5), 4)
+        self.word("pgdir_shift", 48 if addresses.levels == 5 else 39, 4)
+        self.word("ptrs_per_p4d", 512 if addresses.levels == 5 else 1, 4)
+        self.word("max_pfn", max(end for _, end, _ in self.ram))
+        self.word("unused_pmd_start", 0, static=True)
+        self.word("_totalram_pages", sum(self._managed.values()))
+        self.word("nr_node_ids", max(self.nodes.pgdats) + 1, 4)
+        self.word("nr_online_nodes", len(self.nodes.pgdats), 4)
+        self.word("nr_cpu_ids", NR_CPUS, 4)
         vm_zone_stat = image.define(
             "vm_zone_stat", 8 * layouts.constant("NR_VM_ZONE_STAT_ITEMS"), "bss"
         )
@@ -394,9 +400,13 @@ class Kernel:
             self.memory.write_int(offsets + cpu * 8, offset)
         if self.behaviour.percpu_in_image:
             image.label("__per_cpu_start", self.percpu.start)
-        self._define_hugetlb()
-        self._global("init_mm", "mm_struct")["pgd"] = image["swapper_pg_dir"]
-        uts = self._global("init_uts_ns", "uts_namespace")
+        if self.behaviour.vmcoreinfo_vmemmap:
+            # Both came in between 6.1 and 6.12.
+            self.word("nr_memmap_pages", self.vmemmap.nr_memmap_pages, static=True)
+            boot = len(self.boot_memmap) * _MEMMAP_PAGES - self.hugetlb.freed
+            self.word("nr_memmap_boot_pages", boot, static=True)
+        self.define_struct("init_mm", "mm_struct")["pgd"] = image["swapper_pg_dir"]
+        uts = self.define_struct("init_uts_ns", "uts_namespace")
         for member, text in (
             ("sysname", "Linux"),
             ("nodename", "simulated"),
@@ -411,29 +421,6 @@ class Kernel:
         image.define("vmemmap_populate", 256, "text", 16)
         image.label("_etext", image.section("text") + 2 * MIB, "T")
         image.label("_end", image.text + IMAGE_SIZE, "B")
-
-    def _define_hugetlb(self) -> None:
-        """One size of huge pages, none allocated; the vmemmap optimization is off."""
-        layouts, image = self.layouts, self.image
-        size = layouts.sizeof("hstate")
-        hstates = image.define("hstates", 2 * size, "bss", 64)
-        for i, order in enumerate((9, 18)):
-            hstate = self.memory.struct("hstate", hstates + i * size)
-            hstate["order"] = order
-            hstate["mask"] = -(PAGE_SIZE << order)
-            hstate.init_list("hugepage_activelist")
-            for nid in range(max(self.nodes.pgdats) + 1):
-                hstate.init_list(f"hugepage_freelists[{nid}]")
-        self._word("hugetlb_max_hstate", 1, 4)
-        self._word("default_hstate_idx", 0, 4)
-        self._word("vmemmap_optimize_enabled", 0, 1, static=True)
-        if not layouts.has_member("zone", "vmemmap_tails"):
-            self._global("hugetlb_optimize_vmemmap_key", "static_key_false")
-        if self.behaviour.vmcoreinfo_vmemmap:
-            # Both came in between 6.1 and 6.12.
-            self._word("nr_memmap_pages", self.vmemmap.nr_memmap_pages, static=True)
-            boot = len(self.boot_memmap) * _MEMMAP_PAGES
-            self._word("nr_memmap_boot_pages", boot, static=True)
 
     def _write_btf(self) -> None:
         data = btf.encode(self.layouts.types)

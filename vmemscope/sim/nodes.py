@@ -14,7 +14,7 @@ from .memmap import MemMap
 from .objects import KernelMemory, Struct
 from .page_alloc import MAX_DMA32_PFN, MAX_DMA_PFN, PageAllocator
 
-__all__ = ("MAX_NUMNODES", "NR_PAGE_ORDERS", "ZONE_LIMITS", "Nodes")
+__all__ = ("MAX_NUMNODES", "NR_PAGE_ORDERS", "ZONE_LIMITS", "Nodes", "add_page_to_list")
 
 #: CONFIG_NODES_SHIFT=10
 MAX_NUMNODES = 1024
@@ -137,14 +137,14 @@ class Nodes:
         total = 0
         lru = self.memory.layouts.offsetof("page", "lru")
         private = self.memory.layouts.offsetof("page", "private")
-        links = _PageLists(memmap, self.memory)
         for pfn, order in pages.free_blocks(NR_PAGE_ORDERS - 1):
             zone = self.zone(memmap.nid(pfn), memmap.zone(pfn))
             memmap.set_page_type(pfn, "buddy")
             memmap.poke(pfn, private, order)
             area = f"free_area[{order}]"
             zone[f"{area}.nr_free"] = zone[f"{area}.nr_free"] + 1
-            links.add_tail(pfn, lru, zone.addr(f"{area}.free_list[{_MIGRATE_MOVABLE}]"))
+            free_list = zone.addr(f"{area}.free_list[{_MIGRATE_MOVABLE}]")
+            add_page_to_list(memmap, self.memory, pfn, lru, free_list)
             total += 1 << order
         return total
 
@@ -154,21 +154,20 @@ class Nodes:
             self.zone(nid, name)["managed_pages.counter"] = count
 
 
-class _PageLists:
-    """Links ``page->lru`` into lists whose heads are in the direct map."""
+def add_page_to_list(memmap: MemMap, memory: KernelMemory, pfn: int, lru: int, head: int) -> None:
+    """
+    Add a page to the end of a list.
 
-    def __init__(self, memmap: MemMap, memory: KernelMemory) -> None:
-        self.memmap = memmap
-        self.memory = memory
-
-    def add_tail(self, pfn: int, lru: int, head: int) -> None:
-        addresses = self.memory.addresses
-        new = addresses.pfn_to_page(pfn) + lru
-        prev = self.memory.read_int(head + 8)
-        self.memory.write_int(head + 8, new)
-        self.memmap.poke(pfn, lru, head)
-        self.memmap.poke(pfn, lru + 8, prev)
-        if prev == head:
-            self.memory.write_int(head, new)
-        else:
-            self.memmap.poke(addresses.page_to_pfn(prev - lru), lru, new)
+    :param lru: offset of the list entry in the struct page
+    :param head: virtual address of the list's head, which is in no struct page
+    """
+    addresses = memory.addresses
+    new = addresses.pfn_to_page(pfn) + lru
+    prev = memory.read_int(head + 8)
+    memory.write_int(head + 8, new)
+    memmap.poke(pfn, lru, head)
+    memmap.poke(pfn, lru + 8, prev)
+    if prev == head:
+        memory.write_int(head, new)
+    else:
+        memmap.poke(addresses.page_to_pfn(prev - lru), lru, new)

@@ -25,6 +25,17 @@ A scenario is a TOML file. All keys::
     map = "mem"               # devdax, fsdax: where struct pages are; "dev" is an altmap
     nid = 0
 
+    [[hugetlb]]               # huge pages
+    size = "2M"               # 2M or 1G
+    count = 4
+    in_use = 1                # of them; the others are free
+    optimized = true          # their vmemmap is (HVO)
+    nid = 0
+
+    [[hugetlb_fault]]         # HUGETLB_FAULTS has all kinds and their options
+    kind = "tail-writable"
+    folio = 0                 # in the order of the above
+
     [[fault]]                 # FAULTS has all kinds and their options
     kind = "hole"
     pagemap = "dax0.0"
@@ -52,7 +63,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ("FAULTS", "Fault", "Pagemap", "Ram", "Scenario", "parse_scenario")
+__all__ = (
+    "FAULTS",
+    "HUGETLB_FAULTS",
+    "Fault",
+    "HugePages",
+    "Pagemap",
+    "Ram",
+    "Scenario",
+    "parse_scenario",
+)
 
 #: memory from here to 4 GiB belongs to devices
 LOW_RAM_END = 3 * GIB
@@ -120,6 +140,36 @@ FAULTS: dict[str, _Options] = {
     "name": {"text": "", "hex": ""},
 }
 
+#: the same for HugeTLB: which folio, which page of the vmemmap that describes it
+HUGETLB_FAULTS: dict[str, _Options] = {
+    # Entries of page tables.
+    "tail-writable": {"folio": 0, "page": 3},
+    "head-read-only": {"folio": 0},
+    "hole": {"folio": 0, "page": 3},
+    "executable": {"folio": 0, "page": 3},
+    "tail-frame": {"folio": 0, "page": 3, "to": ("other-folio", "outside", "zero")},
+    "head-shared": {"folio": 0},
+    "stray": {"folio": 0},
+    # Frames.
+    "head-freed": {"folio": 0},
+    "shared-tail": {
+        "folio": 0,
+        "what": ("one", "order", "refcount", "zone", "freed"),
+        "number": 7,
+    },
+    # What folios, lists and counters say.
+    "flag-missing": {"folio": 0},
+    "flag-extra": {"folio": 0},
+    "key": {"by": 1},
+    "count": {"folio": 0, "of": ("free_huge_pages", "nr_huge_pages"), "by": 1},
+    "list-cycle": {"folio": 0},
+    "list-wild": {"folio": 0},
+    "no-head": {"folio": 0},
+    "isolated": {"folio": 0},
+    # What the dump lacks.
+    "unreadable": {"folio": 0, "page": 0, "of": ("table", "head")},
+}
+
 _SIZE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)([KMGT]?)")
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -161,6 +211,19 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class HugePages:
+    """Huge pages of one size, allocated together."""
+
+    #: log2 of the base pages in each
+    order: int
+    count: int
+    #: how many of them are in use
+    in_use: int
+    optimized: bool
+    nid: int
+
+
+@dataclass(frozen=True)
 class Scenario:
     """A machine, its kernel, and what is wrong with it."""
 
@@ -172,6 +235,8 @@ class Scenario:
     ram: tuple[Ram, ...] = (Ram(0, 256 * MIB),)
     pagemaps: tuple[Pagemap, ...] = ()
     faults: tuple[Fault, ...] = ()
+    hugetlb: tuple[HugePages, ...] = ()
+    hugetlb_faults: tuple[Fault, ...] = ()
 
 
 class _Table:
@@ -215,7 +280,7 @@ class _Table:
             raise self.error(f"unknown key {next(iter(self.data))!r}")
 
 
-_KIND_NAMES = {int: "an integer", str: "a string", list: "a list"}
+_KIND_NAMES = {bool: "true or false", int: "an integer", str: "a string", list: "a list"}
 
 
 def parse_scenario(text: str, name: str) -> Scenario:
@@ -240,6 +305,10 @@ def parse_scenario(text: str, name: str) -> Scenario:
         ram=_parse_ram(top),
         pagemaps=pagemaps,
         faults=tuple(_parse_fault(table, pagemaps) for table in top.take_tables("fault")),
+        hugetlb=tuple(_parse_hugetlb(table) for table in top.take_tables("hugetlb")),
+        hugetlb_faults=tuple(
+            _parse_hugetlb_fault(table) for table in top.take_tables("hugetlb_fault")
+        ),
     )
     top.done()
     check_kernel(scenario.kernel, name)
@@ -346,18 +415,49 @@ def _parse_fault(table: _Table, pagemaps: tuple[Pagemap, ...]) -> Fault:
     names = [p.name for p in pagemaps]
     if pagemap not in names:
         raise table.error(f"there is no pagemap {pagemap!r}")
+    options = _take_options(table, FAULTS[kind])
+    if isinstance(options.get("other"), str) and options["other"] not in ("", *names):
+        raise table.error(f"there is no pagemap {options['other']!r}")
+    table.done()
+    return Fault(kind, pagemap, options)
+
+
+def _take_options(table: _Table, known: _Options) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for option, default in FAULTS[kind].items():
+    for option, default in known.items():
         if isinstance(default, tuple):
             options[option] = table.take(option, str, default[0])
             if options[option] not in default:
                 raise table.error(f"{option} must be one of {', '.join(default)}")
         else:
             options[option] = table.take(option, type(default), default)
-    if isinstance(options.get("other"), str) and options["other"] not in ("", *names):
-        raise table.error(f"there is no pagemap {options['other']!r}")
+    return options
+
+
+def _parse_hugetlb(table: _Table) -> HugePages:
+    size = table.take_size("size", 2 * MIB)
+    if size not in (2 * MIB, GIB):
+        raise table.error("size must be 2M or 1G")
+    pages = HugePages(
+        order=(size // 4096).bit_length() - 1,
+        count=table.take("count", int, 1),
+        in_use=table.take("in_use", int, 0),
+        optimized=bool(table.take("optimized", bool, True)),
+        nid=table.take("nid", int, 0),
+    )
     table.done()
-    return Fault(kind, pagemap, options)
+    if not 0 < pages.count <= 1 << 16 or not 0 <= pages.in_use <= pages.count:
+        raise table.error("count must be 1 or more, in_use no more than count")
+    return pages
+
+
+def _parse_hugetlb_fault(table: _Table) -> Fault:
+    kind = table.take("kind", str)
+    if kind not in HUGETLB_FAULTS:
+        raise table.error(f"no fault {kind!r}: there are {', '.join(HUGETLB_FAULTS)}")
+    options = _take_options(table, HUGETLB_FAULTS[kind])
+    table.done()
+    return Fault(kind, "", options)
 
 
 def _check_ranges(scenario: Scenario, top: _Table) -> None:
@@ -369,6 +469,9 @@ def _check_ranges(scenario: Scenario, top: _Table) -> None:
     for pagemap in scenario.pagemaps:
         if pagemap.nid not in nids:
             raise top.error(f"{pagemap.name} is on node {pagemap.nid}, which has no RAM")
+    for pages in scenario.hugetlb:
+        if pages.nid not in nids:
+            raise top.error(f"huge pages are on node {pages.nid}, which has no RAM")
     for what, ranges in (
         ("RAM", [(ram.start, ram.size, "RAM") for ram in scenario.ram]),
         ("pagemap", [(*r, p.name) for p in scenario.pagemaps for r in p.ranges]),

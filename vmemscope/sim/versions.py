@@ -34,6 +34,10 @@ class Behaviour:
     pageblock_bits: int
     #: SYMBOL(vmemmap) and NUMBER(VMALLOC_START) are in VMCOREINFO
     vmcoreinfo_vmemmap: bool
+    #: resources that the ranges of a dax_hmem device lie in, outermost first, {}
+    #: for its region: 6.1 has the platform device's, too; 7.2 keeps those of soft
+    #: reserved memory in a tree of their own
+    hmem_resources: tuple[str, ...]
 
 
 BEHAVIOUR = {
@@ -45,6 +49,7 @@ BEHAVIOUR = {
         bootmem_info_packed=False,
         pageblock_bits=4,
         vmcoreinfo_vmemmap=False,
+        hmem_resources=("hmem.{}", "Soft Reserved"),
     ),
     "6.12": Behaviour(
         prep_compound_head_last=False,
@@ -54,6 +59,7 @@ BEHAVIOUR = {
         bootmem_info_packed=False,
         pageblock_bits=4,
         vmcoreinfo_vmemmap=True,
+        hmem_resources=("Soft Reserved",),
     ),
     "7.2": Behaviour(
         prep_compound_head_last=True,
@@ -63,5 +69,6 @@ BEHAVIOUR = {
         bootmem_info_packed=True,
         pageblock_bits=8,
         vmcoreinfo_vmemmap=True,
+        hmem_resources=(),
     ),
 }

@@ -26,6 +26,8 @@ class Target:
     #: what the user named: a path or a QMP address
     path: str
     vmcoreinfo: Mapping[str, str]
+    #: what its user should know of how it is read, a sentence each
+    notes: tuple[str, ...] = ()
 
     @property
     def live(self) -> bool:
@@ -38,11 +40,11 @@ class Target:
         return self.vmcoreinfo.get("OSRELEASE", "unknown")
 
 
-def new_program(vmcoreinfo: str | None, platform: Platform | None = None) -> Program:
+def new_program(vmcoreinfo: str | bytes | None, platform: Platform | None = None) -> Program:
     """
-    Make an empty program, with VMCOREINFO from a file instead of the target's own.
+    Make an empty program, with a VMCOREINFO to use instead of the target's own.
 
-    :param vmcoreinfo: path of a saved VMCOREINFO note, or ``None``
+    :param vmcoreinfo: path of a saved VMCOREINFO note, or its contents, or ``None``
     :param platform: what the target runs on, where it does not tell
     :raises TargetError: if that file can't be read
     """
@@ -50,7 +52,9 @@ def new_program(vmcoreinfo: str | None, platform: Platform | None = None) -> Pro
 
     if vmcoreinfo is None:
         return Program(platform)
-    return Program(platform, vmcoreinfo=read_vmcoreinfo(vmcoreinfo))
+    if isinstance(vmcoreinfo, str):
+        vmcoreinfo = read_vmcoreinfo(vmcoreinfo)
+    return Program(platform, vmcoreinfo=vmcoreinfo)
 
 
 def read_vmcoreinfo(path: str) -> bytes:
@@ -69,7 +73,13 @@ def read_vmcoreinfo(path: str) -> bytes:
     return text
 
 
-def target_of(prog: Program, kind: str, path: str, no_vmcoreinfo: TargetError) -> Target:
+def target_of(
+    prog: Program,
+    kind: str,
+    path: str,
+    no_vmcoreinfo: TargetError,
+    notes: tuple[str, ...] = (),
+) -> Target:
     """
     Wrap a program that has been set to its target.
 
@@ -84,4 +94,4 @@ def target_of(prog: Program, kind: str, path: str, no_vmcoreinfo: TargetError) -
         keys = parse(prog["VMCOREINFO"].string_())
     except LookupError:
         raise no_vmcoreinfo from None
-    return Target(prog, kind, path, keys)
+    return Target(prog, kind, path, keys, notes)

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A vmcore: ELF, makedumpfile's compressed and flattened formats, whatever drgn opens."""
+"""
+A vmcore: ELF, makedumpfile's compressed and flattened formats, whatever drgn opens.
+
+What a dump lacks must be unreadable and nothing else: what drgn and its libraries
+make zeros of is taken care of here, by :mod:`.elf` and :mod:`.kdump`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,8 @@ from ..arch import vmcoreinfo_marks
 from ..errors import TargetError
 from ..vmcoreinfo import parse
 from .base import Target, new_program, target_of
+from .elf import NOT_IN_DUMP, Load, hide_absent, read_loads
+from .kdump import FLATTENED, check_flattened, check_whole
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -19,7 +26,8 @@ __all__ = ("open_core",)
 
 #: what a vmcore of each format starts with: ELF, kdump-compressed (makedumpfile,
 #: QEMU), diskdump, flattened
-_MAGICS = (b"\x7fELF", b"KDUMP   ", b"DISKDUMP", b"makedumpfile")
+_ELF = b"\x7fELF"
+_MAGICS = (_ELF, b"KDUMP   ", b"DISKDUMP", FLATTENED)
 
 
 def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
@@ -31,14 +39,27 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     :raises TargetError: if it can't be opened, is no dump of a Linux kernel,
         or is cut off
     """
-    if not _read_head(path).startswith(_MAGICS):
+    head = _read_head(path)
+    if not head.startswith(_MAGICS):
         raise TargetError(
             f"{path} is not a kernel dump",
             "give an ELF or kdump-compressed vmcore"
             + (" with -c, and a vmlinux or debug file with -s" if path.endswith("linux") else ""),
         )
+    loads: list[Load] = []
+    notes: list[str] = []
+    if head.startswith(_ELF):
+        loads = read_loads(path)
+    elif head.startswith(FLATTENED):
+        check_flattened(path)
+    elif level := check_whole(path):
+        notes.append(f"the dump was filtered (dump level {level}): what was left out is not read")
+    prog = _set_core_dump(path, vmcoreinfo)
+    if missing := hide_absent(prog, path, loads):
+        size = f"{missing >> 20} MiB" if missing >> 20 else f"{missing >> 10} KiB"
+        notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not taken for zeros")
     return target_of(
-        _set_core_dump(path, vmcoreinfo),
+        prog,
         "core",
         path,
         TargetError(
@@ -46,6 +67,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
             "boot the guest with -device vmcoreinfo and load qemu_fw_cfg in it before it is dumped,"
             " or give a saved note with --vmcoreinfo",
         ),
+        tuple(notes),
     )
 
 

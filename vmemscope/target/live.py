@@ -35,13 +35,12 @@ def open_kernel(vmcoreinfo: str | None = None) -> Target:
     except OSError as e:
         raise TargetError(f"cannot open {_KCORE}: {e.strerror}") from e
     try:
+        # From here on the descriptor is drgn's, which closes it, also on an error.
         prog.set_core_dump(fd)
     except Exception as e:
         if not isinstance(e, OSError | ValueError) and type(e) is not Exception:
             raise
         raise TargetError(f"cannot read {_KCORE}: {e}", _why_not_permitted()) from e
-    finally:
-        os.close(fd)
     return target_of(
         prog,
         "live",

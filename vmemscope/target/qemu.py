@@ -1,15 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A running QEMU guest, over its QMP monitor."""
+"""
+A running QEMU guest, over its QMP monitor.
+
+drgn reads the memory of the QEMU process where it may, and else asks the
+monitor for it. What drgn asks the monitor is bounded here to RAM: the
+registers of a device can change when they are read, and a pointer of a
+structure that was just freed may lead there.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import TargetError
 from .base import Target, new_program, read_vmcoreinfo, target_of
+from .qmp import Monitor, MonitorError
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -18,12 +30,16 @@ __all__ = ("open_qemu",)
 
 #: seconds that an answer on the socket may take before the monitor counts as busy
 _TIMEOUT = 5
+_MAX_ADDRESS = (1 << 64) - 1
 
 
 def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
     """
-    Attach to a guest. Getting VMCOREINFO pauses it for a moment (QEMU writes
-    a dump of one byte), unless it is given.
+    Attach to a guest.
+
+    Getting VMCOREINFO pauses it for a moment (QEMU writes a dump of one byte),
+    unless it is given. How long that was is in :attr:`Target.notes`, and whether
+    reads are slow.
 
     :param address: ``unix:PATH``, ``PATH`` or ``HOST:PORT``
     :param vmcoreinfo: path of a saved VMCOREINFO note
@@ -31,24 +47,48 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
         guest tells no VMCOREINFO
     """
     saved = read_vmcoreinfo(vmcoreinfo) if vmcoreinfo is not None else None
-    prog = new_program(vmcoreinfo)
-    with _connect(address) as monitor:
+    notes = []
+    with _connect(address) as connection, _explained(address):
+        connection.settimeout(_TIMEOUT)
+        monitor = Monitor(connection)
+        ram = _ram_ranges(monitor)
+        if saved is None:
+            if connection.family != socket.AF_UNIX:
+                raise TargetError(
+                    f"the guest's VMCOREINFO can't be had over TCP ({address})",
+                    "give a Unix socket, or a saved note with --vmcoreinfo",
+                )
+            saved, pause = _fetch_vmcoreinfo(monitor, ram[0][0])
+            if pause is not None:
+                notes.append(
+                    f"the guest was paused for {pause * 1000:.1f} ms to read its VMCOREINFO;"
+                    " a note saved with 'vmemscope vmcoreinfo' and given with --vmcoreinfo"
+                    " avoids that"
+                )
+    prog = new_program(saved)
+    with _connect(address) as connection, _heard_of_drgn() as heard:
         # drgn would wait for ever for a greeting from a monitor that serves
         # somebody else, so it gets a socket that gives up, and owns it.
-        monitor.setblocking(True)
-        monitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT, 0))
-        _set_qemu_qmp(prog, os.dup(monitor.fileno()), address)
-    if saved is not None:
-        prog.set_linux_kernel_custom(saved, True)
-    return target_of(
-        prog,
-        "qemu",
-        address,
-        TargetError(
-            "the guest tells no VMCOREINFO",
-            "start QEMU with -device vmcoreinfo and load qemu_fw_cfg in the guest,"
-            " or give a saved note with --vmcoreinfo",
-        ),
+        connection.setblocking(True)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT, 0))
+        with _explained(address):
+            prog.set_qemu_qmp(os.dup(connection.fileno()))
+    _keep_to(ram, prog)
+    prog.set_linux_kernel_custom(saved, True)
+    if not any("memory reading enabled" in message for message in heard):
+        why = next((m.partition("disabled: ")[2] for m in heard if "disabled: " in m), "")
+        notes.append(
+            "reads are slow: they go through the monitor, since the memory of the QEMU process"
+            f" can't be read{f' ({why})' if why else ''}; run on its host, as its user or as root"
+        )
+    return target_of(prog, "qemu", address, _no_vmcoreinfo(), tuple(notes))
+
+
+def _no_vmcoreinfo() -> TargetError:
+    return TargetError(
+        "the guest tells no VMCOREINFO",
+        "start QEMU with -device vmcoreinfo and load qemu_fw_cfg in the guest,"
+        " or give a saved note with --vmcoreinfo",
     )
 
 
@@ -58,24 +98,28 @@ def _connect(address: str) -> socket.socket:
     try:
         if colon and port.isdecimal() and not address.startswith("unix:"):
             return socket.create_connection((host.removeprefix("tcp:"), int(port)), _TIMEOUT)
-        monitor = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            monitor.connect(path)
+            connection.connect(path)
         except OSError:
-            monitor.close()
+            connection.close()
             raise
-    except OSError as e:
+    except (OSError, OverflowError) as e:
         raise TargetError(
-            f"cannot connect to QMP at {address}: {e.strerror or e}",
+            f"cannot connect to QMP at {address}: {getattr(e, 'strerror', None) or e}",
             "start QEMU with -qmp unix:PATH,server=on,wait=off",
         ) from e
-    return monitor
+    return connection
 
 
-def _set_qemu_qmp(prog: Program, fd: int, address: str) -> None:
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """Turn what goes wrong on the monitor into errors that say what to do."""
     try:
-        prog.set_qemu_qmp(fd)
-    except BlockingIOError:
+        yield
+    except TargetError:
+        raise
+    except (BlockingIOError, TimeoutError):
         raise TargetError(
             f"no answer from QMP at {address} within {_TIMEOUT} s",
             "a monitor serves one client at a time: close the other, or give QEMU a second -qmp",
@@ -83,3 +127,113 @@ def _set_qemu_qmp(prog: Program, fd: int, address: str) -> None:
     except Exception as e:
         # drgn raises BadDataError, OSError and plain Exception here; none is a bug of ours.
         raise TargetError(f"cannot talk QMP at {address}: {e}") from e
+
+
+def _ram_ranges(monitor: Monitor) -> list[tuple[int, int]]:
+    """
+    Ask QEMU where the guest has RAM, that of nvdimms included.
+
+    :return: first and last physical address of each range, in order, apart
+    """
+    text = str(monitor.execute("human-monitor-command", {"command-line": "info mtree -f"}))
+    # FlatView #N
+    #  AS "memory", root: system
+    #  ...
+    #  Root memory region: system
+    #   0000000000000000-000000000009ffff (prio 0, ram): pc.ram
+    found = []
+    for view in text.split("FlatView")[1:]:
+        if re.search(r'^\s*AS "memory"', view, re.M):
+            found = re.findall(
+                r"^\s*([0-9a-f]+)-([0-9a-f]+) \(prio -?\d+, (?:nv-)?ram\)", view, re.M
+            )
+            break
+    if not found:
+        raise MonitorError("it does not say where the guest has RAM (info mtree -f)")
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted((int(start, 16), int(end, 16)) for start, end in found):
+        if merged and start <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end)
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _fetch_vmcoreinfo(monitor: Monitor, address: int) -> tuple[bytes, float | None]:
+    """
+    Have QEMU write a dump of one byte, for the notes in it.
+
+    :param address: physical address of some RAM
+    :return: VMCOREINFO; and the seconds that the guest was stopped meanwhile,
+        ``None`` if it was not running
+    :raises TargetError: if there is no VMCOREINFO
+    """
+    from drgn import Program
+
+    fd = os.memfd_create("vmemscope-dump")
+    try:
+        monitor.execute("getfd", {"fdname": "vmemscope-dump"}, fd)
+        running = bool(monitor.execute("query-status").get("running"))
+        monitor.execute(
+            "dump-guest-memory",
+            {
+                "paging": False,
+                "protocol": "fd:vmemscope-dump",
+                "begin": address,
+                "length": 1,
+            },
+        )
+        pause = None
+        if running:
+            pause = monitor.wait_for("RESUME").time - monitor.wait_for("STOP").time
+        dump = Program()
+        try:
+            # drgn owns the descriptor that it is given, and rejects a dump of a
+            # guest that is not known to run Linux.
+            dump.set_core_dump(os.dup(fd))
+            vmcoreinfo: bytes = dump["VMCOREINFO"].string_()
+        except (LookupError, ValueError):
+            raise _no_vmcoreinfo() from None
+        return vmcoreinfo, pause
+    finally:
+        os.close(fd)
+
+
+def _keep_to(ram: list[tuple[int, int]], prog: Program) -> None:
+    """Have every read outside of RAM fail, whoever makes it."""
+    start = 0
+    for first, last in [*ram, (_MAX_ADDRESS + 1, _MAX_ADDRESS + 1)]:
+        if start < first:
+            prog.add_memory_segment(start, min(first, _MAX_ADDRESS) - start, _refuse, True)
+        start = last + 1
+
+
+def _refuse(address: int, count: int, offset: int, physical: bool) -> bytes:
+    from drgn import FaultError
+
+    raise FaultError("not RAM of the guest", address)
+
+
+@contextmanager
+def _heard_of_drgn() -> Iterator[list[str]]:
+    """
+    Listen to what drgn logs, which alone tells how it reads memory.
+
+    :return: gets the messages, of all levels
+    """
+    logger = logging.getLogger("drgn")
+    level, heard = logger.level, []
+    shown = logger.getEffectiveLevel()
+
+    def listen(record: logging.LogRecord) -> bool:
+        heard.append(record.getMessage())
+        # What nobody would have been shown still is not.
+        return record.levelno >= shown
+
+    logger.addFilter(listen)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield heard
+    finally:
+        logger.setLevel(level)
+        logger.removeFilter(listen)

@@ -4,3 +4,4 @@
 from typing import Final
 
 GIVE_VMLINUX: Final = "give the kernel's vmlinux with -s"
+GIVE_SYMBOLS: Final = "give the kernel's System.map with --system-map, or its vmlinux with -s"

@@ -11,8 +11,10 @@ whole and decodes only what is asked for; a symbol is found by name without
 decoding any other.
 
 On the running kernel, ``/proc/kallsyms`` says the same in text, also before
-6.0: :class:`KallsymsText`. Any other source of names and addresses fits in
-through :class:`ListedSymbols`. :func:`symbol_finder` makes a drgn symbol finder
+6.0: :class:`KallsymsText`. So does the ``System.map`` of a build, except for
+where the kernel was put when it was booted: :class:`SystemMap`. Any other source
+of names and addresses fits in through :class:`ListedSymbols`.
+:func:`symbol_finder` makes a drgn symbol finder
 of each of them.
 
 Kallsyms has no sizes: that of a symbol here is the distance to the next one,
@@ -29,8 +31,9 @@ import drgn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import TypesError
-from ._hints import GIVE_VMLINUX
+from ..errors import TargetError, TypesError
+from ..vmcoreinfo import symbol
+from ._hints import GIVE_SYMBOLS, GIVE_VMLINUX
 
 if TYPE_CHECKING:
     from drgn import Program, Symbol
@@ -41,6 +44,7 @@ __all__ = (
     "ListedSymbols",
     "SymbolEntry",
     "SymbolTable",
+    "SystemMap",
     "symbol_finder",
 )
 
@@ -193,7 +197,7 @@ class KallsymsImage:
                 f"kernel {vmcoreinfo.get('OSRELEASE', 'of unknown release')} does not say where "
                 f"its symbol table is: VMCOREINFO has no SYMBOL({missing[0]}) "
                 "(Linux 6.0 is the first that has)",
-                GIVE_VMLINUX,
+                GIVE_SYMBOLS,
             )
         return keys
 
@@ -422,8 +426,8 @@ class ListedSymbols:
     """
     A table of symbols made of a list of them.
 
-    The seam for other sources, ``System.map`` for one: addresses are those of
-    the running kernel, with any KASLR offset already added.
+    The seam for other sources: addresses are those of the running kernel, with
+    any KASLR offset already added.
     """
 
     def __init__(self, entries: Iterable[SymbolEntry]) -> None:
@@ -472,6 +476,9 @@ class KallsymsText:
             text = text[: text.rfind(b"\n", 0, end) + 1]
         self._text: Final = b"\n" + text
         self._listed: ListedSymbols | None = None
+        self._check()
+
+    def _check(self) -> None:
         stext = self.named("_stext")
         if not stext:
             raise TypesError("/proc/kallsyms has no _stext")
@@ -481,8 +488,7 @@ class KallsymsText:
                 "run as root, with kernel.kptr_restrict set to 0 or 1",
             )
 
-    @staticmethod
-    def _parse(line: bytes) -> SymbolEntry | None:
+    def _parse(self, line: bytes) -> SymbolEntry | None:
         fields = line.split()
         if len(fields) != 3:
             return None
@@ -518,6 +524,60 @@ class KallsymsText:
         if self._listed is None:
             self._listed = ListedSymbols(self)
         return self._listed.containing(address)
+
+
+class SystemMap(KallsymsText):
+    """
+    The text of a ``System.map``, or of a ``/proc/kallsyms`` that was saved.
+
+    KASLR moves the kernel as a whole, by the distance between ``_stext`` in the
+    text and in VMCOREINFO. Per-CPU variables and absolute symbols, which come
+    before the image, stay where they are.
+
+    :param text: the file
+    :param vmcoreinfo: of the kernel that it is for, as
+        :func:`vmemscope.vmcoreinfo.parse` gives it
+    :param path: what to call it in errors
+    :raises TypesError: if it has no symbols, or belongs to another kernel
+    """
+
+    def __init__(self, text: bytes, vmcoreinfo: Mapping[str, str], path: str) -> None:
+        self._vmcoreinfo: Final = vmcoreinfo
+        self._path: Final = path
+        self._start = _MASK_64
+        self._offset = 0
+        super().__init__(text)
+
+    def _check(self) -> None:
+        stext = self.named("_stext")
+        if not stext or not stext[0].address:
+            raise TypesError(
+                f"{self._path} has no address of _stext: it is no complete System.map",
+                "distributions have the real one beside the debug symbols (Debian: package"
+                " linux-image-RELEASE-dbg)",
+            )
+        release = self._vmcoreinfo.get("OSRELEASE", "of unknown release")
+        try:
+            here = symbol(self._vmcoreinfo, "_stext")
+        except TargetError as e:
+            raise TypesError(f"kernel {release} does not say where it is: {e.message}") from None
+        self._start = min(entry.address for entry in (*stext, *self.named("_text")))
+        self._offset = here - stext[0].address
+        # Other addresses that VMCOREINFO has had in all versions.
+        for name in ("init_uts_ns", "swapper_pg_dir"):
+            addresses = {entry.address for entry in self.named(name)}
+            told = f"SYMBOL({name})" in self._vmcoreinfo
+            if told and addresses and symbol(self._vmcoreinfo, name) not in addresses:
+                raise TypesError(
+                    f"{self._path} does not belong to kernel {release}: it has {name} elsewhere",
+                    GIVE_SYMBOLS,
+                )
+
+    def _parse(self, line: bytes) -> SymbolEntry | None:
+        entry = super()._parse(line)
+        if entry is None or entry.address < self._start:
+            return entry
+        return entry._replace(address=entry.address + self._offset & _MASK_64)
 
 
 def _binding_and_kind(letter: str) -> tuple[drgn.SymbolBinding, drgn.SymbolKind]:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The catalogue as text and as a document."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from vmemscope.findings import Scope
+from vmemscope.report import (
+    RULES_SCHEMA,
+    render_rule,
+    render_rules,
+    rules_document,
+    schema_text,
+)
+from vmemscope.rules import CATALOGUE
+
+DOCS = Path(__file__).parents[2] / "docs" / "rules.md"
+SCHEMA = json.loads(schema_text(RULES_SCHEMA))
+RULES = list(CATALOGUE.values())
+
+
+def test_document_of_all_rules() -> None:
+    document = rules_document(RULES)
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.Draft202012Validator(SCHEMA).validate(document)
+    assert [rule["id"] for rule in document["rules"]] == list(CATALOGUE)
+    by_id = {rule["id"]: rule for rule in document["rules"]}
+    assert by_id["xarray"]["scope"] == ["pagemap", "target"]
+    assert by_id["tail-frame"]["since"] == "5.19"
+    assert by_id["tail-frame"]["archs"] == ["x86_64", "riscv64"]
+
+
+def test_every_scope_has_a_name() -> None:
+    every = Scope(0)
+    for scope in Scope:
+        every |= scope
+    [rule] = rules_document([replace(RULES[0], scope=every)])["rules"]
+    assert len(rule["scope"]) == len(Scope)
+
+
+def test_docs_tell_of_every_field() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    fields = SCHEMA["$defs"]["rule"]["properties"]
+    assert [name for name in fields if f"`{name}`" not in text] == []
+    assert [one for one in fields["scope"]["items"]["enum"] if f"`{one}`" not in text] == []
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_list_has_a_line_for_each_within_the_width(width: int) -> None:
+    lines = render_rules(RULES, width).splitlines()
+    starts = [line for line in lines if not line.startswith(" ")]
+    assert [line.split()[0] for line in starts] == list(CATALOGUE)
+    assert [line.split()[1] for line in starts] == [str(rule.severity) for rule in RULES]
+    narrow = max(len(rule.id) for rule in RULES) + 11 + 20
+    assert max(map(len, lines)) <= max(width, narrow)
+
+
+def test_rule_is_explained() -> None:
+    rule = CATALOGUE["section-alignment"]
+    text = render_rule(rule, 80)
+    flat = " ".join(text.split())
+    for part in (rule.text, rule.meaning, rule.look_at, rule.source, "5.19+, x86_64, riscv64"):
+        assert " ".join(part.split()) in flat
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_until_is_told() -> None:
+    text = render_rule(replace(CATALOGUE["hole"], since="5.19", until="7.0"), 100)
+    assert "Linux 5.19 to 7.0, all architectures" in text

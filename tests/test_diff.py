@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What changed between two looks, and what of it is worse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from vmemscope.diff import Diff, compare
+from vmemscope.findings import Finding, Outcome, RuleOutcome, Severity
+from vmemscope.model import PagemapReport, Report
+from vmemscope.report import DIFF_SCHEMA, change_lines, diff_document, render_diff, schema_text
+from vmemscope.sim.faults import Planted
+from vmemscope.snapshot import snapshot_of
+
+from .report.builders import PAGE, finding, hostile, of_every_kind, pagemap_report, report
+
+Audited = Callable[[str, str], tuple[Report, list[Planted]]]
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+DOCS = Path(__file__).parent.parent / "docs" / "diff.md"
+SCHEMA = json.loads(schema_text(DIFF_SCHEMA))
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+def diff_of(before: Report, after: Report) -> Diff:
+    """Compare, and check what must hold of every comparison."""
+    diff = compare(snapshot_of(before, "A"), snapshot_of(after, "B"))
+    document = diff_document(diff)
+    VALIDATOR.validate(document)
+    assert document["worse"] == list(diff.worse)
+    text = render_diff(diff)
+    assert text.startswith("before: A: ")
+    # One line for each thing that got worse, and a last one.
+    assert text.count("\nworse: ") == len(diff.worse)
+    assert bool(diff) or not diff.worse
+    return diff
+
+
+def of(*pagemaps: PagemapReport, **rest: Any) -> Report:
+    return report(*pagemaps, **rest)
+
+
+def changes(diff: Diff) -> dict[str, tuple[Any, Any, bool]]:
+    [pair] = diff.changed
+    return {one.field: (one.before, one.after, one.worse) for one in pair.changes}
+
+
+def test_schema_itself_is_sound() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_docs_tell_of_every_field() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    names = {name for one in SCHEMA["$defs"].values() for name in one.get("properties", ())}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
+def test_same_look() -> None:
+    diff = diff_of(of(*of_every_kind()), of(*of_every_kind()))
+    assert not diff
+    assert diff.worse == ()
+    assert render_diff(diff).splitlines()[-1] == "no difference"
+    assert change_lines(diff) == ["nothing changed"]
+
+
+def test_another_boot_is_no_difference() -> None:
+    # All that differs from boot to boot: where structures, vmemmap and frames are.
+    moved = 0x123456780000
+    before = pagemap_report(findings=(finding(), finding("nr-range", vaddr=0xFFFF888101234000)))
+    after = replace(
+        before,
+        pagemap=replace(before.pagemap, address=before.address + moved),
+        vmemmap=replace(
+            before.vmemmap, start=before.vmemmap.start + moved, end=before.vmemmap.end + moved
+        ),
+        findings=tuple(
+            replace(one, vaddr=(one.vaddr or 0) + moved, pfn=0x999, message="other frames")
+            for one in before.findings
+        ),
+    )
+    assert not diff_of(of(before), of(after))
+
+
+def test_pagemaps_that_came_and_went() -> None:
+    a, b, *_ = of_every_kind()
+    diff = diff_of(of(a), of(b))
+    assert [one.name for one in diff.gone] == ["dax0.0"]
+    assert [one.name for one in diff.came] == ["namespace1.0"]
+    # That a device went is nobody's fault.
+    assert diff.worse == ()
+    assert "nothing got worse" in render_diff(diff)
+
+
+def test_pagemap_that_came_with_errors_is_worse() -> None:
+    diff = diff_of(of(), of(pagemap_report(findings=(finding(),))))
+    assert diff.worse == ("dax0.0: 1 new error of refcount-low",)
+
+
+def test_same_name_and_ranges_go_before_the_address() -> None:
+    a = pagemap_report("a", address=0x1000)
+    b = pagemap_report("b", address=0x2000, ranges=((0x160000000, 0x17FFFFFFF),))
+    swapped = [
+        replace(a, pagemap=replace(a.pagemap, address=0x2000)),
+        replace(b, pagemap=replace(b.pagemap, address=0x1000)),
+    ]
+    assert not diff_of(of(a, b), of(*swapped))
+
+
+def test_resized_pagemap_is_known_by_its_address() -> None:
+    before = pagemap_report(ranges=((0x140000000, 0x15FFFFFFF),))
+    after = pagemap_report(ranges=((0x140000000, 0x14FFFFFFF),))
+    diff = diff_of(of(before), of(after))
+    assert (diff.came, diff.gone) == ((), ())
+    told = changes(diff)
+    assert told["ranges"][1] == "0x140000000-0x14fffffff"
+    # Of less memory less is saved, which is not worse.
+    assert told["saved_bytes"] == (6 << 20, 3 << 20, False)
+    assert diff.worse == ()
+
+
+def test_renamed_pagemap_is_known_by_its_address() -> None:
+    diff = diff_of(of(pagemap_report("a")), of(pagemap_report("b")))
+    assert changes(diff) == {"name": ("a", "b", False)}
+
+
+def test_address_used_again_for_another_is_no_match() -> None:
+    a = pagemap_report("a")
+    b = pagemap_report("b", ranges=((0x260000000, 0x27FFFFFFF),))
+    diff = diff_of(of(a), of(b))
+    assert [one.name for one in (*diff.gone, *diff.came)] == ["a", "b"]
+
+
+def test_pagemaps_that_nothing_tells_apart_are_taken_in_order() -> None:
+    same = [pagemap_report(None, address=0x1000 * i) for i in range(1, 4)]
+    assert not diff_of(of(*same), of(*same))
+    diff = diff_of(of(*same), of(*same[:2]))
+    assert [one.address for one in diff.gone] == [0x3000]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "worse"),
+    [
+        ("deduplicated", "partial", True),
+        ("deduplicated", "not-optimized", True),
+        ("partial", "not-optimized", True),
+        ("not-optimized", "unreadable", True),
+        ("partial", "deduplicated", False),
+        ("unreadable", "not-optimized", False),
+    ],
+)
+def test_states(before: str, after: str, worse: bool) -> None:
+    def made(state: str) -> Report:
+        reason = None if state == "deduplicated" else "some reason"
+        return of(pagemap_report(state=state, reason=reason))
+
+    diff = diff_of(made(before), made(after))
+    assert changes(diff) == {"state": (before, after, worse)}
+    assert bool(diff.worse) is worse
+
+
+def test_frames_and_savings() -> None:
+    before = of(pagemap_report(sharing={1: 256, 7: 256}))
+    after = of(pagemap_report(sharing={1: 257, 6: 1, 7: 255}))
+    diff = diff_of(before, after)
+    assert changes(diff) == {
+        "frames": (512, 513, False),
+        "saved_bytes": (6 << 20, (6 << 20) - PAGE, True),
+    }
+    text = render_diff(diff)
+    assert "  frames: 512 -> 513 (+1)\n" in text
+    assert "  saved_bytes: 6 MiB -> 6.0 MiB (-4 KiB)\n" in text
+    assert diff_of(after, before).worse == ()
+
+
+def test_reads_lost() -> None:
+    diff = diff_of(of(pagemap_report()), of(pagemap_report(unreadable=8, sharing={1: 255, 7: 255})))
+    assert changes(diff)["unreadable"] == (0, 8, True)
+    some = ("page tables: 3",)
+    diff = diff_of(of(), of(not_read=some))
+    assert diff.unread == some
+    assert diff.worse == ("something could not be read, and all could before",)
+    assert not diff_of(of(not_read=some), of(not_read=("page tables: 4",)))
+    assert diff_of(of(not_read=some), of()).worse == ()
+
+
+def place(vaddr: int, rule: str = "hole", severity: Severity = Severity.ERROR) -> Finding:
+    return finding(rule, severity, pagemap_report().vmemmap.start + vaddr)
+
+
+def test_findings_new_and_gone() -> None:
+    before = of(pagemap_report(findings=(place(0x1000), place(0x2000))))
+    after = of(pagemap_report(findings=(place(0x2000), place(0x3000), place(0x4000))))
+    diff = diff_of(before, after)
+    [pair] = diff.changed
+    start = pair.after.start
+    assert [one.vaddr for one in pair.findings.new] == [start + 0x3000, start + 0x4000]
+    assert [one.vaddr for one in pair.findings.gone] == [start + 0x1000]
+    assert diff.worse == ("dax0.0: 2 new errors of hole",)
+
+
+@pytest.mark.parametrize("severity", [Severity.WARNING, Severity.NOTE])
+def test_less_than_errors_are_not_worse(severity: Severity) -> None:
+    diff = diff_of(of(pagemap_report()), of(pagemap_report(findings=(place(0, "x", severity),))))
+    assert diff
+    assert diff.worse == ()
+
+
+def test_findings_alike_are_counted() -> None:
+    one, two = (of(pagemap_report(findings=(place(0),) * n)) for n in (1, 2))
+    [pair] = diff_of(one, two).changed
+    assert len(pair.findings.new) == 1
+    [pair] = diff_of(two, one).changed
+    assert (len(pair.findings.new), len(pair.findings.gone)) == (0, 1)
+
+
+def test_findings_of_no_pagemap_go_by_their_rule() -> None:
+    before, after = (of(findings=(finding("xarray", vaddr=at),)) for at in (0x1000, 0x2000))
+    assert not diff_of(before, after)
+    diff = diff_of(of(), after)
+    assert diff.worse == ("target: 1 new error of xarray",)
+    assert "\nnew: error xarray - at 0x2000" in render_diff(diff)
+
+
+def failed(violations: int, told: int) -> Report:
+    outcome = RuleOutcome("hole", Outcome.FAILED, None, violations)
+    findings = tuple(place(i * PAGE) for i in range(told))
+    return of(pagemap_report(findings=findings, outcomes=(outcome,)))
+
+
+def test_violations_beyond_those_told() -> None:
+    diff = diff_of(failed(17, 16), failed(400, 16))
+    assert diff.worse == ("dax0.0: violations of hole from 17 to 400",)
+    assert diff_of(failed(400, 16), failed(17, 16)).worse == ()
+    # What is told one by one accounts for it.
+    [pair] = diff_of(failed(2, 2), failed(3, 3)).changed
+    assert pair.findings.violations == ()
+
+
+def test_rule_that_failed_and_is_not_evaluated_any_more() -> None:
+    skipped = RuleOutcome("hole", Outcome.SKIPPED, "tables missing")
+    after = of(pagemap_report(outcomes=(skipped,)))
+    [pair] = diff_of(failed(1, 1), after).changed
+    assert pair.findings.skipped == (("hole", "tables missing"),)
+    checked = of(pagemap_report(outcomes=(RuleOutcome("hole", Outcome.CHECKED),)))
+    assert not diff_of(checked, after)
+
+
+def test_documents_without_outcomes() -> None:
+    bare = of(pagemap_report(findings=(place(0),)))
+    assert not diff_of(bare, failed(1, 1))
+    assert not diff_of(failed(1, 1), bare)
+
+
+def test_totals() -> None:
+    totals = {one.field: (one.before, one.after) for one in diff_of(of(), failed(1, 1)).totals}
+    assert totals == {
+        "pagemaps": (0, 1),
+        "frames": (0, 512),
+        "saved_bytes": (0, 6 << 20),
+        "errors": (0, 1),
+        "warnings": (0, 0),
+        "notes": (0, 0),
+    }
+
+
+def test_nothing_hostile_reaches_a_terminal() -> None:
+    bad = pagemap_report(
+        hostile(),
+        state="partial",
+        reason=hostile(),
+        findings=(finding(message=hostile(), observed=hostile()),),
+        outcomes=(RuleOutcome(hostile(), Outcome.SKIPPED, hostile()),),
+    )
+    loose = (finding(message=hostile()),)
+    other = pagemap_report("b", ranges=((0x260000000, 0x27FFFFFFF),), address=1)
+    for pair in ((of(), of(bad, findings=loose, not_read=(hostile(),))), (of(bad), of(other))):
+        diff = compare(*(snapshot_of(one, hostile()) for one in pair))
+        VALIDATOR.validate(diff_document(diff))
+        text = render_diff(diff)
+        assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.2"])
+def test_simulated_kernel_before_and_after_a_fault(audited: Audited, kernel: str) -> None:
+    faulty, planted = audited(str(FIXTURES / "several-faults.toml"), kernel)
+    # The same device; only what was planted differs.
+    sound = replace(
+        faulty,
+        pagemaps=tuple(replace(one, findings=(), outcomes=()) for one in faulty.pagemaps),
+    )
+    diff = diff_of(sound, faulty)
+    [pair] = diff.changed
+    assert {one.vaddr for one in pair.findings.new} == {one.vaddr for one in planted}
+    assert len(diff.worse) == 3
+
+
+def test_kernels_that_get_a_layout_wrong_and_right(audited: Audited) -> None:
+    right, _ = audited("mixed", "6.12")
+    wrong, _ = audited("mixed", "7.2")
+    diff = diff_of(right, wrong)
+    assert [pair.after.label for pair in diff.changed] == ["dax1.0"]
+    assert diff.worse == ("dax1.0: 3 new errors of compound-head",)
+    back = diff_of(wrong, right)
+    assert back.worse == ()
+    assert len(back.changed[0].findings.gone) == 4

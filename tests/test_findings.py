@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Recording what came of rules: checked, skipped and why, failed and how often."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vmemscope.findings import Collector, Finding, Outcome, Rule, RuleOutcome, Severity, left_of
+from vmemscope.rules import CATALOGUE
+
+HOLE, LOW = CATALOGUE["hole"], CATALOGUE["refcount-low"]
+
+
+def outcome(collector: Collector, rule: Rule = HOLE) -> RuleOutcome:
+    [one] = collector.outcomes([rule])
+    return one
+
+
+def test_checked_and_nothing_found() -> None:
+    collector = Collector()
+    collector.checked(HOLE)
+    assert outcome(collector) == RuleOutcome("hole", Outcome.CHECKED, None, 0)
+
+
+def test_skipped_tells_every_reason_once() -> None:
+    collector = Collector()
+    for reason in ("first", "second", "first"):
+        collector.skipped(reason, HOLE, LOW)
+    assert outcome(collector) == RuleOutcome("hole", Outcome.SKIPPED, "first; second")
+    assert outcome(collector, LOW).reason == "first; second"
+
+
+def test_checked_in_part_keeps_the_reason_for_the_rest() -> None:
+    collector = Collector()
+    collector.skipped("one table missing", HOLE)
+    collector.checked(HOLE)
+    assert outcome(collector) == RuleOutcome("hole", Outcome.CHECKED, "one table missing")
+
+
+def test_rule_that_nobody_evaluated_is_not_passed() -> None:
+    assert outcome(Collector()) == RuleOutcome("hole", Outcome.SKIPPED, "not evaluated")
+
+
+def test_failed_without_being_told_that_it_is_evaluated() -> None:
+    collector = Collector()
+    collector.add(HOLE, "message")
+    collector.skipped("the rest", HOLE)
+    assert outcome(collector) == RuleOutcome("hole", Outcome.FAILED, "the rest", 1)
+
+
+def test_violations_count_what_is_not_told() -> None:
+    collector = Collector()
+    for i in range(20):
+        collector.add(HOLE, "message", vaddr=i)
+    collector.add_uncounted(HOLE, 30)
+    assert outcome(collector).violations == 50
+    findings = collector.finish()
+    assert len(findings) == 16
+    assert findings[-1].message == "message (and 34 more like it)"
+
+
+def test_uncounted_alone_is_no_crash_and_not_lost() -> None:
+    collector = Collector()
+    collector.add_uncounted(HOLE, 100)
+    assert collector.finish() == ()
+    assert outcome(collector) == RuleOutcome("hole", Outcome.FAILED, None, 100)
+
+
+def test_no_violations_are_no_failure() -> None:
+    collector = Collector()
+    collector.checked(HOLE)
+    collector.add_uncounted(HOLE, 0)
+    assert outcome(collector).outcome is Outcome.CHECKED
+
+
+def test_rule_of_another_scope_is_told_if_it_failed() -> None:
+    collector = Collector()
+    collector.add(LOW, "message")
+    assert [one.rule for one in collector.outcomes([HOLE])] == ["hole", "refcount-low"]
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (2, RuleOutcome("hole", Outcome.FAILED, "r", 40)),
+        (1, RuleOutcome("hole", Outcome.FAILED, "r", 39)),
+        (0, RuleOutcome("hole", Outcome.SKIPPED, "was a moment's state")),
+    ],
+)
+def test_left_of(left: int, expected: RuleOutcome) -> None:
+    finding = Finding("hole", Severity.ERROR, 0, None, None, None, "m")
+    found = [finding, replace(finding, vaddr=1)]
+    outcomes = (RuleOutcome("hole", Outcome.FAILED, "r", 40), RuleOutcome("x", Outcome.CHECKED))
+    told = left_of(outcomes, found, found[:left], "was a moment's state")
+    assert told == (expected, outcomes[1])
+
+
+def test_left_of_keeps_a_failure_that_has_no_finding_here() -> None:
+    failed = (RuleOutcome("hole", Outcome.FAILED, None, 3),)
+    assert left_of(failed, [], [], "reason") == failed
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "words"),
+    [
+        (None, None, "all versions"),
+        ("5.19", None, "5.19+"),
+        (None, "7.0", "up to 7.0"),
+        ("5.19", "7.0", "5.19 to 7.0"),
+    ],
+)
+def test_versions(since: str | None, until: str | None, words: str) -> None:
+    assert replace(HOLE, since=since, until=until).versions == words

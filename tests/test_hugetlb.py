@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+``vmemscope hugetlb`` on simulated kernels.
+
+Sound ones give no finding, and numbers as real kernels have them; in each of the
+others what was planted is found, by its rule and at its address, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from vmemscope.cli import main
+from vmemscope.findings import NOT_EVALUATED, Outcome, Scope
+from vmemscope.hugetlb import confirmed, look
+from vmemscope.hugetlb.model import HugetlbReport
+from vmemscope.report.document import schema_text
+from vmemscope.report.hugetlb import HUGETLB_SCHEMA, hugetlb_document, render_hugetlb
+from vmemscope.rules import rules_of
+from vmemscope.sim import build, load_scenario
+from vmemscope.sim.faults import Planted
+from vmemscope.sim.hugetlb_faults import HUGETLB_PLANTERS
+from vmemscope.sim.scenario import HUGETLB_FAULTS, parse_scenario
+from vmemscope.target import open_core
+
+from .conftest import KERNELS
+
+BASE = Path(__file__).parent.parent / "vmemscope/sim/scenarios/hugetlb.toml"
+#: folios of the scenario: not optimized, optimized; and on a second node, optimized
+PLAIN, FIRST, SECOND = 2, 5, 3
+#: pages of vmemmap of a folio
+PAGES = 8
+
+Looked = Callable[[str, str], tuple[HugetlbReport, list[Planted]]]
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory: pytest.TempPathFactory) -> Looked:
+    """Look at the scenario with something added to it, once for each kernel and addition."""
+    done: dict[tuple[str, str], tuple[HugetlbReport, list[Planted]]] = {}
+
+    def run(added: str, kernel: str) -> tuple[HugetlbReport, list[Planted]]:
+        if (added, kernel) not in done:
+            scenario = parse_scenario(BASE.read_text() + added, "test")
+            image = build(scenario, kernel=kernel)
+            path = tmp_path_factory.mktemp("hugetlb") / "vmcore"
+            image.write(path)
+            done[added, kernel] = look(open_core(str(path)), "btf", folios=True), image.planted
+            path.unlink()
+        return done[added, kernel]
+
+    return run
+
+
+def fault(kind: str, **options: object) -> str:
+    """Write a fault down as a scenario has it."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in options.items()]
+    return "\n".join(["", "[[hugetlb_fault]]", f'kind = "{kind}"', *lines, ""])
+
+
+def found(report: HugetlbReport) -> set[tuple[str, int | None]]:
+    """Get findings as (rule, address)."""
+    return {(finding.rule, finding.vaddr) for finding in report.findings}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+class TestSound:
+    def test_nothing_is_found(self, looked: Looked, kernel: str) -> None:
+        report, _ = looked("", kernel)
+        assert report.findings == ()
+        assert not report.partial
+        assert report.present
+
+    def test_counts(self, looked: Looked, kernel: str) -> None:
+        report, _ = looked("", kernel)
+        small, gigantic = report.hstates
+        optimized = FIRST + SECOND
+        assert (small.name, small.size) == ("hugepages-2048kB", 2 << 20)
+        assert (gigantic.name, gigantic.folios) == ("hugepages-1048576kB", 0)
+        assert small.folios == small.nr_huge_pages == PLAIN + optimized
+        assert (small.free, small.in_use, small.elsewhere) == (7, 3, 0)
+        assert small.flagged == small.optimized == optimized
+        assert small.pages == small.mapped == (PLAIN + optimized) * PAGES
+        assert small.read_only == report.totals.read_only == optimized * (PAGES - 1)
+        # A frame for each zone that the tail pages of 7.1+ share.
+        shared = 2 if kernel == "7.2" else 0
+        assert small.frames == PLAIN * PAGES + optimized + shared
+        assert small.saved_bytes == (small.pages - small.frames) * 4096
+        assert small.savable_bytes == PLAIN * (PAGES - 1) * 4096
+        assert [(one.nid, one.folios, one.free, one.optimized) for one in small.by_node] == [
+            (0, 7, 5, 5), (1, 3, 2, 3)
+        ]  # fmt: skip
+
+    def test_generation(self, looked: Looked, kernel: str) -> None:
+        report, _ = looked("", kernel)
+        assert report.hvo.built_in
+        assert report.hvo.enabled
+        assert report.hvo.shared_tails == (kernel == "7.2")
+        assert report.hvo.key == (None if kernel == "7.2" else FIRST + SECOND)
+        assert [(one.nid, one.zone, one.order, one.folios) for one in report.tails] == (
+            [(0, "DMA32", 9, FIRST), (1, "Normal", 9, SECOND)] if kernel == "7.2" else []
+        )
+
+    def test_folios(self, looked: Looked, kernel: str) -> None:
+        report, _ = looked("", kernel)
+        assert [one.flagged for one in report.folios] == [False] * 2 + [True] * 8
+        shared = {one.nid: one.pfn for one in report.tails}
+        for one in report.folios:
+            assert one.read_only == (PAGES - 1 if one.flagged else 0)
+            if not one.flagged:
+                assert one.tail_pfn is None
+            elif kernel == "7.2":
+                assert one.tail_pfn == shared[one.nid or 0] != one.head_pfn
+            else:
+                assert one.tail_pfn == one.head_pfn
+
+    def test_every_rule_has_an_outcome(self, looked: Looked, kernel: str) -> None:
+        report, _ = looked("", kernel)
+        told = {one.rule: one for one in report.outcomes}
+        assert list(told) == [rule.id for rule in rules_of(Scope.HUGETLB)]
+        skipped = {name for name, one in told.items() if one.outcome is Outcome.SKIPPED}
+        assert skipped == {"hugetlb-key" if kernel == "7.2" else "hugetlb-shared-tail"}
+        assert all(told[name].reason for name in skipped)
+
+    def test_gigantic_pages(self, tmp_path: Path, kernel: str) -> None:
+        text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n[[hugetlb]]\nsize = "1G"\noptimized = false\n'
+        build(parse_scenario(text, "test"), kernel=kernel).write(tmp_path / "vmcore")
+        report = look(open_core(str(tmp_path / "vmcore")), "btf")
+        assert report.findings == ()
+        one = report.hstates[1]
+        assert (one.size, one.folios, one.optimized) == (1 << 30, 2, 1)
+        assert (one.pages, one.read_only) == (2 * 4096, 4095)
+        assert one.frames == 4096 + 1 + (kernel == "7.2")
+
+
+#: fault, options -> (rule, whether it is at the address of the fault), kernels (all)
+FAULTS: dict[tuple[str, str], tuple[set[tuple[str, bool]], set[str]]] = {
+    ("tail-writable", "{}"): ({("hugetlb-mapping", True)}, set()),
+    ("head-read-only", "{}"): ({("hugetlb-mapping", True)}, set()),
+    ("hole", "{}"): ({("hugetlb-mapping", True)}, set()),
+    ("executable", "{}"): ({("hugetlb-mapping", True)}, set()),
+    ("tail-frame", '{"to": "other-folio"}'): ({("hugetlb-tail-frame", True)}, set()),
+    ("tail-frame", '{"to": "outside", "page": 7}'): ({("hugetlb-tail-frame", True)}, set()),
+    ("tail-frame", '{"to": "zero", "page": 1}'): ({("hugetlb-tail-frame", True)}, set()),
+    ("head-shared", "{}"): ({("hugetlb-head-frame", True)}, set()),
+    ("head-freed", "{}"): ({("hugetlb-head-frame", True)}, set()),
+    ("stray", '{"folio": 6}'): ({("hugetlb-read-only", True)}, set()),
+    ("flag-missing", "{}"): ({("hugetlb-flag", True), ("hugetlb-key", False)}, set()),
+    ("flag-extra", '{"folio": 0}'): ({("hugetlb-flag", True), ("hugetlb-key", False)}, set()),
+    ("key", '{"by": -1}'): ({("hugetlb-key", False)}, {"6.1", "6.12"}),
+    ("count", "{}"): ({("hugetlb-count", True)}, set()),
+    ("count", '{"of": "nr_huge_pages", "by": -2}'): ({("hugetlb-count", True)}, set()),
+    ("count", '{"of": "nr_huge_pages", "by": 2}'): ({("hugetlb-elsewhere", True)}, set()),
+    ("list-cycle", "{}"): ({("hugetlb-list", True)}, set()),
+    ("list-wild", "{}"): ({("hugetlb-list", True)}, set()),
+    # What is no folio has no business being read-only.
+    ("no-head", "{}"): (
+        {("hugetlb-list", True), ("hugetlb-read-only", False), ("hugetlb-key", False)},
+        set(),
+    ),
+    ("no-head", '{"folio": 0}'): ({("hugetlb-list", True)}, set()),
+    ("isolated", "{}"): ({("hugetlb-elsewhere", True)}, set()),
+    ("isolated", '{"folio": 4}'): ({("hugetlb-elsewhere", True)}, set()),
+    ("shared-tail", '{"what": "one"}'): ({("hugetlb-shared-tail", True)}, {"7.2"}),
+    ("shared-tail", '{"what": "order"}'): ({("hugetlb-shared-tail", True)}, {"7.2"}),
+    ("shared-tail", '{"what": "refcount"}'): ({("hugetlb-shared-tail", True)}, {"7.2"}),
+    ("shared-tail", '{"what": "zone"}'): ({("hugetlb-shared-tail", True)}, {"7.2"}),
+    ("shared-tail", '{"what": "freed"}'): ({("hugetlb-shared-tail", True)}, {"7.2"}),
+    ("unreadable", "{}"): (set(), set()),
+    ("unreadable", '{"of": "head"}'): (set(), set()),
+}  # fmt: skip
+CASES = [
+    pytest.param(kind, options, kernel, id=f"{kind}-{options}-{kernel}")
+    for (kind, options), (_, only) in FAULTS.items()
+    for kernel in KERNELS
+    if not only or kernel in only
+]
+
+
+def planted_by(
+    looked: Looked, kind: str, options: str, kernel: str
+) -> tuple[HugetlbReport, list[Planted]]:
+    """Look at the scenario with a fault in it."""
+    # The third folio is the first that is optimized.
+    given = {"folio": PLAIN} if "folio" in HUGETLB_FAULTS[kind] else {}
+    return looked(fault(kind, **{**given, **json.loads(options)}), kernel)
+
+
+@pytest.mark.parametrize(("kind", "options", "kernel"), CASES)
+def test_fault(looked: Looked, kind: str, options: str, kernel: str) -> None:
+    report, (planted,) = planted_by(looked, kind, options, kernel)
+    expected, _ = FAULTS[kind, options]
+    if kernel == "7.2":
+        expected = {(rule, exact) for rule, exact in expected if rule != "hugetlb-key"}
+    assert {finding.rule for finding in report.findings} == {rule for rule, _ in expected}
+    for rule, exact in expected:
+        at = {finding.vaddr for finding in report.findings if finding.rule == rule}
+        if exact:
+            assert at == {planted.vaddr}
+    told = {one.rule: one for one in report.outcomes}
+    for one in told.values():
+        assert (one.outcome is Outcome.FAILED) == (one.rule in {rule for rule, _ in expected})
+        assert one.reason != NOT_EVALUATED
+
+
+def test_every_kind_of_fault_is_planted_and_every_rule_is_broken() -> None:
+    assert set(HUGETLB_PLANTERS) == set(HUGETLB_FAULTS) == {kind for kind, _ in FAULTS}
+    broken = {rule for rules, _ in FAULTS.values() for rule, _ in rules}
+    assert broken == {rule.id for rule in rules_of(Scope.HUGETLB)}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+class TestUnreadable:
+    def test_page_table(self, looked: Looked, kernel: str) -> None:
+        report, _ = planted_by(looked, "unreadable", "{}", kernel)
+        # With it go the heads of all folios that it maps.
+        assert report.hstates[0].folios == SECOND
+        assert any("page tables are missing: 512" in what for what in report.not_read)
+
+    def test_page_table_of_a_part(self, tmp_path: Path, kernel: str) -> None:
+        text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n'
+        scenario = parse_scenario(text + fault("unreadable", folio=0, page=1000), "test")
+        build(scenario, kernel=kernel).write(tmp_path / "vmcore")
+        report = look(open_core(str(tmp_path / "vmcore")), "btf")
+        one = report.hstates[1]
+        assert report.findings == ()
+        assert (one.folios, one.optimized, one.unreadable) == (1, 1, 512)
+        assert (one.mapped, one.read_only) == (4096 - 512, 4095 - 512)
+        assert one.savable_bytes == 0
+
+    def test_head_of_a_folio(self, looked: Looked, kernel: str) -> None:
+        report, _ = planted_by(looked, "unreadable", '{"of": "head"}', kernel)
+        assert report.partial
+        assert any("head page" in what for what in report.not_read)
+        # The rest of its list is reached from the other end.
+        assert report.hstates[0].folios == PLAIN + FIRST + SECOND - 1
+        told = {one.rule: one for one in report.outcomes}
+        assert told["hugetlb-count"].outcome is Outcome.SKIPPED
+
+
+def test_two_isolated_folios_side_by_side(looked: Looked) -> None:
+    report, planted = looked(fault("isolated", folio=4) + fault("isolated", folio=5), "6.1")
+    assert found(report) == {("hugetlb-elsewhere", one.vaddr) for one in planted}
+    assert report.hstates[0].elsewhere == 2
+    assert report.hstates[0].optimized == FIRST + SECOND
+
+
+def test_many_findings_are_counted(tmp_path: Path) -> None:
+    faults = "".join(fault("tail-writable", folio=i) for i in range(40))
+    text = "[[hugetlb]]\ncount = 40\n" + faults
+    build(parse_scenario(text, "test")).write(tmp_path / "vmcore")
+    report = look(open_core(str(tmp_path / "vmcore")), "btf")
+    told = {one.rule: one for one in report.outcomes}
+    assert told["hugetlb-mapping"].violations == 40
+    assert len(report.findings) == 16
+    assert "24 more like it" in report.findings[-1].message
+
+
+def test_a_second_look_confirms(looked: Looked) -> None:
+    sound, _ = looked("", "6.1")
+    broken, _ = planted_by(looked, "tail-writable", "{}", "6.1")
+    assert confirmed(broken, broken).findings == broken.findings
+    passed = confirmed(sound, broken)
+    assert passed.findings == ()
+    told = {one.rule: one for one in passed.outcomes}
+    assert told["hugetlb-mapping"].outcome is Outcome.CHECKED
+    # A counter that differs by another number each time tells nothing.
+    other = tuple(replace(one, observed="else") for one in broken.findings)
+    assert confirmed(replace(broken, findings=other), broken).findings == ()
+
+
+def test_kernel_without_folios(tmp_path: Path) -> None:
+    build(load_scenario("empty")).write(tmp_path / "vmcore")
+    report = look(open_core(str(tmp_path / "vmcore")), "btf")
+    assert report.findings == ()
+    assert report.totals.folios == 0
+    assert not report.hvo.enabled
+    assert "no folios in any pool (2 MiB, 1 GiB)" in render_hugetlb(report, 100)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("added", ["", fault("tail-writable", folio=2)])
+def test_document_has_its_schema(looked: Looked, added: str, kernel: str) -> None:
+    report, _ = looked(added, kernel)
+    document = json.loads(json.dumps(hugetlb_document(report)))
+    jsonschema.validate(document, json.loads(schema_text(HUGETLB_SCHEMA)))
+    assert document["summary"]["errors"] == len(report.findings)
+
+
+@pytest.mark.parametrize("width", [200, 100, 60])
+def test_table_fits(looked: Looked, width: int) -> None:
+    report, _ = looked(fault("isolated", folio=4), "7.2")
+    text = render_hugetlb(report, width)
+    assert "elsewhere" in text
+    tables = [line for line in text.splitlines() if line.startswith((" SIZE", "PFN", "0x"))]
+    assert tables
+    assert all(len(line) <= width for line in tables)
+
+
+@pytest.mark.parametrize(
+    ("added", "status"),
+    [
+        ("", 0),
+        (fault("tail-writable", folio=2), 1),
+        (fault("isolated", folio=2), 0),
+        (fault("unreadable", folio=2), 4),
+    ],
+)
+def test_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], added: str, status: int
+) -> None:
+    scenario = tmp_path / "scenario.toml"
+    scenario.write_text(BASE.read_text() + added)
+    assert main(["hugetlb", "--sim", str(scenario)]) == status
+    assert "HugeTLB vmemmap optimization: on" in capsys.readouterr().out
+
+
+def test_words_of_findings_are_plain(looked: Looked) -> None:
+    for kind, options, kernel in (case.values for case in CASES):
+        report, _ = planted_by(looked, str(kind), str(options), str(kernel))
+        for finding in report.findings:
+            assert "np." not in finding.message
+            assert not isinstance(finding.observed, np.generic)
+            assert not isinstance(finding.expected, np.generic)

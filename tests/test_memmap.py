@@ -1,0 +1,527 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The whole memory map of simulated kernels, held against a walk entry by entry.
+
+What no scenario has (leaks, sections that lie, HugeTLB's optimization) is put
+into the kernel here, after it was built and before it is dumped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from vmemscope.arch.x86_64 import ARCHITECTURE
+from vmemscope.cli import main
+from vmemscope.findings import Outcome
+from vmemscope.kernel.mem_section import Sections
+from vmemscope.layout import Geometry
+from vmemscope.memmap import confirmed, look
+from vmemscope.memmap.counters import counted_pages
+from vmemscope.memmap.model import Area, MemmapReport
+from vmemscope.report import schema_text
+from vmemscope.report.memmap import MEMMAP_SCHEMA, memmap_document, render_memmap
+from vmemscope.sim import builtin_scenarios
+from vmemscope.sim.image import Image
+from vmemscope.sim.kernel import Kernel
+from vmemscope.sim.pagetable import KERNEL, KERNEL_LARGE, NX, PMD_SHIFT, PTE_SHIFT, TABLE
+from vmemscope.sim.scenario import parse_scenario
+from vmemscope.target import open_core
+
+from . import kernels
+from .conftest import KERNELS
+from .kernels import PAGE, STRUCT_PAGE, View
+
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text(MEMMAP_SCHEMA)))
+SECTION = 1 << 15
+DEVICE = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "256M"
+align = "2M"
+"""
+
+
+def look_at(built: Image, directory: Path) -> MemmapReport:
+    """Write a kernel's dump and look at it; all that is reported fits the schema."""
+    report = look(open_core(kernels.write(built, directory)), "btf")
+    VALIDATOR.validate(memmap_document(report))
+    return report
+
+
+def rules(report: MemmapReport) -> set[tuple[str, int | None]]:
+    return {(one.rule, one.vaddr) for one in report.findings}
+
+
+@pytest.fixture(scope="module")
+def looked(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, str], tuple[MemmapReport, View, Image]]:
+    """Look at a scenario's memory map, once."""
+    done: dict[tuple[str, str], tuple[MemmapReport, View, Image]] = {}
+
+    def run(scenario: str, kernel: str) -> tuple[MemmapReport, View, Image]:
+        if (scenario, kernel) not in done:
+            directory = tmp_path_factory.mktemp("memmap")
+            built = kernels.image(scenario, kernel)
+            report = look_at(built, directory)
+            done[scenario, kernel] = report, View(str(directory / "vmcore")), built
+        return done[scenario, kernel]
+
+    return run
+
+
+Looked = Callable[[str, str], tuple[MemmapReport, View, Image]]
+
+
+def owner_of(view: View, built: Image, pfn: int) -> tuple[Any, ...]:
+    """Tell whose a page is: that of its pagemap, else of its zone by its own flags."""
+    for record in built.kernel.pagemaps:
+        if any(start <= pfn < end for start, end in record.ranges):
+            return ("pagemap", record.name)
+    flags = view.words(pfn)[0]
+    # Debian: 10 bits of node, 3 of zone.
+    return ("zone", flags >> 54, ["DMA", "DMA32", "Normal", "Movable", "Device"][flags >> 51 & 7])
+
+
+def key(area: Area) -> tuple[Any, ...]:
+    return ("pagemap", area.name) if area.kind == "pagemap" else ("zone", area.nid, area.zone)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "scenario", ["mixed", "two-nodes", "early-section", "partial-sections", "hugetlb"]
+)
+def test_areas_against_a_scalar_walk(looked: Looked, scenario: str, kernel: str) -> None:
+    report, view, built = looked(scenario, kernel)
+    mapped: Counter[Any] = Counter()
+    leaf_pages: defaultdict[Any, Counter[int]] = defaultdict(Counter)
+    frames: defaultdict[Any, set[int]] = defaultdict(set)
+    every: set[int] = set()
+    for va, (pfn, size) in view.pages().items():
+        owner = owner_of(view, built, (va - view.vmemmap) // STRUCT_PAGE)
+        mapped[owner] += 1
+        leaf_pages[owner][size] += 1
+        frames[owner].add(pfn)
+        every.add(pfn)
+    assert {key(area): area.mapped for area in report.areas} == mapped
+    assert {key(area): dict(area.leaf_pages) for area in report.areas} == leaf_pages
+    assert {key(area): area.frames for area in report.areas} == {
+        k: len(v) for k, v in frames.items()
+    }
+    assert all(area.mapped == area.pages for area in report.areas)
+    assert report.totals.mapped == sum(mapped.values())
+    assert report.totals.frames == len(every)
+    assert report.totals.saved_bytes == (sum(mapped.values()) - len(every)) * PAGE
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("scenario", builtin_scenarios())
+def test_kernels_without_a_leak_are_sound(looked: Looked, scenario: str, kernel: str) -> None:
+    # Those too whose device memory is built wrong: what is mapped is there, and counted.
+    report, _, _ = looked(scenario, kernel)
+    assert report.findings == ()
+    assert report.not_read == ()
+    assert report.leaks == ()
+    for counter in report.counters:
+        if kernel == "6.1":
+            assert counter.value is None
+            assert "before 6.11" in counter.reason
+        else:
+            assert counter.value == counter.expected
+    skipped = {one.rule for one in report.outcomes if one.outcome is Outcome.SKIPPED}
+    assert skipped == ({"memmap-counter"} if kernel == "6.1" else set())
+
+
+def test_the_counters_of_the_five_device_guest_are_explained(looked: Looked) -> None:
+    # As /proc/vmstat has them on real 6.12 and 7.2 guests with these devices.
+    report, _, _ = looked("mixed", "7.2")
+    assert [(one.name, one.value) for one in report.counters] == [
+        ("nr_memmap_pages", 8708),
+        ("nr_memmap_boot_pages", 4096),
+    ]
+    assert {area.name: area.counted for area in report.areas if area.kind == "pagemap"} == {
+        "dax0.0": 512,
+        "dax1.0": 4,
+        "dax2.0": 4096,
+        "dax3.0": 3072,
+        "pmem4": 1024,
+    }
+    first, *rest = report.explanation
+    assert first.startswith("12806 frames are there, the counters have 12804")
+    assert any(line.startswith("dax1.0: 6 frames, counted as 4") for line in rest)
+    assert any(line.startswith("dax3.0: 3072 of its frames lie on the device") for line in rest)
+
+
+def test_nodes_that_interleave_are_told_apart_by_their_pages(tmp_path: Path) -> None:
+    scenario = "\n".join(
+        f'[[node]]\nstart = {start:#x}\nsize = "256M"\nnid = {nid}\n'
+        for start, nid in ((0, 0), (0x10000000, 1), (0x20000000, 0), (0x30000000, 1))
+    )
+    report = look_at(kernels.image(scenario, "6.12"), tmp_path)
+    assert {key(area): area.pages for area in report.areas} == {
+        ("zone", 0, "DMA"): 64,
+        ("zone", 0, "DMA32"): 2048 - 64,
+        ("zone", 1, "DMA32"): 2048,
+    }
+    assert report.findings == ()
+
+
+# Leaks.
+
+
+def struct_page(built: Kernel, pfn: int) -> int:
+    return built.addresses.pfn_to_page(pfn)
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+def test_pages_mapped_where_no_section_is(tmp_path: Path, kernel: str) -> None:
+    built = kernels.image(DEVICE, kernel)
+    one = built.kernel
+    frames = [built.kernel.pages.alloc_page() for _ in range(3)]
+    start = struct_page(one, 0x200000)
+    for i, pfn in enumerate(frames):
+        one.tables.set(start + i * PAGE, PTE_SHIFT, pfn << 12 | KERNEL)
+    # And a whole leaf, elsewhere.
+    block = one.pages.alloc_pages(9)
+    large = struct_page(one, 0x300000)
+    one.tables.set(large, PMD_SHIFT, block << 12 | KERNEL_LARGE)
+    report = look_at(built, tmp_path)
+    assert rules(report) == {("vmemmap-leak", start), ("vmemmap-leak", large)}
+    assert {(leak.start, leak.pages) for leak in report.leaks} == {(start, 3), (large, 512)}
+    (nothing,) = [area for area in report.areas if area.kind == "nothing"]
+    assert (nothing.mapped, nothing.frames, nothing.described_bytes) == (515, 515, 0)
+    assert report.totals.mapped == sum(area.mapped for area in report.areas)
+    assert {one.pfn for one in report.findings} == {frames[0], block}
+    assert "mapped in vain: 515 pages in 2 places" in render_memmap(report, 100)
+
+
+@pytest.mark.parametrize("name", ["first", "last"])
+def test_a_leak_within_a_section_that_others_still_use(tmp_path: Path, name: str) -> None:
+    # 64 MiB in the middle of a section; what is beside it stays mapped.
+    scenario = DEVICE.replace("0x100000000", "0x102000000").replace("256M", "64M")
+    built = kernels.image(scenario, "6.12")
+    one = built.kernel
+    pfn = 0x102000 - 512 if name == "first" else 0x102000 + 16384
+    frame = one.pages.alloc_page()
+    start = struct_page(one, pfn)
+    one.tables.set(start, PTE_SHIFT, frame << 12 | KERNEL)
+    report = look_at(built, tmp_path)
+    assert rules(report) == {("vmemmap-leak", start)}
+    assert [(leak.start, leak.pages) for leak in report.leaks] == [(start, 1)]
+
+
+def test_a_device_that_is_gone_but_for_its_memory_map(tmp_path: Path) -> None:
+    built = kernels.image(DEVICE, "7.2")
+    one = built.kernel
+    # As if sections had been removed, and the vmemmap forgotten.
+    for number in (32, 33):
+        section = one.sections.get(number)
+        assert section is not None
+        section["section_mem_map"] = 0
+        section["usage"] = 0
+    report = look_at(built, tmp_path)
+    start = struct_page(one, 0x100000)
+    # The pagemap's frames are not valid any more, either.
+    assert rules(report) == {("vmemmap-leak", start), ("subsection-map", start)}
+    assert report.leaks[0].pages == 1024
+
+
+def test_very_many_leaks_are_counted(tmp_path: Path) -> None:
+    built = kernels.image(DEVICE, "6.12")
+    one = built.kernel
+    frame = one.pages.alloc_page()
+    for i in range(200):
+        va = struct_page(one, 0x200000) + 2 * i * PAGE
+        one.tables.set(va, PTE_SHIFT, frame << 12 | KERNEL)
+    report = look_at(built, tmp_path)
+    assert len(report.findings) == 16
+    assert "184 more like it" in report.findings[-1].message
+    assert len(report.leaks) == 64
+    (nothing,) = [area for area in report.areas if area.kind == "nothing"]
+    assert (nothing.mapped, nothing.frames) == (200, 1)
+
+
+# Sections.
+
+
+def usage_of(built: Image, number: int) -> Any:
+    one = built.kernel
+    section = one.sections.get(number)
+    assert section is not None
+    return one.memory.struct("mem_section_usage", section["usage"])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_subsection_that_is_nobodys(tmp_path: Path, kernel: str) -> None:
+    scenario = DEVICE.replace("256M", "64M")
+    built = kernels.image(scenario, kernel)
+    usage = usage_of(built, 32)
+    usage["subsection_map[0]"] = usage["subsection_map[0]"] | 1 << 40
+    report = look_at(built, tmp_path)
+    at = struct_page(built.kernel, 0x100000 + 40 * 512)
+    # It has no memory map, which is a finding of its own.
+    assert rules(report) == {("section-stale", at), ("section-unmapped", at)}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_subsection_that_was_lost(looked: Looked, kernel: str) -> None:
+    report, _, built = looked("subsection-lost", kernel)
+    at = built.planted[0].vaddr
+    # Its memory map describes nothing that is valid.
+    assert rules(report) == {("subsection-map", at), ("vmemmap-leak", at)}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_holes_are_told(looked: Looked, kernel: str) -> None:
+    report, _, built = looked("hole", kernel)
+    assert rules(report) == {("section-unmapped", built.planted[0].vaddr)}
+    assert report.totals.unmapped == 1
+
+
+def test_a_section_with_another_memory_map(tmp_path: Path) -> None:
+    built = kernels.image(DEVICE, "6.12")
+    section = built.kernel.sections.get(33)
+    assert section is not None
+    section["section_mem_map"] = section["section_mem_map"] ^ 1 << 20
+    report = look_at(built, tmp_path)
+    assert rules(report) == {("section-map", struct_page(built.kernel, 33 * SECTION))}
+
+
+def test_a_section_without_usage(tmp_path: Path) -> None:
+    built = kernels.image(DEVICE, "6.12")
+    section = built.kernel.sections.get(33)
+    assert section is not None
+    section["usage"] = 0
+    report = look_at(built, tmp_path)
+    # That nothing is known of its subsections makes nothing else a violation.
+    assert rules(report) == {("section-usage", struct_page(built.kernel, 33 * SECTION))}
+    (outcome,) = [one for one in report.outcomes if one.rule == "subsection-map"]
+    assert outcome.outcome is Outcome.CHECKED
+    assert outcome.reason is not None
+
+
+def test_usage_that_can_not_be_read(tmp_path: Path) -> None:
+    built = kernels.image(DEVICE, "6.12")
+    section = built.kernel.sections.get(33)
+    assert section is not None
+    section["usage"] = built.kernel.addresses.va(0x3F00000000)
+    report = look_at(built, tmp_path)
+    assert report.findings == ()
+    assert report.not_read == ("the usage of sections can't be read: 1",)
+
+
+@pytest.mark.parametrize("fault", ["unreadable-table", "unreadable-table-pmd"])
+def test_tables_that_can_not_be_read_break_no_rule(looked: Looked, fault: str) -> None:
+    report, _, _ = looked(fault, "6.12")
+    assert report.findings == ()
+    assert report.partial
+    assert any("page tables are missing" in line for line in report.not_read)
+    assert report.totals.unreadable == sum(area.unreadable for area in report.areas) == 512
+    assert all(one.expected is None for one in report.counters)
+
+
+# Counters.
+
+
+def poke(built: Image, name: str, value: int) -> None:
+    built.kernel.memory.write_int(built.kernel.image[name], value)
+
+
+@pytest.mark.parametrize(("name", "off"), [("nr_memmap_pages", 5), ("nr_memmap_boot_pages", -7)])
+def test_a_counter_that_is_off(tmp_path: Path, name: str, off: int) -> None:
+    built = kernels.image("mixed", "6.12")
+    value = built.kernel.memory.read_int(built.kernel.image[name]) + off
+    poke(built, name, value)
+    report = look_at(built, tmp_path)
+    (finding,) = report.findings
+    assert (finding.rule, finding.observed, finding.expected) == (
+        "memmap-counter", value, value - off,
+    )  # fmt: skip
+    assert f"{abs(off)} {'more' if off > 0 else 'fewer'}" in finding.message
+
+
+def test_a_kernel_that_counts_as_if_nothing_were_shared(tmp_path: Path) -> None:
+    # 6.11 to 6.12.100: each pagemap with all its pages.
+    built = kernels.image("mixed", "6.12")
+    poke(built, "nr_memmap_pages", 2048 + 11264 + 4096 + 3072 + 1024)
+    report = look_at(built, tmp_path)
+    assert report.findings == ()
+    assert report.counters[0].reason.startswith("12796 too many")
+    assert {area.counted for area in report.areas if area.name == "dax1.0"} == {11264}
+
+
+def test_tables_of_page_ext_are_counted(tmp_path: Path) -> None:
+    one = Kernel(parse_scenario(f'kernel = "6.12"\n{DEVICE}', "inline"))
+    one.memory.write_int(one.image.define("page_ext_size", 8, "data", 8), 8)
+    for number in (0, 1):
+        section = one.sections.get(number)
+        assert section is not None
+        section["page_ext"] = one.addresses.va(0x100000)
+    one.vmemmap.nr_memmap_pages += 2 * SECTION * 8 // PAGE
+    report = look_at(Image(one), tmp_path)
+    assert report.findings == ()
+    assert report.explanation[-1] == "128 of what is counted are tables of page_ext"
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_counted_pages_against_the_kernels_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    order = int(rng.choice([0, 9, 18]))
+    first = int(rng.integers(0, 400)) * 512
+    end = first + int(rng.integers(1, 2000)) * 512
+    numbers = np.unique(rng.integers(0, 40, 20))
+    early = rng.random(len(numbers)) < 0.5
+    sections = Sections(numbers, early, SECTION, 0)
+    counted = 0
+    start = first
+    while start < end:
+        # __add_pages(), section_activate(), section_nr_vmemmap_pages()
+        stop = min(end, (start // SECTION + 1) * SECTION)
+        count = stop - start
+        if not (sections.is_early(start // SECTION) and count < SECTION):
+            if not order:
+                counted += -(-count * STRUCT_PAGE // PAGE)
+            elif 1 << order < SECTION:
+                counted += 2 * count >> order
+            elif start % (1 << order) == 0:
+                counted += 2
+        start = stop
+    geometry = Geometry(ARCHITECTURE, PAGE, STRUCT_PAGE, 0)
+    assert counted_pages(first, end, order, geometry, sections) == counted
+
+
+# HugeTLB's optimization of the memory map of RAM.
+
+
+def optimise(one: Kernel, head: int, shared: int | None) -> None:
+    """
+    Map the memory map of a huge page of 2 MiB as ``hugetlb_vmemmap_optimize_folio()`` does.
+
+    :param shared: frame of tail pages (7.1+), or ``None``: that of the head
+    """
+    va = struct_page(one, head)
+    shift, entry = one.tables.leaf(va) or (0, 0)
+    if shift == PMD_SHIFT:
+        table = one.pages.alloc_page()
+        block = (entry & kernels.FRAME) >> 12
+        one.physical.words(table)[:] = [(block + i) << 12 | KERNEL for i in range(512)]
+        one.tables.set(va, PMD_SHIFT, table << 12 | TABLE)
+    frame = one.pages.alloc_page()
+    old = one.tables.leaf(va)
+    assert old is not None
+    one.physical.page(frame)[:] = one.physical.page((old[1] & kernels.FRAME) >> 12)
+    one.tables.set(va, PTE_SHIFT, frame << 12 | KERNEL)
+    for i in range(1, 8):
+        tail = frame if shared is None else shared
+        one.tables.set(va + i * PAGE, PTE_SHIFT, tail << 12 | NX | 0x121)
+
+
+@pytest.mark.parametrize("kernel", ["6.12", "7.2"])
+def test_memory_map_that_hugetlb_shrank(tmp_path: Path, kernel: str) -> None:
+    # Eight huge pages, as on the guests where these counters were read.
+    built = kernels.image(DEVICE, kernel)
+    one = built.kernel
+    shared = one.pages.alloc_page() if kernel == "7.2" else None
+    for i in range(8):
+        optimise(one, 0x8000 + i * 512, shared)
+    boot = one.memory.read_int(one.image["nr_memmap_boot_pages"])
+    poke(built, "nr_memmap_boot_pages", boot - 64)
+    poke(built, "nr_memmap_pages", one.memory.read_int(one.image["nr_memmap_pages"]) + 8)
+    report = look_at(built, tmp_path)
+    assert report.findings == ()
+    assert [one.value == one.expected for one in report.counters] == [True, True]
+    (area,) = [area for area in report.areas if key(area) == ("zone", 0, "DMA32")]
+    assert area.read_only == 56
+    assert area.mapped - area.frames == (55 if shared else 56)
+    assert area.deduplicated
+    assert dict(area.leaf_pages) == {4096: 512, 1 << 21: area.mapped - 512}
+    if shared:
+        assert area.note == "not counted are the frames that tail pages of huge pages share (1)"
+    else:
+        assert area.note is None
+    assert "56 pages read-only (HugeTLB's optimization)" in render_memmap(report, 100)
+
+
+# What surrounds it.
+
+
+def test_a_live_target_is_looked_at_twice(tmp_path: Path) -> None:
+    built = kernels.image(DEVICE, "6.12")
+    one = built.kernel
+    frame = one.pages.alloc_page()
+    start = struct_page(one, 0x200000)
+    sound = look_at(built, tmp_path)
+    one.tables.set(start, PTE_SHIFT, frame << 12 | KERNEL)
+    leaking = look_at(built, tmp_path)
+    # There the first time only, or the second time only: on its way.
+    assert confirmed(leaking, sound).findings == ()
+    assert confirmed(sound, leaking).findings == ()
+    assert confirmed(leaking, leaking).findings == leaking.findings != ()
+
+
+def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    target = open_core(kernels.write(kernels.image("mixed", "6.1"), tmp_path))
+    report = look(target, "btf", progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (report.totals.mapped, report.totals.mapped)
+    assert set(report.timings) == {"types", "read", "walk", "sum"}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "status"), [("mixed", 0), ("hole", 1), ("unreadable-table", 4)]
+)
+def test_exit_status(capsys: pytest.CaptureFixture[str], scenario: str, status: int) -> None:
+    path = kernels.FIXTURES / f"{scenario}.toml"
+    which = str(path) if path.exists() else scenario
+    assert main(["memmap", "--sim", which]) == status
+    out = capsys.readouterr().out
+    assert (
+        out.splitlines()[-1]
+        == {
+            0: "sound",
+            1: "1 error",
+            4: "nothing wrong in what could be read",
+        }[status]
+    )
+    assert main(["memmap", "--sim", which, "--format", "json"]) == status
+    document = json.loads(capsys.readouterr().out)
+    VALIDATOR.validate(document)
+    assert document["schema"] == MEMMAP_SCHEMA
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_tables_fit_their_width(looked: Looked, width: int) -> None:
+    report, _, _ = looked("mixed", "7.2")
+    table = render_memmap(report, width).split("\n\n")[1]
+    assert len(table.splitlines()) == 1 + len(report.areas)
+    assert max(map(len, table.splitlines())) <= width
+
+
+def test_the_document_says_what_the_manual_does(looked: Looked) -> None:
+    # Every field of the document is in the manual, by its name.
+    report, _, _ = looked("mixed", "7.2")
+    manual = (Path(__file__).parent.parent / "docs" / "memmap.md").read_text(encoding="utf-8")
+
+    def names(value: Any) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(names, value)) if value else set()
+        if isinstance(value, dict):
+            mine = {name for name in value if not name.isdigit()}
+            return mine.union(*map(names, value.values()))
+        return set()
+
+    shared = {"schema", "tool", "target", "version", "timings", "findings", "rules"}
+    document = memmap_document(report)
+    for name in shared:
+        document.pop(name, None)
+    assert {name for name in names(document) if f"`{name}`" not in manual} == set()

@@ -1,0 +1,494 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One page of simulated kernels, held against drgn's helpers and a walk entry by entry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from drgn import FaultError
+from drgn.helpers.linux.mm import (
+    PageHead,
+    PageTail,
+    compound_head,
+    compound_order,
+    decode_page_flags_value,
+    follow_phys,
+    page_to_pfn,
+    pfn_to_page,
+    pfn_to_virt,
+)
+from drgn.helpers.linux.mmzone import decode_section_flags, pfn_to_section
+
+from vmemscope.cli import main
+from vmemscope.errors import UsageError
+from vmemscope.page import look
+from vmemscope.page.model import PageReport
+from vmemscope.report import schema_text
+from vmemscope.report.page import PAGE_SCHEMA, page_document, render_page
+from vmemscope.sim.image import Image
+from vmemscope.sim.pagetable import PTE_SHIFT
+from vmemscope.target import open_core
+
+from . import kernels
+from .conftest import KERNELS
+from .kernels import PAGE, STRUCT_PAGE, View
+from .test_memmap import DEVICE, optimise, struct_page
+
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text(PAGE_SCHEMA)))
+
+
+class Looks:
+    """A simulated kernel to look at."""
+
+    def __init__(self, built: Image, directory: Path) -> None:
+        self.built = built
+        self.core = kernels.write(built, directory)
+        self.view = View(self.core)
+        self._mapped: dict[int, tuple[int, int]] | None = None
+
+    def page(self, number: int, meaning: str | None = None) -> PageReport:
+        """Look at a page; all that is reported fits the schema, and lines are lines."""
+        report = look(open_core(self.core), number, meaning, "btf")
+        VALIDATOR.validate(page_document(report))
+        assert all(line.isprintable() for line in render_page(report).splitlines())
+        return report
+
+    @property
+    def mapped(self) -> dict[int, tuple[int, int]]:
+        """Mapped pages of the vmemmap: address -> frame, bytes of the leaf."""
+        if self._mapped is None:
+            self._mapped = self.view.pages()
+        return self._mapped
+
+
+@pytest.fixture(scope="module")
+def looks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Looks]:
+    """Build a scenario for a kernel, once."""
+    done: dict[tuple[str, str], Looks] = {}
+
+    def run(scenario: str, kernel: str) -> Looks:
+        if (scenario, kernel) not in done:
+            built = kernels.image(scenario, kernel)
+            done[scenario, kernel] = Looks(built, tmp_path_factory.mktemp("page"))
+        return done[scenario, kernel]
+
+    return run
+
+
+Make = Callable[[str, str], Looks]
+
+# Of the kernel with five devices: heads and tails, of 2M and 1G, in head frames
+# and tail frames, base pages, an altmap's data, RAM in use, free, at the ends.
+PAGES = (
+    0x100000, 0x100001, 0x10003F, 0x100040, 0x1001FF, 0x100200, 0x11FFFF,
+    0x150000, 0x150040, 0x18FFFF, 0x190000, 0x1FFFFF,
+    0x120E00, 0x120E01, 0x14FFFF,
+    0x210000, 0x21FFFF, 0x220000, 0x25FFFF,
+    0, 1, 0xFF, 0x1000, 0x1001, 0x8000, 0x20000, 0x3FFFF,
+)  # fmt: skip
+
+
+def follows_head(one: Looks, pfn: int) -> bool:
+    # By the flag alone: what follows a tail that looks like a head is, in that
+    # frame, the first tail.
+    try:
+        before = one.view.words(pfn - 1)
+    except (FaultError, OverflowError):
+        return False
+    return bool(before[0] >> one.view.prog["PG_head"].value_() & 1 and not before[1] & 1)
+
+
+def check_against_drgn(one: Looks, pfn: int, kernel: str) -> None:
+    report = one.page(pfn, "pfn")
+    prog, view = one.view.prog, one.view
+    page = pfn_to_page(prog, pfn)
+    assert (report.pfn, report.physical) == (pfn, pfn * PAGE)
+    assert report.page.address == page.value_()
+    assert page_to_pfn(page).value_() == pfn
+
+    # The way, and where it leads.
+    entries = view.entries(page.value_())
+    assert [(step.table, step.index, step.entry) for step in report.walk] == entries
+    frame = follow_phys(prog["init_mm"].address_of_(), page.value_()).value_() // PAGE
+    assert report.frame is not None
+    assert report.frame.pfn == frame
+    last = report.walk[-1]
+    assert last.kind == "leaf"
+    assert report.frame.leaf_size == last.size == one.mapped[page.value_() & -PAGE][1]
+
+    # The struct page, where it is in the dump.
+    assert report.page.readable
+    assert [word for _, word, _ in report.page.words] == list(view.words(pfn))
+    flags = report.page.flags
+    assert flags is not None
+    raw = view.words(pfn)[0]
+    if kernel != "6.1" and follows_head(one, pfn):
+        # folio->_flags_1: the low byte is the order.
+        raw &= ~0xFF
+    named = decode_page_flags_value(prog, raw)
+    assert set(flags.names) == (set(named.split("|")) if named != "0" else set())
+    assert report.page.refcount == page._refcount.counter.value_()
+    compound = report.page.compound
+    assert compound is not None
+    assert (compound.role == "head") == PageHead(page)
+    assert (compound.role in ("tail", "fake-head")) == PageTail(page)
+    if compound.role != "none":
+        head = compound_head(page)
+        assert compound.head_pfn == page_to_pfn(head).value_()
+        assert compound.order == compound_order(head).value_()
+    on_frame = pfn_to_page(prog, frame)
+    if report.frame.memory == "RAM":
+        assert report.frame.page.refcount == on_frame._refcount.counter.value_()
+
+    # Whose it is.
+    section = pfn_to_section(prog, pfn)
+    assert len(report.section.flags) == decode_section_flags(section).count("|") + 1
+    assert report.section.valid
+    zone = prog.type("enum zone_type").enumerators[view.words(pfn)[0] >> 51 & 7].name
+    assert report.zone == zone.removeprefix("ZONE_").replace("NORMAL", "Normal").replace(
+        "DEVICE", "Device"
+    )
+    assert report.nid == view.words(pfn)[0] >> 54
+
+    # Who shares the frame. Of a device's, that is all there are.
+    sharers = {va for va, (other, _) in one.mapped.items() if other == frame}
+    assert report.sharing is not None
+    near = {va for va in sharers if report.sharing.start <= va < report.sharing.end}
+    assert near == sharers or report.place is None
+    runs = report.sharing.runs
+    assert {run.address + i * PAGE for run in runs for i in range(run.pages)} == near
+    assert report.sharing.pages == len(near)
+    assert all(run.first_pfn * STRUCT_PAGE + view.vmemmap == run.address for run in runs)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_against_drgn(looks: Make, kernel: str) -> None:
+    one = looks("mixed", kernel)
+    # 1G compound pages start off their alignment here: 7.2 resolves their tails wrong.
+    for pfn in PAGES:
+        if not (kernel == "7.2" and 0x150000 <= pfn <= 0x1FFFFF):
+            check_against_drgn(one, pfn, kernel)
+
+
+def test_against_drgn_with_other_tables_and_nodes(looks: Make) -> None:
+    for scenario, kernel in (("4-level", "6.12"), ("two-nodes", "7.2"), ("early-section", "6.1")):
+        one = looks(scenario, kernel)
+        for record in one.built.kernel.pagemaps:
+            start, end = record.ranges[0]
+            for pfn in (start, start + 65, end - 1):
+                check_against_drgn(one, pfn, kernel)
+        check_against_drgn(one, 0x1234, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_against_drgn_where_hugetlb_shrank_the_memory_map(looks: Make, kernel: str) -> None:
+    one = looks("hugetlb", kernel)
+    heads = {
+        (leaf.va - one.view.vmemmap) // STRUCT_PAGE // 512 * 512
+        for leaf in one.view.leaves()
+        if not leaf.entry & kernels.RW
+    }
+    assert len(heads) == 8
+    for head in sorted(heads):
+        for within in (0, 1, 2, 63, 64, 65, 127, 128, 511):
+            check_against_drgn(one, head + within, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_tail_page_in_words(looks: Make, kernel: str) -> None:
+    report = looks("mixed", kernel).page(0x100243)
+    place = report.place
+    assert place is not None
+    assert (place.name, place.type, place.populated, place.altmap) == (
+        "dax0.0", "generic", "compound", None,
+    )  # fmt: skip
+    assert (place.compound, place.head_pfn, place.order) == (1, 0x100200, 9)
+    assert report.frame is not None
+    assert report.state == (
+        "device memory of dax0.0 (generic), node 0",
+        "tail 67 of the compound page of order 9 with head pfn 0x100200",
+        f"its struct page lies in pfn {report.frame.pfn:#x} of RAM, which 7 pages of the compound"
+        " page's memory map share",
+    )
+    assert [name.name for name in report.resources] == ["Persistent Memory", "dax0.0"]
+    assert report.sharing is not None
+    assert report.findings == report.not_read == ()
+    assert report.walk[-1].flags == ("PRESENT", "RW", "ACCESSED", "DIRTY", "GLOBAL", "NX")
+    assert "PSE" not in report.walk[-1].flags
+
+
+def test_pages_of_ram_in_words(looks: Make) -> None:
+    one = looks("mixed", "7.2")
+    kernel = one.built.kernel
+    head, order = next(iter(kernel.pages.free_blocks(10)))
+    free = one.page(head)
+    assert free.page.type == "buddy"
+    assert free.state[0].startswith("System RAM, node 0, zone DMA")
+    assert free.state[1] == "free, in the buddy allocator"
+    assert free.place is None
+    assert order
+    assert free.walk[-1].flags[-3:] == ("PSE", "GLOBAL", "NX")
+    used = one.page(kernel.boot_memmap[0])
+    assert "reserved: the page allocator has nothing to do with it" in used.state
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_a_buddy_page_is_told_with_and_without_the_enumeration(looks: Make, kernel: str) -> None:
+    one = looks("mixed", kernel)
+    head, _ = next(iter(one.built.kernel.pages.free_blocks(10)))
+    assert one.page(head).page.type == "buddy"
+
+
+# What the number means.
+
+
+def test_meanings(looks: Make) -> None:
+    one = looks("mixed", "6.12")
+    prog, view = one.view.prog, one.view
+    text = prog.symbol("vmemmap_populate").address
+    direct = pfn_to_virt(prog, 0x1234).value_() + 5
+    for number, forced, kind, pfn in (
+        (0x100001, None, "pfn", 0x100001),
+        (0x100001, "phys", "physical", 0x100),
+        (0x100001000, None, "physical", 0x100001),
+        (0x100001FFF, None, "physical", 0x100001),
+        (view.vmemmap + 0x100001 * STRUCT_PAGE, None, "struct-page", 0x100001),
+        (view.vmemmap + 0x100001 * STRUCT_PAGE + 63, None, "struct-page", 0x100001),
+        (direct, None, "virtual", 0x1234),
+        (text, None, "virtual", follow_phys(prog["init_mm"].address_of_(), text).value_() >> 12),
+        (0x50000, "pfn", "pfn", 0x50000),
+    ):
+        report = one.page(number, forced)
+        assert (report.meaning.kind, report.pfn) == (kind, pfn), hex(number)
+        assert report.meaning.number == number
+    assert "(--phys)" in one.page(0x100001).meaning.words
+    assert "(the direct map)" in one.page(direct).meaning.words
+    assert "(the direct map)" not in one.page(text).meaning.words
+    assert one.page(view.vmemmap + 63).meaning.words == "63 bytes into a struct page"
+
+
+@pytest.mark.parametrize(
+    ("number", "forced", "message"),
+    [
+        (1 << 40, "pfn", "no page frame number"),
+        (1 << 52, "phys", "no physical address"),
+        (0x1000, "address", "no virtual address of the kernel"),
+        (1 << 60, None, "no virtual address of the kernel"),
+        ((1 << 64) - 4096, None, "nothing mapped"),
+    ],
+)
+def test_what_can_be_no_page(looks: Make, number: int, forced: str | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        looks("mixed", "6.12").page(number, forced)
+
+
+def test_a_page_that_there_is_not(looks: Make) -> None:
+    one = looks("mixed", "6.12")
+    for number, forced, kind, pfn in (
+        (0x80000, "pfn", "pfn", 0x80000),
+        (0x7_0000_0000, None, "physical", 0x700000),
+        (0x7_0000_0000, "phys", "physical", 0x700000),
+    ):
+        report = one.page(number, forced)
+        assert (report.meaning.kind, report.pfn) == (kind, pfn)
+        assert not report.section.present
+        assert (report.frame, report.sharing, report.place) == (None, None, None)
+        assert not report.page.readable
+        assert report.walk[-1].kind == "hole"
+        assert report.state == (
+            "no memory that the kernel has struct pages for",
+            "there is no struct page for it: its section is not present",
+        )
+        assert report.not_read == ()
+
+
+# What can't be read, is wrong, or odd.
+
+
+def test_an_altmaps_own_pages(looks: Make) -> None:
+    one = looks("mixed", "6.12")
+    for pfn, altmap in ((0x120000, "reserve"), (0x120002, "map"), (0x120E00, "data")):
+        report = one.page(pfn)
+        assert report.place is not None
+        assert report.place.altmap == altmap
+        assert report.frame is not None
+        assert report.frame.memory == "device"
+    reserve = one.page(0x120000)
+    assert reserve.state[1].endswith("what they say means nothing")
+    assert reserve.findings == ()
+    assert (reserve.nid, reserve.zone) == (0, "Device")
+
+
+def test_tables_that_can_not_be_read(looks: Make) -> None:
+    one = looks("unreadable-table", "6.1")
+    planted = one.built.planted[0]
+    pfn = (planted.vaddr - one.view.vmemmap) // STRUCT_PAGE
+    report = one.page(pfn)
+    assert report.walk[-1].kind == "unreadable"
+    assert report.walk[-1].entry is None
+    assert (report.frame, report.sharing) == (None, None)
+    assert report.not_read == ("page tables on the way to the struct page: 1",)
+    assert any("nothing is said of its use" in line for line in report.state)
+    assert "unreadable" in render_page(report)
+
+
+@pytest.mark.parametrize("fault", ["unreadable-struct-page", "unreadable-frame"])
+def test_frames_that_can_not_be_read(looks: Make, fault: str) -> None:
+    one = looks(fault, "6.12")
+    pfn = (one.built.planted[0].vaddr - one.view.vmemmap) // STRUCT_PAGE
+    report = one.page(pfn)
+    assert report.not_read
+    assert report.frame is not None
+    assert not (report.page.readable and report.frame.page.readable)
+    assert report.findings == ()
+
+
+def test_a_hole(looks: Make) -> None:
+    one = looks("hole", "7.2")
+    pfn = (one.built.planted[0].vaddr - one.view.vmemmap) // STRUCT_PAGE
+    report = one.page(pfn)
+    assert report.walk[-1].kind == "hole"
+    assert "its struct page is not mapped: to touch it is a crash" in report.state
+    assert report.not_read == ()
+
+
+def test_a_mask_that_leads_to_another_devices_page(looks: Make) -> None:
+    # A stock 7.2 kernel, with 1G pages off a 1G boundary.
+    report = looks("mixed", "7.2").page(0x150003)
+    compound, place = report.page.compound, report.place
+    assert compound is not None
+    assert place is not None
+    assert (compound.role, compound.encoding, compound.head_pfn) == ("tail", "mask", 0x140000)
+    assert place.head_pfn == 0x150000
+    assert any("its struct page does not say so" in line for line in report.state)
+    assert {one.rule for one in report.findings} == {"compound-head"}
+
+
+@pytest.mark.parametrize("fault", ["refcount-high", "refcount-low"])
+def test_a_count_that_is_off_is_said_and_not_judged(looks: Make, fault: str) -> None:
+    one = looks(fault, "6.1")
+    pfn = (one.built.planted[0].vaddr - one.view.vmemmap) // STRUCT_PAGE
+    report = one.page(pfn)
+    assert "a count is off" in report.state[-1]
+    assert report.findings == ()
+
+
+def test_a_frame_that_is_free(looks: Make) -> None:
+    one = looks("frame-freed", "6.12")
+    pfn = (one.built.planted[0].vaddr - one.view.vmemmap) // STRUCT_PAGE
+    assert "that frame is free" in looks("frame-freed", "6.12").page(pfn).state[-1]
+
+
+def test_a_subsection_that_is_not_valid(looks: Make) -> None:
+    one = looks("subsection-lost", "6.1")
+    pfn = (one.built.planted[0].vaddr - one.view.vmemmap) // STRUCT_PAGE
+    report = one.page(pfn)
+    assert report.section.valid is False
+    assert "its subsection is not valid: pfn_valid() denies it" in report.state
+    assert one.page(pfn - 1).section.valid is True
+
+
+def test_very_many_runs_are_counted(tmp_path: Path) -> None:
+    # Every other page of a 1G compound page's memory map has the frame of another page.
+    built = kernels.image("devdax-1g", "6.12")
+    kernel = built.kernel
+    record = kernel.pagemaps[0]
+    start = record.ranges[0][0]
+    va = struct_page(kernel, start)
+    other = kernel.pages.alloc_page()
+    for i in range(3, 203, 2):
+        entry = kernel.tables.entry(va + i * PAGE, PTE_SHIFT)
+        kernel.tables.set(va + i * PAGE, PTE_SHIFT, entry & ~kernels.FRAME | other << 12)
+    report = Looks(built, tmp_path).page(start + 3 * 64)
+    assert report.sharing is not None
+    assert (report.sharing.pages, len(report.sharing.runs)) == (100, 32)
+    assert report.sharing.runs_left_out == 68
+    assert "and 68 more" in render_page(report)
+
+
+def test_tails_that_look_like_heads(tmp_path: Path) -> None:
+    # HugeTLB's optimization from 5.18 to 7.0: all pages of a huge page's memory map
+    # have the frame of the first.
+    built = kernels.image(DEVICE, "6.12")
+    kernel = built.kernel
+    head = 0x8000
+    optimise(kernel, head, None)
+    va = struct_page(kernel, head)
+    leaf = kernel.tables.leaf(va)
+    assert leaf is not None
+    words = kernel.physical.words((leaf[1] & kernels.FRAME) >> 12).reshape(64, 8)
+    words[0, 0] |= kernel.memmap.flag("head")
+    words[0, 1] = 0
+    words[1:, 1] = va + 1
+    words[1, 0] = int(words[1, 0]) & ~0xFF | 9
+    one = Looks(built, tmp_path)
+    real, fake, tail = one.page(head), one.page(head + 64), one.page(head + 65)
+    for report, role in ((real, "head"), (fake, "fake-head"), (tail, "tail")):
+        compound = report.page.compound
+        assert compound is not None
+        assert (compound.role, compound.head_pfn, compound.order) == (role, head, 9)
+        page = pfn_to_page(one.view.prog, report.pfn)
+        assert PageHead(page) == (role == "head")
+        assert page_to_pfn(compound_head(page)).value_() == head
+        assert report.sharing is not None
+        assert report.sharing.pages == 8
+        # Such frames' reference counts are not the number of entries.
+        assert not any("a count is off" in line for line in report.state)
+    assert "looking like a head" in fake.state[1]
+    assert "RW" not in fake.walk[-1].flags
+    assert "RW" in real.walk[-1].flags
+
+
+# What surrounds it.
+
+
+@pytest.mark.parametrize(
+    ("scenario", "number", "status"),
+    [
+        ("mixed", "0x100000", 0),
+        ("mixed", "0x5", 0),
+        ("wrong-pgmap", "0x100000", 1),
+        ("mixed", "zero", 2),
+        ("mixed", "-1", 2),
+        ("mixed", "0x10000000000000000", 2),
+        ("unreadable-table", None, 4),
+    ],
+)
+def test_exit_status(
+    looks: Make, capsys: pytest.CaptureFixture[str], scenario: str, number: str | None, status: int
+) -> None:
+    one = looks(scenario, "6.1")
+    if number is None or status == 1:
+        number = hex(one.built.planted[0].vaddr & ~(STRUCT_PAGE - 1))
+    assert main(["page", "-c", one.core, "--", number]) == status
+    out = capsys.readouterr()
+    if status == 2:
+        assert out.err.startswith("vmemscope: error: ")
+        assert out.err.count("\n") == 1
+        return
+    assert out.out.splitlines()[2].startswith(number)
+    assert main(["page", "-c", one.core, "--format", "json", "--", number]) == status
+    VALIDATOR.validate(json.loads(capsys.readouterr().out))
+
+
+def test_the_document_says_what_the_manual_does(looks: Make) -> None:
+    manual = (Path(__file__).parent.parent / "docs" / "page.md").read_text(encoding="utf-8")
+
+    def names(value: Any) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(names, value)) if value else set()
+        if isinstance(value, dict):
+            return set(value).union(*map(names, value.values()))
+        return set()
+
+    document = page_document(looks("mixed", "7.2").page(0x100243))
+    for name in ("schema", "tool", "target", "findings", "timings"):
+        del document[name]
+    assert {name for name in names(document) if f"`{name}`" not in manual} == set()

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``vmemscope diff``: compare two reports or vmcores."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..errors import ExitStatus, TargetError
+from .lookup import check_type_options, write
+from .options import (
+    add_output_options,
+    add_types_options,
+    opened_target,
+)
+from .pgmap import look_at
+
+if TYPE_CHECKING:
+    from ..snapshot import Snapshot
+
+NAME = "diff"
+HELP = "compare two reports or vmcores"
+DESCRIPTION = """\
+Compare what two looks saw: pagemaps that came and went, frames and saved memory
+gained or lost, findings new and gone. Each look is a JSON document that pgmap
+--format json wrote, or a vmcore, which is looked at.
+
+Worse is: a new finding of severity error; a pagemap that is less deduplicated;
+anything that can't be read any more. A pagemap that went is not.
+"""
+EXAMPLES = """\
+examples:
+  vmemscope diff before.json after.json
+  vmemscope diff good-vmcore bad-vmcore
+  vmemscope diff before.json vmcore --format json
+"""
+EXIT_STATUS = """\
+exit status:
+  0  nothing got worse
+  1  something got worse
+  2  wrong usage
+  3  one of the two could not be read
+"""
+
+#: what a JSON document starts with, white space left out; no dump does
+_JSON = (b"{", b"[")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
+    parser.add_argument("before", metavar="A", help="a JSON document or a vmcore")
+    parser.add_argument("after", metavar="B", help="another one, to be held against A")
+    add_types_options(parser)
+    parser.add_argument("--vmcoreinfo", metavar="PATH", help=argparse.SUPPRESS)
+    add_output_options(parser, ("text", "json"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run this subcommand."""
+    check_type_options(args)
+    snapshots = [_snapshot(path, args) for path in (args.before, args.after)]
+
+    from ..diff import compare
+    from ..report.comparison import diff_document, render_diff
+    from ..report.document import json_text
+
+    diff = compare(*snapshots)
+    text = json_text(diff_document(diff)) if args.format == "json" else render_diff(diff)
+    write(text, args)
+    return ExitStatus.FINDINGS if diff.worse else ExitStatus.SOUND
+
+
+def _snapshot(path: str, args: argparse.Namespace) -> Snapshot:
+    from ..snapshot import MAX_DOCUMENT, read_snapshot, snapshot_of
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(512)
+            if data.lstrip().startswith(_JSON):
+                # Not opened twice: it may be a pipe.
+                data += file.read(MAX_DOCUMENT)
+                if len(data) > MAX_DOCUMENT:
+                    raise TargetError(f"{path} is no report: it is larger than any")
+                return read_snapshot(data, path)
+    except OSError as e:
+        raise TargetError(f"cannot open {path}: {e.strerror}") from e
+    except ValueError as e:
+        raise TargetError(f"cannot open {path}: {e}") from e
+    chosen = argparse.Namespace(**{**vars(args), "core": path, "qemu": None, "sim": None})
+    timings: dict[str, float] = {}
+    with opened_target(chosen, timings) as target:
+        return snapshot_of(look_at(target, chosen, timings), path)

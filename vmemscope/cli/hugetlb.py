@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``vmemscope hugetlb``: HugeTLB's vmemmap optimization, as it really is."""
+
+from __future__ import annotations
+
+import argparse
+
+from .lookup import check_type_options, columns, status, write
+from .options import add_output_options, add_target_options, opened_target
+from .progress import shown_progress
+
+NAME = "hugetlb"
+HELP = "whether HugeTLB's vmemmap is optimized as it says"
+DESCRIPTION = """\
+Find every HugeTLB folio, free and in use, of all sizes and nodes; tell which say
+that their vmemmap is optimized (HVO) and how it is really mapped, how much memory
+that saves and how much it does not; find read-only vmemmap that belongs to no
+folio, and what else is off.
+"""
+EXAMPLES = """\
+examples:
+  vmemscope hugetlb                          the running kernel, as root
+  vmemscope hugetlb -c vmcore                a dump, without debug symbols
+  vmemscope hugetlb --folios -c vmcore       each folio, too
+  vmemscope hugetlb --qemu unix:qmp.sock --format json
+  vmemscope hugetlb --sim hugetlb            a simulated kernel
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
+    parser.add_argument("--folios", action="store_true", help="list each folio, too")
+    add_target_options(parser)
+    add_output_options(parser, ("table", "json"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run this subcommand."""
+    check_type_options(args)
+    timings: dict[str, float] = {}
+    with opened_target(args, timings) as target:
+        from ..hugetlb import look
+
+        with shown_progress(args, "vmemmap", " pages") as progress:
+            report = look(
+                target,
+                args.types,
+                args.symbols,
+                system_map=args.system_map,
+                folios=args.folios,
+                timings=timings,
+                progress=progress,
+            )
+    from ..findings import Severity
+    from ..report.hugetlb import render_hugetlb, render_hugetlb_json
+
+    if args.format == "json":
+        write(render_hugetlb_json(report), args)
+    else:
+        write(render_hugetlb(report, columns(args)), args)
+    return status(bool(report.severities[Severity.ERROR]), report.partial)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``vmemscope memmap``: where all the memory map's memory goes."""
+
+from __future__ import annotations
+
+import argparse
+
+from .lookup import check_type_options, columns, status, write
+from .options import add_output_options, add_target_options, opened_target
+from .progress import shown_progress
+
+NAME = "memmap"
+HELP = "where all the memory map's memory goes"
+DESCRIPTION = """\
+Walk the whole vmemmap, and tell for each zone and each device how many pages
+describe it and how many frames are behind them; compare the sum with the
+kernel's own counters nr_memmap_pages and nr_memmap_boot_pages; find what is
+still mapped where nothing is left to describe, and sections that disagree with
+what they describe.
+"""
+EXAMPLES = """\
+examples:
+  vmemscope memmap                           the running kernel, as root
+  vmemscope memmap -c vmcore                 a dump, without debug symbols
+  vmemscope memmap -c vmcore --format json
+  vmemscope memmap --sim mixed               a simulated kernel
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
+    add_target_options(parser)
+    add_output_options(parser, ("table", "json"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run this subcommand."""
+    check_type_options(args)
+    timings: dict[str, float] = {}
+    with opened_target(args, timings) as target:
+        from ..memmap import look
+
+        with shown_progress(args, "vmemmap", " pages") as progress:
+            report = look(
+                target,
+                args.types,
+                args.symbols,
+                system_map=args.system_map,
+                timings=timings,
+                progress=progress,
+            )
+    from ..findings import Severity
+    from ..report.memmap import render_memmap, render_memmap_json
+
+    if args.format == "json":
+        write(render_memmap_json(report), args)
+    else:
+        write(render_memmap(report, columns(args)), args)
+    errors = any(one.severity is Severity.ERROR for one in report.findings)
+    return status(errors, report.partial)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``vmemscope page``: everything about one page."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import UsageError
+from .lookup import check_type_options, status, write
+from .options import add_output_options, add_target_options, opened_target
+
+NAME = "page"
+HELP = "everything about one page"
+DESCRIPTION = """\
+Tell everything about one page, of RAM or of a device: whose it is, where its
+struct page is, how the page tables map that, level by level, which frame is
+behind it and who shares that frame, and what the struct page says, in words.
+
+A number is taken for a page frame number if there is a page of that number,
+else for a physical address; one that is too large for either is a virtual
+address: of a struct page, or of anything that the kernel has mapped. How it was
+understood is said first.
+"""
+EXAMPLES = """\
+examples:
+  vmemscope page 0x140003 -c vmcore          a page frame number
+  vmemscope page 0x140003000 -c vmcore       the same page, by its physical address
+  vmemscope page 0xffffea00050000c0          the same, by its struct page; the running kernel
+  vmemscope page --phys 0x1000 --sim mixed   a physical address that could be a page frame number
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
+    parser.add_argument(
+        "which",
+        metavar="PFN|PHYS|ADDRESS",
+        help="page frame number, physical address, or virtual address of the kernel",
+    )
+    group = parser.add_argument_group("what the number is")
+    meaning = group.add_mutually_exclusive_group()
+    for option, what in (
+        ("pfn", "a page frame number"),
+        ("phys", "a physical address"),
+        ("address", "a virtual address"),
+    ):
+        meaning.add_argument(
+            f"--{option}", dest="meaning", action="store_const", const=option, help=what
+        )
+    add_target_options(parser)
+    add_output_options(parser, ("text", "json"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run this subcommand."""
+    check_type_options(args)
+    try:
+        number = int(args.which, 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 64:
+        raise UsageError(
+            f"{args.which} is no page frame number and no address",
+            "give a number, hexadecimal ones with 0x",
+        )
+    timings: dict[str, float] = {}
+    with opened_target(args, timings) as target:
+        from ..page import look
+
+        report = look(
+            target,
+            number,
+            args.meaning,
+            args.types,
+            args.symbols,
+            system_map=args.system_map,
+            timings=timings,
+        )
+    from ..findings import Severity
+    from ..report.page import render_page, render_page_json
+
+    write((render_page_json if args.format == "json" else render_page)(report), args)
+    errors = any(one.severity is Severity.ERROR for one in report.findings)
+    return status(errors, bool(report.not_read))

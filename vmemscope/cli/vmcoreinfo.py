@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``vmemscope vmcoreinfo``: save a kernel's VMCOREINFO note."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import ExitStatus
+from .options import add_target_options, opened_target
+
+NAME = "vmcoreinfo"
+HELP = "save a kernel's VMCOREINFO note"
+DESCRIPTION = """\
+Write the VMCOREINFO note of a kernel to a file, for the option --vmcoreinfo. It
+stays the same until the next boot. With it, a QEMU guest is not paused to be
+looked at, and can be reached over TCP.
+"""
+EXAMPLES = """\
+examples:
+  vmemscope vmcoreinfo --qemu unix:qmp.sock -o note
+  vmemscope pgmap --all --qemu unix:qmp.sock --vmcoreinfo note
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
+    add_target_options(parser, types=False)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="write there, whole or not at all"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run this subcommand."""
+    from ..report import write_atomically
+
+    with opened_target(args, {}) as target:
+        text: bytes = target.prog["VMCOREINFO"].string_()
+    write_atomically(args.output, text.decode("ascii", "backslashreplace"))
+    return ExitStatus.SOUND

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Which subsections of a section are valid: ``struct mem_section_usage``.
+
+Source: ``include/linux/mmzone.h``, ``mm/sparse.c: fill_subsection_map()``,
+``section_activate()``. A bit stands for 2 MiB on every architecture
+(SUBSECTION_SHIFT). In a section that was there at boot the whole memory map is
+mapped, and only the parts that are memory are valid.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from drgn import FaultError, offsetof
+
+from ..spans import Spans
+from . import Damage
+
+if TYPE_CHECKING:
+    from drgn import Program
+    from numpy.typing import NDArray
+
+    from .mem_section import Sections
+
+__all__ = ("SUBSECTION_SIZE", "Subsections", "read_subsections")
+
+#: bytes of physical memory that a bit of ``subsection_map`` stands for
+SUBSECTION_SIZE = 1 << 21
+
+
+class Subsections(NamedTuple):
+    """What the sections that were asked for say of their subsections; all in page frames."""
+
+    #: subsections that are valid
+    valid: Spans
+    #: sections that can't be told anything of: no ``usage``, or it could not be read
+    unknown: Spans
+    damage: tuple[Damage, ...] = ()
+
+
+def read_subsections(
+    prog: Program,
+    sections: Sections,
+    page_size: int,
+    which: NDArray[np.bool_] | NDArray[np.int64] | None = None,
+) -> Subsections:
+    """
+    Read the ``subsection_map`` of sections.
+
+    :param which: which of ``sections``, by mask or index, all by default
+    """
+    chosen = slice(None) if which is None else which
+    number, usage = sections.number[chosen], sections.usage[chosen]
+    bits = max(sections.pages * page_size // SUBSECTION_SIZE, 1)
+    usage_type = prog.type("struct mem_section_usage")
+    offset = offsetof(usage_type, "subsection_map")
+    words = -(-bits // 64)
+    address = usage[:, None] + np.arange(offset, offset + words * 8, 8, dtype=np.uint64)
+    value, readable, damage = _read_words(prog, address.ravel(), page_size)
+    known = (usage != 0) & readable.reshape(address.shape).all(axis=1)
+    # One row a section, one column a subsection.
+    columns = np.arange(bits)
+    maps = value.reshape(address.shape)[:, columns // 64]
+    valid = ((maps >> (columns % 64).astype(np.uint64)) & np.uint64(1)) != 0
+    pages = sections.pages // bits
+    row, column = np.nonzero(valid & known[:, None])
+    start = number[row] * sections.pages + column * pages
+    first = number[~known] * sections.pages
+    return Subsections(
+        Spans.of(start, start + pages), Spans.of(first, first + sections.pages), damage
+    )
+
+
+def _read_words(
+    prog: Program, address: NDArray[np.uint64], page_size: int
+) -> tuple[NDArray[np.uint64], NDArray[np.bool_], tuple[Damage, ...]]:
+    """
+    Read words, each page that holds some once: they lie close together in slabs.
+
+    :return: words, and whether each could be read, shape ``(n,)``; null is not read at all
+    """
+    size = np.uint64(page_size)
+    page, which = np.unique(address // size, return_inverse=True)
+    data = np.zeros((len(page), page_size // 8), dtype=np.uint64)
+    readable = np.zeros(len(page), dtype=np.bool_)
+    damage = []
+    for i, number in enumerate(page.tolist()):
+        if not number:
+            continue
+        try:
+            raw = prog.read(number * page_size, page_size)
+        except (FaultError, OSError, OverflowError):
+            damage.append(Damage(number * page_size, "the usage of sections can't be read", True))
+            continue
+        data[i] = np.frombuffer(raw, np.uint64)
+        readable[i] = True
+    word = (address % size // np.uint64(8)).astype(np.int64)
+    # A pointer that is no multiple of a word's size is none.
+    aligned = address % np.uint64(8) == 0
+    return data[which, word], readable[which] & aligned, tuple(damage)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What is in ``page->flags``: PG_* flags, and the zone and node of the page.
+
+From the top down: section (none with a vmemmap), node, zone, last CPU and more
+that depends on the configuration, flags. ``include/linux/page-flags-layout.h``
+gives the widths as macros, which no types tell: that of the zone follows from
+``enum zone_type``; that of the node from the size of ``nodemask_t``, or where one
+word is enough, from pages whose zone is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .pglist_data import maximum_nodes, zone_names
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("FlagLayout", "PageFlags", "read_flag_layout")
+
+_WORD_BITS = 64
+_WORD_MASK = (1 << _WORD_BITS) - 1
+
+
+@dataclass(frozen=True)
+class PageFlags:
+    """``page->flags`` taken apart."""
+
+    raw: int
+    #: names of flags; one bit may have several, by what the page is used for
+    names: tuple[str, ...]
+    #: number in ``enum zone_type``, and its name; ``None`` where the layout is not known
+    zone: int | None
+    zone_name: str | None
+    nid: int | None
+    #: what else there is between flags and zone, as it stands
+    other: int
+
+
+@dataclass(frozen=True)
+class FlagLayout:
+    """Where things are in ``page->flags``."""
+
+    #: bit -> names
+    names: dict[int, tuple[str, ...]]
+    #: number of flags, from bit 0
+    flags: int
+    zones: dict[int, str]
+    #: widths in bits; that of the node ``None`` where it could not be told
+    zone_width: int
+    node_width: int | None
+
+    def zone_of(self, raw: int) -> tuple[int, int] | None:
+        """Get node and zone, both as numbers."""
+        if self.node_width is None:
+            return None
+        return _node_and_zone(raw, self.node_width, self.zone_width)
+
+    def decode(self, raw: int) -> PageFlags:
+        """Take ``page->flags`` apart."""
+        place = self.zone_of(raw)
+        nid, zone = place if place is not None else (None, None)
+        top = self.zone_width + (self.node_width or 0)
+        other = (raw & _WORD_MASK >> top) >> self.flags << self.flags
+        return PageFlags(
+            raw=raw,
+            names=tuple(
+                name
+                for bit in range(self.flags)
+                if raw >> bit & 1
+                for name in self.names.get(bit, (f"bit {bit}",))
+            ),
+            zone=zone,
+            zone_name=None if zone is None else self.zones.get(zone),
+            nid=nid,
+            other=other,
+        )
+
+
+def read_flag_layout(prog: Program, samples: Iterable[tuple[int, int, int]]) -> FlagLayout:
+    """
+    Find out the layout.
+
+    :param samples: ``page->flags``, node and number of the zone of some pages,
+        used where the types leave the layout open
+    """
+    names: dict[int, list[str]] = {}
+    enumerators = dict(prog.type("enum pageflags").enumerators or ())
+    count = int(enumerators["__NR_PAGEFLAGS"])
+    for name, bit in enumerators.items():
+        if name.startswith("PG_"):
+            names.setdefault(int(bit), []).append(name)
+    zones = zone_names(prog)
+    # ZONES_SHIFT: log2 of MAX_NR_ZONES, rounded up.
+    zone_width = max(len(zones) - 1, 0).bit_length()
+    return FlagLayout(
+        names={bit: tuple(several) for bit, several in names.items()},
+        flags=count,
+        zones=zones,
+        zone_width=zone_width,
+        node_width=_node_width(maximum_nodes(prog), zone_width, samples),
+    )
+
+
+def _node_width(nodes: int, zone_width: int, samples: Iterable[tuple[int, int, int]]) -> int | None:
+    if nodes == 1:
+        return 0
+    if nodes > _WORD_BITS:
+        return (nodes - 1).bit_length()
+    # NODES_SHIFT may be anything up to 6: one word holds them all.
+    samples = list(samples)
+    fitting = [
+        width
+        for width in range(6, -1, -1)
+        if all(_node_and_zone(raw, width, zone_width) == (n, z) for raw, n, z in samples)
+    ]
+    return fitting[0] if fitting else None
+
+
+def _node_and_zone(raw: int, node_width: int, zone_width: int) -> tuple[int, int]:
+    node_shift = _WORD_BITS - node_width
+    zone_shift = node_shift - zone_width
+    return raw >> node_shift, raw >> zone_shift & (1 << zone_width) - 1

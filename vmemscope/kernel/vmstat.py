@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The kernel's own count of its memory map, and of what it counts along with it.
+
+Source: ``mm/vmstat.c`` (``nr_memmap_pages``, ``nr_memmap_boot_pages``, 6.11+, also in
+``/proc/vmstat``), ``mm/page_ext.c: alloc_page_ext()``, which adds its tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from drgn import FaultError
+
+from . import Damage
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("Counters", "read_counters", "read_page_ext_size")
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The counters, in frames; ``None`` where the kernel has none or they can't be read."""
+
+    #: allocated when the kernel ran
+    pages: int | None
+    #: allocated at boot
+    boot: int | None
+    damage: tuple[Damage, ...] = ()
+
+
+def read_counters(prog: Program) -> Counters:
+    """Read ``nr_memmap_pages`` and ``nr_memmap_boot_pages``."""
+    values: list[int | None] = []
+    damage = []
+    for name in ("nr_memmap_pages", "nr_memmap_boot_pages"):
+        try:
+            counter = prog[name]
+            values.append(int(counter.counter.value_()))
+        except LookupError:
+            values.append(None)
+        except (FaultError, OSError):
+            damage.append(Damage(counter.address_ or 0, f"{name} can't be read", True))
+            values.append(None)
+    return Counters(values[0], values[1], tuple(damage))
+
+
+def read_page_ext_size(prog: Program) -> int:
+    """Read ``page_ext_size``, bytes for each page frame; 0 where there is no such thing."""
+    try:
+        # A plain unsigned long that no helper asks for: its symbol is enough.
+        return int(prog.read_u64(prog.symbol("page_ext_size").address))
+    except (LookupError, FaultError, OSError):
+        return 0

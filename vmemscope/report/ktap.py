@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A report in the kernel's test format, for the CI of a kernel.
+
+KTAP version 1 (``Documentation/dev-tools/ktap.rst``): a test for the target and
+one for each pagemap, with a nested test for each rule. A test fails if the rule
+has findings of severity error; findings of less severity are told, and the test
+is ok. So the whole is ok just when the exit status is not 1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..findings import Outcome, RuleOutcome, Severity
+from .words import finding_line, header, label, not_read, safe, verdict_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..findings import Finding
+    from ..model import PagemapReport, Report
+
+__all__ = ("render_ktap",)
+
+_VERSION = "KTAP version 1"
+#: what one level of nesting is indented by
+_INDENT = "  "
+#: what the test of no single pagemap is called
+_TARGET = "target"
+
+
+def render_ktap(report: Report, only: PagemapReport | None = None) -> str:
+    """
+    Turn a report into KTAP.
+
+    :param only: leave all other pagemaps out
+    """
+    pagemaps = report.pagemaps if only is None else (only,)
+    groups: list[tuple[str, str | None, list[_Test]]] = [
+        (_TARGET, None, _tests(report.outcomes, report.findings))
+    ]
+    names = Counter(label(one) for one in report.pagemaps)
+    for one in pagemaps:
+        name = label(one)
+        # Tests are told apart by their names.
+        unique = names[name] == 1 and name != _TARGET
+        tests = _tests(one.outcomes, one.findings)
+        groups.append((name if unique else f"{name} {one.address:#x}", name, tests))
+    lines = [_VERSION, f"1..{len(groups)}", _diagnostic(header(report.target))]
+    lines += [_diagnostic(line) for line in not_read(report.summary)]
+    for number, (name, who, tests) in enumerate(groups, 1):
+        lines += [_INDENT + line for line in _nested(tests, who)]
+        lines.append(_result(number, name, _bubbled(tests)))
+    lines.append(_diagnostic(verdict_of(report)))
+    return "\n".join(lines) + "\n"
+
+
+class _Test(NamedTuple):
+    rule: str
+    ok: bool
+    #: reason of a test that was skipped
+    skip: str | None
+    #: where a rule was not evaluated that otherwise was
+    part: str | None
+    findings: list[Finding]
+
+
+def _tests(outcomes: Iterable[RuleOutcome], findings: Iterable[Finding]) -> list[_Test]:
+    """Make a test of each rule; of a finding without an outcome too, lest it be lost."""
+    by_rule: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_rule.setdefault(finding.rule, []).append(finding)
+    told = {one.rule: one for one in outcomes}
+    for rule in by_rule:
+        told.setdefault(rule, RuleOutcome(rule, Outcome.FAILED))
+    tests = []
+    for rule, one in told.items():
+        found = by_rule.get(rule, [])
+        skipped = one.outcome is Outcome.SKIPPED and not found
+        tests.append(
+            _Test(
+                rule,
+                all(finding.severity is not Severity.ERROR for finding in found),
+                (one.reason or "not evaluated") if skipped else None,
+                None if skipped else one.reason,
+                found,
+            )
+        )
+    return tests
+
+
+def _nested(tests: list[_Test], who: str | None) -> list[str]:
+    lines = [_VERSION, f"1..{len(tests)}"]
+    for number, test in enumerate(tests, 1):
+        # What is about a test stands directly before its result.
+        lines += [_diagnostic(finding_line(finding, who)) for finding in test.findings]
+        if test.part is not None:
+            lines.append(_diagnostic(f"{test.rule} not evaluated for all: {test.part}"))
+        lines.append(_result(number, test.rule, test))
+    return lines
+
+
+def _bubbled(tests: list[_Test]) -> _Test:
+    """Get the result of a test from those nested in it."""
+    skipped = all(test.skip is not None for test in tests)
+    return _Test(
+        "",
+        all(test.ok for test in tests),
+        "no rule could be evaluated" if skipped else None,
+        None,
+        [],
+    )
+
+
+def _result(number: int, name: str, test: _Test) -> str:
+    line = f"{'ok' if test.ok else 'not ok'} {number} {_description(name)}"
+    return line if test.skip is None else f"{line} # SKIP {_description(test.skip)}"
+
+
+def _description(text: str) -> str:
+    # A hash sign ends a description, and would start a directive.
+    return safe(text).replace("#", "\\x23").strip()
+
+
+def _diagnostic(text: str) -> str:
+    return f"# {safe(text)}"

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A report in Markdown (GitHub's), to be pasted into a bug report.
+
+What a target or a user gave stands in code spans and code blocks, where it is
+neither formatted nor taken for a link or for somebody's name.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..findings import Severity
+from ..rules import CATALOGUE
+from ..text import binary_size
+from .table import COLUMNS, RIGHT, cell, totals
+from .words import (
+    count,
+    finding_line,
+    header,
+    label,
+    not_read,
+    outcome_counts,
+    safe,
+    tally,
+    verdict_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..findings import Finding
+    from ..model import PagemapReport, Report
+
+__all__ = ("render_markdown",)
+
+
+def render_markdown(report: Report, only: PagemapReport | None = None) -> str:
+    """
+    Format a report as Markdown.
+
+    :param only: leave all other pagemaps out; the verdict still is of the whole audit
+    """
+    pagemaps = report.pagemaps if only is None else (only,)
+    lines = [f"## vmemscope: {verdict_of(report)}", "", *_block([header(report.target)]), ""]
+    if pagemaps:
+        lines += [*_table(pagemaps), ""]
+        lines += _reasons(pagemaps)
+        lines += [f"* {_prose(line)}" for line in totals(report)]
+    else:
+        lines.append("No pagemaps.")
+    unread = not_read(report.summary)
+    if unread:
+        lines += ["", "### Not read", "", *_block(unread)]
+    lines += _findings(report, only)
+    lines += ["", "### Environment", "", *_environment(report)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(pagemaps: Iterable[PagemapReport]) -> list[str]:
+    lines = [
+        _row(COLUMNS),
+        _row("---:" if column in RIGHT else "---" for column in COLUMNS),
+    ]
+    for one in pagemaps:
+        lines.append(
+            _row(
+                _code(cell(column, one)) if column == "NAME" else _prose(cell(column, one))
+                for column in COLUMNS
+            )
+        )
+    return lines
+
+
+def _reasons(pagemaps: Iterable[PagemapReport]) -> list[str]:
+    """Say of each pagemap that is not deduplicated why."""
+    lines = [
+        f"* {_code(label(one))}: {one.state}, {_code(safe(one.reason))}"
+        for one in pagemaps
+        if one.reason
+    ]
+    return [*lines, ""] if lines else []
+
+
+def _findings(report: Report, only: PagemapReport | None) -> list[str]:
+    """Put the findings of each rule under what the catalogue says of it."""
+    by_rule: dict[str, list[tuple[str | None, Finding]]] = {}
+    for owner, finding in report.all_findings():
+        if only is None or owner is None or owner.address == only.address:
+            who = None if owner is None else label(owner)
+            by_rule.setdefault(finding.rule, []).append((who, finding))
+    lines = []
+    for name, several in by_rule.items():
+        counted = tally(finding for _, finding in several)
+        told = ", ".join(count(counted[s], str(s)) for s in Severity if counted[s])
+        lines += ["", f"### {_code(safe(name))}: {told}", ""]
+        rule = CATALOGUE.get(name)
+        if rule is not None:
+            lines += [
+                f"Must hold: {_prose(rule.text)} ({_code(rule.source)}, {rule.versions}).",
+                "",
+            ]
+        lines += _block(finding_line(finding, who) for who, finding in several)
+        if rule is not None:
+            lines += ["", f"**What it means.** {_prose(rule.meaning)}"]
+            lines += ["", f"**What to look at next.** {_prose(rule.look_at)}"]
+    return lines
+
+
+def _environment(report: Report) -> list[str]:
+    target = report.target
+    fields = (
+        ("vmemscope", __version__),
+        ("drgn", _version("drgn")),
+        ("Python", platform.python_version()),
+        ("kernel", safe(target.osrelease)),
+        ("architecture", safe(target.arch)),
+        ("target", f"{safe(target.kind)} {safe(target.path)}"),
+        ("types", safe(target.types)),
+        ("page size", binary_size(target.page_size)),
+        ("sizeof(struct page)", str(target.struct_page_size)),
+        ("rules", outcome_counts(report)),
+    )
+    return [_row(("", "")), _row(("---", "---"))] + [
+        _row((_prose(name), _code(value))) for name, value in fields
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not known"
+
+
+def _row(cells: Sequence[str] | Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _code(text: str) -> str:
+    """
+    Put text in a code span, in a table or not.
+
+    >>> _code("dax0.0"), _code("a`b|c")
+    ('`dax0.0`', '``a`b\\x7cc``')
+    """
+    # No escape for a column's border works in every reader.
+    text = text.replace("|", "\\x7c")
+    runs = {len(run) for run in re.findall("`+", text)}
+    fence = "`" * next(length for length in range(1, len(runs) + 2) if length not in runs)
+    # One space on each side is taken off again; a span of nothing is none.
+    padded = not text.strip() or text[0] in "` " or text[-1] in "` "
+    return f"{fence} {text} {fence}" if padded else f"{fence}{text}{fence}"
+
+
+def _block(lines: Iterable[str]) -> list[str]:
+    # A line that starts with three backticks would end the block.
+    return ["```text", *(f" {line}" if line.startswith("```") else line for line in lines), "```"]
+
+
+def _prose(text: str) -> str:
+    r"""
+    Keep text from being taken for markup.
+
+    >>> _prose("__free_pages() of *p")
+    '\\_\\_free\\_pages() of \\*p'
+    """
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+HugeTLB: pools of huge pages, and the optimization of their vmemmap (HVO).
+
+Sources: ``mm/hugetlb.c``, ``mm/hugetlb_vmemmap.c``, ``include/linux/hugetlb.h``. Folios
+are allocated once devices are up; which of the three generations of HVO a kernel
+has is told by its structures: ``zone->vmemmap_tails`` (7.1), else whether the
+memory map's own size is counted (6.2 to 7.0, of which 6.12 is simulated).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .addresses import STRUCT_PAGE_SIZE
+from .memmap import TAIL_MAPPING, struct_pages_per_page
+from .memory import LE64
+from .nodes import add_page_to_list
+from .pagetable import KERNEL, PMD_SHIFT, PMD_SIZE, PSE, PTE_SHIFT, RW, TABLE, frame, pte
+from .units import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
+    from .memory import Words
+    from .objects import Struct
+    from .scenario import HugePages
+
+__all__ = ("ORDERS", "Folio", "Hugetlb")
+
+#: of the sizes of huge pages, in the kernel's order: hstates[0] is the default
+ORDERS = (9, 18)
+#: VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap
+_TAIL_MIN_ORDER = 7
+
+_DIRTY = 1 << 6
+_RESTORE_RESERVE, _FREED = "HPG_restore_reserve", "HPG_freed"
+
+
+@dataclass
+class Folio:
+    """A huge page."""
+
+    pfn: int
+    order: int
+    nid: int
+    in_use: bool
+    optimized: bool
+
+    @property
+    def vmemmap_pages(self) -> int:
+        """Pages of vmemmap that describe it."""
+        return STRUCT_PAGE_SIZE * (1 << self.order) // PAGE_SIZE
+
+
+class Hugetlb:
+    """``hstates`` and the folios on their lists."""
+
+    def __init__(self, kernel: Kernel, enabled: bool) -> None:
+        self.kernel = kernel
+        self.layouts, self.memmap = kernel.layouts, kernel.memmap
+        self.has_shared_tails = self.layouts.has_member("zone", "vmemmap_tails")
+        #: the head page's frame is a new one
+        self.replaces_head = self.has_shared_tails or kernel.behaviour.vmcoreinfo_vmemmap
+        self.folios: list[Folio] = []
+        #: (node, zone, order) -> frame of the tail pages that folios share
+        self.tails: dict[tuple[int, str, int], int] = {}
+        #: frames from boot that are in the memory map no more
+        self.freed = 0
+        size = self.layouts.sizeof("hstate")
+        base = kernel.image.define("hstates", len(ORDERS) * size, "bss", 64)
+        # All of it is in memory, as much as is zeros.
+        kernel.memory.write(base, bytes(len(ORDERS) * size))
+        self.hstates: dict[int, Struct] = {}
+        for i, order in enumerate(ORDERS):
+            hstate = kernel.memory.struct("hstate", base + i * size)
+            hstate["order"] = order
+            hstate["mask"] = -(PAGE_SIZE << order)
+            hstate.set_bytes("name", b"hugepages-%dkB" % (PAGE_SIZE << order >> 10))
+            hstate.init_list("hugepage_activelist")
+            for nid in range(max(kernel.nodes.pgdats) + 1):
+                hstate.init_list(f"hugepage_freelists[{nid}]")
+            self.hstates[order] = hstate
+        word = kernel.word
+        word("hugetlb_max_hstate", len(ORDERS), 4)
+        word("default_hstate_idx", 0, 4)
+        word("vmemmap_optimize_enabled", int(enabled), 1, static=True)
+        self.key: Struct | None = None
+        if not self.has_shared_tails:
+            self.key = kernel.define_struct("hugetlb_optimize_vmemmap_key", "static_key_false")
+
+    @property
+    def pte_read_only(self) -> int:
+        """Flags of a read-only entry: PAGE_KERNEL_RO, the dirty bit cleared since 6.6."""
+        flags = KERNEL & ~RW
+        return flags & ~_DIRTY if self.replaces_head else flags
+
+    def allocate(self, pages: HugePages) -> None:
+        """Allocate folios; of several that are in use, the first ones."""
+        for i in range(pages.count):
+            folio = Folio(
+                self.kernel.pages.alloc_pages(pages.order, pages.nid),
+                pages.order,
+                pages.nid,
+                i < pages.in_use,
+                pages.optimized,
+            )
+            self._prepare(folio)
+            if pages.optimized:
+                self.optimize(folio)
+            self._enlist(folio)
+            self.folios.append(folio)
+
+    def _prepare(self, folio: Folio) -> None:
+        """``__prep_new_hugetlb_folio()``, ``prep_compound_page()``."""
+        memmap, pfn, count = self.memmap, folio.pfn, 1 << folio.order
+        zone = memmap.zone(pfn)
+        memmap.store(pfn, memmap.fresh(pfn, 1, zone, folio.nid, 0))
+        memmap.words(pfn)[0] |= np.uint64(memmap.flag("head"))
+        memmap.store(pfn + 1, self._tail_pages(pfn + 1, count - 1, folio))
+        memmap.prep_compound_head(pfn, folio.order)
+        if self.layouts.has_constant("PGTY_hugetlb"):
+            value = self.layouts.constant("PGTY_hugetlb") << 24
+            memmap.poke(pfn, self.layouts.offsetof("page", "_mapcount"), value, 4)
+        else:
+            dtor = self.layouts.offsetof("folio", "_folio_dtor") - STRUCT_PAGE_SIZE
+            memmap.poke(pfn + 1, dtor, self.layouts.constant("HUGETLB_PAGE_DTOR"), 1)
+        flag = _RESTORE_RESERVE if folio.in_use else _FREED
+        self.set_private(folio, 1 << self.layouts.constant(flag))
+        if folio.in_use:
+            memmap.set_refcount(pfn, 1)
+
+    def _tail_pages(self, pfn: int, count: int, folio: Folio) -> Words:
+        memmap = self.memmap
+        pages = memmap.fresh(pfn, count, memmap.zone(folio.pfn), folio.nid, 0)
+        compound = "compound_info" if memmap.has_mask else "compound_head"
+        pages[:, self.layouts.offsetof("page", compound) // 8] = memmap.compound_info(
+            folio.pfn, folio.order
+        )
+        pages[:, self.layouts.offsetof("page", "mapping") // 8] = TAIL_MAPPING
+        return pages
+
+    def private(self, folio: Folio) -> int:
+        """Get ``folio->private``: HPG_* flags."""
+        return self.memmap.peek(folio.pfn, self.layouts.offsetof("page", "private"))
+
+    def set_private(self, folio: Folio, value: int) -> None:
+        """Set ``folio->private``."""
+        self.memmap.poke(folio.pfn, self.layouts.offsetof("page", "private"), value)
+
+    def list_head(self, folio: Folio) -> int:
+        """Get the address of the list that a folio is on."""
+        name = "hugepage_activelist" if folio.in_use else f"hugepage_freelists[{folio.nid}]"
+        return self.hstates[folio.order].addr(name)
+
+    def _enlist(self, folio: Folio) -> None:
+        """``account_new_hugetlb_folio()``, ``enqueue_hugetlb_folio()``."""
+        hstate = self.hstates[folio.order]
+        counters = ["nr_huge_pages", f"nr_huge_pages_node[{folio.nid}]"]
+        if not folio.in_use:
+            counters += ["free_huge_pages", f"free_huge_pages_node[{folio.nid}]"]
+        for name in counters:
+            hstate[name] = hstate[name] + 1
+        lru = self.layouts.offsetof("page", "lru")
+        add_page_to_list(self.memmap, self.kernel.memory, folio.pfn, lru, self.list_head(folio))
+
+    # mm/hugetlb_vmemmap.c
+
+    def address(self, folio: Folio, page: int = 0) -> int:
+        """Get the virtual address of a page of a folio's vmemmap."""
+        return self.kernel.addresses.pfn_to_page(folio.pfn) + page * PAGE_SIZE
+
+    def optimize(self, folio: Folio) -> None:
+        """``hugetlb_vmemmap_optimize_folio()``, ``vmemmap_remap_free()``."""
+        tables, start = self.kernel.tables, self.address(folio)
+        for va in range(start, self.address(folio, folio.vmemmap_pages), PMD_SIZE):
+            self.split(va)
+        self.set_private(folio, self.private(folio) | 1 << self.optimized_bit)
+        if self.key is not None:
+            self.key["key.enabled.counter"] = self.key["key.enabled.counter"] + 1
+        old = [
+            frame(tables.entry(self.address(folio, page), PTE_SHIFT))
+            for page in range(folio.vmemmap_pages)
+        ]
+        head = old.pop(0)
+        if self.replaces_head:
+            head, replaced = self.kernel.pages.alloc_page(folio.nid), head
+            self.kernel.physical.page(head)[:] = self.kernel.physical.page(replaced)
+            tables.set(start, PTE_SHIFT, pte(head))
+            old.append(replaced)
+            self.kernel.vmemmap.nr_memmap_pages += 1
+        tail = self.shared_tail(folio) if self.has_shared_tails else head
+        for page in range(1, folio.vmemmap_pages):
+            tables.set(self.address(folio, page), PTE_SHIFT, pte(tail, self.pte_read_only))
+        for pfn in old:
+            self.free_vmemmap_page(pfn)
+
+    @property
+    def optimized_bit(self) -> int:
+        """Bit of ``folio->private``."""
+        return self.layouts.constant("HPG_vmemmap_optimized")
+
+    def split(self, va: int) -> None:
+        """``vmemmap_split_pmd()``: map with base pages what a large leaf maps."""
+        tables = self.kernel.tables
+        va = va // PMD_SIZE * PMD_SIZE
+        entry = tables.entry(va, PMD_SHIFT)
+        if not entry & PSE:
+            return
+        table = self.kernel.pages.alloc_page()
+        words = self.kernel.physical.words(table)
+        words[:] = (frame(entry & ~PSE) + np.arange(len(words), dtype=LE64)) * np.uint64(
+            PAGE_SIZE
+        ) | np.uint64(KERNEL)
+        tables.set(va, PMD_SHIFT, table * PAGE_SIZE | TABLE)
+
+    def shared_tail(self, folio: Folio) -> int:
+        """``vmemmap_get_tail()``: the frame of a zone's tail pages of an order."""
+        zone = self.memmap.zone(folio.pfn)
+        key = folio.nid, zone, folio.order
+        if key not in self.tails:
+            self.tails[key] = pfn = self.kernel.pages.alloc_page(folio.nid)
+            pages = self._tail_pages(pfn, struct_pages_per_page, folio)
+            # set_page_zone(), set_page_node(): no last CPU, and no list.
+            low = self.memmap.links("ZONE_DMA", 0)
+            pages[:, 0] &= np.uint64(~low & (1 << 64) - 1)
+            pages[:, 2] = 0
+            self.kernel.physical.words(pfn)[:] = pages.ravel()
+            slot = f"vmemmap_tails[{folio.order - _TAIL_MIN_ORDER}]"
+            self.kernel.nodes.zone(folio.nid, zone)[slot] = self.kernel.addresses.pfn_to_page(pfn)
+        return self.tails[key]
+
+    def free_vmemmap_page(self, pfn: int) -> None:
+        """``free_vmemmap_page()``, ``free_bootmem_page()``."""
+        words = self.memmap.words(pfn)
+        reserved = np.uint64(self.memmap.flag("reserved"))
+        if words[0] & reserved:
+            self.freed += 1
+            words[0] &= ~reserved & ~np.uint64(self.memmap.flag("private"))
+        else:
+            self.kernel.vmemmap.nr_memmap_pages -= 1
+        self.memmap.set_refcount(pfn, 0)
+        self.kernel.pages.free_page(pfn)

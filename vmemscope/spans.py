@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Sets of integers as spans: page frames, vpages, whatever comes in long runs.
+
+A :class:`Spans` is sorted, and its spans neither touch nor overlap, so that a
+terabyte of one kind costs one element. All operations are over whole arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ("Spans", "intersection", "subtract", "union")
+
+
+class Spans(NamedTuple):
+    """Spans in order; both arrays have shape ``(n,)``."""
+
+    #: first number of each (int64)
+    start: NDArray[np.int64]
+    #: first number after each (int64)
+    end: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, start: NDArray[Any] | Sequence[int], end: NDArray[Any] | Sequence[int]) -> Spans:
+        """Make spans of any starts and ends, in any order, overlapping or empty."""
+        first = np.asarray(start, dtype=np.int64)
+        last = np.asarray(end, dtype=np.int64)
+        kept = last > first
+        first, last = first[kept], last[kept]
+        if len(first) < 2:
+            return cls(first, last)
+        order = np.argsort(first, kind="stable")
+        first, last = first[order], np.maximum.accumulate(last[order])
+        begins = np.flatnonzero(np.concatenate(([True], first[1:] > last[:-1])))
+        return cls(first[begins], last[np.append(begins[1:] - 1, len(last) - 1)])
+
+    @property
+    def total(self) -> int:
+        """How many numbers there are."""
+        return int((self.end - self.start).sum())
+
+    def contains(self, numbers: NDArray[Any]) -> NDArray[np.bool_]:
+        """Tell which numbers are in the set, same shape."""
+        if not len(self.start):
+            return np.zeros(numbers.shape, dtype=np.bool_)
+        index = np.searchsorted(self.start, numbers, side="right") - 1
+        inside: NDArray[np.bool_] = (index >= 0) & (numbers < self.end[np.maximum(index, 0)])
+        return inside
+
+    def touches(self, start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which of some ranges, none empty, have a number in the set; same shape."""
+        if not len(self.start):
+            return np.zeros(start.shape, dtype=np.bool_)
+        # The first span that ends after the range starts.
+        index = np.searchsorted(self.end, start, side="right")
+        found: NDArray[np.bool_] = (index < len(self.end)) & (
+            self.start[np.minimum(index, len(self.end) - 1)] < end
+        )
+        return found
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Get the spans as pairs of plain numbers."""
+        return list(zip(self.start.tolist(), self.end.tolist(), strict=True))
+
+
+def union(several: Iterable[Spans]) -> Spans:
+    """Join sets."""
+    parts = list(several)
+    if not parts:
+        return Spans.of([], [])
+    return Spans.of(
+        np.concatenate([one.start for one in parts]), np.concatenate([one.end for one in parts])
+    )
+
+
+def intersection(one: Spans, other: Spans) -> Spans:
+    """Get what is in both."""
+    return _combined(one, other, np.logical_and)
+
+
+def subtract(one: Spans, other: Spans) -> Spans:
+    """Get what is in ``one`` and not in ``other``."""
+    return _combined(one, other, np.greater)
+
+
+def _combined(
+    one: Spans,
+    other: Spans,
+    keep: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.bool_]],
+) -> Spans:
+    points = np.unique(np.concatenate((*one, *other)))
+    if len(points) < 2:
+        return Spans.of([], [])
+    left, right = points[:-1], points[1:]
+    kept = keep(one.contains(left), other.contains(left))
+    return Spans.of(left[kept], right[kept])

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+ELF dumps that hold less than they say.
+
+``makedumpfile -E`` leaves pages out by ending a PT_LOAD segment in the file
+(``p_filesz``) before it ends in memory (``p_memsz``); so does QEMU, of memory
+that it did not write. ELF says that the rest reads as zeros, and that is what
+drgn does: a page that was left out is not to be told from one of zeros. A page
+table of zeros is a hole, a ``struct page`` of zeros is a corrupt one, so such zeros
+are never believed: :func:`hide_absent` lays segments over them whose reads
+fail. What drgn itself reads on the way (page tables, XArray nodes) fails with
+them.
+
+The headers come from the target and are not trusted: their number is bounded,
+and sums are cut off at 64 bits.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from drgn import FaultError
+
+from ..errors import TargetError
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("NOT_IN_DUMP", "Load", "Piece", "absent_pieces", "hide_absent", "read_loads")
+
+#: why a page can't be read
+NOT_IN_DUMP = "not in the dump (filtered or cut off)"
+
+_EHDR_SIZE = 64
+_PHDR_SIZE = 56
+_PT_LOAD = 1
+#: e_phnum of a file that has its number of program headers in sh_info of the
+#: first section header
+_PN_XNUM = 0xFFFF
+_SH_INFO = 44
+
+#: program headers read of one file: makedumpfile makes one of every run of 256
+#: pages or more that it leaves out, 2^20 of them are a terabyte
+_MAX_HEADERS = 1 << 20
+
+_END = 1 << 64
+#: p_paddr of a segment that is in no physical memory (makedumpfile: NOT_PADDR)
+_NO_PADDR = _END - 1
+
+
+class Load(NamedTuple):
+    """A PT_LOAD segment; addresses and sizes in bytes."""
+
+    offset: int
+    vaddr: int
+    paddr: int
+    #: bytes of it in the file
+    filesz: int
+    #: bytes of it in memory, what the file does not hold included
+    memsz: int
+
+
+class Piece(NamedTuple):
+    """A piece of memory that a segment says is zeros; in bytes."""
+
+    vaddr: int
+    #: ``None`` if the segment has no physical address
+    paddr: int | None
+    size: int
+    #: where in the file another segment has it, ``None`` if it is nowhere
+    offset: int | None
+
+
+def read_loads(path: str) -> list[Load]:
+    """
+    Read the PT_LOAD headers of a 64-bit ELF file.
+
+    :return: in the order of the file; empty for a file of 32 bits
+    :raises TargetError: if the headers are not in the file, or are absurd
+    """
+    with open(path, "rb") as file:
+        try:
+            return _parse(file.fileno())
+        except (ValueError, struct.error) as e:
+            raise TargetError(
+                f"cannot read {path}: {e}", "it may be cut off or damaged; compare its size"
+            ) from None
+
+
+def _parse(fd: int) -> list[Load]:
+    size = os.lseek(fd, 0, os.SEEK_END)
+    header = os.pread(fd, _EHDR_SIZE, 0)
+    if len(header) < _EHDR_SIZE:
+        raise ValueError("its ELF header is cut off")
+    # EI_CLASS and EI_DATA
+    bits, order = header[4], {1: "<", 2: ">"}.get(header[5])
+    if bits != 2:
+        return []
+    if order is None:
+        raise ValueError(f"its ELF header has a byte order of {header[5]}")
+    phoff, shoff = struct.unpack_from(f"{order}QQ", header, 32)
+    phentsize, phnum = struct.unpack_from(f"{order}HH", header, 54)
+    if phnum == _PN_XNUM and shoff:
+        # Longer than all there is, an offset would not fit the system call.
+        section = os.pread(fd, _SH_INFO + 4, shoff) if shoff < size else b""
+        if len(section) < _SH_INFO + 4:
+            raise ValueError("its first section header is not in the file")
+        (phnum,) = struct.unpack_from(f"{order}I", section, _SH_INFO)
+    if not phnum:
+        return []
+    if phentsize != _PHDR_SIZE:
+        raise ValueError(f"its program headers are {phentsize} bytes long, not {_PHDR_SIZE}")
+    if phnum > _MAX_HEADERS:
+        raise ValueError(f"it has {phnum} program headers, more than {_MAX_HEADERS}")
+    if phoff + phnum * _PHDR_SIZE > size:
+        raise ValueError(f"its {phnum} program headers are not all in the file")
+    table = os.pread(fd, phnum * _PHDR_SIZE, phoff)
+    loads = []
+    # p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
+    for kind, _, offset, vaddr, paddr, filesz, memsz, _ in struct.iter_unpack(
+        f"{order}IIQQQQQQ", table
+    ):
+        if kind == _PT_LOAD:
+            memsz = min(memsz, _END - vaddr)
+            loads.append(Load(offset, vaddr, paddr, min(filesz, memsz), memsz))
+    return loads
+
+
+def absent_pieces(loads: Sequence[Load]) -> list[Piece]:
+    """
+    Find what segments say is zeros, cut where it begins or ends to be in another segment.
+
+    The kernel's image, for one, is in two segments of ``/proc/vmcore``, and either
+    may lack what the other has.
+    """
+    held = _merge(
+        (load.paddr, min(load.paddr + load.filesz, _END), load.offset)
+        for load in loads
+        if load.filesz and load.paddr != _NO_PADDR
+    )
+    starts = [start for start, _, _ in held]
+    pieces: list[Piece] = []
+    for load in loads:
+        at, left = load.filesz, load.memsz - load.filesz
+        while left > 0:
+            if load.paddr == _NO_PADDR or load.paddr + at >= _END:
+                pieces.append(Piece(load.vaddr + at, None, left, None))
+                break
+            paddr = load.paddr + at
+            index = bisect_right(starts, paddr) - 1
+            if index >= 0 and paddr < held[index][1]:
+                start, end, offset = held[index]
+                size = min(left, end - paddr)
+                pieces.append(Piece(load.vaddr + at, paddr, size, offset + paddr - start))
+            else:
+                end = held[index + 1][0] if index + 1 < len(held) else _END
+                size = min(left, end - paddr)
+                pieces.append(Piece(load.vaddr + at, paddr, size, None))
+            at += size
+            left -= size
+    return pieces
+
+
+def _merge(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Order (start, end, file offset) and cut them so that none overlap."""
+    merged: list[tuple[int, int, int]] = []
+    for start, end, offset in sorted(ranges):
+        if merged and start < merged[-1][1]:
+            offset += merged[-1][1] - start
+            start = merged[-1][1]
+        if start < end:
+            merged.append((start, end, offset))
+    return merged
+
+
+def hide_absent(prog: Program, path: str, loads: Sequence[Load]) -> int:
+    """
+    Make reads fail of what the file does not hold.
+
+    :param prog: a program that was set to the file
+    :param loads: what :func:`read_loads` returned for it
+    :return: bytes of physical memory that no segment holds
+    """
+    pieces = absent_pieces(loads)
+    if not pieces:
+        return 0
+    file = _File(path)
+    for piece in pieces:
+        read = _reader(file, piece.offset)
+        prog.add_memory_segment(piece.vaddr, piece.size, read, False)
+        if piece.paddr is not None:
+            prog.add_memory_segment(piece.paddr, piece.size, read, True)
+    # Several segments may lack the same.
+    nowhere = _merge(
+        (piece.paddr, piece.paddr + piece.size, 0)
+        for piece in pieces
+        if piece.paddr is not None and piece.offset is None
+    )
+    return sum(end - start for start, end, _ in nowhere)
+
+
+class _File:
+    """A file that is open for as long as there are segments of it."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def _reader(file: _File, start: int | None) -> Callable[[int, int, int, bool], bytes]:
+    """Make what drgn calls to read a segment that begins there in the file, or is nowhere."""
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        data = b"" if start is None else os.pread(file.fd, count, start + offset)
+        if len(data) < count:
+            raise FaultError(NOT_IN_DUMP, address)
+        return data
+
+    return read

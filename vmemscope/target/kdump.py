@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Kdump files that are cut off, which must not be opened.
+
+libkdumpfile, which reads kdump files for drgn, maps them into memory and does
+not ask where they end: what is stored uncompressed beyond reads as zeros, which
+nobody can tell from a page of zeros, or the process is killed by SIGBUS. So a
+file has to be whole before it is opened. It is when it is as long as its
+headers and its page descriptors say: they come before the pages.
+
+A page of zeros, though, is one: makedumpfile and QEMU give it a descriptor like
+any other, and none to a page that was left out.
+
+Layout: makedumpfile's IMPLEMENTATION and ``diskdump_mod.h``, QEMU's
+``include/sysemu/dump.h``.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import TargetError
+
+__all__ = ("FLATTENED", "check_flattened", "check_whole")
+
+#: what a file in the flattened format begins with
+FLATTENED = b"makedumpfile"
+
+#: offset of ``status`` in struct disk_dump_header, which a struct timeval
+#: before it moves: 64 and 32 bits
+_STATUS = (424, 412)
+#: sizes of a block, which is a page
+_BLOCKS = tuple(1 << shift for shift in range(12, 19))
+_DESCRIPTOR = 24
+#: page descriptors looked at at a time
+_BATCH = 1 << 18
+#: bytes of bitmap looked at at a time
+_BITMAP_BATCH = 1 << 20
+
+#: struct makedumpfile_header is padded to it
+_FLAT_HEADER = 4096
+#: struct makedumpfile_data_header: offset and size, big-endian; the last has -1 in both
+_FLAT_END = b"\xff" * 16
+
+
+class _Header(NamedTuple):
+    """What struct disk_dump_header and kdump_sub_header say of the file's layout."""
+
+    order: str
+    #: bytes in a block and in a page
+    block: int
+    #: blocks
+    sub_header: int
+    bitmap: int
+    #: page frames that the dump is about
+    max_pfn: int
+    #: page frames that this file of a split dump has descriptors for
+    start_pfn: int
+    end_pfn: int
+    #: where notes, VMCOREINFO and the like end, in bytes
+    notes_end: int
+    #: what makedumpfile left out (its option -d); 0 for nothing
+    level: int
+
+
+def check_whole(path: str) -> int:
+    """
+    Check that a kdump file (not flattened) is not cut off.
+
+    :return: makedumpfile's dump level, 0 if nothing was left out but zeros
+    :raises TargetError: if it is
+    """
+    with open(path, "rb") as file:
+        fd = file.fileno()
+        size = os.lseek(fd, 0, os.SEEK_END)
+        header = _read_header(fd)
+        if header is None:
+            # None of a kernel's: drgn says why.
+            return 0
+        needed = _needed(fd, size, header)
+    if needed > size:
+        raise _cut_off(path, f"it has {size} bytes of {needed} or more")
+    # Bit 0 is for pages of zeros, which are there nevertheless.
+    return header.level if header.level & ~1 else 0
+
+
+def check_flattened(path: str) -> None:
+    """
+    Check that a flattened file has a kdump file in it and is not cut off.
+
+    :raises TargetError: if it is, or if it has another format in it
+    """
+    with open(path, "rb") as file:
+        first = os.pread(file.fileno(), 24, _FLAT_HEADER)
+        if len(first) < 24:
+            raise _cut_off(path, "its first piece is missing")
+        if first.startswith(bytes(8)) and first[16:].startswith(b"\x7fELF"):
+            raise TargetError(
+                f"{path} is a flattened ELF file, which can't be read as it is",
+                f"reassemble it with: makedumpfile -R NEWFILE < {path}",
+            )
+        # What is behind the end of a dump on a block device is not of it.
+        if os.path.isfile(path):
+            end = max(os.lseek(file.fileno(), 0, os.SEEK_END) - len(_FLAT_END), 0)
+            if os.pread(file.fileno(), len(_FLAT_END), end) != _FLAT_END:
+                raise _cut_off(path, "the mark of its end is missing")
+
+
+def _cut_off(path: str, how: str) -> TargetError:
+    return TargetError(
+        f"cannot read {path}: {how}", "it may be cut off or damaged; compare its size"
+    )
+
+
+def _read_header(fd: int) -> _Header | None:
+    raw = os.pread(fd, 464, 0)
+    if len(raw) < 464:
+        return None
+    for status in _STATUS:
+        for order in "<>":
+            version = struct.unpack_from(f"{order}i", raw, 8)[0]
+            # status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr
+            _, block, sub_header, bitmap, max_pfn = struct.unpack_from(f"{order}5I", raw, status)
+            if block in _BLOCKS and 0 < sub_header < 1 << 16 and bitmap:
+                found = _Header(order, block, sub_header, bitmap, max_pfn, 0, 1 << 64, 0, 0)
+                return _with_sub_header(fd, found, version, status == _STATUS[0])
+    return None
+
+
+def _with_sub_header(fd: int, header: _Header, version: int, wide: bool) -> _Header:
+    """Add what struct kdump_sub_header says; for 32 bits, it has too many forms to ask it."""
+    raw = os.pread(fd, 104, header.block)
+    if not wide or len(raw) < 104:
+        return header
+    level, split = struct.unpack_from(f"{header.order}ii", raw, 8)
+    fields = struct.unpack_from(f"{header.order}11Q", raw, 16)
+    # From version 2: start_pfn, end_pfn; 3: vmcoreinfo; 4: note; 5: eraseinfo, each an
+    # offset and a size; 6: start_pfn_64, end_pfn_64, max_mapnr_64.
+    places = zip(fields[2:8:2], fields[3:8:2], range(3, 6), strict=True)
+    ends = [offset + size for offset, size, since in places if size and version >= since]
+    header = header._replace(notes_end=max(ends, default=0), level=level if version >= 1 else 0)
+    if version >= 2 and split:
+        start_pfn, end_pfn = fields[8:10] if version >= 6 else fields[:2]
+        header = header._replace(start_pfn=start_pfn, end_pfn=end_pfn)
+    return header._replace(max_pfn=fields[10]) if version >= 6 else header
+
+
+def _needed(fd: int, size: int, header: _Header) -> int:
+    """Find how long a file has to be, as far as what there is of it tells."""
+    bitmap = (1 + header.sub_header) * header.block
+    descriptors = bitmap + header.bitmap * header.block
+    if max(descriptors, header.notes_end) > size:
+        return max(descriptors, header.notes_end)
+    # There are two bitmaps, of the memory there was and of what the file has; the
+    # oldest files have one.
+    blocks = header.bitmap
+    if header.max_pfn <= blocks * header.block * 8 // 2:
+        blocks //= 2
+        bitmap += blocks * header.block
+    count = _count_bits(fd, bitmap, blocks * header.block, header)
+    needed = descriptors + count * _DESCRIPTOR
+    if needed > size:
+        return needed
+    for first in range(0, count, _BATCH):
+        raw = os.pread(
+            fd, min(_BATCH, count - first) * _DESCRIPTOR, descriptors + first * _DESCRIPTOR
+        )
+        # struct page_desc: offset (64 bits), size, flags (32), page_flags (64)
+        offset = np.frombuffer(raw, f"{header.order}u8").reshape(-1, 3)[:, 0].astype(np.uint64)
+        length = np.frombuffer(raw, f"{header.order}u4").reshape(-1, 6)[:, 2].astype(np.uint64)
+        # Looked at first, so that the sums don't wrap.
+        last = int(offset.max(initial=0))
+        if last > size:
+            return last
+        needed = max(needed, int((offset + length).max(initial=0)))
+    return needed
+
+
+def _count_bits(fd: int, offset: int, size: int, header: _Header) -> int:
+    """Count the pages that a bitmap says are in the file, and that this file is to have."""
+    total = 0
+    for first in range(0, size, _BITMAP_BATCH):
+        raw = os.pread(fd, min(_BITMAP_BATCH, size - first), offset + first)
+        start, end = max(header.start_pfn - first * 8, 0), header.end_pfn - first * 8
+        if start == 0 and end >= len(raw) * 8:
+            total += int.from_bytes(raw, "little").bit_count()
+        elif start < end:
+            bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
+            total += int(bits[start : max(end, 0)].sum())
+    return total

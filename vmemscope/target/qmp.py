@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+QEMU's monitor protocol: the few commands that are needed before drgn attaches.
+
+In: a socket. Out: answers to commands, and the events that came meanwhile,
+each with QEMU's own time. QEMU's docs/interop/qmp-spec describes the protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ("Event", "Monitor", "MonitorError")
+
+#: bytes of one message; the longest here is that of ``info mtree``, some 100 KiB
+_MAX_MESSAGE = 16 << 20
+
+
+class MonitorError(Exception):
+    """QEMU refused a command, or what answers is no QEMU."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that QEMU did."""
+
+    #: such as ``STOP``
+    name: str
+    #: seconds since the epoch
+    time: float
+
+
+class Monitor:
+    """
+    A client of one QMP socket, past the greeting.
+
+    :param connection: belongs to the caller; its timeout is that of each wait
+    :raises MonitorError: if what answers is no QMP
+    :raises OSError: if nothing answers (``TimeoutError``), or the socket fails
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received = bytearray()
+        #: all events so far
+        self.events: list[Event] = []
+        if "QMP" not in self._message():
+            raise MonitorError("there was no QMP greeting")
+        self.execute("qmp_capabilities")
+
+    def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None, fd: int | None = None
+    ) -> Any:
+        """
+        Execute a command.
+
+        :param fd: file descriptor to pass along, over a Unix socket
+        :return: what QEMU returned
+        :raises MonitorError: if it returned an error
+        :raises OSError: as the constructor
+        """
+        message = json.dumps({"execute": command, "arguments": arguments or {}}).encode() + b"\r\n"
+        if fd is None:
+            self._connection.sendall(message)
+        else:
+            sent = socket.send_fds(self._connection, [message], [fd])
+            if rest := message[sent:]:
+                self._connection.sendall(rest)
+        while True:
+            answer = self._message()
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                error = answer["error"]
+                description = error.get("desc") if isinstance(error, dict) else None
+                raise MonitorError(str(description or error))
+            self._note(answer)
+
+    def wait_for(self, event: str) -> Event:
+        """Wait until an event of this name has come; return the last one."""
+        while True:
+            for one in reversed(self.events):
+                if one.name == event:
+                    return one
+            self._note(self._message())
+
+    def _note(self, message: dict[str, Any]) -> None:
+        try:
+            time = message["timestamp"]
+            seconds = time["seconds"] + time["microseconds"] / 1e6
+            self.events.append(Event(str(message["event"]), float(seconds)))
+        except (KeyError, TypeError, ValueError):
+            raise MonitorError("there came neither an answer nor an event") from None
+
+    def _message(self) -> dict[str, Any]:
+        while b"\n" not in self._received:
+            piece = self._connection.recv(1 << 16)
+            if not piece:
+                raise MonitorError("the connection was closed")
+            self._received += piece
+            if len(self._received) > _MAX_MESSAGE:
+                raise MonitorError("there came a message without end")
+        line, _, rest = bytes(self._received).partition(b"\n")
+        self._received = bytearray(rest)
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise MonitorError(f"this is no QMP: {line[:60]!r}")
+        return message
