@@ -10,20 +10,109 @@ from pathlib import Path
 import pytest
 
 from .guest import Guest
+from .looked import Looked, Looking
+from .matrix import BOOTS, FULL, SHORT, Key
 from .packages import get_kernel
 from .targets import GuestTargets
+from .tested import PATH, Results
 
 #: series of the kernels that every test with the fixture ``guest`` runs on
 GUEST_KERNELS = ("6.1", "7.2")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the whole matrix be asked for."""
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="boot every kernel of the matrix, with 4- and 5-level paging, not just two guests of"
+        f" each kind, and write {PATH.relative_to(PATH.parents[1])}",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers", "boot(name): runs on this guest of the matrix, not on all of them"
+    )
+
+
 # Before the one that deselects by marker.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this directory."""
+    """Mark everything in this directory, and put together what looks at one guest."""
+
+    def key_of(item: pytest.Item) -> int:
+        callspec = getattr(item, "callspec", None)
+        key = callspec.params.get("looked") if callspec else None
+        # All others first, as they are.
+        return FULL.index(key) + 1 if isinstance(key, Key) else 0
+
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.guest)
+    items.sort(key=key_of)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what wants to look at a guest of the matrix on each, and on each cell if it wants one."""
+    if "looked" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("boot")
+    keys = [
+        key
+        for key in (FULL if metafunc.config.getoption("full") else SHORT)
+        if marker is None or key.boot in marker.args
+    ]
+    if "cell" in metafunc.fixturenames:
+        cells = [
+            pytest.param(key, cell, id=f"{key}-{cell.what}")
+            for key in keys
+            for cell in BOOTS[key.boot].cells
+        ]
+        metafunc.parametrize(("looked", "cell"), cells, indirect=["looked"])
+    else:
+        metafunc.parametrize("looked", keys, indirect=True, ids=str)
+
+
+_SECONDS = pytest.StashKey[dict[Key, dict[str, float]]]()
+
+
+@pytest.fixture(scope="session")
+def looking(request: pytest.FixtureRequest) -> Iterator[Looking]:
+    """What looks at the guests of the matrix, one after the other."""
+    looking = Looking()
+    request.config.stash[_SECONDS] = looking.seconds
+    yield looking
+    looking.close()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Tell how long the guests of the matrix took."""
+    seconds = config.stash.get(_SECONDS, {})
+    if seconds:
+        total = sum(sum(steps.values()) for steps in seconds.values())
+        terminalreporter.section(f"{len(seconds)} guests of the matrix: {total:.0f} s")
+    for key, steps in seconds.items():
+        parts = ", ".join(f"{name} {taken:.0f}" for name, taken in steps.items())
+        terminalreporter.write_line(f"{key}: {sum(steps.values()):.0f} s ({parts})")
+
+
+@pytest.fixture
+def looked(request: pytest.FixtureRequest, looking: Looking) -> Looked:
+    """One guest of the matrix, and what was seen of it."""
+    return looking.at(request.param)
+
+
+@pytest.fixture(scope="session")
+def results(request: pytest.FixtureRequest) -> Iterator[Results]:
+    """What came out of the matrix; the whole of it is written down."""
+    results = Results()
+    yield results
+    if request.config.getoption("full") and results.complete:
+        PATH.write_text(results.render())
 
 
 @pytest.fixture(scope="session", params=GUEST_KERNELS)

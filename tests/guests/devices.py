@@ -6,8 +6,9 @@ Each class says how QEMU or the kernel is asked for the memory and what
 namespace the guest shall make of it. Sizes, alignments and addresses are in
 bytes.
 
-All devices of a guest must differ in size: region numbers follow no order that
-the command line knows, so the guest's regions are told apart by their size.
+All devices of a guest must differ in size, or have different addresses given:
+region numbers follow no order that the command line knows, so the guest's
+regions are told apart by size and address.
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ class Device:
     #: where the struct pages shall be: RAM, or the device itself (altmap)
     map: Literal["mem", "dev"] = "mem"
     align: int = 2 * MIB
+    #: physical address; QEMU chooses if None
+    addr: int | None = None
+
+    def looks_like(self, other: Device) -> bool:
+        """Tell whether it can't be told from another by what the guest says of its regions."""
+        return self.size == other.size and (
+            self.addr == other.addr or None in (self.addr, other.addr)
+        )
 
     def qemu_arguments(self, index: int, directory: Path) -> list[str]:
         """
@@ -90,13 +99,15 @@ class Device:
 class Nvdimm(Device):
     """An NVDIMM without labels, found through the ACPI NFIT."""
 
-    #: physical address; QEMU chooses if None
-    addr: int | None = None
+    #: NUMA node, one that QEMU is told of; the first if None
+    node: int | None = None
 
     def qemu_arguments(self, index: int, directory: Path) -> list[str]:
         device = f"nvdimm,id=device{index},memdev=memory{index}"
         if self.addr is not None:
             device += f",addr={self.addr:#x}"
+        if self.node is not None:
+            device += f",node={self.node}"
         return [*self._backing_file(index, directory), "-device", device]
 
     def hotplug_memory(self) -> int:
@@ -109,21 +120,20 @@ class VirtioPmem(Device):
     """Persistent memory on a virtio device; the kernel maps it even when raw."""
 
     def qemu_arguments(self, index: int, directory: Path) -> list[str]:
-        return [
-            *self._backing_file(index, directory),
-            "-device",
-            f"virtio-pmem-pci,id=device{index},memdev=memory{index}",
-        ]
+        device = f"virtio-pmem-pci,id=device{index},memdev=memory{index}"
+        if self.addr is not None:
+            device += f",memaddr={self.addr:#x}"
+        return [*self._backing_file(index, directory), "-device", device]
 
     def hotplug_memory(self) -> int:
-        return self.size + GIB
+        return (self.addr or 0) + self.size + GIB
 
 
 @dataclass(frozen=True, kw_only=True)
 class LegacyPmem(Device):
     """A piece of the guest's RAM, declared persistent by ``memmap=nn!ss``."""
 
-    addr: int
+    addr: int = field()
 
     def kernel_parameters(self) -> list[str]:
         return [f"memmap={self.size}!{self.addr:#x}"]
@@ -181,7 +191,7 @@ def parse_device(text: str) -> Device:
     Parse a device as the command line spells it.
 
     >>> parse_device("nvdimm,size=512M,map=dev")
-    Nvdimm(size=536870912, mode='devdax', map='dev', align=2097152, addr=None)
+    Nvdimm(size=536870912, mode='devdax', map='dev', align=2097152, addr=None, node=None)
 
     :param text: ``nvdimm``, ``memmap`` or ``virtio-pmem``, then ``key=value`` for
         the fields of :class:`Nvdimm`, :class:`LegacyPmem` or :class:`VirtioPmem`

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import itertools
 import json
 import re
+import shlex
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +45,15 @@ _COMMAND_TIMEOUT = 60
 _DUMP_TIMEOUT = 600
 #: lines of the console that go into an error
 _CONSOLE_LINES = 40
+_MOUNT_HOST = """
+mkdir -p /host
+mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=262144,cache=loose host /host
+for directory in proc sys dev; do
+	mount -o bind /$directory /host/$directory
+done
+mount -t securityfs securityfs /host/sys/kernel/security
+mount -t tmpfs -o mode=1777 tmpfs /host/tmp
+"""
 #: where QEMU's q35 splits RAM: from this size on, only the first 2 GiB of it
 #: are below 4 GiB
 _Q35_SPLIT = 0xB0000000
@@ -89,12 +101,15 @@ class Guest:
     test.
 
     :param kernel: what to boot
-    :param devices: what to put in; no two of the same size
+    :param devices: what to put in; of one size only with different addresses
     :param cpu: QEMU's model
     :param memory: size of RAM in bytes
     :param parameters: further parameters for the kernel
     :param qemu_arguments: further options for QEMU
     :param modules: modules to load
+    :param host_files: let the guest read the host's files, for
+        :meth:`run_on_host_files`
+    :param vmcoreinfo: have a ``-device vmcoreinfo``
     """
 
     def __init__(
@@ -107,10 +122,11 @@ class Guest:
         parameters: Sequence[str] = (),
         qemu_arguments: Sequence[str] = (),
         modules: tuple[str, ...] = MODULES,
+        host_files: bool = False,
+        vmcoreinfo: bool = True,
     ) -> None:
-        sizes = [device.size for device in devices]
-        if len(set(sizes)) != len(sizes):
-            raise ValueError("devices are told apart by size: no two may have the same")
+        if any(one.looks_like(other) for one, other in itertools.combinations(devices, 2)):
+            raise ValueError("devices of one size are told apart by their addresses: give them")
         self.kernel = kernel
         self.cpu = cpu
         self.memory = memory
@@ -122,6 +138,9 @@ class Guest:
         self._parameters = tuple(parameters)
         self._qemu_arguments = tuple(qemu_arguments)
         self._modules = modules
+        self._host_files = host_files
+        self._host_mounted = False
+        self._vmcoreinfo = vmcoreinfo
 
     def __enter__(self) -> Guest:
         ensure_host_packages()
@@ -197,6 +216,39 @@ class Guest:
             raise GuestError(f"exit status {result.returncode} in the guest: {command}\n{output}")
         return result
 
+    def run_on_host_files(
+        self,
+        command: str,
+        *,
+        user: int = 0,
+        timeout: float = _COMMAND_TIMEOUT,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """
+        Run a shell command in the guest, with the host's programs and libraries.
+
+        What it sees is the host's root directory, which can't be written to, but
+        the guest's own ``/proc``, ``/sys`` and ``/dev``, and an empty ``/tmp``.
+
+        :param command: for the host's ``/bin/sh``
+        :param user: number of the user, and of the group, to run it as. Any but
+            root can read all files, wherever on the host the programs are, and has
+            no other capability.
+        :return: as :meth:`run` does
+        """
+        if not self._host_files:
+            raise ValueError("the guest was not made with host_files=True")
+        if not self._host_mounted:
+            self.run(_MOUNT_HOST)
+            self._host_mounted = True
+        # By its path, or busybox would take its own setpriv.
+        words = ["chroot", "/host", "/usr/bin/setpriv"]
+        if user:
+            words += [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+            words += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+        words += ["/bin/sh", "-c", command]
+        return self.run(shlex.join(words), timeout=timeout, check=check)
+
     def report(self) -> Report:
         """Ask the guest what it knows about its device memory."""
         vmstat = self.run("cat /proc/vmstat").stdout
@@ -234,6 +286,32 @@ class Guest:
             raise GuestError(f"QEMU could not do {command}: {error}") from error
         except (QMPError, asyncio.TimeoutError) as error:
             raise self._lost(f"QEMU gave no answer to {command}: {error!r}") from error
+
+    @contextlib.contextmanager
+    def recorded_events(self) -> Iterator[list[tuple[str, float]]]:
+        """
+        Listen on the harness's own QMP socket, where nothing else is executed meanwhile.
+
+        :return: gets, at the end, the names of QEMU's events and when they were,
+            in seconds
+        """
+        events: list[tuple[str, float]] = []
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_COMMAND_TIMEOUT)
+            connection.connect(str(self._directory / "qmp-harness"))
+            with connection.makefile("rw", encoding="utf-8") as file:
+                file.readline()
+                for end in (False, True):
+                    if end:
+                        yield events
+                    # All that came before its answer came before the command.
+                    command = "query-status" if end else "qmp_capabilities"
+                    file.write(json.dumps({"execute": command}) + "\n")
+                    file.flush()
+                    while "return" not in (message := json.loads(file.readline())):
+                        at = message["timestamp"]
+                        seconds = at["seconds"] + at["microseconds"] / 1e6
+                        events.append((message["event"], seconds))
 
     def dump_formats(self) -> list[str]:
         """
@@ -313,7 +391,7 @@ class Guest:
             *("-m", f"{self.memory >> 20}M,slots=16,maxmem={(self.memory + hotplug + GIB) >> 20}M"),
             *("-nodefaults", "-no-reboot", "-display", "none"),
             *("-serial", f"file:{self._directory}/console"),
-            *("-device", "vmcoreinfo"),
+            *(("-device", "vmcoreinfo") if self._vmcoreinfo else ()),
             *("-qmp", f"unix:{self._directory}/qmp-harness,server=on,wait=off"),
             *("-qmp", f"unix:{self.qmp},server=on,wait=off"),
             *("-device", "virtio-serial-pci"),
@@ -322,6 +400,10 @@ class Guest:
             *("-kernel", str(self.kernel.image)),
             *("-initrd", f"{self._directory}/initramfs"),
         ]
+        if self._host_files:
+            # A file system in a file system (/proc) has inode numbers of its own.
+            share = "path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
+            command += ["-virtfs", f"local,{share}"]
         for index, device in enumerate(self._wanted):
             command += device.qemu_arguments(index, self._directory)
             parameters += device.kernel_parameters()
@@ -333,15 +415,20 @@ class Guest:
             "cd /sys/bus/nd/devices; for region in region*; do"
             " echo $region $(cat $region/size $region/resource); done"
         ).stdout
-        regions = {
-            int(size): (name, int(start, 0))
+        regions = [
+            (name, int(size), int(start, 0))
             for name, size, start in re.findall(r"^(region\d+) (\d+) (\w+)$", output, re.M)
-        }
+        ]
         placed = []
         for device in devices:
-            if device.size not in regions:
+            found = [
+                (name, start)
+                for name, size, start in regions
+                if size == device.size and device.addr in (None, start)
+            ]
+            if len(found) != 1:
                 raise GuestError(f"the guest has no region for {device}, it has:\n{output}")
-            region, start = regions[device.size]
+            ((region, start),) = found
             # Without labels, there is one namespace over the whole region.
             namespace = f"{region.replace('region', 'namespace')}.0"
             (info,) = _json_list(self.run(device.setup_command(namespace)).stdout)

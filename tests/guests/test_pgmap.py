@@ -57,7 +57,7 @@ def view(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def looked(
+def answered(
     guest: GuestTargets, view: str, documents: dict[tuple[str, str], tuple[dict[str, Any], int]]
 ) -> tuple[dict[str, Any], int]:
     """What the tool says of a guest, and its exit status."""
@@ -73,8 +73,8 @@ def number(text: str | None) -> int | None:
     return None if text is None else int(text, 16)
 
 
-def test_target(guest: GuestTargets, view: str, looked: tuple[dict[str, Any], int]) -> None:
-    document, _ = looked
+def test_target(guest: GuestTargets, view: str, answered: tuple[dict[str, Any], int]) -> None:
+    document, _ = answered
     target, _, types = view.partition("-")
     assert document["schema"] == SCHEMA
     assert document["target"] == {
@@ -91,9 +91,9 @@ def test_target(guest: GuestTargets, view: str, looked: tuple[dict[str, Any], in
 
 
 def test_every_number_is_the_oracles(
-    guest: GuestTargets, looked: tuple[dict[str, Any], int]
+    guest: GuestTargets, answered: tuple[dict[str, Any], int]
 ) -> None:
-    document, _ = looked
+    document, _ = answered
     assert len(document["pgmaps"]) == len(guest.oracle) == len(guest.devices)
     prog = oracle.open_core(guest.vmcore, guest.vmlinux)
     for pgmap, truth in zip(document["pgmaps"], guest.oracle, strict=True):
@@ -127,8 +127,10 @@ def test_every_number_is_the_oracles(
     assert totals["saved_bytes"] == sum(truth["saved_bytes"] for truth in guest.oracle)
 
 
-def test_expected_frames_and_state(guest: GuestTargets, looked: tuple[dict[str, Any], int]) -> None:
-    document, _ = looked
+def test_expected_frames_and_state(
+    guest: GuestTargets, answered: tuple[dict[str, Any], int]
+) -> None:
+    document, _ = answered
     for pgmap, placed in zip(document["pgmaps"], guest.devices, strict=True):
         device, pages = placed.device, pgmap["vmemmap"]["pages"]
         # struct pages of 64 bytes: a compound page takes 1/64 of its size.
@@ -143,10 +145,10 @@ def test_expected_frames_and_state(guest: GuestTargets, looked: tuple[dict[str, 
 
 
 def test_findings_are_what_drgn_sees(
-    guest: GuestTargets, view: str, looked: tuple[dict[str, Any], int]
+    guest: GuestTargets, view: str, answered: tuple[dict[str, Any], int]
 ) -> None:
     """A finding for each compound page of which drgn resolves a tail to another head, no other."""
-    document, status = looked
+    document, status = answered
     prog = oracle.open_core(guest.vmcore, guest.vmlinux)
     expected = set()
     for truth in guest.oracle:
@@ -184,9 +186,9 @@ def test_findings_are_what_drgn_sees(
 
 
 def test_refcounts_were_all_compared(
-    guest: GuestTargets, looked: tuple[dict[str, Any], int]
+    guest: GuestTargets, answered: tuple[dict[str, Any], int]
 ) -> None:
-    document, _ = looked
+    document, _ = answered
     # Frames from the page allocator: each of base pages, the first of a large leaf.
     counted = sum(
         len(truth["refcounts"])
@@ -200,9 +202,9 @@ def test_refcounts_were_all_compared(
 
 
 def test_what_was_not_read(
-    guest: GuestTargets, view: str, looked: tuple[dict[str, Any], int]
+    guest: GuestTargets, view: str, answered: tuple[dict[str, Any], int]
 ) -> None:
-    document, _ = looked
+    document, _ = answered
     summary = document["summary"]
     heads = {
         truth["name"]: len(range(0, truth["vmemmap_pages"] * 64 - offset(truth), 1 << shift))
