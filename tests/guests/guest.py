@@ -44,7 +44,7 @@ _BOOT_TIMEOUT = 240
 _COMMAND_TIMEOUT = 60
 _DUMP_TIMEOUT = 600
 #: lines of the console that go into an error
-_CONSOLE_LINES = 40
+_CONSOLE_LINES = 150
 _MOUNT_HOST = """
 mkdir -p /host
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=262144,cache=loose host /host
