@@ -35,7 +35,7 @@ _RESERVED = 192 * MIB
 _DONE = b"copied"
 _SECTOR = 512
 #: seconds from the crash to the end of the copy; takes 40 on an idle machine
-_TIMEOUT = 300
+_TIMEOUT = 600
 
 _INIT = rf"""#!/bin/busybox sh
 /bin/busybox --install -s /bin

@@ -207,6 +207,9 @@ def _check_pagemap(
     pagemap = subject.pagemap
     if damage:
         subject.findings.skipped("pgmap_array could not be followed", CATALOGUE["xarray"])
+    elif any(one.unreadable for one in pagemap.damage):
+        # It has entries and, as far as is known, no ranges: that tells nothing.
+        subject.findings.skipped("the pagemap could not be read", CATALOGUE["xarray"])
     elif len(ranges) != pagemap.nr_range:
         subject.findings.skipped("not all of its ranges are valid", CATALOGUE["xarray"])
     else:
