@@ -22,7 +22,7 @@ from pathlib import Path
 from .devices import FIVE_DEVICES, MIB, Device
 from .guest import Guest
 from .initramfs import _Cpio, _load_modules, _which
-from .packages import Kernel, cache_directory
+from .packages import Kernel
 
 __all__ = ("CrashingGuest",)
 
@@ -103,8 +103,7 @@ class CrashingGuest(Guest):
         :param path: where to put the dump, on the file system of the directory
         :raises GuestError: if the second kernel does not save it
         """
-        # The guest sees the host's files, but those in /tmp.
-        with tempfile.TemporaryDirectory(dir=cache_directory(), prefix="capture-") as directory:
+        with tempfile.TemporaryDirectory(prefix="capture-") as directory:
             initramfs = Path(directory) / "initramfs"
             _build_capture(self.kernel, initramfs)
             parameters = "console=ttyS0 nr_cpus=1 reset_devices panic=-1"

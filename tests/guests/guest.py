@@ -52,7 +52,7 @@ for directory in proc sys dev; do
 	mount -o bind /$directory /host/$directory
 done
 mount -t securityfs securityfs /host/sys/kernel/security
-mount -t tmpfs -o mode=1777 tmpfs /host/tmp
+mount -t tmpfs -o mode=1777 tmpfs /host/run
 """
 #: where QEMU's q35 splits RAM: from this size on, only the first 2 GiB of it
 #: are below 4 GiB
@@ -228,7 +228,8 @@ class Guest:
         Run a shell command in the guest, with the host's programs and libraries.
 
         What it sees is the host's root directory, which can't be written to, but
-        the guest's own ``/proc``, ``/sys`` and ``/dev``, and an empty ``/tmp``.
+        the guest's own ``/proc``, ``/sys`` and ``/dev``, and an empty ``/run`` that
+        temporary files go to; the host's ``/tmp`` may well be where the tests are.
 
         :param command: for the host's ``/bin/sh``
         :param user: number of the user, and of the group, to run it as. Any but
@@ -247,7 +248,7 @@ class Guest:
             words += [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
             words += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
         words += ["/bin/sh", "-c", command]
-        return self.run(shlex.join(words), timeout=timeout, check=check)
+        return self.run("TMPDIR=/run " + shlex.join(words), timeout=timeout, check=check)
 
     def report(self) -> Report:
         """Ask the guest what it knows about its device memory."""

@@ -414,7 +414,7 @@ def test_what_keeps_a_guest_from_being_looked_at(tmp_path: Path) -> None:
         assert re.fullmatch(r"vmemscope: error: .* TCP .*--vmcoreinfo\n", result.stderr)
 
         saved = guest.run_on_host_files(
-            f"{PYTHON} -m vmemscope vmcoreinfo -o /tmp/note && cat /tmp/note", timeout=PATIENCE
+            f"{PYTHON} -m vmemscope vmcoreinfo -o /run/note && cat /run/note", timeout=PATIENCE
         )
         note = tmp_path / "note"
         note.write_text(saved.stdout)
