@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import jsonschema
 import numpy as np
 import pytest
 
+from vmemscope import memmap
 from vmemscope.arch.x86_64 import ARCHITECTURE
 from vmemscope.cli import main
 from vmemscope.findings import Outcome
-from vmemscope.kernel.mem_section import Sections
+from vmemscope.kernel.dev_pagemap import read_pagemaps
+from vmemscope.kernel.mem_section import Sections, read_sections
 from vmemscope.layout import Geometry
 from vmemscope.memmap import confirmed, look
 from vmemscope.memmap.counters import counted_pages
@@ -34,6 +37,7 @@ from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.pagetable import KERNEL, KERNEL_LARGE, NX, PMD_SHIFT, PTE_SHIFT, TABLE
 from vmemscope.sim.scenario import parse_scenario
 from vmemscope.target import open_core
+from vmemscope.types import attach_types
 
 from . import kernels
 from .conftest import KERNELS
@@ -455,18 +459,92 @@ def test_memory_map_that_hugetlb_shrank(tmp_path: Path, kernel: str) -> None:
 # What surrounds it.
 
 
-def test_a_live_target_is_looked_at_twice(tmp_path: Path) -> None:
+@pytest.fixture
+def sound_and_leaking(tmp_path: Path) -> tuple[MemmapReport, MemmapReport]:
+    """One kernel before and after a page of vmemmap is mapped for nothing."""
     built = kernels.image(DEVICE, "6.12")
     one = built.kernel
     frame = one.pages.alloc_page()
     start = struct_page(one, 0x200000)
     sound = look_at(built, tmp_path)
     one.tables.set(start, PTE_SHIFT, frame << 12 | KERNEL)
-    leaking = look_at(built, tmp_path)
-    # There the first time only, or the second time only: on its way.
-    assert confirmed(leaking, sound).findings == ()
-    assert confirmed(sound, leaking).findings == ()
-    assert confirmed(leaking, leaking).findings == leaking.findings != ()
+    return sound, look_at(built, tmp_path)
+
+
+class TestLive:
+    """What changes under a look counts for nothing."""
+
+    def test_what_is_in_two_looks_counts(
+        self, sound_and_leaking: tuple[MemmapReport, MemmapReport]
+    ) -> None:
+        sound, leaking = sound_and_leaking
+        # There the first time only, or the second time only: on its way.
+        assert confirmed(leaking, sound).findings == ()
+        passed = confirmed(sound, leaking)
+        assert passed.findings == ()
+        assert {o.outcome for o in passed.outcomes if o.rule == "vmemmap-leak"} == {Outcome.SKIPPED}
+        assert confirmed(leaking, leaking).findings == leaking.findings != ()
+
+    @pytest.mark.parametrize(
+        ("steady", "looks", "told"),
+        [
+            # Each look: whether the devices are the same before and after it.
+            ([True, True], 2, True),
+            ([False, True, False, True], 4, True),
+            ([False] * 5, 5, False),
+            ([True] + [False] * 4, 5, False),
+        ],
+    )
+    def test_looks_during_which_devices_came_or_went_do_not_count(
+        self,
+        sound_and_leaking: tuple[MemmapReport, MemmapReport],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        steady: list[bool],
+        looks: int,
+        told: bool,
+    ) -> None:
+        _, leaking = sound_and_leaking
+        states = iter([state for same in steady for state in ((0, 0) if same else (0, 1))])
+        taken = []
+
+        def take(*_: object) -> MemmapReport:
+            taken.append(leaking)
+            return leaking
+
+        monkeypatch.setattr(memmap, "_devices", lambda target: next(states))
+        monkeypatch.setattr(memmap, "memmap", take)
+        target = open_core(kernels.write(kernels.image(DEVICE, "6.12"), tmp_path))
+        report = look(replace(target, kind="qemu"), "btf", sleep=lambda seconds: None)
+        assert len(taken) == looks
+        if told:
+            assert report == leaking
+            return
+        assert report.findings == ()
+        assert report.not_read == (
+            *leaking.not_read,
+            "devices came or went while the memory map was looked at",
+        )
+
+    def test_what_a_device_changes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A pagemap on its way is no state at all; one section fewer makes another."""
+        target = open_core(kernels.write(kernels.image(DEVICE, "6.12"), tmp_path))
+        attach_types(target.prog, "btf")
+        before = memmap._devices(target)
+        assert before is not None
+        assert memmap._devices(target) == before
+
+        def fewer(*args: Any) -> Sections:
+            sections = read_sections(*args)
+            return replace(sections, number=sections.number[:-1], raw=sections.raw[:-1])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(memmap, "read_sections", fewer)
+            assert memmap._devices(target) not in (None, before)
+        pagemaps, damage = read_pagemaps(target.prog)
+        half = [replace(one, nr_range=0) for one in pagemaps]
+        monkeypatch.setattr(memmap, "read_pagemaps", lambda prog: (half, damage))
+        assert memmap._devices(target) is None
 
 
 def test_progress_ends_at_the_whole(tmp_path: Path) -> None:

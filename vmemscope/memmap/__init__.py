@@ -16,7 +16,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..findings import Severity
+from drgn import FaultError
+
+from ..arch import architecture_of
+from ..errors import TargetError
+from ..findings import Severity, left_of
+from ..kernel.dev_pagemap import read_pagemaps
+from ..kernel.mem_section import read_sections
 from ..types import attach_types, check_needs
 from .gather import Gathered
 from .needs import NEEDS
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..audit import Progress
+    from ..findings import Finding
     from ..target import Target
     from .model import MemmapReport
 
@@ -35,6 +42,11 @@ __all__ = ("confirmed", "look", "memmap")
 #: seconds between two looks at a live target: onlining or removing a device takes
 #: less per section
 _PAUSE = 0.2
+#: looks until what still changes is reported as changing
+_MAX_LOOKS = 5
+
+_CHANGING = "devices came or went while the memory map was looked at"
+_PASSING = "it was otherwise from one look to the next"
 
 
 def look(
@@ -50,7 +62,8 @@ def look(
     """
     Attach types to a target that was just opened, and look at its memory map.
 
-    On a live target a violation counts only if it is in two looks.
+    On a live target a look counts only if no device came or went meanwhile, and a
+    violation only if it is in two that count.
 
     :param types: ``auto``, ``btf`` or ``dwarf``
     :param symbols: files with debug symbols
@@ -64,23 +77,76 @@ def look(
     source = str(attach_types(target.prog, types, symbols, system_map=system_map))
     check_needs(target.prog, NEEDS)
     timings["types"] = time.perf_counter() - start
-    report = memmap(target, source, timings, progress)
-    if not target.live or all(one.severity is Severity.NOTE for one in report.findings):
-        return report
-    sleep(_PAUSE)
-    return confirmed(report, memmap(target, source, timings, progress))
+    if not target.live:
+        return memmap(target, source, timings, progress)
+    counting: list[MemmapReport] = []
+    other: MemmapReport | None = None
+    for number in range(_MAX_LOOKS):
+        if number:
+            sleep(_PAUSE)
+        try:
+            before = _devices(target)
+            report = memmap(target, source, timings, progress)
+            steady = before is not None and before == _devices(target)
+        except (FaultError, OSError):
+            # Tables and structures were freed under it.
+            continue
+        if not steady:
+            other = report
+            continue
+        counting.append(report)
+        if not _violations(report):
+            return report
+        if len(counting) > 1:
+            return confirmed(*counting)
+    last = counting[-1] if counting else other
+    if last is None:
+        raise TargetError(f"the memory map did not hold still in {_MAX_LOOKS} attempts to read it")
+    return _unsettled(last)
+
+
+def _devices(target: Target) -> object:
+    """Get what changes when a device comes or goes; ``None`` while one does."""
+    pagemaps, _ = read_pagemaps(target.prog)
+    if any(one.changing for one in pagemaps):
+        return None
+    page_size = architecture_of(target.prog.platform).page_table(target.vmcoreinfo).page_size
+    sections = read_sections(target.prog, target.vmcoreinfo, page_size)
+    return pagemaps, sections.number.tobytes(), sections.raw.tobytes(), sections.usage.tobytes()
+
+
+def _violations(report: MemmapReport) -> bool:
+    return any(one.severity is not Severity.NOTE for one in report.findings)
+
+
+def _unsettled(report: MemmapReport) -> MemmapReport:
+    """Leave out of a report what may be half of one state and half of another."""
+    notes = tuple(one for one in report.findings if one.severity is Severity.NOTE)
+    return replace(_with_findings(report, notes, _CHANGING), not_read=(*report.not_read, _CHANGING))
+
+
+def _with_findings(
+    report: MemmapReport, findings: tuple[Finding, ...], reason: str
+) -> MemmapReport:
+    """Leave some findings out, with the reason why their rules are to be taken for skipped."""
+    return replace(
+        report,
+        findings=findings,
+        outcomes=left_of(report.outcomes, report.findings, findings, reason),
+    )
 
 
 def confirmed(earlier: MemmapReport, later: MemmapReport) -> MemmapReport:
     """Take the later report, without the violations that the earlier one does not have."""
     known = {(one.rule, one.vaddr, one.pfn) for one in earlier.findings}
-    return replace(
+    return _with_findings(
         later,
-        findings=tuple(
+        tuple(
             one
             for one in later.findings
             if one.severity is Severity.NOTE or (one.rule, one.vaddr, one.pfn) in known
         ),
+        _PASSING,
     )
 
 
