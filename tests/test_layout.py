@@ -124,7 +124,7 @@ def test_leaf_pieces_join_across_sections() -> None:
         (18, None, "7.2.13+deb14-amd64", 64, True, None),
         (9, ALTMAP, "6.1.0", 64, False, "altmap"),
         (0, None, "6.1.0", 64, False, "base pages"),
-        (None, None, "5.10.0", 64, False, "base pages"),
+        (None, None, "5.10.0", 64, False, "kernel without compound pages of devices"),
         (9, None, "6.1.0", 56, False, "power of two"),
         (7, None, "6.1.0", 64, False, "too small"),
         (9, None, "5.17.0", 64, None, "without the feature"),

@@ -134,6 +134,8 @@ def dedup_of(pagemap: Pagemap, geometry: Geometry, osrelease: str) -> Dedup:
     """
     if pagemap.altmap is not None:
         return Dedup(False, "the memory map lies on the device (altmap)")
+    if pagemap.vmemmap_shift is None:
+        return Dedup(False, "kernel without compound pages of devices (before 5.17)")
     if not pagemap.vmemmap_shift:
         return Dedup(False, "base pages (vmemmap_shift 0)")
     if geometry.struct_page_size & (geometry.struct_page_size - 1):
