@@ -11,8 +11,10 @@ import jsonschema
 import pytest
 from drgn import FaultError
 
+from tests import kernels
 from tests.report.builders import finding, pagemap_report, report
 from vmemscope import confirm
+from vmemscope.cli import main
 from vmemscope.confirm import Look, confirmed_audit, is_certain, merged
 from vmemscope.errors import TargetError
 from vmemscope.findings import Severity
@@ -20,6 +22,8 @@ from vmemscope.kernel.dev_pagemap import Pagemap
 from vmemscope.model import PagemapReport, Report
 from vmemscope.report.document import schema_text, to_document
 from vmemscope.sim import build, load_scenario
+from vmemscope.sim.kernel import Kernel
+from vmemscope.sim.pagetable import PTE_SHIFT
 from vmemscope.target import Target, open_core
 from vmemscope.types import attach_types
 
@@ -199,3 +203,77 @@ class TestConfirmedAudit:
 def test_lifecycle_of_a_pagemap(nr_range: int, ref: int, changing: bool) -> None:
     pagemap = replace(SOUND.pagemap, nr_range=nr_range, ref=ref)
     assert pagemap.changing is changing
+
+
+class TestStopped:
+    """Dumps of kernels that stopped while a device was on its way."""
+
+    SCENARIO = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "128M"
+align = "2M"
+
+[[pagemap]]
+name = "dax1.0"
+type = "devdax"
+start = 0x140000000
+size = "128M"
+align = "2M"
+"""
+
+    @staticmethod
+    def unmap_tail(kernel: Kernel) -> None:
+        """Take the second page of dax1.0's vmemmap away, as a teardown that has begun."""
+        head, _ = kernel.pagemap("dax1.0").ranges[0]
+        kernel.tables.set(kernel.addresses.pfn_to_page(head) + 4096, PTE_SHIFT, 0)
+
+    @staticmethod
+    def kill(kernel: Kernel) -> None:
+        """``percpu_ref_kill()``"""
+        kernel.pagemap("dax1.0").pgmap["ref.percpu_count_ptr"] |= 2
+
+    @pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+    @pytest.mark.parametrize("way", ["up", "down"])
+    def test_half_done(
+        self, tmp_path: Path, kernel: str, way: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        built = kernels.image(self.SCENARIO, kernel)
+        if way == "up":
+            # mm/memremap.c: memremap_pages() counts a range when all is done for it.
+            built.kernel.pagemap("dax1.0").pgmap["nr_range"] = 0
+        else:
+            self.kill(built.kernel)
+        self.unmap_tail(built.kernel)
+        path = kernels.write(built, tmp_path)
+        assert main(["pgmap", "-c", path, "--types", "btf", "--format", "json"]) == 4
+        whole, half = json.loads(capsys.readouterr().out)["pgmaps"]
+        assert (whole["state"], whole["findings"]) == ("deduplicated", [])
+        assert (half["state"], half["findings"]) == ("unreadable", [])
+        assert half["reason"] == "it was being set up or torn down when the kernel stopped"
+        assert main(["memmap", "-c", path, "--types", "btf", "--format", "json"]) == 4
+        report = json.loads(capsys.readouterr().out)
+        assert report["findings"] == []
+
+    def test_a_teardown_that_waits_is_told_as_it_is(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It has not begun to unmap anything, and may wait for a leaked reference for ever."""
+        built = kernels.image(self.SCENARIO, "6.12")
+        self.kill(built.kernel)
+        path = kernels.write(built, tmp_path)
+        assert main(["pgmap", "-c", path, "--types", "btf", "--format", "json"]) == 0
+        states = [one["state"] for one in json.loads(capsys.readouterr().out)["pgmaps"]]
+        assert states == ["deduplicated", "deduplicated"]
+
+    def test_a_hole_in_one_that_stays_is_a_hole(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        built = kernels.image(self.SCENARIO, "6.12")
+        self.unmap_tail(built.kernel)
+        path = kernels.write(built, tmp_path)
+        assert main(["pgmap", "-c", path, "--types", "btf", "--format", "json"]) == 1
+        document = json.loads(capsys.readouterr().out)
+        assert "hole" in {f["rule"] for f in document["pgmaps"][1]["findings"]}

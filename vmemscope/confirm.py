@@ -88,7 +88,7 @@ def confirmed_audit(
     :raises VmemscopeError: if the target can't be looked at
     """
     if not target.live:
-        return audit(target, types, timings, progress)
+        return _stopped(audit(target, types, timings, progress))
     from drgn import FaultError
 
     looks: list[Look] = []
@@ -106,6 +106,31 @@ def confirmed_audit(
     if not looks:
         raise TargetError(f"the kernel could not be read in {_MAX_LOOKS} attempts: {failure}")
     return merged(looks)
+
+
+def _stopped(report: Report) -> Report:
+    """Tell nothing of a pagemap that looks wrong because the kernel stopped while changing it."""
+    changing = [one for one in report.pagemaps if one.findings and _half_done(one)]
+    if not changing:
+        return report
+    pagemaps = tuple(
+        _not_told(one, _STOPPED) if one in changing else one for one in report.pagemaps
+    )
+    return _summed(replace(report, pagemaps=pagemaps), changing)
+
+
+def _half_done(one: PagemapReport) -> bool:
+    """
+    Tell whether a pagemap is partly there.
+
+    ``mm/memremap.c: memunmap_pages()`` kills the ``percpu_ref`` and then waits for
+    all references to go, with everything as it was, for as long as it takes.
+    ``pageunmap_range()`` comes after that.
+    """
+    begun = one.vmemmap.unmapped > 0 or any(
+        finding.rule in ("xarray", "subsection-map") for finding in one.findings
+    )
+    return one.pagemap.changing and (one.pagemap.nr_range == 0 or begun)
 
 
 class Look(NamedTuple):
@@ -180,7 +205,7 @@ def merged(looks: Sequence[Look]) -> Report:
     for one in last.report.pagemaps:
         others = [_of(one.address, look) for look in looks[:-1] if one.address in look.steady]
         if one.address not in last.steady or (_violations(one.findings) and not others):
-            pagemaps.append(_not_told(one))
+            pagemaps.append(_not_told(one, _CHANGING))
             changed.append(one)
         else:
             left = _in_all(one.findings, others)
@@ -216,10 +241,11 @@ def _in_all(
 
 
 _CHANGING = "it was being set up or torn down while it was looked at"
+_STOPPED = "it was being set up or torn down when the kernel stopped"
 _PASSING = "it was otherwise from one look to the next"
 
 
-def _not_told(one: PagemapReport) -> PagemapReport:
+def _not_told(one: PagemapReport, reason: str) -> PagemapReport:
     """Leave out of a pagemap's report what may be half of one state and half of another."""
     return replace(
         one,
@@ -230,12 +256,12 @@ def _not_told(one: PagemapReport) -> PagemapReport:
         saved_bytes=0,
         savable_bytes=0,
         state="unreadable",
-        reason=_CHANGING,
+        reason=reason,
         findings=(),
         outcomes=tuple(
-            RuleOutcome(outcome.rule, Outcome.SKIPPED, _CHANGING) for outcome in one.outcomes
+            RuleOutcome(outcome.rule, Outcome.SKIPPED, reason) for outcome in one.outcomes
         ),
-        not_read=(_CHANGING,),
+        not_read=(reason,),
         first=(),
     )
 

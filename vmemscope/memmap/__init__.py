@@ -46,6 +46,7 @@ _PAUSE = 0.2
 _MAX_LOOKS = 5
 
 _CHANGING = "devices came or went while the memory map was looked at"
+_STOPPED = "a device was being set up or torn down when the kernel stopped"
 _PASSING = "it was otherwise from one look to the next"
 
 
@@ -78,7 +79,10 @@ def look(
     check_needs(target.prog, NEEDS)
     timings["types"] = time.perf_counter() - start
     if not target.live:
-        return memmap(target, source, timings, progress)
+        report = memmap(target, source, timings, progress)
+        if _violations(report) and _devices(target) is None:
+            return _unsettled(report, _STOPPED)
+        return report
     counting: list[MemmapReport] = []
     other: MemmapReport | None = None
     for number in range(_MAX_LOOKS):
@@ -102,7 +106,7 @@ def look(
     last = counting[-1] if counting else other
     if last is None:
         raise TargetError(f"the memory map did not hold still in {_MAX_LOOKS} attempts to read it")
-    return _unsettled(last)
+    return _unsettled(last, _CHANGING)
 
 
 def _devices(target: Target) -> object:
@@ -119,7 +123,7 @@ def _violations(report: MemmapReport) -> bool:
     return any(one.severity is not Severity.NOTE for one in report.findings)
 
 
-def _unsettled(report: MemmapReport) -> MemmapReport:
+def _unsettled(report: MemmapReport, reason: str) -> MemmapReport:
     """Leave out of a report what may be half of one state and half of another."""
     notes = tuple(one for one in report.findings if one.severity is Severity.NOTE)
     return replace(_with_findings(report, notes, _CHANGING), not_read=(*report.not_read, _CHANGING))
