@@ -70,7 +70,13 @@ RULES = {
     "xarray-cycle": "xarray",
 }
 #: kinds of fault that are no violation: what they make must still come out right
-HARMLESS = {"name", "unreadable-struct-page", "unreadable-table"}
+HARMLESS = {
+    "name",
+    "unreadable-node",
+    "unreadable-sections",
+    "unreadable-struct-page",
+    "unreadable-table",
+}
 
 
 def found(report: Report) -> set[tuple[str, str | None, int | None]]:
@@ -185,6 +191,23 @@ def test_unreadable_is_told_and_no_finding(audited: Audited, fault: str, what: s
     assert any(what in line for line in report.summary.not_read)
     assert report.summary.partial
     assert found(report) == set()
+
+
+def test_a_node_that_a_dump_lacks(audited: Audited) -> None:
+    """The pagemaps behind it are not found, and that is told."""
+    report, _ = audited(str(FIXTURES / "unreadable-node.toml"), "7.2")
+    assert any("XArray node can't be read" in line for line in report.summary.not_read)
+    assert [one.name for one in report.pagemaps] == ["dax0.0"]
+    assert found(report) == set()
+
+
+def test_zeros_of_the_section_table_that_a_dump_lacks(audited: Audited) -> None:
+    """Nothing is in them: all is known, and as it is without."""
+    report, (planted,) = audited(str(FIXTURES / "unreadable-sections.toml"), "6.12")
+    assert planted.details["count"] > 100
+    assert report.summary.not_read == ()
+    assert found(report) == set()
+    assert [(one.name, one.state) for one in report.pagemaps] == [("dax0.0", "deduplicated")]
 
 
 def test_unreadable_table_counts_its_pages(audited: Audited) -> None:

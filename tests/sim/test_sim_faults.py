@@ -261,6 +261,13 @@ def check_unreadable_table(view, planted):
     assert view.walk(view.page_va(0x100000)) is not None
 
 
+def check_unreadable(view, planted):
+    with pytest.raises(FaultError):
+        view.prog.read(planted.vaddr, 8)
+    assert view.prog["pgmap_array"].xa_head
+    assert view.prog["mem_section"][0]
+
+
 def check_unreadable_struct_page(view, planted):
     is_mapped_to(view, planted)
     missing = planted.details["missing_pfn"]
@@ -371,6 +378,8 @@ CHECKS = {
     "early-uninitialised": check_early_uninitialised,
     "unreadable-table": check_unreadable_table,
     "unreadable-struct-page": check_unreadable_struct_page,
+    "unreadable-node": check_unreadable,
+    "unreadable-sections": check_unreadable,
     "range-inverted": check_range_inverted,
     "range-overlap": check_range_overlap,
     "nr-range-absurd": check_nr_range_absurd,

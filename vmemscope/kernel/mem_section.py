@@ -112,6 +112,9 @@ def read_sections(prog: Program, vmcoreinfo: Mapping[str, str], page_size: int) 
     damage: list[Damage] = []
     table = prog["mem_section"].value_()
     pointers = np.frombuffer(_read(prog, table, roots * 8, page_size, damage), np.uint64)
+    # What lies behind the last root that is in use is zeros, and left out of filtered dumps.
+    end = table + _roots_in_use(prog, roots, per_root) * 8
+    damage = [one for one in damage if one.address < end]
     numbers = []
     rows = []
     for root in np.flatnonzero(pointers).tolist():
@@ -179,6 +182,15 @@ def _root_count(vmcoreinfo: Mapping[str, str]) -> int:
     if not 0 < roots <= _MAX_ROOTS:
         raise TargetError(f"VMCOREINFO has a LENGTH(mem_section) of {roots}")
     return roots
+
+
+def _roots_in_use(prog: Program, roots: int, per_root: int) -> int:
+    """Get how many roots the kernel has had need of (``__section_mark_present()``)."""
+    try:
+        highest = int(prog["__highest_present_section_nr"].value_())
+    except (LookupError, FaultError, OSError):
+        return roots
+    return min(highest // per_root + 1, roots)
 
 
 def _map_last_bit(prog: Program) -> int:

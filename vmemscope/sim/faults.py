@@ -511,6 +511,29 @@ def _unreadable_struct_page(p: _Planter) -> Planted:
     return p.planted(va, pfn, missing_pfn=missing)
 
 
+def _unreadable_node(p: _Planter) -> Planted:
+    """
+    The node of pgmap_array that leads to a pagemap.
+
+    makedumpfile up to 1.7.8 leaves such out of a dump of 7.1 or later: the page of
+    the slab that it is in is a tail page, which it takes for one of a process.
+    """
+    node = p.kernel.pgmap_array.nodes()[-1]
+    p.kernel.physical.missing.add(p.kernel.memory.addresses.va_to_pfn(node.va))
+    return p.planted(node.va)
+
+
+def _unreadable_sections(p: _Planter) -> Planted:
+    """Pages of the section table with nothing but zeros, which dump filters leave out."""
+    sections = p.kernel.sections
+    used = sections.highest_present // sections.sections_per_root * 8 // PAGE_SIZE
+    first = sections.base + (used + 1) * PAGE_SIZE
+    count = sections.roots * 8 // PAGE_SIZE - (used + 1)
+    pfn = p.kernel.memory.addresses.va_to_pfn(first)
+    p.kernel.physical.missing.update(range(pfn, pfn + count))
+    return p.planted(first, count=count)
+
+
 # struct dev_pagemap and what leads to it.
 
 
@@ -642,6 +665,8 @@ PLANTERS: dict[str, Callable[[_Planter], Planted]] = {
     "early-uninitialised": _early_uninitialised,
     "unreadable-table": _unreadable_table,
     "unreadable-struct-page": _unreadable_struct_page,
+    "unreadable-node": _unreadable_node,
+    "unreadable-sections": _unreadable_sections,
     "range-inverted": _range_inverted,
     "range-overlap": _range_overlap,
     "nr-range-absurd": _nr_range_absurd,

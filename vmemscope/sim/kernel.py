@@ -268,9 +268,10 @@ class Kernel:
             self.define_struct("iomem_resource", "resource"), self.slab, _PHYSICAL_MASK
         )
         self._add_ram_resources()
+        # radix_tree_node_cachep: nodes have slabs of their own; here, each one.
         self.pgmap_array = XArray(
             self.define_struct("pgmap_array", "xarray", "bss", static=True),
-            lambda: self.slab.struct("xa_node"),
+            lambda: Slab(self.memory, self.pages, self.memmap).struct("xa_node"),
         )
         self.modules = Modules(self.memory, self.tables, self.pages, image.define("modules", 16))
         bus_kset = image.define("bus_kset", 8, "bss", static=True)

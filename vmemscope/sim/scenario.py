@@ -127,6 +127,8 @@ FAULTS: dict[str, _Options] = {
     # What the dump lacks.
     "unreadable-table": {**_PLACE, "level": ("pte", "pmd")},
     "unreadable-struct-page": {**_PLACE, "of": ("device", "frame")},
+    "unreadable-node": {},
+    "unreadable-sections": {},
     # struct dev_pagemap and what leads to it.
     "range-inverted": {"range": 0},
     "range-overlap": {"range": 0, "other": ""},
