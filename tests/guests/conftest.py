@@ -16,8 +16,9 @@ from .packages import get_kernel
 from .targets import GuestTargets
 from .tested import PATH, Results
 
-#: series of the kernels that every test with the fixture ``guest`` runs on
-GUEST_KERNELS = ("6.1", "7.2")
+#: series of the kernels that all targets are tested on, short and in full
+SERIES = ("6.1", "7.2")
+SERIES_FULL = ("6.1", "6.12", "7.2")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,7 +56,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what wants to look at a guest of the matrix on each, and on each cell if it wants one."""
+    """
+    Run what boots a kernel on each series.
+
+    What wants to look at a guest of the matrix runs on each, and on each cell if it wants one.
+    """
+    if "series" in metafunc.fixturenames:
+        full = metafunc.config.getoption("full")
+        metafunc.parametrize("series", SERIES_FULL if full else SERIES, indirect=True)
     if "looked" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("boot")
@@ -115,13 +123,20 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
         PATH.write_text(results.render())
 
 
-@pytest.fixture(scope="session", params=GUEST_KERNELS)
-def guest(request: pytest.FixtureRequest) -> Iterator[GuestTargets]:
+@pytest.fixture(scope="session")
+def series(request: pytest.FixtureRequest) -> str:
+    """Each kernel in turn."""
+    series: str = request.param
+    return series
+
+
+@pytest.fixture(scope="session")
+def guest(series: str) -> Iterator[GuestTargets]:
     """Each kernel in turn, with the five devices."""
     # Not below pytest's directory, which keeps the files of the last runs: these
     # are gigabytes.
     with (
         tempfile.TemporaryDirectory(prefix="vmemscope-dumps-") as directory,
-        Guest(get_kernel(request.param)) as booted,
+        Guest(get_kernel(series)) as booted,
     ):
         yield GuestTargets(booted, Path(directory))

@@ -26,7 +26,6 @@ from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 from tests import oracle
 
 from . import test_pgmap
-from .conftest import GUEST_KERNELS
 from .crash import CrashingGuest
 from .guest import Guest
 from .makedumpfile import makedumpfile, with_kernel_addresses, with_snappy, without_frames
@@ -341,11 +340,11 @@ class Crashed(GuestTargets):
         return self._vmcore
 
 
-@pytest.fixture(scope="module", params=GUEST_KERNELS)
-def crashed(request: pytest.FixtureRequest) -> Iterator[Dumps]:
+@pytest.fixture(scope="module")
+def crashed(series: str) -> Iterator[Dumps]:
     with tempfile.TemporaryDirectory(prefix="vmemscope-crash-") as name:
         directory = Path(name)
-        with CrashingGuest(get_kernel(request.param), directory) as guest:
+        with CrashingGuest(get_kernel(series), directory) as guest:
             targets = Crashed(guest, directory, directory / "vmcore")
             guest.crash(targets.vmcore)
         yield CrashedDumps(targets, directory)

@@ -29,7 +29,6 @@ from vmemscope.findings import Severity
 from vmemscope.hugetlb import look
 from vmemscope.target import open_core
 
-from .conftest import GUEST_KERNELS
 from .devices import GIB, MIB, Nvdimm
 from .guest import Guest
 from .packages import get_kernel
@@ -100,12 +99,12 @@ class Small:
     views: dict[str, tuple[dict[str, Any], int]] = field(default_factory=dict)
 
 
-@pytest.fixture(scope="module", params=GUEST_KERNELS)
-def small(request: pytest.FixtureRequest) -> Iterator[Small]:
+@pytest.fixture(scope="module")
+def small(series: str) -> Iterator[Small]:
     """A guest whose optimization was off and is on."""
     with (
         tempfile.TemporaryDirectory(prefix="vmemscope-dumps-") as directory,
-        Guest(get_kernel(request.param), (Nvdimm(size=128 * MIB),)) as guest,
+        Guest(get_kernel(series), (Nvdimm(size=128 * MIB),)) as guest,
     ):
         qemu = f"unix:{guest.qmp}"
         guest.run(f"echo 0 > {SWITCH}; echo {BEFORE} > {NR}")
@@ -404,11 +403,11 @@ def test_damage_was_put_back(small: Small) -> None:
 # Pages of 1 GiB.
 
 
-@pytest.fixture(scope="module", params=GUEST_KERNELS)
-def large(request: pytest.FixtureRequest) -> Iterator[Guest]:
+@pytest.fixture(scope="module")
+def large(series: str) -> Iterator[Guest]:
     """A guest with a page of 1 GiB that it took at boot."""
     parameters = ("hugetlb_free_vmemmap=on", "hugepagesz=1G", "hugepages=1", "hugepagesz=2M")
-    with Guest(get_kernel(request.param), (), memory=4 * GIB, parameters=parameters) as guest:
+    with Guest(get_kernel(series), (), memory=4 * GIB, parameters=parameters) as guest:
         guest.run(f"echo {BEFORE} > {NR}")
         yield guest
 

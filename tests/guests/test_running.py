@@ -27,7 +27,6 @@ from typing import Any
 import pytest
 
 from . import test_pgmap
-from .conftest import GUEST_KERNELS
 from .devices import KIB, MIB, Nvdimm
 from .guest import Guest
 from .packages import get_kernel
@@ -65,14 +64,12 @@ def inside(
     return guest.run_on_host_files(command, user=user, timeout=timeout, check=False)
 
 
-@pytest.fixture(scope="module", params=GUEST_KERNELS)
-def running(request: pytest.FixtureRequest) -> Iterator[GuestTargets]:
+@pytest.fixture(scope="module")
+def running(series: str) -> Iterator[GuestTargets]:
     with (
         tempfile.TemporaryDirectory(prefix="vmemscope-dumps-") as directory,
         # Two CPUs: one for what looks, one for what changes.
-        Guest(
-            get_kernel(request.param), DEVICES, host_files=True, qemu_arguments=("-smp", "2")
-        ) as booted,
+        Guest(get_kernel(series), DEVICES, host_files=True, qemu_arguments=("-smp", "2")) as booted,
     ):
         yield GuestTargets(booted, Path(directory))
 
