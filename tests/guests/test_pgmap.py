@@ -173,7 +173,7 @@ def test_findings_are_what_drgn_sees(
         if finding["severity"] != "error"
     }
     assert document["findings"] == []
-    if guest.guest.kernel.series == "6.1":
+    if guest.guest.kernel.series != "7.2":
         # Sound: tail pages point to their head, wherever it is.
         assert (expected, warnings) == (set(), set())
         # The altmap's frames are on the device, and not in a dump of RAM.
