@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .arch import PageTable
     from .layout import Piece
 
-__all__ = ("Judged", "judge", "sound_compounds", "whole_compounds")
+__all__ = ("Judged", "SoundCompounds", "judge", "sound_compounds", "whole_compounds")
 
 
 class Judged(NamedTuple):
@@ -44,9 +44,18 @@ class Judged(NamedTuple):
     wrong: NDArray[np.bool_]
 
 
+class SoundCompounds(NamedTuple):
+    """Neighbouring compound pages that are mapped as they should be."""
+
+    #: frame of each one's head (uint64), shape ``(n,)``
+    heads: NDArray[np.uint64]
+    #: frame of each one's tails (uint64), shape ``(n,)``
+    tails: NDArray[np.uint64]
+
+
 def sound_compounds(
     entries: NDArray[np.uint64], table: PageTable, size: int
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]] | None:
+) -> SoundCompounds | None:
     """
     Tell at a glance that compound pages are mapped as they should be.
 
@@ -55,8 +64,7 @@ def sound_compounds(
 
     :param entries: last-level entries of whole compound pages, shape ``(n * size,)``
     :param size: vpages in a compound page, 3 or more
-    :return: frames of the heads and of the tails, each shape ``(n,)``; ``None``
-        if any entry is not as it should be
+    :return: ``None`` if any entry is not as it should be
     """
     compounds = entries.reshape(-1, size)
     head, tail = compounds[:, 0], compounds[:, 1]
@@ -68,7 +76,7 @@ def sound_compounds(
     ):
         return None
     shift, address = np.uint64(table.levels[-1].shift), np.uint64(table.address)
-    return (head & address) >> shift, (tail & address) >> shift
+    return SoundCompounds((head & address) >> shift, (tail & address) >> shift)
 
 
 def whole_compounds(batches: Iterator[Runs], piece: Piece, size: int) -> Iterator[Runs]:

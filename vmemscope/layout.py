@@ -79,6 +79,10 @@ class Geometry:
         """Get the virtual address of a vpage."""
         return (self.vmemmap + vpage * self.page_size) % (1 << 64)
 
+    def vpage_at(self, address: int) -> int:
+        """Get the vpage that a virtual address lies in."""
+        return (address - self.vmemmap) // self.page_size
+
     def page_address(self, pfn: int) -> int:
         """Get the virtual address of the ``struct page`` of a frame (``pfn_to_page()``)."""
         return (self.vmemmap + pfn * self.struct_page_size) % (1 << 64)

@@ -105,6 +105,16 @@ class Batch:
         )
         return _sorted([self._between, leaves])
 
+    def part(self, start: int, end: int) -> Leaves:
+        """Get those leaves that base pages ``[start, end)`` have, of a batch with entries()."""
+        span = np.uint64(_table_span(self._table.levels[-1]))
+        address = self._found.address
+        tables = (address < np.uint64(end)) & (address + (span - np.uint64(1)) >= np.uint64(start))
+        leaves, _ = _decode(
+            self._table, self._table.levels[-1], select(self._found, tables), start, end
+        )
+        return leaves
+
 
 class _Read(NamedTuple):
     """Tables of one level as read."""

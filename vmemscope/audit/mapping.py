@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..columns import select
-from ..compound import judge, whole_compounds
-from ..frames import runs_of
+from ..compound import judge, sound_compounds, whole_compounds
+from ..frames import Runs, runs_of
 from ..layout import Dedup, Populated, pieces_of, unknown_piece
 from ..model import FrameSpan
 from ..rules import CATALOGUE
 from ..rules.backing import check_altmap
-from ..rules.mapping import check_compounds, check_holes, check_leaves
+from ..rules.mapping import check_compounds, check_holes, check_leaves, pass_compounds
 from ..walk import Kind
 from .subject import NO_RANGE
 
 if TYPE_CHECKING:
-    from ..compound import Judged
-    from ..frames import Runs
+    from ..compound import Judged, SoundCompounds
     from ..layout import Piece
     from ..vmemmap import Vmemmap
+    from ..walk import Leaves
     from .subject import Subject
 
 __all__ = ("judged_compounds", "map_subject", "runs_of_piece")
@@ -98,7 +98,6 @@ def _shares(subject: Subject, vmemmap: Vmemmap) -> bool:
 def _map_piece(
     subject: Subject, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
 ) -> None:
-    batches = _checked_runs(subject, piece, vmemmap, step)
     if piece.populated is not Populated.COMPOUND:
         reason = _NO_COMPOUNDS.get(piece.populated, subject.dedup.reason)
         subject.findings.skipped(reason or "it is not deduplicated", *_COMPOUNDS)
@@ -107,28 +106,97 @@ def _map_piece(
     elif piece.populated is not Populated.LEAF:
         subject.findings.skipped("parts that have base pages of RAM, altmap or not", _ALTMAP)
     if piece.populated is Populated.COMPOUND:
+        batches = _unsound_runs(subject, piece, vmemmap, step)
         for judged in judged_compounds(batches, piece, subject, vmemmap):
             _take_compounds(subject, judged, piece, vmemmap)
     else:
-        for runs in batches:
-            _take_plain(subject, runs, piece, vmemmap)
+        for leaves in vmemmap.leaves(piece.start, piece.end):
+            _take_plain(
+                subject, _checked_runs(subject, leaves, piece, vmemmap, step), piece, vmemmap
+            )
 
 
 def _checked_runs(
+    subject: Subject, leaves: Leaves, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
+) -> Runs:
+    geometry = vmemmap.geometry
+    shifts, counts = np.unique(leaves.shift[leaves.kind == Kind.MAPPED], return_counts=True)
+    for shift, count in zip(shifts.tolist(), counts.tolist(), strict=True):
+        subject.leaf_sizes[1 << shift] += count
+    check_leaves(leaves, piece, vmemmap.table, geometry, subject.findings)
+    runs = runs_of(leaves, geometry, piece.start, piece.end)
+    for kind in Kind:
+        subject.by_kind[kind] += int(runs.length[runs.kind == kind].sum())
+    check_holes(runs, geometry, subject.findings)
+    step(int(runs.length.sum()))
+    return runs
+
+
+def _unsound_runs(
     subject: Subject, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
 ) -> Iterator[Runs]:
+    """
+    Walk a piece of compound pages, and take those that are as they should be.
+
+    What a batch has of them is looked at in one piece, straight in the tables.
+
+    :return: runs of the rest: of batches in which any one is not, and of compound
+        pages that a batch has only part of
+    """
     geometry = vmemmap.geometry
-    for leaves in vmemmap.leaves(piece.start, piece.end):
-        shifts, counts = np.unique(leaves.shift[leaves.kind == Kind.MAPPED], return_counts=True)
-        for shift, count in zip(shifts.tolist(), counts.tolist(), strict=True):
-            subject.leaf_sizes[1 << shift] += count
-        check_leaves(leaves, piece, vmemmap.table, geometry, subject.findings)
-        runs = runs_of(leaves, geometry, piece.start, piece.end)
-        for kind in Kind:
-            subject.by_kind[kind] += int(runs.length[runs.kind == kind].sum())
-        check_holes(runs, geometry, subject.findings)
-        step(int(runs.length.sum()))
-        yield runs
+    size = geometry.compound_vpages(subject.order)
+    for batch in vmemmap.batches(piece.start, piece.end):
+        found = batch.entries()
+        if found is not None:
+            address, entries = found
+            start = geometry.vpage_at(address)
+            # Compound pages that the batch has as a whole.
+            first = start + (piece.origin - start) % size
+            end = start + len(entries)
+            end -= (end - piece.origin) % size
+            sound = first < end and sound_compounds(
+                entries[first - start : end - start], vmemmap.table, size
+            )
+            if sound:
+                if start < first:
+                    leaves = batch.part(address, geometry.address(first))
+                    yield _checked_runs(subject, leaves, piece, vmemmap, step)
+                _take_sound(subject, sound, first, piece, vmemmap)
+                step(end - first)
+                if end < start + len(entries):
+                    stop = geometry.address(start + len(entries))
+                    leaves = batch.part(geometry.address(end), stop)
+                    yield _checked_runs(subject, leaves, piece, vmemmap, step)
+                continue
+        yield _checked_runs(subject, batch.leaves(), piece, vmemmap, step)
+
+
+def _take_sound(
+    subject: Subject, frames: SoundCompounds, vpage: int, piece: Piece, vmemmap: Vmemmap
+) -> None:
+    """
+    Take compound pages that are mapped as they should be.
+
+    :param frames: of their heads and of their tails
+    :param vpage: first vpage of the first
+    """
+    size = vmemmap.geometry.compound_vpages(subject.order)
+    heads, tails = frames
+    pass_compounds(subject.findings)
+    subject.leaf_sizes[vmemmap.table.page_size] += len(heads) * size
+    subject.by_kind[Kind.MAPPED] += len(heads) * size
+    subject.compounds += len(heads)
+    drawn = min(len(heads), _DRAWN_PLAIN)
+    at = vpage + np.arange(drawn, dtype=np.int64) * size
+    runs = Runs(
+        np.stack((at, at + 1), axis=1).ravel(),
+        np.tile(np.array([1, size - 1], dtype=np.int64), drawn),
+        np.stack((heads[:drawn], tails[:drawn]), axis=1).ravel(),
+        np.zeros(drawn * 2, dtype=np.uint8),
+        np.full(drawn * 2, Kind.MAPPED, dtype=np.uint8),
+    )
+    _keep_first(subject, runs, ["head", "tail"] * drawn, vmemmap)
+    subject.ram.add_compounds(heads, tails, vpage, size)
 
 
 def _take_plain(subject: Subject, runs: Runs, piece: Piece, vmemmap: Vmemmap) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..layout import Geometry, Piece
     from ..walk import Leaves
 
-__all__ = ("check_compounds", "check_holes", "check_leaves", "skip_compounds")
+__all__ = ("check_compounds", "check_holes", "check_leaves", "pass_compounds", "skip_compounds")
 
 _NOT_MAPPED = "parts that are not mapped, or could not be read"
 _EARLY = "parts in sections that were there at boot, whose memory map is RAM's"
@@ -187,6 +187,24 @@ def check_compounds(
         )
     findings.add_uncounted(tail, len(index) - len(told))
     return apart
+
+
+def pass_compounds(findings: Collector) -> None:
+    """Record that compound pages were seen to be mapped as they should be, all at once."""
+    findings.checked(
+        *(
+            CATALOGUE[rule]
+            for rule in (
+                "hole",
+                "leaf-size",
+                "read-only",
+                "executable",
+                "tail-frame",
+                "not-deduplicated",
+            )
+        )
+    )
+    findings.skipped(_NO_FALLBACK[Populated.COMPOUND], CATALOGUE["leaf-fallback"])
 
 
 def skip_compounds(reason: str, findings: Collector) -> None:
