@@ -27,6 +27,9 @@ __all__ = ("PhysicalMemory",)
 
 #: most bytes asked for in one read
 _SPAN = 4 << 20
+#: frames between two that are asked for, which are rather read along than read around:
+#: a read of its own costs as much as copying so many (see docs/performance.md)
+_GAP = 3
 
 
 class PhysicalMemory:
@@ -72,6 +75,8 @@ class PhysicalMemory:
         if not len(self._starts):
             return np.zeros(pfns.shape, dtype=np.bool_)
         pfns = pfns.astype(np.uint64, copy=False)
+        if pfns.size > 2 and self._in_one_range(int(pfns.min()), int(pfns.max())):
+            return np.ones(pfns.shape, dtype=np.bool_)
         # A pfn whose address does not fit 64 bits is in no memory.
         shift = np.uint64(self.page_size.bit_length() - 1)
         fits = pfns < np.uint64(1 << (64 - int(shift)))
@@ -83,20 +88,30 @@ class PhysicalMemory:
         )
         return inside
 
+    def _in_one_range(self, first: int, last: int) -> bool:
+        """Tell whether all frames from one to another lie in memory without a break."""
+        start, end = first * self.page_size, (last + 1) * self.page_size - 1
+        if end >= 1 << 64:
+            return False
+        at = int(np.searchsorted(self._starts, np.uint64(start), side="right")) - 1
+        return at >= 0 and end <= int(self._ends[at])
+
     def read_frames(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """
         Read whole frames. Neighbours in the argument that are neighbours in
         memory are read together, so pass them sorted.
 
         :param pfns: page frame numbers, shape ``(n,)``
-        :return: bytes, shape ``(n, page_size)``, zero where unreadable; and
-            shape ``(n,)``, whether each frame could be read
+        :return: bytes, shape ``(n, page_size)``, zero where unreadable, not to be
+            written to; and shape ``(n,)``, whether each frame could be read
         """
+        allowed = self.contains(pfns)
+        if len(pfns) and allowed.all() and (whole := self._read_whole(pfns)) is not None:
+            return whole, allowed
         data = np.zeros((len(pfns), self.page_size), dtype=np.uint8)
         readable = np.zeros(len(pfns), dtype=np.bool_)
         if not len(pfns):
             return data, readable
-        allowed = self.contains(pfns)
         breaks = np.flatnonzero(
             (np.diff(pfns.astype(np.int64)) != 1) | ~allowed[1:] | ~allowed[:-1]
         )
@@ -111,6 +126,41 @@ class PhysicalMemory:
                     int(pfns[first]), first, min(first + frames_a_read, end), data, readable
                 )
         return data, readable
+
+    def _read_whole(self, pfns: NDArray[np.uint64]) -> NDArray[np.uint8] | None:
+        """
+        Read frames, all of them memory, in as few reads as is worth it.
+
+        :return: bytes, shape ``(n, page_size)``; ``None`` if any read failed
+        """
+        steps = np.diff(pfns.astype(np.int64))
+        cut = (steps < 1) | (steps > _GAP + 1)
+        for i in np.flatnonzero((steps > 1) & ~cut).tolist():
+            cut[i] = not self._in_one_range(int(pfns[i]), int(pfns[i + 1]))
+        cut[max(1, _SPAN // self.page_size) - 1 :: max(1, _SPAN // self.page_size)] = True
+        first = np.concatenate(([0], np.flatnonzero(cut) + 1))
+        last = np.append(first[1:] - 1, len(pfns) - 1)
+        frames = (pfns[last] - pfns[first]).astype(np.int64) + 1
+        sizes = frames * self.page_size
+        addresses = pfns[first] * np.uint64(self.page_size)
+        read = self._prog.read
+        self.reads += len(first)
+        try:
+            parts = [
+                read(address, size, True)
+                for address, size in zip(addresses.tolist(), sizes.tolist(), strict=True)
+            ]
+        except (FaultError, OSError, OverflowError):
+            return None
+        self.bytes_read += int(sizes.sum())
+        data = np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
+        data = data.reshape(-1, self.page_size)
+        if len(data) == len(pfns):
+            return data
+        # Leave out what was only read along.
+        before = np.cumsum(frames) - frames
+        rows = (pfns - np.repeat(pfns[first], last - first + 1)).astype(np.int64)
+        return data[rows + np.repeat(before, last - first + 1)]
 
     def _read_span(
         self,

@@ -65,11 +65,17 @@ def read_subsections(
     maps = value.reshape(address.shape)[:, columns // 64]
     valid = ((maps >> (columns % 64).astype(np.uint64)) & np.uint64(1)) != 0
     pages = sections.pages // bits
-    row, column = np.nonzero(valid & known[:, None])
+    # Nearly all are valid as a whole.
+    whole = known & valid.all(axis=1)
+    row, column = np.nonzero(valid & (known & ~whole)[:, None])
     start = number[row] * sections.pages + column * pages
-    first = number[~known] * sections.pages
+    full, first = number[whole] * sections.pages, number[~known] * sections.pages
     return Subsections(
-        Spans.of(start, start + pages), Spans.of(first, first + sections.pages), damage
+        Spans.of(
+            np.concatenate((full, start)), np.concatenate((full + sections.pages, start + pages))
+        ),
+        Spans.of(first, first + sections.pages),
+        damage,
     )
 
 
