@@ -115,6 +115,8 @@ class Architecture:
     #: virtual address in bytes that the vmemmap ends before, wherever it starts:
     #: what lies from there on is something else
     vmemmap_limit: int = 1 << 64
+    #: whether each process has a top-level table with copies of the kernel's entries
+    copies_kernel_entries: bool = False
 
 
 #: drgn's ``Architecture`` name -> module of this package

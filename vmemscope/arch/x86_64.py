@@ -81,4 +81,6 @@ ARCHITECTURE = Architecture(
     optimizes_dax_vmemmap=True,
     vmemmap_leaf=1 << 21,
     vmemmap_limit=_CPU_ENTRY_AREA_BASE,
+    # arch/x86/mm/pgtable.c: pgd_ctor(); arch/x86/mm/init_64.c: sync_global_pgds()
+    copies_kernel_entries=True,
 )

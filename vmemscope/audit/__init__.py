@@ -22,6 +22,7 @@ from ..kernel.dev_pagemap import PhysicalRange, read_pagemaps
 from ..kernel.device import name_pagemaps
 from ..kernel.mem_section import Sections, read_sections
 from ..kernel.page import read_page_layout
+from ..kernel.percpu_ref import read_references
 from ..kernel.resource import read_resources
 from ..layout import Geometry, dedup_of
 from ..memory import PhysicalMemory
@@ -34,11 +35,13 @@ from ..rules.ranges import (
     check_shift,
     valid_ranges,
 )
+from ..rules.references import check_references
 from ..vmcoreinfo import number
 from ..vmemmap import Vmemmap
 from ..walk import Kind
 from .backing import BackingChecked, check_backing
 from .contents import ContentsChecked, look_into
+from .entries import check_entries_of_processes
 from .mapping import map_subject
 from .subject import Subject
 from .validity import check_validity
@@ -76,6 +79,13 @@ def audit(
     findings = Collector()
     with _phase(timings, "audit"):
         subjects, vmemmap = read_subjects(target, findings, unread)
+        check_entries_of_processes(
+            target.prog,
+            vmemmap,
+            1 << _physmem_bits(target) - (vmemmap.geometry.page_size.bit_length() - 1),
+            any(subject.pagemap.changing for subject in subjects),
+            findings,
+        )
     with _phase(timings, "walk"):
         total = sum(
             vmemmap.geometry.vpage(one.size // vmemmap.geometry.page_size)
@@ -150,7 +160,7 @@ def read_subjects(
     sections = read_sections(prog, target.vmcoreinfo, table.page_size)
     page = read_page_layout(prog)
     geometry = Geometry(arch, table.page_size, page.size, sections.vmemmap)
-    bits = min(number(target.vmcoreinfo, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS), _MAX_PHYSMEM_BITS)
+    bits = _physmem_bits(target)
 
     pagemaps, damage = read_pagemaps(prog)
     resources, resource_damage = read_resources(prog)
@@ -177,6 +187,14 @@ def read_subjects(
         _check_pagemap(
             subject, ranges[subject.pagemap.address], geometry, sections, target.osrelease, damage
         )
+        check_references(
+            subject.pagemap,
+            subject.ranges,
+            subject.order if subject.shift_sound else None,
+            read_references(prog, subject.pagemap.address),
+            geometry,
+            subject.findings,
+        )
     check_validity(prog, subjects, sections, geometry, unread)
     ram = [(one.start, one.end) for one in resources if one.is_system_ram]
     device = [(one.start, one.end) for subject in subjects for one in subject.ranges]
@@ -188,6 +206,11 @@ def read_subjects(
         ram=PhysicalMemory(prog, table.page_size, ram),
         memory=PhysicalMemory(prog, table.page_size, ram + device),
     )
+
+
+def _physmem_bits(target: Target) -> int:
+    bits = number(target.vmcoreinfo, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS)
+    return min(bits, _MAX_PHYSMEM_BITS)
 
 
 def _check_pagemap(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from drgn import FaultError, Object, TypeKind, offsetof, sizeof
 
 from . import Damage
+from .percpu_ref import PERCPU_REF_DEAD
 from .xarray import Entry, entries
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ __all__ = ("Altmap", "Pagemap", "PhysicalRange", "read_pagemaps")
 
 # include/linux/memremap.h: a macro, so no types tell it
 _PGMAP_ALTMAP_VALID = 1 << 0
-# include/linux/percpu-refcount.h: an anonymous enum since the file is there
-_PERCPU_REF_DEAD = 1 << 1
 
 #: ranges read of one pagemap; the kernel's own creators make a few
 MAX_RANGES = 4096
@@ -95,7 +94,7 @@ class Pagemap:
         ``mm/memremap.c: memremap_pages()`` counts a range in ``nr_range`` once all
         is done for it; ``memunmap_pages()`` kills ``ref`` before it undoes any.
         """
-        return self.nr_range == 0 or bool(self.ref & _PERCPU_REF_DEAD)
+        return self.nr_range == 0 or bool(self.ref & PERCPU_REF_DEAD)
 
 
 def read_pagemaps(prog: Program) -> tuple[list[Pagemap], list[Damage]]:

@@ -4,9 +4,10 @@ The rules: what must hold for the vmemmap of a pagemap.
 
 :data:`CATALOGUE` has them all, with where each comes from in the kernel. The
 modules beside this one evaluate them, one for each kind of fact: ``ranges``
-(the pagemap itself), ``sections`` (what is valid), ``mapping`` (page-table entries),
-``backing`` (frames and their reference counts) and ``contents`` (the ``struct
-page``s of compound pages).
+(the pagemap itself), ``references`` (who keeps it), ``sections`` (what is valid),
+``mapping`` (page-table entries), ``entries`` (the kernel's that processes have
+copies of), ``backing`` (frames and their reference counts), ``contents`` (the
+``struct page``s of compound pages) and ``hugetlb``.
 """
 
 from __future__ import annotations
@@ -72,6 +73,35 @@ _RULES = (
         " tables say of compound pages is in the vmemmap, which is still walked for holes.",
     ),
     Rule(
+        "pagemap-ref-low",
+        Severity.ERROR,
+        "a pagemap has a reference for each of its compound pages, or base pages",
+        "mm/memremap.c: pagemap_range(), percpu_ref_get_many()",
+        since="5.10",
+        meaning="memremap_pages() takes a reference on the pagemap (struct dev_pagemap: ref) for"
+        " each page that its driver may hand out, and memunmap_pages() gives them all back. With"
+        " fewer than that somebody gave one back that was not his: when the device is removed, the"
+        " count falls through zero, percpu_ref warns ('percpu ref ... <= 0'), and the pagemap goes"
+        " while its pages are in use.",
+        look_at="By how much it is off: one points to a put_dev_pagemap() too many (an error path"
+        " of get_user_pages(), memory failure handling), the pages of a range to a"
+        " memunmap_pages() that ran for half of the pagemap, and anything wild to per-CPU memory"
+        " that was overwritten.",
+    ),
+    Rule(
+        "pagemap-ref-high",
+        Severity.WARNING,
+        "a pagemap has no more references than compound pages, or base pages, or it never goes",
+        "mm/memremap.c: get_dev_pagemap(), memunmap_pages()",
+        since="5.10",
+        meaning="Somebody holds a reference on the pagemap that no page accounts for. Removing the"
+        " device waits for it in memunmap_pages(), in the state D, until it is given back. Looking"
+        " a page up (get_user_pages(), memory failure handling) takes one for a moment, so it may"
+        " be no fault if the kernel was at it just then.",
+        look_at="Whether it is still so in a moment; whether a task is in get_user_pages() or"
+        " memory_failure() (their stacks); which error path lacks a put_dev_pagemap().",
+    ),
+    Rule(
         "xarray",
         Severity.ERROR,
         "the entries of pgmap_array are the frames of the pagemaps' ranges",
@@ -99,6 +129,23 @@ _RULES = (
         look_at="The struct resource at the address, its parent and its sibling: an entry that was"
         " freed without release_resource() is the usual cause, most often by a driver's error"
         " path.",
+    ),
+    Rule(
+        "kernel-entries",
+        Severity.ERROR,
+        "all processes have the top-level page-table entries for the vmemmap that the kernel has",
+        "arch/x86/mm/init_64.c: sync_global_pgds()",
+        archs=("x86_64",),
+        scope=Scope.TARGET,
+        meaning="Each process has a top-level page table of its own, with copies of the kernel's"
+        " entries. When the vmemmap grows into a new one (512 GiB with four levels of tables, 256"
+        " TiB with five), the kernel copies it to all processes. Where it is missing, the kernel"
+        " takes a fault that nobody handles as soon as it touches a struct page there on behalf of"
+        " that process; where it is another, struct pages written by one process are not what"
+        " another one reads.",
+        look_at="Whether the kernel has the fix of 6.17, 6.12.46 and 6.1.151 (x86/mm/64: define"
+        " ARCH_PAGE_TABLE_SYNC_MASK and arch_sync_kernel_mappings()); whether it is one process"
+        " (its page table was overwritten) or all that are older than the device.",
     ),
     Rule(
         "section-alignment",

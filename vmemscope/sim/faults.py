@@ -30,6 +30,7 @@ from .pagetable import (
     PSE,
     PTE_SHIFT,
     RW,
+    TABLE,
     frame,
     pte,
 )
@@ -362,6 +363,22 @@ def _executable(p: _Planter) -> Planted:
     return _change_leaf(p, NX)
 
 
+def _kernel_entry(p: _Planter) -> Planted:
+    """A process does not have the kernel's top-level entry for the vmemmap."""
+    try:
+        pgd = p.kernel.tasks.pgds[p.option("process")]
+    except IndexError:
+        raise p.error(f"there is no process {p.option('process')}") from None
+    va = p.kernel.addresses.vmemmap_base
+    words = p.kernel.physical.words(pgd)
+    index = va >> p.tables.shifts[0] & 511
+    before = int(words[index])
+    words[index] = (
+        0 if p.option("to") == "nothing" else p.kernel.pages.alloc_page() * PAGE_SIZE | TABLE
+    )
+    return p.planted(va, expected=before, observed=int(words[index]))
+
+
 # Reference counts and use of the frames.
 
 
@@ -591,6 +608,12 @@ def _ref_leaked(p: _Planter) -> Planted:
     return p.planted(p.record.pgmap.va, by=p.option("by"))
 
 
+def _ref_lost(p: _Planter) -> Planted:
+    """The pagemap has fewer references than pages: it goes while they are in use."""
+    p.kernel.percpu.add(p.record.pgmap["ref.percpu_count_ptr"], 1, -p.option("by"))
+    return p.planted(p.record.pgmap.va, by=p.option("by"))
+
+
 def _subsection_lost(p: _Planter) -> Planted:
     """A subsection of the device is mapped but not valid."""
     start, end = p.range()
@@ -654,6 +677,7 @@ PLANTERS: dict[str, Callable[[_Planter], Planted]] = {
     "altmap-outside": _altmap_outside,
     "read-only": _read_only,
     "executable": _executable,
+    "kernel-entry": _kernel_entry,
     "refcount-low": _refcount_low,
     "refcount-high": _refcount_high,
     "frame-freed": _frame_freed,
@@ -673,6 +697,7 @@ PLANTERS: dict[str, Callable[[_Planter], Planted]] = {
     "shift-absurd": _shift_absurd,
     "ref-dead": _ref_dead,
     "ref-leaked": _ref_leaked,
+    "ref-lost": _ref_lost,
     "subsection-lost": _subsection_lost,
     "xarray-cycle": _xarray_cycle,
     "resource-cycle": _resource_cycle,

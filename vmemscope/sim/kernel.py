@@ -45,6 +45,7 @@ from .resource import (
 from .scenario import Pagemap, Scenario
 from .slab import Slab
 from .sparse import PAGES_PER_SECTION, SECTION_SIZE_BITS, Sections
+from .tasks import Tasks
 from .units import MIB, PAGE_SHIFT, PAGE_SIZE
 from .versions import BEHAVIOUR
 from .vmcoreinfo import vmcoreinfo
@@ -85,6 +86,8 @@ class Kernel:
         self.hugetlb = Hugetlb(self, any(pages.optimized for pages in scenario.hugetlb))
         for pages in scenario.hugetlb:
             self.hugetlb.allocate(pages)
+        init_task = self.define_struct("init_task", "task_struct")
+        self.tasks = Tasks(self.memory, self.slab, self.pages, self.tables, init_task)
 
     def pagemap(self, name: str) -> PagemapRecord:
         """Get a pagemap by its device's name."""

@@ -113,6 +113,7 @@ FAULTS: dict[str, _Options] = {
     "altmap-outside": {"section": 0, "to": ("ram", "data")},
     "read-only": _PLACE,
     "executable": _PLACE,
+    "kernel-entry": {"process": 1, "to": ("nothing", "other")},
     # Reference counts and use of the frames.
     "refcount-low": {**_PLACE, "by": 1},
     "refcount-high": {**_PLACE, "by": 1},
@@ -136,6 +137,7 @@ FAULTS: dict[str, _Options] = {
     "shift-absurd": {"value": 63},
     "ref-dead": {},
     "ref-leaked": {"by": 1},
+    "ref-lost": {"by": 1},
     "subsection-lost": {"range": 0, "subsection": 0},
     "xarray-cycle": {},
     "resource-cycle": {},

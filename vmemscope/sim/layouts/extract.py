@@ -69,6 +69,10 @@ STRUCTS = (
     "xarray",
     "zone",
 )
+#: structures that are too large to keep whole, with the members that are kept
+PARTS = {
+    "task_struct": ("tasks", "pid", "mm", "comm"),
+}
 #: typedefs that are kept (what the others mention comes along)
 TYPEDEFS = (
     "atomic_long_t",
@@ -212,7 +216,9 @@ class _Extractor:
 
     def __init__(self, types: list[_Type]) -> None:
         self.types = types
-        self.whole = set(self._roots(_AGGREGATES, STRUCTS))
+        for i in self._roots(_AGGREGATES, tuple(PARTS)):
+            types[i].rest = [one for one in types[i].rest if one[0] in PARTS[types[i].name]]
+        self.whole = set(self._roots(_AGGREGATES, (*STRUCTS, *PARTS)))
         self.records: list[dict[str, Any]] = []
         #: BTF type id, or (kind, tag) of a forward declaration -> new id
         self.ids: dict[int | tuple[str, str], int] = {0: 0}

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+``struct percpu_ref``: a reference count that is kept in a counter for each CPU.
+
+Source: ``lib/percpu-refcount.c``. While all goes its way, only the sum of the
+per-CPU counters and of the shared one, less its bias and the initial reference,
+means anything. Before the count is brought down for good (``percpu_ref_kill()``),
+flags in the pointer say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from drgn import FaultError, Object, TypeKind, sizeof
+
+if TYPE_CHECKING:
+    from drgn import Program
+    from numpy.typing import NDArray
+
+__all__ = ("PERCPU_REF_DEAD", "References", "read_references")
+
+# include/linux/percpu-refcount.h: an anonymous enum since the file is there
+_PERCPU_REF_ATOMIC = 1 << 0
+PERCPU_REF_DEAD = 1 << 1
+_FLAGS = _PERCPU_REF_ATOMIC | PERCPU_REF_DEAD
+
+#: lib/percpu-refcount.c: PERCPU_COUNT_BIAS, and the reference of percpu_ref_init()
+_BIAS = 1 << 63
+_INITIAL = 1
+
+_WORD = 1 << 64
+
+#: CPUs that are looked at; CONFIG_NR_CPUS is 8192 at most
+_MAX_CPUS = 8192
+
+
+@dataclass(frozen=True)
+class References:
+    """References that a ``struct percpu_ref`` counts."""
+
+    #: without the initial one; ``None`` if that can't be told
+    count: int | None
+    #: why it can't, a clause without a full stop
+    reason: str | None = None
+
+
+def read_references(prog: Program, address: int) -> References:
+    """
+    Count the references to a pagemap.
+
+    The counters are read twice: on a running kernel a reference that is taken on one
+    CPU and dropped on another, between the reads of the two, would be miscounted.
+
+    :param address: of the ``struct dev_pagemap``
+    """
+    try:
+        return _read(prog, Object(prog, "struct dev_pagemap", address=address))
+    except (FaultError, OSError, OverflowError):
+        return References(None, "its reference count could not be read")
+    except (AttributeError, LookupError):
+        return References(None, "types or variables of per-CPU counters are missing")
+
+
+def _read(prog: Program, pgmap: Object) -> References:
+    ref = pgmap.ref
+    if ref.type_.kind == TypeKind.POINTER:
+        # Before b80892ca022e ("memremap: remove support for external pgmap
+        # refcounts") (in v5.17) a driver could bring its own, which counts other
+        # things as well: nd_pmem brought its request queue's.
+        if ref.value_() != pgmap.internal_ref.address_of_().value_():
+            return References(None, "the reference count is its driver's own")
+        ref = ref[0]
+    pointer = ref.percpu_count_ptr.value_()
+    if pointer & _FLAGS:
+        return References(None, "the reference count was killed: it is being torn down")
+    # In struct percpu_ref itself before 2b0d3d3e4fcf ("percpu_ref: reduce memory
+    # footprint of percpu_ref in fast path") (in v5.10).
+    data = ref.data[0] if ref.type_.has_member("data") else ref
+    offsets = _cpu_offsets(prog)
+    if not len(offsets):
+        return References(None, "no CPU is possible")
+    first = _sum(prog, pointer, offsets)
+    shared = data.count.counter.value_()
+    if not np.array_equal(first, _sum(prog, pointer, offsets)):
+        return References(None, "references were taken or dropped while they were counted")
+    total = (int(np.sum(first, dtype=np.uint64)) + shared - _BIAS - _INITIAL) % _WORD
+    return References(total - _WORD if total >> 63 else total)
+
+
+def _sum(prog: Program, pointer: int, offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Read the counter of each CPU."""
+    addresses = (offsets + np.uint64(pointer)).tolist()
+    return np.array([prog.read_u64(address) for address in addresses], dtype=np.uint64)
+
+
+def _cpu_offsets(prog: Program) -> NDArray[np.uint64]:
+    """
+    Get ``__per_cpu_offset`` of each possible CPU.
+
+    Those that never were online have counters, too: ``percpu_ref`` sums up all possible ones.
+
+    :raises LookupError: if the kernel has no such variables (CONFIG_SMP is off)
+    """
+    mask = prog["__cpu_possible_mask"]
+    size = min(sizeof(mask.type_), _MAX_CPUS // 8)
+    # Words in the byte order of the machine, bits from the lowest; vmemscope's are
+    # little-endian, so bytes will do.
+    bits = np.unpackbits(np.frombuffer(prog.read(mask.address_, size), np.uint8), bitorder="little")
+    cpus = np.flatnonzero(bits)
+    if not len(cpus):
+        return np.zeros(0, np.uint64)
+    raw = prog.read(prog["__per_cpu_offset"].address_, 8 * (int(cpus[-1]) + 1))
+    return np.frombuffer(raw, "<u8").astype(np.uint64)[cpus]

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Processes and the page tables that they run on.
+
+Source: ``include/linux/sched.h``; all thread group leaders are on the list that
+``init_task`` begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from drgn import FaultError, Object, offsetof
+
+from ..text import printable
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("AddressSpace", "AddressSpaces", "read_address_spaces")
+
+#: processes that are looked at, kernel threads included
+MAX_TASKS = 4096
+
+
+@dataclass(frozen=True)
+class AddressSpace:
+    """A ``struct mm_struct`` and the first process found that has it."""
+
+    pid: int
+    comm: str
+    #: virtual address of the top-level page table
+    pgd: int
+
+
+@dataclass(frozen=True)
+class AddressSpaces:
+    """Address spaces of user processes."""
+
+    found: tuple[AddressSpace, ...]
+    #: why there may be more, each a clause without a full stop
+    missed: tuple[str, ...] = ()
+
+
+def read_address_spaces(prog: Program) -> AddressSpaces:
+    """Read the address spaces of up to :data:`MAX_TASKS` processes."""
+    try:
+        task_type = prog.type("struct task_struct")
+        tasks, head = offsetof(task_type, "tasks"), prog["init_task"].tasks.address_of_().value_()
+    except LookupError:
+        return AddressSpaces((), ("types or variables of processes are missing",))
+    found: dict[int, AddressSpace] = {}
+    missed: dict[str, None] = {}
+    at, seen = head, set[int]()
+    try:
+        at = prog["init_task"].tasks.next.value_()
+        while at != head:
+            if at in seen or len(seen) >= MAX_TASKS:
+                several = f"there are more than {MAX_TASKS} processes"
+                missed[several if at not in seen else "the list of processes has a cycle"] = None
+                break
+            seen.add(at)
+            task = Object(prog, task_type, address=(at - tasks) % (1 << 64))
+            following = task.tasks.next.value_()
+            try:
+                mm = task.mm
+                if mm and mm.value_() not in found:
+                    comm = printable(task.comm.string_())
+                    found[mm.value_()] = AddressSpace(task.pid.value_(), comm, mm.pgd.value_())
+            except (FaultError, OSError, OverflowError):
+                missed["page tables of processes that could not be read"] = None
+            at = following
+    except (FaultError, OSError, OverflowError):
+        missed["the list of processes could not be followed"] = None
+    return AddressSpaces(tuple(found.values()), tuple(missed))
