@@ -20,6 +20,7 @@ from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.faults import Planted
 
 from .conftest import KERNELS
+from .test_scenarios import image_kernel
 
 Audited = Callable[[str, str], tuple[Report, list[Planted]]]
 
@@ -83,9 +84,7 @@ def check(owner: PagemapReport | Report, scope: Scope) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: Path(path).stem)
 def test_every_rule_has_an_outcome(audited: Audited, scenario: str, kernel: str) -> None:
-    if Path(scenario).stem == "mask-missing":
-        kernel = "7.2"
-    report, _ = audited(scenario, kernel)
+    report, _ = audited(scenario, image_kernel(Path(scenario).stem, kernel))
     check(report, Scope.TARGET)
     for one in report.pagemaps:
         check(one, Scope.PAGEMAP)

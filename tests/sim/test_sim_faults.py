@@ -10,6 +10,7 @@ from drgn import FaultError, Object
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.percpu import per_cpu_ptr
+from drgn.helpers.linux.xarray import xa_for_each
 
 from vmemscope.errors import UsageError
 from vmemscope.sim import build, load_scenario
@@ -32,6 +33,11 @@ size = "128M"
 """
 
 
+def able(name, kernel):
+    """Get a kernel that can have the fault."""
+    return "6.12" if name.startswith("counter") and kernel == "6.1" else kernel
+
+
 def test_kinds_are_complete():
     assert sorted(PLANTERS) == sorted(FAULTS)
     planted = {fault.kind for name in NAMES for fault in load_scenario(FIXTURES / name).faults}
@@ -41,6 +47,7 @@ def test_kinds_are_complete():
 @pytest.mark.parametrize("kernel", ["6.1", "7.2"])
 @pytest.mark.parametrize("name", NAMES)
 def test_fixture(images, name, kernel):
+    kernel = able(name, kernel)
     image = images.image(name, kernel)
     scenario = load_scenario(FIXTURES / name)
     assert [(p.kind, p.pagemap) for p in image.planted] == [
@@ -64,9 +71,10 @@ def test_back_link_of_a_single_page(tmp_path, kernel):
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(_COUNTS)])
 def test_references_are_kept(images, name):
     """Where the counts themselves are not the fault, each frame has one per entry."""
-    view = images.view(name, "6.1")
+    kernel = able(name, "6.1")
+    view = images.view(name, kernel)
     entries = Counter()
-    for record in images.image(name, "6.1").kernel.pagemaps:
+    for record in images.image(name, kernel).kernel.pagemaps:
         for start, end in record.ranges:
             for _, shift, pfn, _ in view.entries(start, end):
                 if shift == 12:
@@ -335,6 +343,74 @@ def check_subsection_lost(view, planted):
     assert bits == 2**64 - 1 - (1 << pfn % 32768 // 512)
 
 
+def test_counters_before_there_were_any():
+    text = f'{_DEVICE}\n[[fault]]\npagemap = "dax0.0"\nkind = "counter"\n'
+    with pytest.raises(UsageError, match="this kernel has no such counters"):
+        build(parse_scenario(text, "test"), kernel="6.1")
+
+
+def check_xarray_stray(view, planted):
+    first = planted.details["first_pfn"]
+    index, entry = next(
+        (i, e) for i, e in xa_for_each(view.prog["pgmap_array"].address_of_()) if i >= first
+    )
+    assert (index, entry.value_()) == (first, planted.vaddr)
+    assert planted.vaddr == view.pgmap().value_()
+    assert first * PAGE > view.pgmap().range.end
+
+
+def section_of(view, pfn):
+    return view.prog["mem_section"][(pfn >> 15) // 128][(pfn >> 15) % 128]
+
+
+def check_subsection_stale(view, planted):
+    pfn = planted.details["first_pfn"]
+    assert view.page_va(pfn) == planted.vaddr
+    assert view.walk(planted.vaddr) is not None
+    assert view.walk(planted.vaddr + 8 * PAGE) is None
+    assert section_of(view, pfn).usage.subsection_map[0].value_() >> (pfn % 32768 // 512) & 1
+    assert view.words(pfn)[0] >> 51 & 7 == 4
+    assert pfn * PAGE > view.pgmap().range.end
+
+
+def check_section_map(view, planted):
+    pfn = (planted.vaddr - view.vmemmap) // STRUCT_PAGE
+    assert section_of(view, pfn).section_mem_map.value_() == planted.details["observed"]
+    assert section_of(view, pfn - 32768).section_mem_map.value_() == planted.details["expected"]
+
+
+def check_usage_lost(view, planted):
+    pfn = (planted.vaddr - view.vmemmap) // STRUCT_PAGE
+    assert section_of(view, pfn).section_mem_map.value_() & 3 == 3
+    assert not section_of(view, pfn).usage
+
+
+def check_boot_memmap_hole(view, planted):
+    pfn = (planted.vaddr - view.vmemmap) // STRUCT_PAGE
+    assert pfn % 32768 == 0
+    assert section_of(view, pfn).section_mem_map.value_() & 0xF == 0xF
+    assert view.walk(planted.vaddr) is None
+    assert view.walk(planted.vaddr - PAGE) is not None
+    assert view.walk(planted.vaddr + (2 << 20)) is not None
+
+
+def check_leak(view, planted):
+    pfn = (planted.vaddr - view.vmemmap) // STRUCT_PAGE
+    is_mapped_to(view, planted)
+    assert view.walk(planted.vaddr + planted.details["size"] - PAGE) is not None
+    assert view.walk(planted.vaddr + planted.details["size"]) is None
+    assert not section_of(view, pfn).section_mem_map
+    assert view.refcount(planted.pfn) == 1
+
+
+def check_counter(view, planted):
+    names = {view.prog[name].address_: name for name in ("nr_memmap_pages", "nr_memmap_boot_pages")}
+    # 64 compound pages of two pages each; two sections of RAM, one large leaf each.
+    sound = {"nr_memmap_pages": 128, "nr_memmap_boot_pages": 1024}[names[planted.vaddr]]
+    found = view.prog[names[planted.vaddr]].counter.value_()
+    assert found == sound + planted.details["by"]
+
+
 def check_xarray_cycle(view, planted):
     node = view.prog["pgmap_array"].xa_head.value_()
     assert planted.details["root"] == node - 2
@@ -399,6 +475,13 @@ CHECKS = {
     "ref-lost": check_ref_lost,
     "kernel-entry": check_kernel_entry,
     "subsection-lost": check_subsection_lost,
+    "subsection-stale": check_subsection_stale,
+    "section-map": check_section_map,
+    "usage-lost": check_usage_lost,
+    "boot-memmap-hole": check_boot_memmap_hole,
+    "leak": check_leak,
+    "counter": check_counter,
+    "xarray-stray": check_xarray_stray,
     "xarray-cycle": check_xarray_cycle,
     "resource-cycle": check_resource_cycle,
     "name": check_name,

@@ -8,7 +8,7 @@ Source: ``mm/vmstat.c`` (``nr_memmap_pages``, ``nr_memmap_boot_pages``, 6.11+, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from drgn import FaultError
@@ -16,6 +16,8 @@ from drgn import FaultError
 from . import Damage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from drgn import Program
 
 __all__ = ("Counters", "read_counters", "read_page_ext_size")
@@ -29,23 +31,27 @@ class Counters:
     pages: int | None
     #: allocated at boot
     boot: int | None
+    #: their virtual addresses, of those that there are
+    addresses: Mapping[str, int] = field(default_factory=dict)
     damage: tuple[Damage, ...] = ()
 
 
 def read_counters(prog: Program) -> Counters:
     """Read ``nr_memmap_pages`` and ``nr_memmap_boot_pages``."""
     values: list[int | None] = []
+    addresses: dict[str, int] = {}
     damage = []
     for name in ("nr_memmap_pages", "nr_memmap_boot_pages"):
         try:
             counter = prog[name]
+            addresses[name] = counter.address_ or 0
             values.append(int(counter.counter.value_()))
         except LookupError:
             values.append(None)
         except (FaultError, OSError):
             damage.append(Damage(counter.address_ or 0, f"{name} can't be read", True))
             values.append(None)
-    return Counters(values[0], values[1], tuple(damage))
+    return Counters(values[0], values[1], addresses, tuple(damage))
 
 
 def read_page_ext_size(prog: Program) -> int:

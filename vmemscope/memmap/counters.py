@@ -95,5 +95,11 @@ def check_counter(
         )
     else:
         reason = f"{abs(off)} {'more' if off > 0 else 'fewer'} than can be explained"
-        findings.add(rule, f"{name} is {reason}", expected=expected, observed=value)
+        findings.add(
+            rule,
+            f"{name} is {reason}",
+            vaddr=counters.addresses[name],
+            expected=expected,
+            observed=value,
+        )
     return Counter(name, value, expected, reason)

@@ -71,9 +71,9 @@ class Gathered:
         self.early = Spans.of(first, first + sections.pages)
         self.valid, self.unknown = subsections.valid, subsections.unknown
         self.present = union((self.valid, self.early, self.unknown))
-        #: whether all pagemaps are known with all their ranges
+        #: whether all pagemaps are known with all their ranges and their compound pages
         self.complete = not of_pagemaps.finish() and all(
-            len(one.ranges) == one.pagemap.nr_range and not one.pagemap.damage
+            len(one.ranges) == one.pagemap.nr_range and one.shift_sound and not one.pagemap.damage
             for one in self.subjects
         )
         check_section_maps(sections, geometry, self.findings)

@@ -8,7 +8,7 @@ it, and the VMCOREINFO that tells where to begin to read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 
 import numpy as np
@@ -86,6 +86,15 @@ class Kernel:
         self.hugetlb = Hugetlb(self, any(pages.optimized for pages in scenario.hugetlb))
         for pages in scenario.hugetlb:
             self.hugetlb.allocate(pages)
+        #: done when all else has been written
+        self.last_steps: list[Callable[[], None]] = []
+        #: what counters of the memory map are to be off by
+        self.counters: dict[str, int] = {}
+        if self.behaviour.vmcoreinfo_vmemmap:
+            # Both came in between 6.1 and 6.12.
+            self.counters = dict.fromkeys(("nr_memmap_pages", "nr_memmap_boot_pages"), 0)
+            for name in self.counters:
+                self.image.define(name, 8, "data", static=True)
         init_task = self.define_struct("init_task", "task_struct")
         self.tasks = Tasks(self.memory, self.slab, self.pages, self.tables, init_task)
 
@@ -95,6 +104,13 @@ class Kernel:
             if record.name == name:
                 return record
         raise KeyError(name)
+
+    @property
+    def end_pfn(self) -> int:
+        """A page frame beyond all memory and devices, at the start of a section."""
+        ends = [end for _, end, _ in self.ram]
+        ends += [end for record in self.pagemaps for _, end in record.ranges]
+        return (-(-max(ends) // PAGES_PER_SECTION) + 1) * PAGES_PER_SECTION
 
     # Boot, until there is a page allocator.
 
@@ -351,6 +367,8 @@ class Kernel:
         self._define_variables(free)
         self._write_btf()
         self._write_kallsyms()
+        for step in self.last_steps:
+            step()
         symbols = {symbol.name: symbol.address for symbol in self.image.symbols}
         symbols |= self._kallsyms_symbols
         size = self.layouts.sizeof("nodemask_t")
@@ -404,11 +422,13 @@ class Kernel:
             self.memory.write_int(offsets + cpu * 8, offset)
         if self.behaviour.percpu_in_image:
             image.label("__per_cpu_start", self.percpu.start)
-        if self.behaviour.vmcoreinfo_vmemmap:
-            # Both came in between 6.1 and 6.12.
-            self.word("nr_memmap_pages", self.vmemmap.nr_memmap_pages, static=True)
-            boot = len(self.boot_memmap) * _MEMMAP_PAGES - self.hugetlb.freed
-            self.word("nr_memmap_boot_pages", boot, static=True)
+        boot = len(self.boot_memmap) * _MEMMAP_PAGES - self.hugetlb.freed
+        for name, value in (
+            ("nr_memmap_pages", self.vmemmap.nr_memmap_pages),
+            ("nr_memmap_boot_pages", boot),
+        ):
+            if name in self.counters:
+                self.memory.write_int(image[name], value + self.counters[name])
         self.define_struct("init_mm", "mm_struct")["pgd"] = image["swapper_pg_dir"]
         uts = self.define_struct("init_uts_ns", "uts_namespace")
         for member, text in (

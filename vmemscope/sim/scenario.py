@@ -138,10 +138,18 @@ FAULTS: dict[str, _Options] = {
     "ref-dead": {},
     "ref-leaked": {"by": 1},
     "ref-lost": {"by": 1},
-    "subsection-lost": {"range": 0, "subsection": 0},
+    "xarray-stray": {},
     "xarray-cycle": {},
     "resource-cycle": {},
     "name": {"text": "", "hex": ""},
+    # Sections, and what the vmemmap has beside that of devices.
+    "subsection-lost": {"range": 0, "subsection": 0},
+    "subsection-stale": {"subsection": 63},
+    "section-map": {"section": 0, "bit": 20},
+    "usage-lost": {"section": 0},
+    "boot-memmap-hole": {"section": 0},
+    "leak": {"pages": 1, "leaf": ("base", "large")},
+    "counter": {"of": ("nr_memmap_pages", "nr_memmap_boot_pages"), "by": 1},
 }
 
 #: the same for HugeTLB: which folio, which page of the vmemmap that describes it
