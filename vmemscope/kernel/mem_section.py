@@ -44,6 +44,8 @@ _FLAGS = {
 
 #: roots read at the most: 52 bits of physical address in sections of 16 MiB
 _MAX_ROOTS = 1 << 24
+#: pages of the table that can't be read, until it is taken for none
+_MAX_DAMAGE = 1024
 
 
 def _no_words() -> NDArray[np.uint64]:
@@ -110,7 +112,10 @@ def read_sections(prog: Program, vmcoreinfo: Mapping[str, str], page_size: int) 
     per_root = page_size // section_size
     pages = 1 << (number(vmcoreinfo, "SECTION_SIZE_BITS") - (page_size.bit_length() - 1))
     damage: list[Damage] = []
-    table = prog["mem_section"].value_()
+    try:
+        table = prog["mem_section"].value_()
+    except (FaultError, OSError) as e:
+        raise TargetError(f"mem_section can't be read, so the vmemmap can't be found: {e}") from e
     pointers = np.frombuffer(_read(prog, table, roots * 8, page_size, damage), np.uint64)
     # What lies behind the last root that is in use is zeros, and left out of filtered dumps.
     end = table + _roots_in_use(prog, roots, per_root) * 8
@@ -118,6 +123,11 @@ def read_sections(prog: Program, vmcoreinfo: Mapping[str, str], page_size: int) 
     numbers = []
     rows = []
     for root in np.flatnonzero(pointers).tolist():
+        if len(damage) > _MAX_DAMAGE:
+            damage.append(
+                Damage(table + root * 8, "the rest of the section table is not read", True)
+            )
+            break
         raw = _read(prog, int(pointers[root]), per_root * section_size, page_size, damage)
         rows_of_root = np.frombuffer(raw, np.uint8).reshape(per_root, section_size)
         section_map = _column(rows_of_root, section_type, "section_mem_map")
@@ -127,10 +137,13 @@ def read_sections(prog: Program, vmcoreinfo: Mapping[str, str], page_size: int) 
     found = np.concatenate(rows) if rows else np.empty((0, section_size), np.uint8)
     section_map = _column(found, section_type, "section_mem_map")
     mask = ~((1 << _map_last_bit(prog)) - 1) & ((1 << 64) - 1)
-    bases, counts = np.unique(section_map & np.uint64(mask), return_counts=True)
-    if not len(bases):
+    # It starts where a page does, among the addresses that are the kernel's.
+    bases = section_map & np.uint64(mask)
+    sound = (bases % np.uint64(page_size) == 0) & (bases >> np.uint64(56) == 0xFF)
+    bases, counts = np.unique(bases[sound], return_counts=True)
+    if not len(bases) or counts.max() * 2 <= len(section_map):
         raise TargetError(
-            "no memory section is present, so the vmemmap can't be found",
+            "no section is present, or they do not agree, so the vmemmap can't be found",
             "the dump may be cut off or damaged" if damage else None,
         )
     return Sections(

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What random damage once broke, each by the least of it that does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .answers import problems, problems_of
+from .child import Answer, run
+from .dump import PAGE, Damage
+from .session import Session
+
+Sessions = Callable[[str], Session]
+
+
+def answers(session: Session, damage: Damage, *commands: Sequence[str]) -> tuple[Answer, ...]:
+    """Run commands on a damaged dump, and hold the answers against what must always hold."""
+    with session.dump.damaged(damage) as path:
+        ran = run([(*command, "-c", path) for command in commands], judge=problems_of)
+    assert problems(ran) == []
+    return ran.answers
+
+
+def report(session: Session, damage: Damage) -> Any:
+    """Get the report on a damaged dump."""
+    (answer,) = answers(session, damage, ("pgmap", "--format", "json"))
+    return json.loads(answer.out)
+
+
+def write(session: Session, address: int, data: bytes) -> Damage:
+    """Write to a virtual address."""
+    offset = session.dump.offset(session.map.physical(address) or 0)
+    assert offset is not None
+    return Damage(f"{data!r} at {address:#x}", ((offset, data),))
+
+
+def without(session: Session, *addresses: int) -> Damage:
+    """Leave physical pages out."""
+    return Damage("absent", absent=frozenset(one // PAGE * PAGE for one in addresses))
+
+
+class TestSections:
+    ALL = (("pgmap",), ("memmap",), ("hugetlb",), ("page", "0x1000"))
+
+    def test_pointer_to_the_table_is_not_in_the_dump(self, session: Sessions) -> None:
+        image = session("6.1-all")
+        pointer = image.map.physical(image.map.view.prog["mem_section"].address_)
+        for answer in answers(image, without(image, pointer), *self.ALL):
+            assert answer.status == 3
+            assert "mem_section" in answer.err
+
+    def test_table_is_somewhere_in_memory(self, session: Sessions) -> None:
+        image = session("6.1-all")
+        address = image.map.view.prog["mem_section"].address_
+        # Text of the kernel's symbols, taken for a table of pointers.
+        elsewhere = int(image.map.view.keys["SYMBOL(kallsyms_names)"], 16)
+        damage = write(image, address, elsewhere.to_bytes(8, "little"))
+        for answer in answers(image, damage, *self.ALL):
+            assert answer.status == 3
+            assert "vmemmap can't be found" in answer.err
+            assert answer.seconds < 5
