@@ -109,6 +109,7 @@ def check_refcounts(
     readable: NDArray[np.bool_],
     geometry: Geometry,
     collector_at: Callable[[int], Collector],
+    unseen: int = 0,
 ) -> None:
     """
     Check reference counts against the entries that map each frame.
@@ -118,10 +119,11 @@ def check_refcounts(
     :param refcounts: ``_refcount`` of each frame, shape ``(n,)``
     :param readable: whether it could be read, shape ``(n,)``
     :param collector_at: gives the findings of the pagemap that a vpage describes
+    :param unseen: entries that could not be read: any of them may map any frame
     """
     for rule_id, off in (
         ("refcount-low", readable & (refcounts < frames.entries)),
-        ("refcount-high", readable & (refcounts > frames.entries)),
+        ("refcount-high", readable & (refcounts > frames.entries + unseen)),
     ):
         rule = CATALOGUE[rule_id]
         for i in np.flatnonzero(off).tolist():
