@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from drgn import offsetof
+
 from .answers import problems, problems_of
 from .child import Answer, run
 from .dump import PAGE, Damage
@@ -75,3 +77,59 @@ def test_entries_of_a_missing_table_may_be_what_a_frame_is_counted_for(session: 
     outcome = next(one for one in found["rules"] if one["rule"] == "refcount-high")
     assert outcome["outcome"] == "checked"
     assert "512 more entries" in outcome["reason"]
+
+
+class TestModules:
+    def test_list_that_can_not_be_read_is_told_in_a_line(self, session: Sessions) -> None:
+        image = session("6.1-all")
+        # What they say of themselves is for people; that it is one line is for all.
+        first = image.map.view.prog["btf_modules"].next.value_()
+        damage = without(image, image.map.physical(first))
+        (answer,) = answers(image, damage, ("page", "0x200000"))
+        assert answer.err.startswith("vmemscope: warning: cannot read the list of modules' BTF")
+        (answer,) = answers(image, damage, ("page", "0x200000", "-q"))
+        assert answer.err == ""
+
+    def test_name_is_escaped(self, session: Sessions) -> None:
+        image = session("6.1-all")
+        prog = image.map.view.prog
+        module, btf, btf_module = (
+            prog.type(f"struct {name}") for name in ("module", "btf", "btf_module")
+        )
+        head = prog["btf_modules"].address_
+        # In a page of zeros that is nobody's: module, btf and btf_module, one after the other.
+        physical, address = spare_page(image)
+        raw = bytearray(PAGE)
+        put(raw, offsetof(module, "name"), b"\x1b[2J\nevil\xff")
+        put(raw, 2048 + offsetof(btf, "data_size"), b"\xff\xff\xff\x7f")
+        put(raw, 3072 + offsetof(btf_module, "btf"), (address + 2048).to_bytes(8, "little"))
+        put(raw, 3072 + offsetof(btf_module, "module"), address.to_bytes(8, "little"))
+        node = 3072 + offsetof(btf_module, "list")
+        put(raw, node, head.to_bytes(8, "little") * 2)
+        link = write(image, head, (address + node).to_bytes(8, "little"))
+        offset = image.dump.offset(physical)
+        assert offset is not None
+        damage = Damage("a module", ((offset, bytes(raw)), *link.writes))
+        (answer,) = answers(image, damage, ("page", "0x200000"))
+        (line,) = answer.err.splitlines()
+        assert "\\x1b[2J evil\\xff" in line
+
+
+def put(raw: bytearray, offset: int, data: bytes) -> None:
+    raw[offset : offset + len(data)] = data
+
+
+def spare_page(session: Session) -> tuple[int, int]:
+    """Find a page of zeros in RAM that nothing is known to be in; physical and virtual address."""
+    base = session.map.view.prog["page_offset_base"].value_()
+    used = {place.offset // PAGE for places in session.map.places.values() for place in places}
+    for load in session.dump.loads:
+        for at in range(load.size - PAGE, 0, -PAGE):
+            data = session.dump.read(load.offset + at, PAGE)
+            if (
+                not any(data)
+                and (load.offset + at) // PAGE not in used
+                and load.paddr + at < 1 << 28
+            ):
+                return load.paddr + at, base + load.paddr + at
+    raise AssertionError("no page is free")

@@ -110,25 +110,35 @@ def opened_target(args: argparse.Namespace, timings: dict[str, float]) -> Iterat
         yield replace(target, path=f"sim:{args.sim}") if args.sim else target
 
 
-def _quiet_drgn(debug: bool) -> None:
-    """Have drgn's log on stderr as ours is: what is wrong, once, and all with --debug."""
+def _set_up_logging(args: argparse.Namespace) -> None:
+    """Have drgn's log and our own on stderr as all else is: a line each, and all with --debug."""
     import logging
 
-    logger = logging.getLogger("drgn")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("vmemscope: %(levelname)s: %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
-    # Its warnings are advice on the shell's use (reassemble a flattened dump);
+    from ..text import printable
+
+    class Line(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            # Names and messages in it may be the target's.
+            text = printable(" ".join(super().format(record).split()).encode("utf-8", "replace"))
+            return f"vmemscope: {record.levelname.lower()}: {text}"
+
+    # drgn's warnings are advice on the shell's use (reassemble a flattened dump);
     # what goes wrong is an exception.
-    logger.setLevel(logging.DEBUG if debug else logging.ERROR)
+    quiet = logging.ERROR if getattr(args, "quiet", False) else logging.WARNING
+    for name, level in (("drgn", logging.ERROR), ("vmemscope", quiet)):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(Line())
+            logger.addHandler(handler)
+            logger.propagate = False
+        logger.setLevel(logging.DEBUG if args.debug else level)
 
 
 def _open(core: str | None, args: argparse.Namespace) -> Target:
     from .. import target
 
-    _quiet_drgn(args.debug)
+    _set_up_logging(args)
     # drgn's own commands are for its shell; importing them takes 0.1 s.
     os.environ.setdefault("DRGN_DISABLE_PLUGINS", "builtin_commands,crash_commands")
     if core is not None:
