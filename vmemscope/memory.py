@@ -160,7 +160,8 @@ class PhysicalMemory:
         # Leave out what was only read along.
         before = np.cumsum(frames) - frames
         rows = (pfns - np.repeat(pfns[first], last - first + 1)).astype(np.int64)
-        return data[rows + np.repeat(before, last - first + 1)]
+        wanted: NDArray[np.uint8] = data[rows + np.repeat(before, last - first + 1)]
+        return wanted
 
     def _read_span(
         self,

@@ -56,6 +56,8 @@ class Gathered:
         # What is wrong with the pagemaps themselves is for "pgmap" to tell.
         of_pagemaps = Collector()
         self.subjects, self.vmemmap = read_subjects(self.target, of_pagemaps, self.unread)
+        # Of all that leads to pagemaps and to System RAM.
+        known = not self.unread
         geometry, sections = self.vmemmap.geometry, self.vmemmap.sections
         for subject in self.subjects:
             for what, count in subject.not_read.items():
@@ -72,9 +74,15 @@ class Gathered:
         self.valid, self.unknown = subsections.valid, subsections.unknown
         self.present = union((self.valid, self.early, self.unknown))
         #: whether all pagemaps are known with all their ranges and their compound pages
-        self.complete = not of_pagemaps.finish() and all(
-            len(one.ranges) == one.pagemap.nr_range and one.shift_sound and not one.pagemap.damage
-            for one in self.subjects
+        self.complete = (
+            known
+            and not of_pagemaps.finish()
+            and all(
+                len(one.ranges) == one.pagemap.nr_range
+                and one.shift_sound
+                and not one.pagemap.damage
+                for one in self.subjects
+            )
         )
         check_section_maps(sections, geometry, self.findings)
         check_usage(sections, geometry, self.findings)
