@@ -23,7 +23,9 @@ from vmemscope.sim.faults import Planted
 from vmemscope.sim.scenario import FAULTS as KINDS
 from vmemscope.target import open_core
 
+from . import patched
 from .conftest import KERNELS
+from .guests.test_hugetlb import DAMAGE
 from .test_hugetlb import FAULTS as HUGETLB_FAULTS
 from .test_scenarios import (
     FAULTS,
@@ -112,6 +114,13 @@ def test_every_rule_has_a_fault() -> None:
     }
     assert with_faults | PENDING == set(CATALOGUE)
     assert not with_faults & PENDING
+
+
+def test_every_rule_has_a_fault_on_real_kernels() -> None:
+    """Which the guest tests patch into dumps; layouts are those of test_broken_layouts."""
+    with_faults = {fault.rule for fault in patched.FAULTS.values()} | set(LAYOUTS)
+    hugetlb_rules = {rule for _, rules in DAMAGE.values() for rule in rules}
+    assert with_faults | hugetlb_rules | PENDING == set(CATALOGUE)
 
 
 def test_every_fault_has_a_rule() -> None:
