@@ -109,6 +109,8 @@ def _run(arguments: argparse.Namespace) -> None:
 def main() -> int:
     """Do what the command line says; return the exit status."""
     arguments = _parser().parse_args()
+    # Python leaves it ignored where a shell started it in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Leave the with statement when killed, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

@@ -260,6 +260,10 @@ def test_by_hand() -> None:
         socket = Path(match[1])
         assert socket.is_socket()
         process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert not socket.parent.exists()
 
