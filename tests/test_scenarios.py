@@ -48,6 +48,10 @@ RULES = {
     "early-uninitialised": "compound-head",
     "executable": "executable",
     "frame-freed": "refcount-low",
+    "frame-foreign": "frame-foreign",
+    "frame-free": "frame-free",
+    "frame-node": "frame-node",
+    "frame-poisoned": "frame-poisoned",
     "head-flag-lost": "head-flag",
     "head-not-private": "frame-shared",
     "hole": "hole",
@@ -173,6 +177,9 @@ def expected_of(planted: Planted) -> set[tuple[str, str | None, int | None]]:
         # longer, has frames that pgmap_array does not.
         other = planted.details["other"], planted.details["other_va"]
         return {("range-overlap", *other), ("xarray", owner, vaddr)}
+    elif planted.kind == "frame-freed":
+        # Its count dropped to 0, and so it went back to the buddy allocator.
+        return {(rule, owner, vaddr), ("frame-free", owner, vaddr)}
     return {(rule, owner, vaddr)}
 
 

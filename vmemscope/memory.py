@@ -88,6 +88,23 @@ class PhysicalMemory:
         )
         return inside
 
+    def contains_runs(
+        self, pfns: NDArray[np.uint64], count: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """
+        Tell which runs of neighbouring frames lie in memory as a whole.
+
+        :param pfns: first frame of each, shape ``(n,)``
+        :param count: frames in each, 1 or more, shape ``(n,)``
+        """
+        inside = self.contains(pfns)
+        long = np.flatnonzero(inside & (count > 1))
+        for i, first, length in zip(
+            long.tolist(), pfns[long].tolist(), count[long].tolist(), strict=True
+        ):
+            inside[i] = self._in_one_range(first, first + length - 1)
+        return inside
+
     def _in_one_range(self, first: int, last: int) -> bool:
         """Tell whether all frames from one to another lie in memory without a break."""
         start, end = first * self.page_size, (last + 1) * self.page_size - 1

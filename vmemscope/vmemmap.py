@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from .walk import Batch, Leaves
 
 __all__ = ("Pages", "Vmemmap")
+
+#: vpages looked up, and of these vpages read, at a time where members of struct
+#: pages are asked for: what was read is still in the processor's cache when used
+_TRANSLATED = 4096
+_READ = 256
 
 
 class Pages(NamedTuple):
@@ -80,10 +85,84 @@ class Vmemmap:
 
     def read(self, vpages: NDArray[np.int64]) -> Pages:
         """Read vpages, shape ``(n,)``; each frame behind them is read once."""
-        pfn, kind = self.frames_of(vpages)
-        frames, which = np.unique(pfn, return_inverse=True)
-        data, readable = self.memory.read_frames(frames)
-        return Pages(data[which], pfn, readable[which] & (kind == Kind.MAPPED), kind == Kind.HOLE)
+        return self._read(*self.frames_of(vpages))
+
+    def _read(self, pfn: NDArray[np.uint64], kind: NDArray[np.uint8]) -> Pages:
+        if (pfn[1:] > pfn[:-1]).all():
+            data, readable = self.memory.read_frames(pfn)
+        else:
+            frames, which = np.unique(pfn, return_inverse=True)
+            data, readable = self.memory.read_frames(frames)
+            data, readable = data[which], readable[which]
+        return Pages(data, pfn, readable & (kind == Kind.MAPPED), kind == Kind.HOLE)
+
+    def page_members(
+        self, pfns: NDArray[np.uint64], *members: tuple[int, str]
+    ) -> tuple[list[NDArray[Any]], NDArray[np.bool_]]:
+        """
+        Read members of the ``struct page``s of frames.
+
+        :param pfns: page frame numbers in order, shape ``(n,)``
+        :param members: of each the offset in bytes and the type as numpy has it,
+            in the target's byte order; aligned to its size
+        :return: members, each shape ``(n,)``, zero where unreadable; and whether
+            all could be read (bool), shape ``(n,)``
+        """
+        found: list[NDArray[Any]] = [np.zeros(len(pfns), dtype=kind) for _, kind in members]
+        readable = np.ones(len(pfns), dtype=np.bool_)
+        start = pfns * np.uint64(self.geometry.struct_page_size)
+        together = list(zip(members, found, strict=True))
+        if self.geometry.page_size % self.geometry.struct_page_size:
+            # A struct page may lie across two vpages, a member of it does not.
+            for one in together:
+                self._read_members(start + np.uint64(one[0][0]), one[0][0], [one], readable)
+        else:
+            self._read_members(start, 0, together, readable)
+        return found, readable
+
+    def _read_members(
+        self,
+        start: NDArray[np.uint64],
+        origin: int,
+        members: list[tuple[tuple[int, str], NDArray[Any]]],
+        readable: NDArray[np.bool_],
+    ) -> None:
+        """
+        Read members that lie in one vpage for each frame.
+
+        :param start: where, in bytes from the start of the vmemmap, in order
+        :param origin: offset of that place in a ``struct page``
+        """
+        shift = self.geometry.page_size.bit_length() - 1
+        vpage = start >> np.uint64(shift)
+        new = np.flatnonzero(np.concatenate((vpage[:1] == vpage[:1], vpage[1:] != vpage[:-1])))
+        ends = np.append(new[1:], len(start))
+        for batch in range(0, len(new), _TRANSLATED):
+            vpages = vpage[new[batch : batch + _TRANSLATED]].astype(np.int64)
+            where, kind = self.frames_of(vpages)
+            for some in range(0, len(vpages), _READ):
+                chosen = slice(some, some + _READ)
+                here = vpages[chosen]
+                pages = self._read(where[chosen], kind[chosen])
+                part = slice(int(new[batch + some]), int(ends[batch + some + len(here) - 1]))
+                into = (start[part] - np.uint64(int(here[0]) << shift)).astype(np.int64)
+                row = into >> shift
+                if int(here[-1] - here[0]) >= len(here):
+                    gaps, row = row, np.searchsorted(here - here[0], row)
+                    into -= (gaps - row) << shift
+                data = pages.data.reshape(-1)
+                size = self.geometry.struct_page_size
+                place = None if self.geometry.page_size % size else into // size
+                for (offset, dtype), values in members:
+                    items = data.view(dtype)
+                    if place is None:
+                        values[part] = items[(into + (offset - origin)) // items.itemsize]
+                        continue
+                    # A column of neighbours fits the processor's cache, they do not.
+                    column = items.reshape(-1, size // items.itemsize)
+                    values[part] = column[:, offset // items.itemsize].copy()[place]
+                if not pages.readable.all():
+                    readable[part] &= pages.readable[row]
 
     def refcounts(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """
@@ -92,13 +171,10 @@ class Vmemmap:
         :param pfns: page frame numbers in order, shape ``(n,)``
         :return: counts (int64), and whether each could be read (bool), shape ``(n,)``
         """
-        # Counted in bytes from the start of the vmemmap. A struct page may lie
-        # across two vpages, a counter in it does not.
-        offset = pfns * np.uint64(self.geometry.struct_page_size) + np.uint64(self.page.refcount)
-        vpage, into = np.divmod(offset, np.uint64(self.geometry.page_size))
-        new = np.concatenate((vpage[:1] == vpage[:1], vpage[1:] != vpage[:-1]))
-        which = np.cumsum(new) - 1
-        pages = self.read(vpage[new].astype(np.int64))
-        counters = pages.data.view(self.table.dtype[0] + "i4")
-        refcounts = counters[which, into.astype(np.int64) // 4]
-        return refcounts.astype(np.int64), pages.readable[which]
+        (counts,), readable = self.page_members(pfns, self.refcount)
+        return counts.astype(np.int64), readable
+
+    @property
+    def refcount(self) -> tuple[int, str]:
+        """Where ``_refcount`` is in a ``struct page``, for :meth:`page_members`."""
+        return self.page.refcount, self.table.dtype[0] + "i4"

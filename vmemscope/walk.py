@@ -230,6 +230,14 @@ def _sorted(parts: list[Leaves]) -> Leaves:
     return select(joined, np.argsort(joined.address, kind="stable"))
 
 
+def _distinct(pfn: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Get distinct frames in order, and the place of each frame among them."""
+    # Neighbouring addresses are in the same table: only the first of each run is sorted.
+    first = np.concatenate(([True], pfn[1:] != pfn[:-1]))
+    distinct, which = np.unique(pfn[first], return_inverse=True)
+    return distinct, which[np.cumsum(first) - 1]
+
+
 def translate(
     memory: PhysicalMemory, table: PageTable, addresses: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
@@ -246,7 +254,7 @@ def translate(
     for level in table.levels:
         if not len(walking):
             break
-        tables, which = np.unique(pfn[walking], return_inverse=True)
+        tables, which = _distinct(pfn[walking])
         data, readable = memory.read_frames(tables)
         index = (addresses[walking] >> np.uint64(level.shift)) & np.uint64(level.entries - 1)
         entry = data.view(table.dtype)[which, index].astype(np.uint64, copy=False)

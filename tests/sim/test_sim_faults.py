@@ -443,7 +443,42 @@ def check_name(view, planted):
         assert view.prog.read_c_string(word(view, planted.vaddr + kobj)) == name
 
 
+def mapcount_of(view, pfn):
+    return view.words(pfn)[6] & 0xFFFFFFFF
+
+
+def check_frame_free(view, planted):
+    is_mapped_to(view, planted)
+    assert view.refcount(planted.pfn) > 0
+    assert mapcount_of(view, planted.pfn) in (0xFFFFFF7F, 0xF0FFFFFF)
+
+
+def check_frame_marked(view, planted):
+    is_mapped_to(view, planted)
+    assert view.refcount(planted.pfn) > 0
+    use = planted.details["use"]
+    types = {"slab": 0xF5, "offline": 0xF1}
+    if use in types and mapcount_of(view, planted.pfn) != 0xFFFFFFFF:
+        # 6.1 has PG_offline, cleared, in page_type, and PG_slab in flags.
+        kind = mapcount_of(view, planted.pfn)
+        assert kind >> 24 == types[use] or (use, kind) == ("offline", 0xFFFFFEFF)
+        return
+    bit = view.prog.constant(f"PG_{use}").value_()
+    assert view.words(planted.pfn)[0] >> bit & 1
+
+
+def check_frame_node(view, planted):
+    is_mapped_to(view, planted)
+    # NODES_SHIFT is 10.
+    assert view.words(planted.pfn)[0] >> 54 == planted.details["nid"] == 1
+    assert view.words(planted.details["old_pfn"])[0] >> 54 == 0
+
+
 CHECKS = {
+    "frame-free": check_frame_free,
+    "frame-foreign": check_frame_marked,
+    "frame-poisoned": check_frame_marked,
+    "frame-node": check_frame_node,
     "hole": check_hole,
     "tail-wrong-frame": check_tail_wrong_frame,
     "head-not-private": check_head_not_private,

@@ -22,7 +22,9 @@ from ..kernel.dev_pagemap import PhysicalRange, read_pagemaps
 from ..kernel.device import name_pagemaps
 from ..kernel.mem_section import Sections, read_sections
 from ..kernel.page import read_page_layout
+from ..kernel.page_state import PageStates, read_page_states
 from ..kernel.percpu_ref import read_references
+from ..kernel.pglist_data import DEVICE, read_zones
 from ..kernel.resource import read_resources
 from ..layout import Geometry, dedup_of
 from ..memory import PhysicalMemory
@@ -36,6 +38,7 @@ from ..rules.ranges import (
     valid_ranges,
 )
 from ..rules.references import check_references
+from ..structpages import flag_layout
 from ..vmcoreinfo import number
 from ..vmemmap import Vmemmap
 from ..walk import Kind
@@ -106,7 +109,7 @@ def audit(
                 Kind.UNREADABLE
             ]
     with _phase(timings, "frames"):
-        backing = check_backing(subjects, vmemmap)
+        backing = check_backing(subjects, vmemmap, _page_states(target, vmemmap))
     with _phase(timings, "audit"):
         contents = []
         for subject in subjects:
@@ -139,6 +142,18 @@ def audit(
         summary=_summary(reports, loose, backing, contents, unread),
         timings=timings,
     )
+
+
+def _page_states(target: Target, vmemmap: Vmemmap) -> PageStates:
+    """Look up how struct pages say what frames are used for, and of which node they are."""
+    prog = target.prog
+    try:
+        zones = tuple(one for one in read_zones(prog)[0] if one.name != DEVICE)
+        layout = flag_layout(prog, vmemmap, zones)
+    except LookupError:
+        # The types lack zones or flags: the node is then not asked.
+        return read_page_states(prog, target.vmcoreinfo)
+    return read_page_states(prog, target.vmcoreinfo, layout, zones)
 
 
 @contextmanager

@@ -1,38 +1,49 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The frames of all pagemaps together: what they are, who shares them, how they are counted."""
+"""The frames of all pagemaps together: who shares them, what their own struct pages say."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..columns import select
-from ..frames import join_frames
-from ..layout import Populated
+from ..columns import join, select
+from ..frames import FrameTotals, expand, in_order, join_frames, windows
+from ..kernel.pglist_data import DEVICE
+from ..layout import Populated, first_compound
 from ..rules import CATALOGUE
-from ..rules.backing import check_memory, check_refcounts, check_shared
+from ..rules.backing import check_memory, check_refcounts, check_shared, tell_shared
+from ..rules.frame_state import OffNode, check_states, odd_states
 from ..walk import Kind
 from .mapping import judged_compounds, runs_of_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from ..findings import Collector
     from ..frames import Frames
+    from ..kernel.page_state import PageStates
     from ..vmemmap import Vmemmap
     from .subject import Subject
 
 __all__ = ("BackingChecked", "check_backing")
 
 _MEMORY, _SHARED = CATALOGUE["frame-not-memory"], CATALOGUE["frame-shared"]
-_REFCOUNTS = (CATALOGUE["refcount-low"], CATALOGUE["refcount-high"])
+_NODE = CATALOGUE["frame-node"]
+#: rules that go by the struct pages of frames
+_STRUCT_PAGES = tuple(
+    CATALOGUE[rule]
+    for rule in (
+        "refcount-low",
+        "refcount-high",
+        "frame-free",
+        "frame-foreign",
+        "frame-poisoned",
+    )
+)
 
-#: frames whose reference counts are read at a time
-_REFCOUNT_BATCH = 1 << 16
 #: frames with several owners that are looked up one by one
 _MAX_SHARED = 64
 
@@ -40,118 +51,250 @@ _MAX_SHARED = 64
 class BackingChecked:
     """What was checked."""
 
-    def __init__(self) -> None:
+    def __init__(self, subjects: int) -> None:
         self.refcounts_checked = 0
         self.refcounts_unreadable = 0
         #: frames of each subject, in its order
-        self.frames: list[Frames] = []
+        self.frames = [FrameTotals() for _ in range(subjects)]
 
 
-def check_backing(subjects: Sequence[Subject], vmemmap: Vmemmap) -> BackingChecked:
-    """Check the frames of all pagemaps."""
-    checked = BackingChecked()
-    parts: list[Frames] = []
-    #: pagemaps with frames whose reference counts should say something, by address
-    uncounted: dict[int, Subject] = {}
-    for subject in subjects:
-        ram, device, boot = subject.ram.finish(), subject.device.finish(), subject.boot.finish()
-        in_ram = vmemmap.ram.contains(ram.pfn)
-        if len(ram.pfn):
-            check_memory(ram, in_ram, vmemmap.geometry, subject.findings)
-        if in_ram.any():
-            subject.findings.checked(_SHARED)
-            uncounted[subject.pagemap.address] = subject
-        _skip_others(subject.findings, ram, in_ram, device, boot)
-        checked.frames.append(join_frames([ram, device, boot]))
-        parts += [ram, device]
-    frames = join_frames(parts)
-    if not (in_ram := vmemmap.ram.contains(frames.pfn)).all():
-        frames = select(frames, in_ram)
+class _Seen:
+    """What kinds of frames there are of a pagemap."""
+
+    def __init__(self) -> None:
+        self.ram = self.device = self.boot = False
+        #: some are System RAM; some should be and are not
+        self.memory = self.no_memory = False
+
+
+def check_backing(
+    subjects: Sequence[Subject], vmemmap: Vmemmap, states: PageStates
+) -> BackingChecked:
+    """
+    Check the frames of all pagemaps, a window of them at a time.
+
+    :param states: how frames say what they are used for
+    """
+    checked = BackingChecked(len(subjects))
+    seen = [_Seen() for _ in subjects]
     owners = _Owners(subjects)
-
-    shared = select(frames, frames.owners > 1)
-    if len(shared.pfn):
-        told = shared.pfn[:_MAX_SHARED]
-        several = _find_owners(subjects, vmemmap, told)
-        entries = dict(zip(told.tolist(), shared.entries.tolist(), strict=False))
-        check_shared(several, entries, vmemmap.geometry, lambda vpage: owners.of(vpage).findings)
-        for vpage in (vpage for found in several.values() for vpage, _ in found):
-            owners.of(vpage).foreign.add(vpage)
-        for vpage, pfn in zip(
-            shared.vpage[_MAX_SHARED:].tolist(), shared.pfn[_MAX_SHARED:].tolist(), strict=True
-        ):
-            findings = owners.of(vpage).findings
-            if not findings.room(_SHARED):
-                findings.add_uncounted(_SHARED, 1)
-                continue
-            findings.add(
-                _SHARED,
-                "the frame has several owners",
-                vaddr=vmemmap.geometry.address(vpage),
-                pfn=pfn,
-                expected="a frame of its own",
-                observed=f"pfn {pfn:#x}",
+    nodes = _nodes_of(subjects, vmemmap, states)
+    several: list[Frames] = []
+    #: pagemaps with frames of which some reference count was read, by address
+    counted: set[int] = set()
+    tables = [table for one in subjects for table in (one.ram, one.device, one.boot)]
+    for first, end in windows(tables):
+        parts: list[Frames] = []
+        for subject, what, totals in zip(subjects, seen, checked.frames, strict=True):
+            ram, device, boot = (
+                table.between(first, end) for table in (subject.ram, subject.device, subject.boot)
             )
-
-    # An allocation of higher order carries its count on its first frame alone.
-    counted = select(frames, ~frames.inner)
-    unseen = sum(subject.by_kind[Kind.UNREADABLE] for subject in subjects)
-    for start in range(0, len(counted.pfn), _REFCOUNT_BATCH):
-        part = select(counted, slice(start, start + _REFCOUNT_BATCH))
-        refcounts, readable = vmemmap.refcounts(part.pfn)
-        check_refcounts(
-            part,
-            refcounts,
-            readable,
-            vmemmap.geometry,
-            lambda vpage: owners.of(vpage).findings,
-            unseen,
-        )
-        checked.refcounts_checked += int(np.count_nonzero(readable))
-        checked.refcounts_unreadable += int(np.count_nonzero(~readable))
-        for subject, count in owners.counts(part.vpage[~readable]):
-            subject.not_read["reference counts of frames"] += count
-            if count:
-                subject.findings.skipped("reference counts that could not be read", *_REFCOUNTS)
-        for subject, count in owners.counts(part.vpage[readable]):
-            if count:
-                subject.findings.checked(*_REFCOUNTS)
-                uncounted.pop(subject.pagemap.address, None)
-    if unseen:
-        for subject in subjects:
+            ram = _check_memory(ram, subject, what, vmemmap)
+            what.device |= bool(len(device.pfn))
+            what.boot |= bool(len(boot.pfn))
+            totals.add(join_frames([ram, device, boot]))
+            parts += [ram, device]
+        frames = _in_memory(join_frames(parts), vmemmap)
+        if (shared := frames.owners > 1).any():
+            several.append(select(frames, shared))
+        _check_struct_pages(frames, owners, vmemmap, states, nodes, checked, counted)
+    for subject, what in zip(subjects, seen, strict=True):
+        if what.memory:
+            subject.findings.checked(_SHARED)
+        if owners.unseen:
             subject.findings.skipped(
-                f"page tables that could not be read may have {unseen} more entries for a frame",
+                f"page tables that could not be read may have {owners.unseen} more entries for a"
+                " frame",
                 CATALOGUE["refcount-high"],
             )
-    for subject in uncounted.values():
-        # What several pagemaps map is counted with the first; so is a large leaf with its start.
-        subject.findings.skipped("no frame of which it has the reference count", *_REFCOUNTS)
+        _skip_others(subject.findings, what)
+        if what.memory and subject.pagemap.address not in counted:
+            # What several pagemaps map is counted with the first; so is a large leaf
+            # with its start.
+            subject.findings.skipped(
+                "no frame of which it has the reference count", *_STRUCT_PAGES, _NODE
+            )
+        if off_node := nodes.get(subject.pagemap.address):
+            off_node.tell(vmemmap.geometry, subject.findings)
+    if several:
+        _tell_shared(join(several), subjects, owners, vmemmap)
     return checked
 
 
-def _skip_others(
-    findings: Collector, ram: Frames, in_ram: NDArray[np.bool_], device: Frames, boot: Frames
+def _check_memory(ram: Frames, subject: Subject, what: _Seen, vmemmap: Vmemmap) -> Frames:
+    """Check that frames are System RAM; frame by frame where some of a large leaf are not."""
+    if not len(ram.pfn):
+        return ram
+    what.ram = True
+    in_ram = vmemmap.ram.contains_runs(ram.pfn, ram.span)
+    if not in_ram.all():
+        if (large := ~in_ram & (ram.span > 1)).any():
+            ram = in_order(expand(ram, large))
+            in_ram = vmemmap.ram.contains_runs(ram.pfn, ram.span)
+        what.no_memory |= not in_ram.all()
+    check_memory(ram, in_ram, vmemmap.geometry, subject.findings)
+    what.memory |= bool(in_ram.any())
+    return ram
+
+
+def _in_memory(frames: Frames, vmemmap: Vmemmap) -> Frames:
+    """Leave out frames that are no System RAM."""
+    in_ram = vmemmap.ram.contains_runs(frames.pfn, frames.span)
+    return frames if in_ram.all() else select(frames, in_ram)
+
+
+def _tell_shared(
+    shared: Frames, subjects: Sequence[Subject], owners: _Owners, vmemmap: Vmemmap
 ) -> None:
+    """Report frames with several owners, the first of them by who that is."""
+    told = shared.pfn[:_MAX_SHARED]
+    several = _find_owners(subjects, vmemmap, told)
+    entries = dict(zip(told.tolist(), shared.entries.tolist(), strict=False))
+    check_shared(several, entries, vmemmap.geometry, lambda vpage: owners.of(vpage).findings)
+    for vpage in (vpage for found in several.values() for vpage, _ in found):
+        owners.of(vpage).foreign.add(vpage)
+    rest = select(shared, slice(_MAX_SHARED, None))
+    for subject, index in owners.split(rest.vpage):
+        tell_shared(select(rest, index), vmemmap.geometry, subject.findings)
+
+
+def _check_struct_pages(
+    frames: Frames,
+    owners: _Owners,
+    vmemmap: Vmemmap,
+    states: PageStates,
+    nodes: Mapping[int, OffNode],
+    checked: BackingChecked,
+    counted: set[int],
+) -> None:
+    """Check what the frames' own struct pages say: reference count, use and node."""
+    # An allocation of higher order carries its count on its first frame alone.
+    if frames.inner.any():
+        frames = select(frames, ~frames.inner)
+    order = vmemmap.table.dtype[0]
+    (refcounts, flags, mapcount), readable = vmemmap.page_members(
+        frames.pfn,
+        vmemmap.refcount,
+        (vmemmap.page.flags, vmemmap.table.dtype),
+        (states.mapcount, order + "u4"),
+    )
+    unread = len(frames.pfn)
+    if not readable.all():
+        for subject, index in owners.split(frames.vpage[~readable]):
+            subject.not_read["reference counts of frames"] += len(index)
+            subject.findings.skipped(
+                "reference counts that could not be read", *_STRUCT_PAGES, _NODE
+            )
+        frames, refcounts = select(frames, readable), refcounts[readable]
+        flags, mapcount = flags[readable], mapcount[readable]
+    unread -= len(frames.pfn)
+    checked.refcounts_checked += len(frames.pfn)
+    checked.refcounts_unreadable += unread
+    for subject in owners.among(frames.vpage):
+        subject.findings.checked(*_STRUCT_PAGES)
+        counted.add(subject.pagemap.address)
+        if subject.pagemap.address in nodes:
+            subject.findings.checked(_NODE)
+    off = np.flatnonzero(refcounts != frames.entries)
+    for subject, index in owners.split(frames.vpage[off]):
+        which = off[index]
+        check_refcounts(
+            select(frames, which),
+            refcounts[which],
+            vmemmap.geometry,
+            subject.findings,
+            owners.unseen,
+        )
+    off = odd_states(flags, mapcount, states)
+    for subject, index in owners.split(frames.vpage[off]):
+        which = off[index]
+        check_states(
+            select(frames, which),
+            flags[which],
+            mapcount[which],
+            states,
+            vmemmap.geometry,
+            subject.findings,
+        )
+    if nodes:
+        _check_nodes(frames, flags, owners, states, nodes)
+
+
+def _check_nodes(
+    frames: Frames,
+    flags: NDArray[np.uint64],
+    owners: _Owners,
+    states: PageStates,
+    nodes: Mapping[int, OffNode],
+) -> None:
+    shift = states.node_shift
+    found = flags >> np.uint64(shift) if shift < 64 else np.zeros_like(flags)
+    expected = {one.node for one in nodes.values()}
+    if len(expected) == 1 and (found == np.uint64(next(iter(expected)))).all():
+        return
+    for subject, index in owners.split(frames.vpage):
+        off_node = nodes.get(subject.pagemap.address)
+        if off_node is None:
+            continue
+        if len(off := index[found[index] != np.uint64(off_node.node)]):
+            off_node.add(select(frames, off), found[off])
+
+
+def _nodes_of(
+    subjects: Sequence[Subject], vmemmap: Vmemmap, states: PageStates
+) -> dict[int, OffNode]:
+    """Find the nodes of the devices that have memory of their own, by pagemap."""
+    found = {}
+    for subject in subjects:
+        node = _node_of(subject, vmemmap, states)
+        if node is None:
+            subject.findings.skipped("the device's node could not be told", _NODE)
+        elif node not in states.memory_nodes:
+            subject.findings.skipped(f"the device's node {node} has no memory", _NODE)
+        else:
+            found[subject.pagemap.address] = OffNode(node)
+    return found
+
+
+def _node_of(subject: Subject, vmemmap: Vmemmap, states: PageStates) -> int | None:
+    """Find the node of a device: its own struct pages say so."""
+    if states.layout is None or not subject.ranges:
+        return None
+    first = first_compound(subject.pagemap, subject.ranges[0].start // vmemmap.geometry.page_size)
+    if first > subject.ranges[0].end // vmemmap.geometry.page_size:
+        return None
+    (flags,), readable = vmemmap.page_members(
+        np.array([first], dtype=np.uint64), (vmemmap.page.flags, vmemmap.table.dtype)
+    )
+    place = states.layout.zone_of(int(flags[0])) if readable[0] else None
+    if place is None or states.layout.zones.get(place[1]) != DEVICE:
+        return None
+    return place[0]
+
+
+def _skip_others(findings: Collector, what: _Seen) -> None:
     """Record of which frames nothing is asked, and why."""
-    if len(device.pfn):
+    if what.device:
         findings.skipped(
             "altmap: frames on the device, which the page allocator does not count",
             _MEMORY,
             _SHARED,
-            *_REFCOUNTS,
+            *_STRUCT_PAGES,
+            _NODE,
         )
-    if len(boot.pfn):
+    if what.boot:
         findings.skipped(
             "frames that the memory map of RAM owns, or of which nothing is known",
             _MEMORY,
             _SHARED,
-            *_REFCOUNTS,
+            *_STRUCT_PAGES,
+            _NODE,
         )
-    if not in_ram.all():
-        findings.skipped("frames that are no memory", _SHARED, *_REFCOUNTS)
-    if not len(ram.pfn) + len(device.pfn) + len(boot.pfn):
+    if what.no_memory:
+        findings.skipped("frames that are no memory", _SHARED, *_STRUCT_PAGES, _NODE)
+    if not (what.ram or what.device or what.boot):
         findings.skipped(
-            "nothing of its vmemmap is known to be mapped", _MEMORY, _SHARED, *_REFCOUNTS
+            "nothing of its vmemmap is known to be mapped", _MEMORY, _SHARED, *_STRUCT_PAGES, _NODE
         )
 
 
@@ -161,19 +304,33 @@ class _Owners:
     def __init__(self, subjects: Sequence[Subject]) -> None:
         pieces = [(piece.start, subject) for subject in subjects for piece in subject.pieces]
         self._pieces = sorted(pieces, key=lambda piece: piece[0])
-        self._starts = [start for start, _ in self._pieces]
+        #: entries that could not be read: any of them may map any frame
+        self.unseen = sum(subject.by_kind[Kind.UNREADABLE] for subject in subjects)
+        self._starts = np.array([start for start, _ in self._pieces], dtype=np.int64)
 
-    def counts(self, vpages: NDArray[np.int64]) -> Iterator[tuple[Subject, int]]:
-        """Count vpages by the pagemap that they describe; one may come several times."""
-        index = np.searchsorted(np.array(self._starts), vpages, side="right") - 1
-        for (_, subject), count in zip(
-            self._pieces, np.bincount(index, minlength=len(self._pieces)).tolist(), strict=True
-        ):
-            yield subject, count
+    def among(self, vpages: NDArray[np.int64]) -> Iterator[Subject]:
+        """Get the pagemaps that some of the vpages describe; one may come several times."""
+        if not len(vpages):
+            return
+        if len(self._pieces) == 1:
+            yield self._pieces[0][1]
+            return
+        for piece in np.flatnonzero(np.bincount(self._piece(vpages))).tolist():
+            yield self._pieces[piece][1]
+
+    def split(self, vpages: NDArray[np.int64]) -> Iterator[tuple[Subject, NDArray[np.int64]]]:
+        """Divide vpages by the piece that they are of; get the places of each one's."""
+        piece = self._piece(vpages)
+        for one in np.unique(piece).tolist():
+            yield self._pieces[one][1], np.flatnonzero(piece == one)
+
+    def _piece(self, vpages: NDArray[np.int64]) -> NDArray[np.int64]:
+        index = np.searchsorted(self._starts, vpages, side="right") - 1
+        return np.maximum(index, 0).astype(np.int64, copy=False)
 
     def of(self, vpage: int) -> Subject:
         """Get the pagemap with the last piece that starts no later; one has been walked there."""
-        return self._pieces[max(bisect_right(self._starts, vpage) - 1, 0)][1]
+        return self._pieces[int(self._piece(np.array([vpage]))[0])][1]
 
 
 def _find_owners(

@@ -7,27 +7,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..findings import Scope
-from ..frames import sharing
 from ..layout import Populated, expected_frames
 from ..model import FrameCounts, PagemapReport, VmemmapCounts
 from ..rules import rules_of
 from ..walk import Kind
 
 if TYPE_CHECKING:
-    from ..frames import Frames
+    from ..frames import FrameTotals
     from ..layout import Geometry
     from .subject import Subject
 
 __all__ = ("report_on",)
 
 
-def report_on(subject: Subject, frames: Frames, geometry: Geometry) -> PagemapReport:
+def report_on(subject: Subject, frames: FrameTotals, geometry: Geometry) -> PagemapReport:
     """
     Sum a pagemap up.
 
-    :param frames: all frames that back its vmemmap
+    :param frames: all frames that back its vmemmap, summed up
     """
-    backing = len(frames.pfn)
+    backing = frames.backing
     mapped = subject.by_kind[Kind.MAPPED]
     size = geometry.compound_vpages(subject.order)
     known = bool(subject.ranges) and subject.shift_sound
@@ -54,7 +53,7 @@ def report_on(subject: Subject, frames: Frames, geometry: Geometry) -> PagemapRe
             unreadable=subject.by_kind[Kind.UNREADABLE],
             leaf_sizes=dict(sorted(subject.leaf_sizes.items())),
         ),
-        frames=FrameCounts(backing, expected, sharing(frames)),
+        frames=FrameCounts(backing, expected, frames.sharing),
         saved_bytes=0 if moved else max(mapped - backing, 0) * geometry.page_size,
         savable_bytes=savable * geometry.page_size,
         state=state,

@@ -88,10 +88,12 @@ def _subsys_private(prog: Program) -> Object | None:
         pass
     # "driver core: bus: move the bus private pointer out" (in v6.4): found
     # among the buses, as drivers/base/bus.c: bus_to_subsys() does.
+    names = ("struct kobject", "struct kset", "struct subsys_private")
+    kobject_type, kset_type, private_type = (prog.type(name) for name in names)
     for node in _list_nodes(prog["bus_kset"].list):
-        kobject = container_of(node, "struct kobject", "entry")
-        kset = container_of(kobject, "struct kset", "kobj")
-        private = container_of(kset, "struct subsys_private", "subsys")
+        kobject = container_of(node, kobject_type, "entry")
+        kset = container_of(kobject, kset_type, "kobj")
+        private = container_of(kset, private_type, "subsys")
         if private.bus.value_() == bus.address_:
             return private
     return None

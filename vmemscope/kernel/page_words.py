@@ -16,7 +16,7 @@ from drgn import offsetof
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ("mapcount_offset", "page_type", "tails_may_look_like_heads", "word_names")
+__all__ = ("mapcount_offset", "page_type", "page_types", "tails_may_look_like_heads", "word_names")
 
 #: members that are shown, those that share a word in this order
 _MEMBERS = (
@@ -67,21 +67,31 @@ def page_type(prog: Program, vmcoreinfo: Mapping[str, str], value: int) -> str |
     """
     if value == _NO_TYPE:
         return None
+    mask, types = page_types(prog, vmcoreinfo)
+    return types.get(value & mask)
+
+
+def page_types(prog: Program, vmcoreinfo: Mapping[str, str]) -> tuple[int, dict[int, str]]:
+    """
+    Get the types of pages.
+
+    :return: which bits of ``page_type`` tell it, and the types by their value there
+    """
+    found = {}
     try:
         types = prog.type("enum pagetype").enumerators or ()
     except LookupError:
         for name, key in _VALUES.items():
             try:
-                if int(vmcoreinfo[f"NUMBER({key})"]) & _NO_TYPE == value:
-                    return name
+                found[int(vmcoreinfo[f"NUMBER({key})"]) & _NO_TYPE] = name
             except (KeyError, ValueError):
                 continue
-        return None
+        return _NO_TYPE, found
     # 6.11+: the type is in the top byte, and enum pagetype has what it can be.
     for name, number in types:
-        if number == value >> _TYPE_SHIFT and not name.endswith("_underflow"):
-            return str(name).removeprefix("PGTY_")
-    return None
+        if not name.endswith("_underflow"):
+            found.setdefault(int(number) << _TYPE_SHIFT & _NO_TYPE, str(name).removeprefix("PGTY_"))
+    return _NO_TYPE >> _TYPE_SHIFT << _TYPE_SHIFT, found
 
 
 def tails_may_look_like_heads(prog: Program) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..kernel.dev_pagemap import Altmap
     from ..layout import Geometry
 
-__all__ = ("check_altmap", "check_memory", "check_refcounts", "check_shared")
+__all__ = ("check_altmap", "check_memory", "check_refcounts", "check_shared", "tell_shared")
 
 
 def check_memory(
@@ -103,12 +103,27 @@ def check_shared(
             )
 
 
+def tell_shared(frames: Frames, geometry: Geometry, findings: Collector) -> None:
+    """Report frames of a pagemap that have several owners, whoever they are."""
+    rule = CATALOGUE["frame-shared"]
+    room = findings.room(rule)
+    for vpage, pfn in zip(frames.vpage[:room].tolist(), frames.pfn[:room].tolist(), strict=True):
+        findings.add(
+            rule,
+            "the frame has several owners",
+            vaddr=geometry.address(vpage),
+            pfn=pfn,
+            expected="a frame of its own",
+            observed=f"pfn {pfn:#x}",
+        )
+    findings.add_uncounted(rule, max(len(frames.pfn) - room, 0))
+
+
 def check_refcounts(
     frames: Frames,
-    refcounts: NDArray[np.int64],
-    readable: NDArray[np.bool_],
+    refcounts: NDArray[np.int32],
     geometry: Geometry,
-    collector_at: Callable[[int], Collector],
+    findings: Collector,
     unseen: int = 0,
 ) -> None:
     """
@@ -117,20 +132,16 @@ def check_refcounts(
     :param frames: order-0 frames, and the first frames of large leaves: an
         allocation of higher order carries its count on the first
     :param refcounts: ``_refcount`` of each frame, shape ``(n,)``
-    :param readable: whether it could be read, shape ``(n,)``
-    :param collector_at: gives the findings of the pagemap that a vpage describes
     :param unseen: entries that could not be read: any of them may map any frame
     """
     for rule_id, off in (
-        ("refcount-low", readable & (refcounts < frames.entries)),
-        ("refcount-high", readable & (refcounts > frames.entries + unseen)),
+        ("refcount-low", refcounts < frames.entries),
+        ("refcount-high", refcounts > frames.entries + unseen),
     ):
         rule = CATALOGUE[rule_id]
-        for i in np.flatnonzero(off).tolist():
-            findings = collector_at(int(frames.vpage[i]))
-            if not findings.room(rule):
-                findings.add_uncounted(rule, 1)
-                continue
+        index = np.flatnonzero(off)
+        told = index[: findings.room(rule)]
+        for i in told.tolist():
             entries, refcount = int(frames.entries[i]), int(refcounts[i])
             findings.add(
                 rule,
@@ -141,3 +152,4 @@ def check_refcounts(
                 expected=entries,
                 observed=refcount,
             )
+        findings.add_uncounted(rule, len(index) - len(told))

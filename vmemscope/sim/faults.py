@@ -499,6 +499,52 @@ def _early_uninitialised(p: _Planter) -> Planted:
     return p.planted(va, p.frame_at(va), first_pfn=start, count=count)
 
 
+# What frames are marked for.
+
+
+def _frame_free(p: _Planter) -> Planted:
+    """A frame is marked as the buddy allocator's, its count as it was."""
+    va = p.place().page_va
+    pfn = p.frame_at(va)
+    p.memmap.set_page_type(pfn, "buddy")
+    return p.planted(va, pfn)
+
+
+def _frame_foreign(p: _Planter) -> Planted:
+    """A frame is marked as somebody else's."""
+    va = p.place().page_va
+    pfn = p.frame_at(va)
+    use = p.option("as")
+    if use == "slab":
+        p.memmap.set_page_type(pfn, use)
+    else:
+        p.memmap.words(pfn)[0] |= np.uint64(p.memmap.flag(use))
+    return p.planted(va, pfn, use=use)
+
+
+def _frame_poisoned(p: _Planter) -> Planted:
+    """The memory of a frame failed, or was taken away."""
+    va = p.place().page_va
+    pfn = p.frame_at(va)
+    use = p.option("as")
+    if use == "offline":
+        p.memmap.set_page_type(pfn, use)
+    else:
+        p.memmap.words(pfn)[0] |= np.uint64(p.memmap.flag(use))
+    return p.planted(va, pfn, use=use)
+
+
+def _frame_node(p: _Planter) -> Planted:
+    """A page of the vmemmap has a frame of another node: legitimate."""
+    va = p.place().page_va
+    pfn = p.kernel.pages.alloc_page(p.option("nid"))
+    p.kernel.physical.page(pfn)[:] = p.kernel.physical.page(p.frame_at(va))
+    # Allocated for this entry, so the reference is there already.
+    p.memmap.set_refcount(pfn, 0)
+    old = p.remap(va, pfn)
+    return p.planted(va, pfn, old_pfn=old, nid=p.memmap.nid(pfn))
+
+
 # What the dump lacks.
 
 
@@ -784,6 +830,10 @@ PLANTERS: dict[str, Callable[[_Planter], Planted]] = {
     "wrong-pgmap": _wrong_pgmap,
     "mask-missing": _mask_missing,
     "early-uninitialised": _early_uninitialised,
+    "frame-free": _frame_free,
+    "frame-foreign": _frame_foreign,
+    "frame-poisoned": _frame_poisoned,
+    "frame-node": _frame_node,
     "unreadable-table": _unreadable_table,
     "unreadable-struct-page": _unreadable_struct_page,
     "unreadable-node": _unreadable_node,

@@ -151,13 +151,16 @@ class MemMap:
         self.set_refcount(pfn, self.refcount(pfn) + count)
 
     def set_page_type(self, pfn: int, name: str) -> None:
-        """Mark the use of a frame of RAM: slab or buddy."""
+        """Mark the use of a frame of RAM: slab, buddy or offline."""
         constant = f"PGTY_{name}"
         if self.layouts.has_constant(constant):
             self.poke(pfn, self._mapcount, self.layouts.constant(constant) << 24 | 0xFFFFFF, 4)
         elif name == "buddy":
             # Before 6.12: PAGE_TYPE_BASE with PG_buddy, 0x80, cleared.
             self.poke(pfn, self._mapcount, -129, 4)
+        elif name == "offline":
+            # The same with PG_offline, 0x100.
+            self.poke(pfn, self._mapcount, -257, 4)
         if self.layouts.has_constant(f"PG_{name}"):
             self.words(pfn)[0] |= np.uint64(self.flag(name))
 

@@ -118,6 +118,11 @@ FAULTS: dict[str, _Options] = {
     "refcount-low": {**_PLACE, "by": 1},
     "refcount-high": {**_PLACE, "by": 1},
     "frame-freed": _PLACE,
+    # What frames are marked for.
+    "frame-free": {**_PLACE},
+    "frame-foreign": {**_PLACE, "as": ("slab", "lru", "head")},
+    "frame-poisoned": {**_PLACE, "as": ("hwpoison", "offline")},
+    "frame-node": {**_PLACE, "nid": 1},
     # Contents of struct pages.
     "tail-wrong-head": {**_STRUCT_PAGE, "struct_page": 5},
     "head-flag-lost": {"range": 0, "compound": 0},

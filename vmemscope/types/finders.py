@@ -102,6 +102,7 @@ class BtfTypes:
         self._types: Final[dict[int, Type]] = {}
         self._depth = 0
         self._base_types: dict[tuple[str, ...], int] | None = None
+        self._found: dict[tuple[frozenset[TypeKind], str], Type | None] = {}
 
     def type(self, type_id: int) -> Type:
         """
@@ -250,6 +251,13 @@ class BtfTypes:
         :param kinds: kinds of types to look for
         :raises BtfError: if its BTF is damaged
         """
+        # drgn asks again each time that a name is used.
+        key = frozenset(kinds), name
+        if key not in self._found:
+            self._found[key] = self._find(kinds, name)
+        return self._found[key]
+
+    def _find(self, kinds: TypeKindSet, name: str) -> Type | None:
         if kinds & _BASE_KINDS:
             if self._base_types is None:
                 self._base_types = self._index_base_types()

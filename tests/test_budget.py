@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What an audit may cost, in counts that no machine changes, and that its short cuts change nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vmemscope.audit import audit
+from vmemscope.compound import judge
+from vmemscope.memory import PhysicalMemory
+from vmemscope.model import Report
+from vmemscope.target import open_core
+from vmemscope.types import attach_types
+
+from .kernels import image, write
+
+PAGE = 4096
+
+#: scenario -> most bytes, and most reads, of physical memory that an audit makes
+BUDGETS = {
+    # 4 tables of the last level, 512 frames whose struct pages are 8 pages; the
+    # contents of 256 compound pages: a frame of the head and one of the tails.
+    "devdax-2m": ((4 + 8 + 512 + 40) * PAGE, 80),
+    # A table a section, 2 frames a compound page.
+    "devdax-1g": (160 * PAGE, 80),
+    "empty": (16 * PAGE, 16),
+}
+
+
+def look(core: str) -> Report:
+    target = open_core(core)
+    attach_types(target.prog, "btf")
+    return replace(audit(target, "btf"), timings={})
+
+
+@pytest.mark.parametrize("scenario", BUDGETS)
+def test_reads_and_bytes(tmp_path: Path, scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    memories: list[PhysicalMemory] = []
+    original = PhysicalMemory.__init__
+
+    def remember(self: PhysicalMemory, *args: object) -> None:
+        original(self, *args)  # type: ignore[arg-type]
+        memories.append(self)
+
+    monkeypatch.setattr(PhysicalMemory, "__init__", remember)
+    look(write(image(scenario, "6.12"), tmp_path))
+    most_bytes, most_reads = BUDGETS[scenario]
+    assert sum(one.bytes_read for one in memories) <= most_bytes
+    assert sum(one.reads for one in memories) <= most_reads
+
+
+@pytest.mark.parametrize("scenario", ["devdax-2m", "devdax-1g", "unaligned-1g"])
+def test_sound_compounds_are_not_judged_one_by_one(
+    tmp_path: Path, scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = write(image(scenario, "6.12"), tmp_path)
+    judged = []
+
+    def counting(runs, origin, size):  # type: ignore[no-untyped-def]
+        judged.append(int(runs.length.sum()))
+        return judge(runs, origin, size)
+
+    monkeypatch.setattr("vmemscope.audit.mapping.judge", counting)
+    report = look(core)
+    size = report.pagemaps[0].compound_size or 0
+    vpages = size // PAGE * 64 // PAGE
+    # None but what the end of the range cuts short.
+    assert sum(judged) < vpages
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "mixed",
+        "unaligned-section-1g",
+        "early-1g",
+        "several-ranges",
+        "several-faults",
+        "tail-own-head",
+        "head-shared",
+        "huge-leaf",
+        "base-pages",
+        "missing-dedup",
+        "altmap-data",
+    ],
+)
+def test_short_cuts_change_nothing(
+    tmp_path: Path, scenario: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = write(image(scenario, kernel), tmp_path)
+    quick = look(core)
+    with monkeypatch.context() as patch:
+        # Whatever the entries: each compound page is judged.
+        patch.setattr("vmemscope.audit.mapping.sound_compounds", lambda *_: None)
+        slow = look(core)
+    with monkeypatch.context() as patch:
+        # Many windows, batches and reads.
+        patch.setattr("vmemscope.frames._WINDOW", 50)
+        patch.setattr("vmemscope.frames._WINDOW_ORDER", 9)
+        patch.setattr("vmemscope.frames._DENSE", 0)
+        patch.setattr("vmemscope.vmemmap._TRANSLATED", 3)
+        patch.setattr("vmemscope.vmemmap._READ", 2)
+        patch.setattr("vmemscope.memory._GAP", 0)
+        # Not so small that no batch has a whole compound page of 1 GiB.
+        patch.setattr("vmemscope.walk._BATCH", 9)
+        small = look(core)
+    assert quick == slow
+    assert quick == small
