@@ -104,6 +104,8 @@ class TestReferences:
             one = outcome(report, rule)
             assert one.outcome is Outcome.SKIPPED
             assert reason in (one.reason or "")
+        lines = [line for line in report.summary.not_read if "of the pagemap itself" in line]
+        assert bool(lines) == (reason == "could not be read")
 
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_users_of_p2pdma_have_references(self, tmp_path: Path, kernel: str) -> None:
