@@ -154,7 +154,7 @@ FAULTS: dict[tuple[str, str], tuple[set[tuple[str, bool]], set[str]]] = {
     ("stray", '{"folio": 6}'): ({("hugetlb-read-only", True)}, set()),
     ("flag-missing", "{}"): ({("hugetlb-flag", True), ("hugetlb-key", False)}, set()),
     ("flag-extra", '{"folio": 0}'): ({("hugetlb-flag", True), ("hugetlb-key", False)}, set()),
-    ("key", '{"by": -1}'): ({("hugetlb-key", False)}, {"6.1", "6.12"}),
+    ("key", '{"by": -1}'): ({("hugetlb-key", True)}, {"6.1", "6.12"}),
     ("count", "{}"): ({("hugetlb-count", True)}, set()),
     ("count", '{"of": "nr_huge_pages", "by": -2}'): ({("hugetlb-count", True)}, set()),
     ("count", '{"of": "nr_huge_pages", "by": 2}'): ({("hugetlb-elsewhere", True)}, set()),

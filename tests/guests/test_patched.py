@@ -17,11 +17,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from drgn import Program
+from drgn import Object, Program
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.percpu import per_cpu_ptr
+from drgn.helpers.linux.pid import for_each_task
 
 from tests import oracle
 from tests.patched import FAULTS, Patch, damaged, patched
 from vmemscope.cli import main
+from vmemscope.kernel.percpu_ref import read_references
+from vmemscope.kernel.task import read_address_spaces
+from vmemscope.target import open_core
+from vmemscope.types import attach_types
 
 from .targets import GuestTargets
 
@@ -86,6 +93,37 @@ def dump(guest: GuestTargets, dumps: dict[str, Dump]) -> Dump:
 def test_dump_is_sound(dump: Dump) -> None:
     rules = {rule for found in dump.sound.values() for rule, _, _ in found}
     assert rules == ({"compound-head", "mask-alignment"} if dump.series == "7.2" else set())
+
+
+def test_references_are_those_that_drgn_counts(dump: Dump) -> None:
+    target = open_core(str(dump.core))
+    attach_types(target.prog, "btf")
+    counts = {}
+    for start, pgmap in Patch(dump.prog).pgmaps.items():
+        counted = read_references(target.prog, pgmap.value_()).count
+        pointer = Object(dump.prog, "unsigned long *", pgmap.ref.percpu_count_ptr)
+        cpus = for_each_possible_cpu(dump.prog)
+        total = sum(per_cpu_ptr(pointer, cpu)[0].value_() for cpu in cpus)
+        # The shared counter has its bias, and the initial reference.
+        assert pgmap.ref.data.count.counter.value_() % 2**64 == 2**63 + 1
+        assert counted == total % 2**64
+        counts[start] = counted
+    # 512 MiB and what of 768 MiB is data in pages of 2 MiB, 2.75 GiB in pages of 1 GiB,
+    # 256 MiB and 1 GiB in base pages.
+    assert counts == {
+        0x100000000: 256, 0x120000000: 377, 0x150000000: 2, 0x210000000: 65536,
+        0x220000000: 262144,
+    }  # fmt: skip
+
+
+def test_processes_are_those_that_drgn_finds(dump: Dump) -> None:
+    target = open_core(str(dump.core))
+    attach_types(target.prog, "btf")
+    spaces = read_address_spaces(target.prog)
+    assert spaces.missed == ()
+    assert {one.pgd for one in spaces.found} == {
+        task.mm.pgd.value_() for task in for_each_task(dump.prog) if task.mm
+    }
 
 
 @pytest.mark.parametrize("name", FAULTS)

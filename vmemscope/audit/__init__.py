@@ -202,11 +202,13 @@ def read_subjects(
         _check_pagemap(
             subject, ranges[subject.pagemap.address], geometry, sections, target.osrelease, damage
         )
+        references = read_references(prog, subject.pagemap.address)
+        subject.not_read["reference counts of the pagemap itself"] += references.unreadable
         check_references(
             subject.pagemap,
             subject.ranges,
             subject.order if subject.shift_sound else None,
-            read_references(prog, subject.pagemap.address),
+            references,
             geometry,
             subject.findings,
         )

@@ -78,7 +78,7 @@ class Gathered:
         self.findings = Collector()
         self.unread: Counter[str] = Counter()
         self.present = has_hugetlb(self.prog)
-        self.hvo = Hvo(False, None, None, False, 0)
+        self.hvo = Hvo(False, None, None, None, False, 0)
         self.hstates: list[Hstate] = []
         self.folios: Folios = no_folios()
         self.tails: list[TailPage] = []
@@ -320,7 +320,8 @@ class Gathered:
     def _check_key(self, facts: Facts) -> None:
         rule = CATALOGUE["hugetlb-key"]
         if self.hvo.key is not None and self.complete:
-            check_key(self.hvo.key, int(np.count_nonzero(facts.flagged)), self.findings)
+            flagged = int(np.count_nonzero(facts.flagged))
+            check_key(self.hvo.key, self.hvo.key_address, flagged, self.findings)
         elif self.hvo.key is not None:
             self.findings.skipped(_UNREAD_LISTS, rule)
         elif self.hvo.shared_tails:

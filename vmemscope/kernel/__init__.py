@@ -2,11 +2,11 @@
 """
 Kernel structures, read into frozen dataclasses.
 
-A module for each of the kernel's own: ``xarray``, ``dev_pagemap``, ``mem_section``,
-``resource``, ``page`` and the devices that pagemaps are named after. They
-read; they judge nothing and print nothing. What the target says is not
-trusted: every walk is bounded, and what could not be followed comes back as a
-:class:`Damage` beside what could.
+A module for each of the kernel's own: ``xarray``, ``dev_pagemap``, ``percpu_ref``,
+``mem_section``, ``resource``, ``page``, ``task`` and the devices that pagemaps are
+named after. They read; they judge nothing and print nothing. What the target says
+is not trusted: every walk is bounded, and what could not be followed comes back as
+a :class:`Damage` beside what could.
 """
 
 from __future__ import annotations

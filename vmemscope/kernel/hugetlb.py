@@ -92,6 +92,8 @@ class Hvo:
     #: how many optimized folios its static key counts; ``None`` in kernels without
     #: one (7.1+), and if it could not be read
     key: int | None
+    #: virtual address of the key, ``None`` in kernels without one
+    key_address: int | None
     #: tail pages of all folios of a zone share a frame (``zone->vmemmap_tails``, 7.1+)
     shared_tails: bool
     #: bit of ``private`` of a head page that says that it is optimized
@@ -237,14 +239,14 @@ def read_hvo(prog: Program) -> tuple[Hvo, list[Damage]]:
     # "mm: hugetlb_vmemmap: introduce the name HVO" and what is around it (6.0);
     # hugetlb_free_vmemmap_enabled from 5.14 on, the key alone in 5.18 and 5.19.
     enabled, has_switch = _read_switch(prog, damage)
-    key, has_key = _read_key(prog, damage)
+    key, key_address = _read_key(prog, damage)
     shared = _has_member(prog, "struct zone", "vmemmap_tails")
     try:
         flag = 1 << int(prog.constant("HPG_vmemmap_optimized").value_())
     except LookupError:
         flag = 0
-    built_in = bool(flag) and (has_switch or has_key or shared)
-    return Hvo(built_in, enabled, key, shared, flag), damage
+    built_in = bool(flag) and (has_switch or key_address is not None or shared)
+    return Hvo(built_in, enabled, key, key_address, shared, flag), damage
 
 
 def _read_switch(prog: Program, damage: list[Damage]) -> tuple[bool | None, bool]:
@@ -260,17 +262,17 @@ def _read_switch(prog: Program, damage: list[Damage]) -> tuple[bool | None, bool
         return None, True
 
 
-def _read_key(prog: Program, damage: list[Damage]) -> tuple[int | None, bool]:
-    """Read what the static key counts, and whether there is one."""
+def _read_key(prog: Program, damage: list[Damage]) -> tuple[int | None, int | None]:
+    """Read what the static key counts, and where it is if there is one."""
     try:
         key = prog["hugetlb_optimize_vmemmap_key"]
     except LookupError:
-        return None, False
+        return None, None
     try:
-        return int(key.key.enabled.counter.value_()), True
+        return int(key.key.enabled.counter.value_()), key.address_
     except _READ_ERRORS:
         damage.append(Damage(key.address_ or 0, "hugetlb_optimize_vmemmap_key can't be read", True))
-        return None, True
+        return None, key.address_
 
 
 def _has_member(prog: Program, struct: str, member: str) -> bool:

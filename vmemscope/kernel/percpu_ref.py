@@ -45,6 +45,8 @@ class References:
     count: int | None
     #: why it can't, a clause without a full stop
     reason: str | None = None
+    #: whether the memory was not there to be read
+    unreadable: bool = False
 
 
 def read_references(prog: Program, address: int) -> References:
@@ -59,7 +61,7 @@ def read_references(prog: Program, address: int) -> References:
     try:
         return _read(prog, Object(prog, "struct dev_pagemap", address=address))
     except (FaultError, OSError, OverflowError):
-        return References(None, "its reference count could not be read")
+        return References(None, "its reference count could not be read", unreadable=True)
     except (AttributeError, LookupError):
         return References(None, "types or variables of per-CPU counters are missing")
 

@@ -366,14 +366,19 @@ def check_read_only(stray: ReadOnly, dropped: int, geometry: Geometry, findings:
     findings.add_uncounted(rule, dropped)
 
 
-def check_key(key: int, flagged: int, findings: Collector) -> None:
-    """Check how many optimized folios the static key counts, all of them being known."""
+def check_key(key: int, address: int | None, flagged: int, findings: Collector) -> None:
+    """
+    Check how many optimized folios the static key counts, all of them being known.
+
+    :param address: of the key
+    """
     rule = CATALOGUE["hugetlb-key"]
     findings.checked(rule)
     if key != flagged:
         findings.add(
             rule,
             f"hugetlb_optimize_vmemmap_key counts {key} optimized folios, there are {flagged}",
+            vaddr=address,
             expected=flagged,
             observed=key,
         )
