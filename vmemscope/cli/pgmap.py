@@ -52,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target_options(parser)
     add_output_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
     parser.add_argument(
+        "--contents",
+        choices=("sample", "all", "none"),
+        default="sample",
+        help="how many struct pages to look into: those of 1024 compound pages, or pages of the"
+        " memory map, of each range (default), all, or none",
+    )
+    parser.add_argument(
         "--watch",
         metavar="SECONDS",
         type=_seconds,
@@ -88,6 +95,7 @@ def look_at(target: Target, args: argparse.Namespace, timings: dict[str, float])
             system_map=args.system_map,
             timings=timings,
             progress=progress,
+            contents=args.contents,
         )
 
 
@@ -110,6 +118,7 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
     timings: dict[str, float] = {}
     first: Report | None = None
     with opened_target(args, timings) as target:
+        from ..audit import Contents
         from ..confirm import confirmed_audit
         from .watch import watch
 
@@ -119,7 +128,7 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
                 first = look_at(target, args, timings)
                 return first
             # The types are attached by now.
-            return confirmed_audit(target, first.target.types, {})
+            return confirmed_audit(target, first.target.types, {}, contents=Contents(args.contents))
 
         def render(report: Report) -> str:
             try:

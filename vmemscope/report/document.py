@@ -40,7 +40,7 @@ __all__ = (
 #: identifier of this version of the document
 SCHEMA = "vmemscope.pgmap/1"
 
-_PHASES = ("attach", "types", "walk", "frames", "audit")
+_PHASES = ("attach", "types", "walk", "frames", "contents", "audit")
 
 
 def schema_text(schema: str = SCHEMA) -> str:
@@ -183,9 +183,13 @@ def _summary(report: Report) -> dict[str, Any]:
         "rules_failed": rules[Outcome.FAILED],
         "refcounts_checked": summary.refcounts_checked,
         "refcounts_unreadable": summary.refcounts_unreadable,
+        "contents": summary.contents,
         "compounds": summary.compounds,
         "compounds_checked": summary.compounds_checked,
         "compounds_unreadable": summary.compounds_unreadable,
+        "base_pages": summary.base_pages,
+        "base_pages_checked": summary.base_pages_checked,
+        "base_pages_unreadable": summary.base_pages_unreadable,
         "not_read": [safe(what) for what in summary.not_read],
     }
 
