@@ -59,7 +59,9 @@ _COMPOUNDS = 8192
 _VPAGES = 16384
 #: frames that are read at a time: their bytes should still be in the CPU's
 #: caches when they are looked at
-_FRAMES = 512
+_FRAMES = 128
+#: neighbouring frames that are worth a read of their own
+_LONG = 16
 
 
 def _rules(*names: str) -> tuple[Rule, ...]:
@@ -297,9 +299,10 @@ class _Look:
             none = np.zeros(len(vpage), dtype=np.bool_)
             rows = _Batch(vpage, start, first, first, start, end, none, pfn, kind)
             read = np.zeros(len(vpage), dtype=np.bool_)
-            for part, words, which in self._frames(rows):
+            for words, which in self._frames(rows):
                 read[which] = True
                 self._learn(words)
+                part = select(rows, which)
                 full = _rows_of(part, words)
                 bad = ~plain_base(full, self.due, area.altmap)
                 if bad.any():
@@ -345,17 +348,16 @@ class _Look:
         :param end: page frames after the compound pages, shape ``(n,)``
         """
         first, last = head // self.per_page, -(-end // self.per_page) - 1
-        # The shared frame of the tails is known by the first of them.
-        some = np.stack((first, first + 1, first + 2, last))
-        some = np.minimum(some, last)
         if self.subject.foreign:
-            # That they map somebody else's frame is known, and what is read there is his.
+            # That they map somebody else's frame is known, and what is read there is his. The
+            # shared frame of the tails is known by the first of them.
+            some = np.stack((first, np.minimum(first + 1, last), last))
             own = ~np.isin(some, list(self.subject.foreign)).any(axis=0)
-            head, end, first, last, some = head[own], end[own], first[own], last[own], some[:, own]
+            head, end, first, last = head[own], end[own], first[own], last[own]
         if not len(head):
             return
-        pfn, kind = self.vmemmap.frames_of(some.ravel())
-        pfn, kind = pfn.reshape(some.shape), kind.reshape(some.shape)
+        some = np.stack((first, np.minimum(first + 1, last), np.minimum(first + 2, last), last))
+        pfn, kind = self._looked_up(some)
         usual = majority(pfn[1:])
         at_usual = (kind[1:] == Kind.MAPPED) & (pfn[1:] == usual)
         shared = (at_usual.sum(axis=0) > 1) & (last > first + 1)
@@ -380,6 +382,24 @@ class _Look:
         self.unreadable += int(np.count_nonzero(counts.lost))
         self.strangers |= tally.strangers
         tally.flush(self.subject.findings, counts.of)
+
+    def _looked_up(self, some: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+        """
+        Find the frames behind the first three vpages of compound pages and the last.
+
+        :param some: shape ``(4, n)``
+        :return: frames and kinds, same shape. Where the second and the last have the
+            same frame, the third is taken to have it too: it would be outvoted
+        """
+        asked = [0, 1, 3]
+        found, how = self.vmemmap.frames_of(some[asked].ravel())
+        pfn, kind = np.empty(some.shape, np.uint64), np.empty(some.shape, np.uint8)
+        pfn[asked], kind[asked] = found.reshape(3, -1), how.reshape(3, -1)
+        pfn[2], kind[2] = pfn[1], kind[1]
+        open_ = np.flatnonzero((pfn[1] != pfn[3]) | (kind[1] != kind[3]))
+        if len(open_):
+            pfn[2, open_], kind[2, open_] = self.vmemmap.frames_of(some[2, open_])
+        return pfn, kind
 
     def _unshared(
         self,
@@ -431,30 +451,38 @@ class _Look:
             rows = join([rows, tails])
         kept = self.plain + 1
         small = np.zeros((len(rows.vpage), kept, self.vmemmap.page.size // 8), dtype=np.uint64)
-        usual = np.zeros((len(rows.vpage), small.shape[2]), dtype=np.uint64)
+        odd_usual: tuple[list[NDArray[np.int64]], list[NDArray[np.uint64]]] = ([], [])
         plain_row = np.zeros(len(rows.vpage), dtype=np.bool_)
         is_head = rows.first == rows.head
         full = rows.end - rows.first == self.per_page
         read = np.zeros(len(rows.vpage), dtype=np.bool_)
-        for part, words, which in self._frames(rows):
+        for words, which in self._frames(rows):
             self._learn(words)
             read[which] = True
             same = alike(words, is_head[which], self.plain) & full[which]
             small[which] = words[:, :kept]
-            usual[which] = words[:, self.plain]
             plain_row[which] = same
             if not same.all():
                 odd = ~same
-                some = _rows_of(select(part, odd), words[odd])
-                usual[which[odd]] = usual_tail(some, self.plain)
+                some = _rows_of(select(rows, which[odd]), words[odd])
+                odd_usual[0].append(which[odd])
+                odd_usual[1].append(usual_tail(some, self.plain))
                 check_rows(some, self.due, tally, self.plain)
-        same_rows = np.flatnonzero(plain_row)
-        short = _rows_of(select(rows, same_rows), small[same_rows])
-        bad = np.flatnonzero(screen(short, self.due))
-        for at in range(0, len(bad), _FRAMES):
-            some = spread(select(short, bad[at : at + _FRAMES]), self.per_page)
-            check_rows(some, self.due, tally, self.plain)
+        # Of a row of tail pages that are all alike, the first will do.
+        for some_rows, slots in (
+            (np.flatnonzero(plain_row & is_head), kept),
+            (np.flatnonzero(plain_row & ~is_head), 1),
+        ):
+            short = _rows_of(select(rows, some_rows), small[some_rows, :slots])
+            bad = np.flatnonzero(screen(short, self.due))
+            for at in range(0, len(bad), _FRAMES):
+                some = spread(select(short, bad[at : at + _FRAMES]), self.per_page)
+                check_rows(some, self.due, tally, self.plain)
         if len(paired):
+            usual = small[:, -1]
+            if odd_usual[0]:
+                usual = usual.copy()
+                usual[np.concatenate(odd_usual[0])] = np.concatenate(odd_usual[1])
             both = read[paired] & read[count:]
             one, other = paired[both], count + np.flatnonzero(both)
             check_pairs(
@@ -513,29 +541,47 @@ class _Look:
         if self.due.nid is None:
             self.due.learn_node(words[:, -1, self.vmemmap.page.flags // 8])
 
-    def _frames(
-        self, rows: _Batch
-    ) -> Iterator[tuple[_Batch, NDArray[np.uint64], NDArray[np.int64]]]:
+    def _frames(self, rows: _Batch) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
         """
         Read the frames of rows, in order of their numbers, some at a time.
 
-        :return: rows that could be read; their words, shape ``(n, struct pages,
-            words)``; and which of the rows these are
+        :return: words, shape ``(n, struct pages, words)``; and which of the rows
+            these are of. Those that could not be read are left out
         """
-        mapped = np.flatnonzero(rows.kind == Kind.MAPPED)
-        pfn = rows.pfn[mapped]
+        order = np.flatnonzero(rows.kind == Kind.MAPPED)
+        pfn = rows.pfn[order]
         if (pfn[1:] < pfn[:-1]).any():
-            mapped = mapped[np.argsort(pfn, kind="stable")]
-        size = self.vmemmap.page.size // 8
-        for at in range(0, len(mapped), _FRAMES):
-            which = mapped[at : at + _FRAMES]
-            data, readable = self.vmemmap.memory.read_frames(rows.pfn[which])
+            order = order[np.argsort(pfn, kind="stable")]
+            pfn = rows.pfn[order]
+        shape = (-1, self.per_page, self.vmemmap.page.size // 8)
+        for start, end in _chunks(pfn):
+            which = order[start:end]
+            data, readable = self.vmemmap.memory.read_frames(pfn[start:end])
             if not readable.all():
                 which, data = which[readable], data[readable]
-            self.step(len(readable))
+            self.step(end - start)
             if len(which):
                 words = data.view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
-                yield select(rows, which), words.reshape(len(which), self.per_page, size), which
+                yield words.reshape(shape), which
+
+
+def _chunks(pfn: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+    """
+    Cut frames into parts to be read, a run of neighbours apart where that is long.
+
+    What is read as one can be looked at where it was read to.
+
+    :param pfn: page frame numbers in order, shape ``(n,)``
+    """
+    breaks = np.flatnonzero(np.diff(pfn) != 1) + 1
+    start = 0
+    while start < len(pfn):
+        end = min(start + _FRAMES, len(pfn))
+        first = int(np.searchsorted(breaks, start, side="right"))
+        if first < len(breaks) and start + _LONG <= breaks[first] < end:
+            end = int(breaks[first])
+        yield start, end
+        start = end
 
 
 class _Batch(NamedTuple):

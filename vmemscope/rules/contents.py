@@ -272,8 +272,10 @@ def _strangers(
     :return: what is off; which of those asked about are the device's; their flags
     """
     words = rows.words
-    blank = ((words == 0).all(axis=2) | (words == _ONES).all(axis=2)) & asked
     flags = words[:, :, due.page.flags // 8]
+    blank = ((flags == 0) | (flags == _ONES)) & asked
+    if blank.any():
+        blank[blank] = (words[blank] == flags[blank][:, None]).all(axis=1)
     mask, value = due.place
     known = flags & np.uint64(mask)
     misplaced = asked & ~blank & (known != np.uint64(value))
