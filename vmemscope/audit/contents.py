@@ -59,9 +59,10 @@ _COMPOUNDS = 8192
 _VPAGES = 16384
 #: frames that are read at a time: their bytes should still be in the CPU's
 #: caches when they are looked at
-_FRAMES = 128
-#: neighbouring frames that are worth a read of their own
-_LONG = 16
+_FRAMES = 512
+#: neighbouring frames that are worth a read of their own; and frames that may be between
+_LONG = 32
+_GAP = 4
 
 
 def _rules(*names: str) -> tuple[Rule, ...]:
@@ -290,8 +291,8 @@ class _Look:
         tally = Tally(self.due, base=True)
         picked = _picked(area, self.contents) + area.start // self.per_page
         self.sampled |= len(picked) < area.parts
-        for at in range(0, len(picked), _VPAGES):
-            vpage = self._own(picked[at : at + _VPAGES])
+        for done in range(0, len(picked), _VPAGES):
+            vpage = self._own(picked[done : done + _VPAGES])
             first = vpage * self.per_page
             start = np.maximum(first, area.start)
             end = np.minimum(first + self.per_page, area.end)
@@ -299,10 +300,12 @@ class _Look:
             none = np.zeros(len(vpage), dtype=np.bool_)
             rows = _Batch(vpage, start, first, first, start, end, none, pfn, kind)
             read = np.zeros(len(vpage), dtype=np.bool_)
-            for words, which in self._frames(rows):
+            for words, which, at in self._frames(rows):
                 read[which] = True
-                self._learn(words)
+                self._learn(words[at])
                 part = select(rows, which)
+                if len(at) < len(words):
+                    words = words[at]
                 full = _rows_of(part, words)
                 bad = ~plain_base(full, self.due, area.altmap)
                 if bad.any():
@@ -456,15 +459,17 @@ class _Look:
         is_head = rows.first == rows.head
         full = rows.end - rows.first == self.per_page
         read = np.zeros(len(rows.vpage), dtype=np.bool_)
-        for words, which in self._frames(rows):
-            self._learn(words)
+        for words, which, at in self._frames(rows):
             read[which] = True
-            same = alike(words, is_head[which], self.plain) & full[which]
-            small[which] = words[:, :kept]
+            with_head = np.zeros(len(words), dtype=np.bool_)
+            with_head[at] = is_head[which]
+            same = alike(words, with_head, self.plain)[at] & full[which]
+            small[which] = words[at, :kept]
+            self._learn(small[which])
             plain_row[which] = same
             if not same.all():
                 odd = ~same
-                some = _rows_of(select(rows, which[odd]), words[odd])
+                some = _rows_of(select(rows, which[odd]), words[at[odd]])
                 odd_usual[0].append(which[odd])
                 odd_usual[1].append(usual_tail(some, self.plain))
                 check_rows(some, self.due, tally, self.plain)
@@ -475,8 +480,8 @@ class _Look:
         ):
             short = _rows_of(select(rows, some_rows), small[some_rows, :slots])
             bad = np.flatnonzero(screen(short, self.due))
-            for at in range(0, len(bad), _FRAMES):
-                some = spread(select(short, bad[at : at + _FRAMES]), self.per_page)
+            for done in range(0, len(bad), _FRAMES):
+                some = spread(select(short, bad[done : done + _FRAMES]), self.per_page)
                 check_rows(some, self.due, tally, self.plain)
         if len(paired):
             usual = small[:, -1]
@@ -541,12 +546,15 @@ class _Look:
         if self.due.nid is None:
             self.due.learn_node(words[:, -1, self.vmemmap.page.flags // 8])
 
-    def _frames(self, rows: _Batch) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    def _frames(
+        self, rows: _Batch
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]]:
         """
         Read the frames of rows, in order of their numbers, some at a time.
 
-        :return: words, shape ``(n, struct pages, words)``; and which of the rows
-            these are of. Those that could not be read are left out
+        :return: words of frames, shape ``(n, struct pages, words)``, some of which
+            may only have been read along; numbers of rows; and which of the
+            frames each has. Rows that could not be read are left out
         """
         order = np.flatnonzero(rows.kind == Kind.MAPPED)
         pfn = rows.pfn[order]
@@ -554,33 +562,44 @@ class _Look:
             order = order[np.argsort(pfn, kind="stable")]
             pfn = rows.pfn[order]
         shape = (-1, self.per_page, self.vmemmap.page.size // 8)
-        for start, end in _chunks(pfn):
-            which = order[start:end]
-            data, readable = self.vmemmap.memory.read_frames(pfn[start:end])
+        for start, end, whole in _chunks(pfn):
+            which, part = order[start:end], pfn[start:end]
+            at = np.arange(len(part))
+            if whole:
+                at = (part - part[0]).astype(np.int64)
+                part = np.arange(int(part[0]), int(part[-1]) + 1, dtype=np.uint64)
+            data, readable = self.vmemmap.memory.read_frames(part)
             if not readable.all():
-                which, data = which[readable], data[readable]
+                which, at = which[readable[at]], at[readable[at]]
             self.step(end - start)
             if len(which):
                 words = data.view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
-                yield words.reshape(shape), which
+                yield words.reshape(shape), which, at
 
 
-def _chunks(pfn: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+def _chunks(pfn: NDArray[np.uint64]) -> Iterator[tuple[int, int, bool]]:
     """
-    Cut frames into parts to be read, a run of neighbours apart where that is long.
+    Cut frames into parts to be read.
 
-    What is read as one can be looked at where it was read to.
+    What lies close together is read as one, with what is between: it can then be
+    looked at where it was read to, while single frames have to be put side by side.
 
     :param pfn: page frame numbers in order, shape ``(n,)``
+    :return: first, first after it, and whether to read all between, too
     """
-    breaks = np.flatnonzero(np.diff(pfn) != 1) + 1
+    breaks = np.append(np.flatnonzero(np.diff(pfn) > _GAP) + 1, len(pfn))
     start = 0
     while start < len(pfn):
-        end = min(start + _FRAMES, len(pfn))
         first = int(np.searchsorted(breaks, start, side="right"))
-        if first < len(breaks) and start + _LONG <= breaks[first] < end:
-            end = int(breaks[first])
-        yield start, end
+        end = min(start + _FRAMES, int(breaks[first]))
+        whole = end - start >= _LONG
+        if not whole:
+            # As many short runs as there are until the next long one.
+            lengths = np.diff(breaks[first : first + _FRAMES])
+            long = np.flatnonzero(lengths >= _LONG)
+            until = int(breaks[first + int(long[0])]) if len(long) else len(pfn)
+            end = min(start + _FRAMES, until)
+        yield start, end, whole
         start = end
 
 

@@ -64,6 +64,8 @@ BASE_RULES = ("pgmap-link", "stray-head", "page-refcount", "page-zone", "page-un
 ALTMAP_RULES = ("page-refcount", "page-zone", "page-uninitialised")
 
 _ONES = np.uint64((1 << 64) - 1)
+#: eight bytes that are each true
+_EIGHT_TRUE = np.uint64(0x0101_0101_0101_0101)
 #: where tail pages resolve to the right head from the first place that they are mapped at,
 #: and to a wrong one from the last
 _FURTHER = "compound-head, further"
@@ -363,17 +365,21 @@ def alike(words: NDArray[np.uint64], is_head: NDArray[np.bool_], plain: int) -> 
     :param is_head: whether the row starts with a head, shape ``(n,)``
     :param plain: the first ``struct page`` after a head that is a tail like any other
     """
-    count, size = words.shape[1:]
-    flat = words.reshape(len(words), count * size)
-    if not len(flat) or count <= plain + 1:
-        return np.zeros(len(flat), dtype=np.bool_)
-    result: NDArray[np.bool_] = (
-        flat[:, (plain + 1) * size :] == flat[:, plain * size : -size]
-    ).all(axis=1)
-    tails = ~is_head
-    if tails.any():
-        few = flat[tails, : (plain + 1) * size]
-        result[tails] &= (few[:, size:] == few[:, :-size]).all(axis=1)
+    rows, count, size = words.shape
+    if not rows or count <= plain + 1:
+        return np.zeros(rows, dtype=np.bool_)
+    # One comparison over all of it, of each word with that of the next struct page,
+    # takes a third of the time of one row by row.
+    flat = words.reshape(-1)
+    equal = np.ones(len(flat), dtype=np.bool_)
+    np.equal(flat[size:], flat[:-size], out=equal[:-size])
+    if size == 8:
+        # Eight answers at a time.
+        next_alike = equal.view(np.uint64).reshape(rows, count) == _EIGHT_TRUE
+    else:
+        next_alike = equal.reshape(rows, count, size).all(axis=2)
+    result: NDArray[np.bool_] = next_alike[:, plain:-1].all(axis=1)
+    result &= is_head | next_alike[:, :plain].all(axis=1)
     return result
 
 
