@@ -12,6 +12,8 @@ from .options import add_output_options, add_target_options, opened_target
 from .progress import shown_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..model import PagemapReport, Report
     from ..target import Target
 
@@ -202,10 +204,8 @@ def _rendered(report: Report, args: argparse.Namespace) -> str:
         if one is None:
             return reports.render_all(report, width)
         return reports.render_one(report, one, width)
-    render = {
-        "json": reports.render_json,
-        "ndjson": reports.render_ndjson,
-        "ktap": reports.render_ktap,
-        "markdown": reports.render_markdown,
-    }[args.format]
+    # One format, and what it takes, is imported: that asked for.
+    render: Callable[[Report, PagemapReport | None], str] = getattr(
+        reports, f"render_{args.format}"
+    )
     return render(report, one)

@@ -390,7 +390,7 @@ class _Examination:
             return ()
         per_page = geometry.page_size // geometry.struct_page_size
         # That of the head, and the page's own if it is another.
-        vpages = np.unique([place.head_pfn // per_page, pfn // per_page])
+        vpages = np.array(sorted({place.head_pfn // per_page, pfn // per_page}))
         read = self.vmemmap.read(vpages)
         words = read.data.view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
         first = vpages * per_page

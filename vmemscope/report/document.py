@@ -9,7 +9,6 @@ and sizes in bytes are integers; what could not be read is null.
 from __future__ import annotations
 
 import json
-from importlib import resources
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .. import __version__
@@ -49,6 +48,8 @@ def schema_text(schema: str = SCHEMA) -> str:
 
     :param schema: identifier of the document, ``vmemscope.NAME/VERSION``
     """
+    from importlib import resources
+
     name, version = schema.removeprefix("vmemscope.").split("/")
     file = resources.files(__package__) / "schema" / f"{name}-{version}.schema.json"
     return file.read_text(encoding="utf-8")
