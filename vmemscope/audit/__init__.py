@@ -41,8 +41,9 @@ from ..structpages import flag_layout
 from ..vmcoreinfo import number
 from ..vmemmap import Vmemmap
 from ..walk import Kind
+from .areas import Contents
 from .backing import BackingChecked, check_backing
-from .contents import Contents, ContentsChecked, check_contents, frames_to_read
+from .contents import ContentsChecked, check_contents, frames_to_read
 from .entries import check_entries_of_processes
 from .mapping import map_subject
 from .subject import Subject

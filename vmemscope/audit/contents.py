@@ -11,26 +11,20 @@ that tail pages share is read once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..columns import join, select
-from ..layout import first_compound
 from ..rules import CATALOGUE
 from ..rules.contents import (
     ALTMAP_RULES,
     BASE_RULES,
     COMPOUND_RULES,
-    Due,
-    Rows,
-    Tally,
     alike,
     check_frames,
     check_pairs,
     check_rows,
-    holds_mask,
     majority,
     plain_base,
     screen,
@@ -38,7 +32,11 @@ from ..rules.contents import (
     usual_tail,
 )
 from ..rules.ranges import check_mask_alignment
+from ..rules.struct_pages import Due, holds_mask
+from ..rules.tally import Tally
 from ..walk import Kind
+from .areas import Area, Contents, areas_of, picked, why_not
+from .reading import FRAMES, Batch, read_batch, rows_of
 from .subject import NO_RANGE
 
 if TYPE_CHECKING:
@@ -50,19 +48,9 @@ if TYPE_CHECKING:
     from .subject import Subject
 
 __all__ = ("Contents", "ContentsChecked", "check_contents", "frames_to_read")
-
-#: compound pages, and vpages of base pages, of a range that are looked into for
-#: a sample: spread evenly, the first and the last among them
-_SAMPLE = 1024
 #: compound pages that are looked up at a time, and vpages
 _COMPOUNDS = 8192
 _VPAGES = 16384
-#: frames that are read at a time: their bytes should still be in the CPU's
-#: caches when they are looked at
-_FRAMES = 512
-#: neighbouring frames that are worth a read of their own; and frames that may be between
-_LONG = 32
-_GAP = 4
 
 
 def _rules(*names: str) -> tuple[Rule, ...]:
@@ -74,18 +62,9 @@ _ALIGNMENT = "mask-alignment"
 _RULES = _rules(*COMPOUND_RULES, _ALIGNMENT)
 _OF_COMPOUNDS = _rules(*(rule for rule in COMPOUND_RULES if rule not in BASE_RULES), _ALIGNMENT)
 
-_NONE = "contents of struct pages were not asked for (--contents none)"
 _SAMPLED = "struct pages that are not in the sample (--contents all has all)"
 _UNREAD = "struct pages that are not mapped, or could not be read"
 _STRANGERS = "struct pages that are not the device's, or were never initialised"
-
-
-class Contents(Enum):
-    """How many ``struct page``s are looked into."""
-
-    ALL = "all"
-    SAMPLE = "sample"
-    NONE = "none"
 
 
 class ContentsChecked(NamedTuple):
@@ -102,10 +81,10 @@ class ContentsChecked(NamedTuple):
 
 def frames_to_read(subject: Subject, vmemmap: Vmemmap, contents: Contents) -> int:
     """Tell about how many frames will be read, for progress to be shown."""
-    if _why_not(subject, vmemmap, contents) is not None:
+    if why_not(subject, vmemmap, contents) is not None:
         return 0
     frames = 0
-    for area in _areas(subject, vmemmap):
+    for area in areas_of(subject, vmemmap):
         each = 1
         if area.order:
             each = min(vmemmap.geometry.compound_vpages(area.order), 4)
@@ -113,7 +92,7 @@ def frames_to_read(subject: Subject, vmemmap: Vmemmap, contents: Contents) -> in
                 each = 2
             elif contents is Contents.ALL:
                 each = vmemmap.geometry.compound_vpages(area.order)
-        frames += len(_picked(area, contents)) * each
+        frames += len(picked(area, contents)) * each
     return frames
 
 
@@ -131,14 +110,14 @@ def check_contents(
     :param step: called with the frames of each batch that was read
     """
     findings = subject.findings
-    reason = _why_not(subject, vmemmap, contents)
-    areas = [] if reason is not None else _areas(subject, vmemmap)
+    reason = why_not(subject, vmemmap, contents)
+    areas = [] if reason is not None else areas_of(subject, vmemmap)
     if reason is None and not areas:
         reason = "no page behind the altmap" if subject.ranges else NO_RANGE
     if reason is not None:
         findings.skipped(reason, *_RULES)
         return (
-            _counted(_areas(subject, vmemmap), vmemmap)
+            _counted(areas_of(subject, vmemmap), vmemmap)
             if contents is Contents.NONE
             else (ContentsChecked())
         )
@@ -160,69 +139,7 @@ def check_contents(
     return look.finish(areas)
 
 
-class _Area(NamedTuple):
-    """Page frames whose ``struct page``s are initialised alike."""
-
-    #: ``[start, end)``
-    start: int
-    end: int
-    #: log2 of the pages in its compound pages; 0: base pages
-    order: int
-    #: whether these are the frames that an altmap hands out
-    altmap: bool = False
-    #: ``struct page``s in a vpage
-    per_page: int = 1
-
-    @property
-    def parts(self) -> int:
-        """Compound pages, or vpages of base pages."""
-        if self.order:
-            return -(-(self.end - self.start) >> self.order)
-        return -(-self.end // self.per_page) - self.start // self.per_page
-
-
-def _why_not(subject: Subject, vmemmap: Vmemmap, contents: Contents) -> str | None:
-    geometry, order = vmemmap.geometry, subject.order
-    if contents is Contents.NONE:
-        return _NONE
-    if not subject.shift_sound:
-        return subject.no_compounds
-    if order and geometry.compound_vpages(order) < 2:
-        return "compound pages that share a page of the vmemmap"
-    if geometry.page_size % geometry.struct_page_size or geometry.struct_page_size % 8:
-        return "struct pages that lie across pages of the vmemmap"
-    per_page = geometry.page_size // geometry.struct_page_size
-    if order and any(area.start % per_page for area in _areas(subject, vmemmap) if area.order):
-        return "compound pages that start inside a page of the vmemmap"
-    return None
-
-
-def _areas(subject: Subject, vmemmap: Vmemmap) -> list[_Area]:
-    geometry, altmap = vmemmap.geometry, subject.pagemap.altmap
-    per_page = geometry.page_size // geometry.struct_page_size
-    areas = []
-    for one in subject.ranges:
-        start, end = one.start // geometry.page_size, (one.end + 1) // geometry.page_size
-        first = first_compound(subject.pagemap, start)
-        if altmap is not None:
-            # Those of the reserved frames before are never written to.
-            held = max(altmap.base_pfn + altmap.reserve, start)
-            held_end = min(altmap.base_pfn + altmap.reserve + altmap.free, first, end)
-            if held < held_end:
-                areas.append(_Area(held, held_end, 0, True, per_page))
-        if first < end:
-            areas.append(_Area(first, end, subject.order, False, per_page))
-    return areas
-
-
-def _picked(area: _Area, contents: Contents) -> NDArray[np.int64]:
-    """Pick compound pages, or vpages of base pages, by their number."""
-    if contents is Contents.ALL or area.parts <= _SAMPLE:
-        return np.arange(area.parts, dtype=np.int64)
-    return np.arange(_SAMPLE, dtype=np.int64) * (area.parts - 1) // (_SAMPLE - 1)
-
-
-def _counted(areas: list[_Area], vmemmap: Vmemmap) -> ContentsChecked:
+def _counted(areas: list[Area], vmemmap: Vmemmap) -> ContentsChecked:
     """Count what there is to be looked into."""
     return ContentsChecked(
         compounds=sum(area.parts for area in areas if area.order),
@@ -256,7 +173,7 @@ class _Look:
         self.masked: bool | None = None
         self.heads: list[int] = []
 
-    def finish(self, areas: list[_Area]) -> ContentsChecked:
+    def finish(self, areas: list[Area]) -> ContentsChecked:
         """Record what was checked, and what not."""
         findings = self.subject.findings
         findings.checked(*_rules(*(rule for rule in COMPOUND_RULES if rule in self.asked)))
@@ -286,27 +203,27 @@ class _Look:
 
     # Base pages.
 
-    def at_base_pages(self, area: _Area) -> None:
+    def at_base_pages(self, area: Area) -> None:
         """Look into the pages of an area without compound pages."""
         tally = Tally(self.due, base=True)
-        picked = _picked(area, self.contents) + area.start // self.per_page
-        self.sampled |= len(picked) < area.parts
-        for done in range(0, len(picked), _VPAGES):
-            vpage = self._own(picked[done : done + _VPAGES])
+        numbers = picked(area, self.contents) + area.start // self.per_page
+        self.sampled |= len(numbers) < area.parts
+        for done in range(0, len(numbers), _VPAGES):
+            vpage = self._own(numbers[done : done + _VPAGES])
             first = vpage * self.per_page
             start = np.maximum(first, area.start)
             end = np.minimum(first + self.per_page, area.end)
             pfn, kind = self.vmemmap.frames_of(vpage)
             none = np.zeros(len(vpage), dtype=np.bool_)
-            rows = _Batch(vpage, start, first, first, start, end, none, pfn, kind)
+            rows = Batch(vpage, start, first, first, start, end, none, pfn, kind)
             read = np.zeros(len(vpage), dtype=np.bool_)
-            for words, which, at in self._frames(rows):
+            for words, which, at in read_batch(rows, self.vmemmap, self.step):
                 read[which] = True
                 self._learn(words[at])
                 part = select(rows, which)
                 if len(at) < len(words):
                     words = words[at]
-                full = _rows_of(part, words)
+                full = rows_of(part, words)
                 bad = ~plain_base(full, self.due, area.altmap)
                 if bad.any():
                     check_frames(select(full, bad), self.due, tally, area.altmap)
@@ -333,14 +250,14 @@ class _Look:
 
     # Compound pages.
 
-    def at_compounds(self, area: _Area) -> None:
+    def at_compounds(self, area: Area) -> None:
         """Look into the compound pages of an area."""
         tally = Tally(self.due, base=False)
-        picked = _picked(area, self.contents)
-        self.sampled |= len(picked) < area.parts
+        numbers = picked(area, self.contents)
+        self.sampled |= len(numbers) < area.parts
         self.heads.append(area.start)
-        for at in range(0, len(picked), _COMPOUNDS):
-            head = area.start + (picked[at : at + _COMPOUNDS] << area.order)
+        for at in range(0, len(numbers), _COMPOUNDS):
+            head = area.start + (numbers[at : at + _COMPOUNDS] << area.order)
             self._at_some(head, np.minimum(head + (1 << area.order), area.end), tally)
 
     def _at_some(self, head: NDArray[np.int64], end: NDArray[np.int64], tally: Tally) -> None:
@@ -365,7 +282,7 @@ class _Look:
         at_usual = (kind[1:] == Kind.MAPPED) & (pfn[1:] == usual)
         shared = (at_usual.sum(axis=0) > 1) & (last > first + 1)
         counts = _Counts(head)
-        heads = _Batch(
+        heads = Batch(
             first, head, head, head, head, np.minimum(head + self.per_page, end), shared,
             pfn[0], kind[0],
         )  # fmt: skip
@@ -373,7 +290,7 @@ class _Look:
         tail = np.where(at_usual[0], some[1], np.where(at_usual[1], some[2], last))
         tail_last = np.where(at_usual[2], last, tail)
         begin = tail * self.per_page
-        tails = _Batch(
+        tails = Batch(
             tail, head, begin, tail_last * self.per_page, begin,
             np.minimum(begin + self.per_page, end), shared, usual,
             np.full(len(head), Kind.MAPPED, dtype=np.uint8),
@@ -411,7 +328,7 @@ class _Look:
         head: NDArray[np.int64],
         end: NDArray[np.int64],
         which: NDArray[np.bool_],
-    ) -> Iterator[_Batch]:
+    ) -> Iterator[Batch]:
         """Get the vpages after the first of compound pages whose tail pages share no frame."""
         numbers = np.flatnonzero(which & (last > first))
         if not len(numbers):
@@ -434,13 +351,13 @@ class _Look:
                 vpage = np.where(nth == 3, last[one], vpage)
             begin = vpage * self.per_page
             pfn, kind = self.vmemmap.frames_of(vpage)
-            yield _Batch(
+            yield Batch(
                 vpage, head[one], begin, begin, begin,
                 np.minimum(begin + self.per_page, end[one]),
                 np.zeros(len(one), dtype=np.bool_), pfn, kind,
             )  # fmt: skip
 
-    def _check(self, rows: _Batch, tails: _Batch | None, tally: Tally, counts: _Counts) -> None:
+    def _check(self, rows: Batch, tails: Batch | None, tally: Tally, counts: _Counts) -> None:
         """
         Read rows, and check them.
 
@@ -459,7 +376,7 @@ class _Look:
         is_head = rows.first == rows.head
         full = rows.end - rows.first == self.per_page
         read = np.zeros(len(rows.vpage), dtype=np.bool_)
-        for words, which, at in self._frames(rows):
+        for words, which, at in read_batch(rows, self.vmemmap, self.step):
             read[which] = True
             with_head = np.zeros(len(words), dtype=np.bool_)
             with_head[at] = is_head[which]
@@ -469,7 +386,7 @@ class _Look:
             plain_row[which] = same
             if not same.all():
                 odd = ~same
-                some = _rows_of(select(rows, which[odd]), words[at[odd]])
+                some = rows_of(select(rows, which[odd]), words[at[odd]])
                 odd_usual[0].append(which[odd])
                 odd_usual[1].append(usual_tail(some, self.plain))
                 check_rows(some, self.due, tally, self.plain)
@@ -478,10 +395,10 @@ class _Look:
             (np.flatnonzero(plain_row & is_head), kept),
             (np.flatnonzero(plain_row & ~is_head), 1),
         ):
-            short = _rows_of(select(rows, some_rows), small[some_rows, :slots])
+            short = rows_of(select(rows, some_rows), small[some_rows, :slots])
             bad = np.flatnonzero(screen(short, self.due))
-            for done in range(0, len(bad), _FRAMES):
-                some = spread(select(short, bad[done : done + _FRAMES]), self.per_page)
+            for done in range(0, len(bad), FRAMES):
+                some = spread(select(short, bad[done : done + FRAMES]), self.per_page)
                 check_rows(some, self.due, tally, self.plain)
         if len(paired):
             usual = small[:, -1]
@@ -491,8 +408,8 @@ class _Look:
             both = read[paired] & read[count:]
             one, other = paired[both], count + np.flatnonzero(both)
             check_pairs(
-                _rows_of(select(rows, one), small[one]),
-                _rows_of(select(rows, other), small[other]),
+                rows_of(select(rows, one), small[one]),
+                rows_of(select(rows, other), small[other]),
                 (usual[one], usual[other]),
                 self.due,
                 tally,
@@ -503,7 +420,7 @@ class _Look:
 
     def _record(
         self,
-        rows: _Batch,
+        rows: Batch,
         small: NDArray[np.uint64],
         read: NDArray[np.bool_],
         is_head: NDArray[np.bool_],
@@ -546,83 +463,6 @@ class _Look:
         if self.due.nid is None:
             self.due.learn_node(words[:, -1, self.vmemmap.page.flags // 8])
 
-    def _frames(
-        self, rows: _Batch
-    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]]:
-        """
-        Read the frames of rows, in order of their numbers, some at a time.
-
-        :return: words of frames, shape ``(n, struct pages, words)``, some of which
-            may only have been read along; numbers of rows; and which of the
-            frames each has. Rows that could not be read are left out
-        """
-        order = np.flatnonzero(rows.kind == Kind.MAPPED)
-        pfn = rows.pfn[order]
-        if (pfn[1:] < pfn[:-1]).any():
-            order = order[np.argsort(pfn, kind="stable")]
-            pfn = rows.pfn[order]
-        shape = (-1, self.per_page, self.vmemmap.page.size // 8)
-        for start, end, whole in _chunks(pfn):
-            which, part = order[start:end], pfn[start:end]
-            at = np.arange(len(part))
-            if whole:
-                at = (part - part[0]).astype(np.int64)
-                part = np.arange(int(part[0]), int(part[-1]) + 1, dtype=np.uint64)
-            data, readable = self.vmemmap.memory.read_frames(part)
-            if not readable.all():
-                which, at = which[readable[at]], at[readable[at]]
-            self.step(end - start)
-            if len(which):
-                words = data.view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
-                yield words.reshape(shape), which, at
-
-
-def _chunks(pfn: NDArray[np.uint64]) -> Iterator[tuple[int, int, bool]]:
-    """
-    Cut frames into parts to be read.
-
-    What lies close together is read as one, with what is between: it can then be
-    looked at where it was read to, while single frames have to be put side by side.
-
-    :param pfn: page frame numbers in order, shape ``(n,)``
-    :return: first, first after it, and whether to read all between, too
-    """
-    breaks = np.append(np.flatnonzero(np.diff(pfn) > _GAP) + 1, len(pfn))
-    start = 0
-    while start < len(pfn):
-        first = int(np.searchsorted(breaks, start, side="right"))
-        end = min(start + _FRAMES, int(breaks[first]))
-        whole = end - start >= _LONG
-        if not whole:
-            # As many short runs as there are until the next long one.
-            lengths = np.diff(breaks[first : first + _FRAMES])
-            long = np.flatnonzero(lengths >= _LONG)
-            until = int(breaks[first + int(long[0])]) if len(long) else len(pfn)
-            end = min(start + _FRAMES, until)
-        yield start, end, whole
-        start = end
-
-
-class _Batch(NamedTuple):
-    """Pages of the vmemmap to be read; as :class:`~vmemscope.rules.contents.Rows`."""
-
-    vpage: NDArray[np.int64]
-    head: NDArray[np.int64]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    shared: NDArray[np.bool_]
-    #: frame, and :class:`~vmemscope.walk.Kind`
-    pfn: NDArray[np.uint64]
-    kind: NDArray[np.uint8]
-
-
-def _rows_of(batch: _Batch, words: NDArray[np.uint64]) -> Rows:
-    return Rows(
-        batch.head, batch.first, batch.last, batch.start, batch.end, batch.shared, batch.pfn, words
-    )
-
 
 class _Counts:
     """Counts, for each of some compound pages, what was looked at."""
@@ -635,7 +475,7 @@ class _Counts:
         self.seen = np.zeros(len(head), dtype=np.bool_)
         self.lost = np.zeros(len(head), dtype=np.bool_)
 
-    def add(self, rows: _Batch, read: NDArray[np.bool_], is_head: NDArray[np.bool_]) -> None:
+    def add(self, rows: Batch, read: NDArray[np.bool_], is_head: NDArray[np.bool_]) -> None:
         """Add rows."""
         of = np.searchsorted(self._head, rows.head)
         pages = np.where(read, rows.end - rows.start, 0)

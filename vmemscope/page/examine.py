@@ -24,7 +24,9 @@ from ..kernel.pglist_data import DEVICE, read_zones
 from ..kernel.resource import read_resources
 from ..layout import first_compound, pieces_of, unknown_piece
 from ..model import TargetInfo
-from ..rules.contents import Due, Rows, Tally, check_rows, holds_mask, resolve_heads
+from ..rules.contents import check_rows
+from ..rules.struct_pages import Due, Rows, holds_mask, resolve_heads
+from ..rules.tally import Tally
 from ..structpages import flag_layout, read_struct_pages
 from ..trace import trace
 from ..vmcoreinfo import number as vmcoreinfo_number
