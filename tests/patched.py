@@ -593,6 +593,95 @@ def _wrong_pgmap(patch: Patch) -> Expected:
     return _one("pgmap-link", DAX_2M, address)
 
 
+@_fault("pgmap-link")
+def _wrong_pgmap_of_a_base_page(patch: Patch) -> Expected:
+    address = patch.page((FSDAX >> 12) + 199)
+    assert patch.read(address + 8) == _of(patch, FSDAX)
+    patch.write(address + 8, _of(patch, DAX_4K))
+    return _one("pgmap-link", FSDAX, address)
+
+
+def _set_flag(patch: Patch, address: int, name: str) -> None:
+    patch.write(address, patch.read(address) ^ 1 << patch.prog.constant(name).value_())
+
+
+@_fault("stray-head")
+def _stray_head(patch: Patch) -> Expected:
+    address = _vpage(patch, 44, 1) + 7 * STRUCT_PAGE
+    _set_flag(patch, address, "PG_head")
+    return _one("stray-head", DAX_2M, address)
+
+
+@_fault("stray-head")
+def _stray_head_of_a_base_page(patch: Patch) -> Expected:
+    address = patch.page((DAX_4K >> 12) + 60)
+    _set_flag(patch, address, "PG_head")
+    return _one("stray-head", DAX_4K, address)
+
+
+@_fault("tail-contents")
+def _tail_written(patch: Patch) -> Expected:
+    # page->mapping of all tail pages is TAIL_MAPPING.
+    address = _vpage(patch, 45, 1) + 33 * STRUCT_PAGE
+    patch.write(address + 24, 0)
+    return _one("tail-contents", DAX_2M, address)
+
+
+@_fault("tail-contents")
+def _tail_of_a_gigantic_page_written(patch: Patch) -> Expected:
+    address = patch.page(DAX_1G >> 12) + 60 * STRUCT_PAGE
+    patch.write(address + 40, 0x1234)
+    return _one("tail-contents", DAX_1G, address)
+
+
+@_fault("page-refcount")
+def _tail_referenced(patch: Patch) -> Expected:
+    address = _vpage(patch, 46) + 9 * STRUCT_PAGE
+    patch.write(address + 52, 1, 4)
+    return _one("page-refcount", DAX_2M, address)
+
+
+@_fault("page-refcount")
+def _base_page_put(patch: Patch) -> Expected:
+    # In the first page of its memory map: of so many, not all are in the sample.
+    address = patch.page((DAX_4K >> 12) + 50)
+    assert patch.read(address + 52, 4) == 1
+    patch.write(address + 52, 0, 4)
+    return _one("page-refcount", DAX_4K, address)
+
+
+@_fault("page-zone")
+def _not_reserved(patch: Patch) -> Expected:
+    address = _vpage(patch, 47)
+    _set_flag(patch, address, "PG_reserved")
+    return _one("page-zone", DAX_2M, address)
+
+
+@_fault("page-zone")
+def _base_page_of_another_zone(patch: Patch) -> Expected:
+    # NODES_SHIFT is 10 in Debian's kernels; three bits of zone are below.
+    address = patch.page((FSDAX >> 12) + 70)
+    flags = patch.read(address)
+    assert flags >> 51 & 7 == patch.prog.constant("ZONE_DEVICE").value_()
+    patch.write(address, flags ^ 1 << 51)
+    return _one("page-zone", FSDAX, address)
+
+
+@_fault("page-uninitialised")
+def _uninitialised(patch: Patch) -> Expected:
+    address = patch.page((FSDAX >> 12) + 1000)
+    for at in range(address, address + 100 * STRUCT_PAGE, 8):
+        patch.write(at, (1 << 64) - 1)
+    return _one("page-uninitialised", FSDAX, address)
+
+
+@_fault("page-uninitialised")
+def _tail_frame_lost(patch: Patch) -> Expected:
+    address = _vpage(patch, 48, 1)
+    patch.changes[patch.physical(address)] = bytes(PAGE)
+    return _one("page-uninitialised", DAX_2M, address)
+
+
 # struct dev_pagemap and what leads to it.
 
 

@@ -167,7 +167,14 @@ class TestOutput:
         assert [one["name"] for one in document["pgmaps"]] == [
             "dax0.0", "dax3.0", "dax1.0", "pmem4", "dax2.0"
         ]  # fmt: skip
-        assert set(document["timings"]) == {"attach", "types", "walk", "frames", "audit"}
+        assert set(document["timings"]) == {
+            "attach",
+            "types",
+            "walk",
+            "frames",
+            "contents",
+            "audit",
+        }
 
     def test_table_fits_its_terminal(self, vmcore: Path) -> None:
         for columns in (80, 100, 160):

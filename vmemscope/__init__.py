@@ -18,7 +18,9 @@ purpose is a :class:`VmemscopeError`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy
 
 __version__ = "0.1.0.dev0"
 
@@ -39,27 +41,16 @@ __all__ = (
     "open_qemu",
 )
 
-#: name -> (module, name in it): imported when first asked for, since drgn and
-#: numpy take longer to import than the command line to answer --help
-_LAZY = {
-    "PagemapReport": ("model", "PagemapReport"),
-    "Report": ("model", "Report"),
-    "Target": ("target", "Target"),
-    "VmemscopeError": ("errors", "VmemscopeError"),
-    "audit": ("confirm", "look"),
-    "open_core": ("target", "open_core"),
-    "open_kernel": ("target", "open_kernel"),
-    "open_qemu": ("target", "open_qemu"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    try:
-        module, attribute = _LAZY[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = getattr(import_module(f".{module}", __name__), attribute)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(
+    __name__,
+    {
+        "PagemapReport": "model",
+        "Report": "model",
+        "Target": "target",
+        "VmemscopeError": "errors",
+        "audit": "confirm:look",
+        "open_core": "target",
+        "open_kernel": "target",
+        "open_qemu": "target",
+    },
+)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .arch import architecture_of
-from .audit import audit
+from .audit import Contents, audit
 from .errors import TargetError
 from .findings import Finding, Outcome, RuleOutcome, Severity, left_of
 from .kernel.dev_pagemap import read_pagemaps
@@ -51,6 +51,7 @@ def look(
     system_map: str | os.PathLike[str] | None = None,
     timings: dict[str, float] | None = None,
     progress: Progress | None = None,
+    contents: Contents | str = Contents.SAMPLE,
 ) -> Report:
     """
     Attach types to a target that was just opened, and audit it.
@@ -59,15 +60,18 @@ def look(
     :param symbols: files with debug symbols
     :param system_map: ``System.map`` of the kernel, for those before Linux 6.0
     :param timings: seconds per phase, added to
-    :param progress: told how much of the vmemmap has been walked
+    :param progress: told how much of the vmemmap has been walked and read
+    :param contents: how many ``struct page``s are looked into: ``all``, a ``sample`` of
+        each range's, or ``none``
     :raises VmemscopeError: if types are missing, or the target can't be looked at
     """
+    contents = Contents(contents)
     timings = {} if timings is None else timings
     start = time.perf_counter()
     source = attach_types(target.prog, types, symbols, system_map=system_map)
     check_needs(target.prog, NEEDS)
     timings["types"] = time.perf_counter() - start
-    return confirmed_audit(target, str(source), timings, progress=progress)
+    return confirmed_audit(target, str(source), timings, progress=progress, contents=contents)
 
 
 def confirmed_audit(
@@ -76,6 +80,7 @@ def confirmed_audit(
     timings: dict[str, float],
     *,
     progress: Progress | None = None,
+    contents: Contents = Contents.SAMPLE,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Report:
     """
@@ -83,12 +88,13 @@ def confirmed_audit(
 
     :param types: where types come from, ``btf`` or ``dwarf``
     :param timings: seconds per phase, added to
-    :param progress: told how much of the vmemmap has been walked
+    :param progress: told how much of the vmemmap has been walked and read
+    :param contents: how many ``struct page``s are looked into
     :param sleep: waits that many seconds between looks
     :raises VmemscopeError: if the target can't be looked at
     """
     if not target.live:
-        return _stopped(audit(target, types, timings, progress))
+        return _stopped(audit(target, types, timings, progress, contents))
     from drgn import FaultError
 
     looks: list[Look] = []
@@ -97,7 +103,7 @@ def confirmed_audit(
         if number:
             sleep(_PAUSE)
         try:
-            looks.append(_look(target, types, timings, progress))
+            looks.append(_look(target, types, timings, progress, contents))
         except (FaultError, OSError) as e:
             failure = e
             continue
@@ -141,8 +147,14 @@ class Look(NamedTuple):
     steady: frozenset[int]
 
 
-def _look(target: Target, types: str, timings: dict[str, float], progress: Progress | None) -> Look:
-    report = audit(target, types, timings, progress)
+def _look(
+    target: Target,
+    types: str,
+    timings: dict[str, float],
+    progress: Progress | None,
+    contents: Contents,
+) -> Look:
+    report = audit(target, types, timings, progress, contents)
     now = {pagemap.address: pagemap for pagemap in read_pagemaps(target.prog)[0]}
     steady = [
         one

@@ -145,6 +145,12 @@ class Summary:
     compounds: int
     compounds_checked: int
     compounds_unreadable: int
+    #: the same of base pages, in pagemaps without compound pages
+    base_pages: int = 0
+    base_pages_checked: int = 0
+    base_pages_unreadable: int = 0
+    #: how many struct pages were to be looked into: all, sample or none
+    contents: str = "sample"
     #: what could not be read, in words
     not_read: tuple[str, ...] = ()
 
@@ -164,7 +170,7 @@ class Report:
     #: findings of no single pagemap
     findings: tuple[Finding, ...]
     summary: Summary
-    #: seconds per phase: attach, types, walk, frames, audit
+    #: seconds per phase: attach, types, walk, frames, contents, audit
     timings: dict[str, float] = field(default_factory=dict)
     #: what came of each rule that is evaluated for the target as a whole
     outcomes: tuple[RuleOutcome, ...] = ()

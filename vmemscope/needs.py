@@ -23,6 +23,7 @@ _FIND = "find pagemaps"
 _MAP = "find the memory map"
 _RAM = "tell memory from devices"
 _PAGES = "look into struct pages"
+_ZONES = "tell zones"
 _NAME = "name devices"
 
 NEEDS: Final = (
@@ -55,6 +56,16 @@ NEEDS: Final = (
         alternatives=("struct page.pgmap",),
     ),
     Need("PG_head", NeedKind.ENUMERATOR, _PAGES),
+    Need("PG_reserved", NeedKind.ENUMERATOR, _PAGES),
+    Need("enum pageflags", NeedKind.TYPE, _PAGES),
+    # The latter without NUMA.
+    Need("node_data", NeedKind.VARIABLE, _ZONES, alternatives=("contig_page_data",)),
+    Need("nr_node_ids", NeedKind.VARIABLE, _ZONES, optional=True),
+    *_members("struct pglist_data", _ZONES, "node_zones"),
+    *_members("struct zone", _ZONES, "zone_start_pfn", "spanned_pages", "present_pages"),
+    Need("enum zone_type", NeedKind.TYPE, _ZONES),
+    Need("ZONE_DEVICE", NeedKind.ENUMERATOR, _ZONES),
+    Need("nodemask_t", NeedKind.TYPE, _ZONES),
     # CONFIG_DAX, and as a module its types are not in vmlinux: resources tell names too.
     Need("dax_bus_type", NeedKind.VARIABLE, _NAME, optional=True),
     *(

@@ -95,7 +95,11 @@ def _combined(
     other: Spans,
     keep: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.bool_]],
 ) -> Spans:
-    points = np.unique(np.concatenate((*one, *other)))
+    # As numpy.unique(), which imports numpy.ma to ask whether it is one of its arrays.
+    points = np.sort(np.concatenate((*one, *other)))
+    new = np.ones(len(points), dtype=np.bool_)
+    new[1:] = points[1:] != points[:-1]
+    points = points[new]
     if len(points) < 2:
         return Spans.of([], [])
     left, right = points[:-1], points[1:]

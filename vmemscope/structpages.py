@@ -16,7 +16,7 @@ from .kernel.page_flags import read_flag_layout
 from .kernel.pglist_data import DEVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from drgn import Program
     from numpy.typing import NDArray
@@ -64,17 +64,21 @@ def read_struct_pages(vmemmap: Vmemmap, pfns: NDArray[np.int64]) -> StructPages:
 
 
 def flag_layout(prog: Program, vmemmap: Vmemmap, zones: Iterable[Zone]) -> FlagLayout:
-    """Find out where zone and node are in page flags, by the first page of each zone."""
+    """
+    Find out where zone and node are in page flags, by the first page of each zone.
+
+    :param zones: gone through only if the kernel's types leave the layout open
+    """
+    return read_flag_layout(prog, _samples(vmemmap, zones))
+
+
+def _samples(vmemmap: Vmemmap, zones: Iterable[Zone]) -> Iterator[tuple[int, int, int]]:
+    """Read page flags, node and number of the zone of the first page of each zone."""
     # The first page that a zone of RAM spans is one of its own; that of a device
     # may never have been written to (altmap).
     ram = [zone for zone in zones if zone.name != DEVICE]
     read = read_struct_pages(vmemmap, np.array([zone.start for zone in ram], dtype=np.int64))
     words = read.word(vmemmap.page.flags, vmemmap.table.dtype).tolist()
-    return read_flag_layout(
-        prog,
-        [
-            (word, zone.nid, zone.index)
-            for zone, word, readable in zip(ram, words, read.readable.tolist(), strict=True)
-            if readable
-        ],
-    )
+    for zone, word, readable in zip(ram, words, read.readable.tolist(), strict=True):
+        if readable:
+            yield word, zone.nid, zone.index

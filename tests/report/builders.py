@@ -149,9 +149,13 @@ def report(
         pagemaps,
         findings,
         replace(totals, **summary),
-        timings or {"attach": 0.02, "types": 0.1, "walk": 0.03, "frames": 0.04, "audit": 0.01},
+        timings
+        or {
+            "attach": 0.02, "types": 0.1, "walk": 0.03, "frames": 0.04, "contents": 0.05,
+            "audit": 0.01,
+        },
         outcomes,
-    )
+    )  # fmt: skip
 
 
 def of_every_kind() -> tuple[PagemapReport, ...]:

@@ -152,6 +152,9 @@ def test_totals() -> None:
             compounds=70000,
             compounds_checked=1024,
             compounds_unreadable=1,
+            base_pages=65536,
+            base_pages_checked=65472,
+            base_pages_unreadable=64,
             not_read=("reference counts of frames: 4",),
         ),
         100,
@@ -161,7 +164,8 @@ def test_totals() -> None:
         " 54.5 MiB saved, 9 MiB more could be\n"
         "checked: reference counts of 6020 frames, one for each large leaf"
         " (4 more could not be read);"
-        " struct pages in 1024 of 70000 compound pages (1 could not be read, or only in part)\n"
+        " struct pages of 1024 of 70000 compound pages (1 could not be read, or only in part),"
+        " 65472 of 65536 base pages (64 could not be read, or only in part)\n"
         "not read: reference counts of frames: 4\n"
     ) in text
 
@@ -169,7 +173,7 @@ def test_totals() -> None:
 def test_nothing_more_to_save_and_no_large_leaf() -> None:
     text = render_all(report(pagemap_report()), 100)
     assert " 6 MiB saved, nothing more could be\n" in text
-    assert "checked: reference counts of 512 frames; struct pages in 256 of" in text
+    assert "checked: reference counts of 512 frames; struct pages of 256 of" in text
 
 
 def test_one_of_each_is_not_several() -> None:
@@ -180,9 +184,14 @@ def test_one_of_each_is_not_several() -> None:
     assert "1 of 1 compound page\n" in text
 
 
-def test_no_compound_pages() -> None:
+def test_no_struct_pages() -> None:
     text = render_all(report(of_every_kind()[1], compounds=0, compounds_checked=0), 100)
-    assert "; no compound pages to look into\n" in text
+    assert "; no struct pages to look into\n" in text
+
+
+def test_contents_that_were_not_asked_for() -> None:
+    text = render_all(report(of_every_kind()[1], compounds_checked=0, contents="none"), 100)
+    assert "; no struct pages looked into (--contents none)\n" in text
 
 
 def test_findings_worst_first_one_line_each() -> None:

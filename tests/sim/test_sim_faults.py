@@ -252,6 +252,40 @@ def check_early_uninitialised(view, planted):
     assert view.words(pfn + planted.details["count"])[0] >> 51 & 7 == 4
 
 
+def check_stray_head(view, planted):
+    head = view.prog["PG_head"].value_()
+    assert word(view, planted.vaddr) >> head & 1
+    assert not word(view, planted.vaddr + STRUCT_PAGE) >> head & 1
+
+
+def check_tail_written(view, planted):
+    assert word(view, planted.vaddr + 24) == planted.details["observed"]
+    assert planted.details["expected"] == 0xDEAD000000000400
+    assert word(view, planted.vaddr + STRUCT_PAGE + 24) == planted.details["expected"]
+
+
+def check_page_refcount(view, planted):
+    before, now = planted.details["expected"], planted.details["observed"]
+    assert view.prog.read_u32(planted.vaddr + 52) == now != before
+
+
+def check_wrong_zone(view, planted):
+    flags = word(view, planted.vaddr)
+    before, now = planted.details["expected"], planted.details["observed"]
+    assert flags == now
+    reserved = 1 << view.prog["PG_reserved"].value_()
+    # Zone, node, PG_reserved: one of these.
+    assert before ^ now in (6 << 51, 1 << 54, reserved)
+    assert before >> 51 == 4
+
+
+def check_uninitialised(view, planted):
+    count = planted.details["count"]
+    found = view.prog.read(planted.vaddr, count * STRUCT_PAGE)
+    assert found in (b"\0" * len(found), b"\xff" * len(found))
+    assert word(view, planted.vaddr + count * STRUCT_PAGE) not in (0, (1 << 64) - 1)
+
+
 def check_unreadable_table(view, planted):
     with pytest.raises(FaultError):
         view.walk(planted.vaddr)
@@ -497,6 +531,11 @@ CHECKS = {
     "wrong-pgmap": check_wrong_pgmap,
     "mask-missing": check_mask_missing,
     "early-uninitialised": check_early_uninitialised,
+    "stray-head": check_stray_head,
+    "tail-written": check_tail_written,
+    "page-refcount": check_page_refcount,
+    "wrong-zone": check_wrong_zone,
+    "uninitialised": check_uninitialised,
     "unreadable-table": check_unreadable_table,
     "unreadable-struct-page": check_unreadable_struct_page,
     "unreadable-node": check_unreadable,

@@ -3,8 +3,8 @@
 The audit: reads the pagemaps, walks their vmemmap, holds it against the rules.
 
 One pass over the page tables of each pagemap (:mod:`.mapping`), then the frames
-of all of them together (:mod:`.backing`), then the ``struct page``s of compound
-pages (:mod:`.contents`), then a verdict on each (:mod:`.verdict`).
+of all of them together (:mod:`.backing`), then the ``struct page``s themselves
+(:mod:`.contents`), then a verdict on each (:mod:`.verdict`).
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ from ..structpages import flag_layout
 from ..vmcoreinfo import number
 from ..vmemmap import Vmemmap
 from ..walk import Kind
+from .areas import Contents
 from .backing import BackingChecked, check_backing
-from .contents import ContentsChecked, look_into
+from .contents import ContentsChecked, check_contents, frames_to_read
 from .entries import check_entries_of_processes
 from .mapping import map_subject
 from .subject import Subject
@@ -51,11 +52,12 @@ from .validity import check_validity
 from .verdict import report_on
 
 if TYPE_CHECKING:
+    from ..kernel.page_flags import FlagLayout
     from ..target import Target
 
-__all__ = ("Progress", "audit", "read_subjects")
+__all__ = ("Contents", "Progress", "audit", "read_subjects")
 
-#: is called with the base pages of vmemmap walked so far, and how many there are
+#: is called with the pages of vmemmap walked and read so far, and how many there are
 Progress = Callable[[int, int], None]
 
 #: bits of physical address that any architecture has
@@ -67,6 +69,7 @@ def audit(
     types: str,
     timings: dict[str, float] | None = None,
     progress: Progress | None = None,
+    contents: Contents = Contents.SAMPLE,
 ) -> Report:
     """
     Audit all pagemaps of a target, once.
@@ -74,7 +77,8 @@ def audit(
     :param target: an opened target with types attached
     :param types: where they come from, ``btf`` or ``dwarf``
     :param timings: seconds per phase, added to
-    :param progress: told how much of the vmemmap has been walked
+    :param progress: told how much of the vmemmap has been walked and read
+    :param contents: how many ``struct page``s are looked into
     :raises VmemscopeError: if the target can't be looked at
     """
     timings = {} if timings is None else timings
@@ -95,6 +99,7 @@ def audit(
             for subject in subjects
             for one in subject.ranges
         )
+        total += sum(frames_to_read(subject, vmemmap, contents) for subject in subjects)
         walked = 0
 
         def step(vpages: int) -> None:
@@ -109,14 +114,16 @@ def audit(
                 Kind.UNREADABLE
             ]
     with _phase(timings, "frames"):
-        backing = check_backing(subjects, vmemmap, _page_states(target, vmemmap))
-    with _phase(timings, "audit"):
-        contents = []
+        flags, states = _page_words(target, vmemmap)
+        backing = check_backing(subjects, vmemmap, states)
+    with _phase(timings, "contents"):
+        looked = []
         for subject in subjects:
-            looked = look_into(subject, vmemmap)
-            contents.append(looked)
+            looked.append(check_contents(subject, vmemmap, flags, contents, step))
             where = ", which lie on the device" if subject.pagemap.altmap else ""
-            subject.not_read[f"compound pages{where}"] += looked.unreadable
+            subject.not_read[f"compound pages{where}"] += looked[-1].compounds_unreadable
+            subject.not_read[f"base pages{where}"] += looked[-1].base_pages_unreadable
+    with _phase(timings, "audit"):
         reports = tuple(
             report_on(subject, frames, vmemmap.geometry)
             for subject, frames in zip(subjects, backing.frames, strict=True)
@@ -139,21 +146,21 @@ def audit(
         pagemaps=reports,
         findings=loose,
         outcomes=findings.outcomes(rules_of(Scope.TARGET)),
-        summary=_summary(reports, loose, backing, contents, unread),
+        summary=_summary(reports, loose, backing, contents, looked, unread),
         timings=timings,
     )
 
 
-def _page_states(target: Target, vmemmap: Vmemmap) -> PageStates:
-    """Look up how struct pages say what frames are used for, and of which node they are."""
+def _page_words(target: Target, vmemmap: Vmemmap) -> tuple[FlagLayout | None, PageStates]:
+    """Look up how struct pages say of which node and zone they are, and what they are used for."""
     prog = target.prog
     try:
         zones = tuple(one for one in read_zones(prog)[0] if one.name != DEVICE)
-        layout = flag_layout(prog, vmemmap, zones)
+        flags = flag_layout(prog, vmemmap, zones)
     except LookupError:
-        # The types lack zones or flags: the node is then not asked.
-        return read_page_states(prog, target.vmcoreinfo)
-    return read_page_states(prog, target.vmcoreinfo, layout, zones)
+        # The types lack zones or flags: node and zone are then not asked.
+        return None, read_page_states(prog, target.vmcoreinfo)
+    return flags, read_page_states(prog, target.vmcoreinfo, flags, zones)
 
 
 @contextmanager
@@ -269,7 +276,8 @@ def _summary(
     reports: tuple[PagemapReport, ...],
     findings: tuple[Finding, ...],
     backing: BackingChecked,
-    contents: list[ContentsChecked],
+    contents: Contents,
+    looked: list[ContentsChecked],
     unread: Counter[str],
 ) -> Summary:
     severities = Counter(
@@ -286,8 +294,7 @@ def _summary(
         notes=severities[Severity.NOTE],
         refcounts_checked=backing.refcounts_checked,
         refcounts_unreadable=backing.refcounts_unreadable,
-        compounds=sum(one.compounds for one in contents),
-        compounds_checked=sum(one.checked for one in contents),
-        compounds_unreadable=sum(one.unreadable for one in contents),
+        contents=contents.value,
+        **{name: sum(getattr(one, name) for one in looked) for name in ContentsChecked._fields},
         not_read=tuple(f"{what}: {count}" for what, count in sorted(unread.items()) if count),
     )

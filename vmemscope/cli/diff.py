@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_types_options(parser)
     parser.add_argument("--vmcoreinfo", metavar="PATH", help=argparse.SUPPRESS)
     add_output_options(parser, ("text", "json"))
+    # A dump is looked at as "pgmap" does unless told otherwise.
+    parser.set_defaults(contents="sample")
 
 
 def run(args: argparse.Namespace) -> int:

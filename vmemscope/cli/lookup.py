@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 
 from ..errors import ExitStatus, UsageError
@@ -30,6 +29,8 @@ def check_type_options(args: argparse.Namespace) -> None:
 def columns(args: argparse.Namespace) -> int:
     """Get how many columns a table may take."""
     if args.output in (None, "-") and sys.stdout.isatty():
+        import shutil
+
         return shutil.get_terminal_size((_WIDTH, 24)).columns
     return _WIDTH
 

@@ -6,11 +6,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -93,11 +91,14 @@ def opened_target(args: argparse.Namespace, timings: dict[str, float]) -> Iterat
     :param timings: gets the seconds that the phase ``attach`` took
     :raises VmemscopeError: if it can't be opened
     """
-    with tempfile.TemporaryDirectory(prefix="vmemscope-") if args.sim else nullcontext() as scratch:
+    with ExitStack() as stack:
         core = args.core
-        if scratch is not None:
+        if args.sim:
+            import tempfile
+
             from ..sim import build, load_scenario
 
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vmemscope-"))
             core = os.path.join(scratch, "vmcore")
             build(load_scenario(args.sim)).write(core)
         start = time.perf_counter()
@@ -106,8 +107,12 @@ def opened_target(args: argparse.Namespace, timings: dict[str, float]) -> Iterat
         if not getattr(args, "quiet", False):
             for note in target.notes:
                 print(f"vmemscope: note: {note}", file=sys.stderr)
-        # The path is only for people, and that of a temporary file tells them nothing.
-        yield replace(target, path=f"sim:{args.sim}") if args.sim else target
+        if args.sim:
+            from dataclasses import replace
+
+            # The path is only for people, and that of a temporary file tells them nothing.
+            target = replace(target, path=f"sim:{args.sim}")
+        yield target
 
 
 def _set_up_logging(args: argparse.Namespace) -> None:

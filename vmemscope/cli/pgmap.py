@@ -12,6 +12,8 @@ from .options import add_output_options, add_target_options, opened_target
 from .progress import shown_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..model import PagemapReport, Report
     from ..target import Target
 
@@ -52,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target_options(parser)
     add_output_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
     parser.add_argument(
+        "--contents",
+        choices=("sample", "all", "none"),
+        default="sample",
+        help="how many struct pages to look into: those of 1024 compound pages, or pages of the"
+        " memory map, of each range (default), all, or none",
+    )
+    parser.add_argument(
         "--watch",
         metavar="SECONDS",
         type=_seconds,
@@ -88,6 +97,7 @@ def look_at(target: Target, args: argparse.Namespace, timings: dict[str, float])
             system_map=args.system_map,
             timings=timings,
             progress=progress,
+            contents=args.contents,
         )
 
 
@@ -110,6 +120,7 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
     timings: dict[str, float] = {}
     first: Report | None = None
     with opened_target(args, timings) as target:
+        from ..audit import Contents
         from ..confirm import confirmed_audit
         from .watch import watch
 
@@ -119,7 +130,7 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
                 first = look_at(target, args, timings)
                 return first
             # The types are attached by now.
-            return confirmed_audit(target, first.target.types, {})
+            return confirmed_audit(target, first.target.types, {}, contents=Contents(args.contents))
 
         def render(report: Report) -> str:
             try:
@@ -193,10 +204,8 @@ def _rendered(report: Report, args: argparse.Namespace) -> str:
         if one is None:
             return reports.render_all(report, width)
         return reports.render_one(report, one, width)
-    render = {
-        "json": reports.render_json,
-        "ndjson": reports.render_ndjson,
-        "ktap": reports.render_ktap,
-        "markdown": reports.render_markdown,
-    }[args.format]
+    # One format, and what it takes, is imported: that asked for.
+    render: Callable[[Report, PagemapReport | None], str] = getattr(
+        reports, f"render_{args.format}"
+    )
     return render(report, one)

@@ -34,11 +34,19 @@ class PageLayout:
     pg_head: int
     #: where page[1] of a compound page holds its order, in one byte
     order: int
+    #: flag of pages that the page allocator has nothing to do with
+    pg_reserved: int
+    #: whether the pagemap is a folio's member (6.15+)
+    folio_pgmap: bool
+    #: ``struct page``s that a ``struct folio`` goes over: those of a compound page
+    #: that have members of their own. The rest of the tail pages are all alike
+    folio_pages: int
 
 
 def read_page_layout(prog: Program) -> PageLayout:
     """Look the layout up in the target's types. :raises LookupError: if one is missing"""
     page = prog.type("struct page")
+    folio_pgmap = _folio_pgmap(prog)
     return PageLayout(
         size=sizeof(page),
         flags=offsetof(page, "flags"),
@@ -46,11 +54,15 @@ def read_page_layout(prog: Program) -> PageLayout:
         # "mm: rework compound_head() for power-of-2 sizeof(struct page)" renamed
         # the member (in v7.1).
         compound=_first(page, "compound_info", "compound_head"),
-        pgmap=_pgmap(prog, page),
+        # page->pgmap moved to folio->pgmap in v6.15; the word is the same.
+        pgmap=offsetof(page, "pgmap") if folio_pgmap is None else folio_pgmap,
         pg_head=1 << int(prog.constant("PG_head").value_()),
         # Since "mm: move the order to the first tail's flags" (folio->_flags_1,
         # in v6.6) the low byte of page[1].flags; a member of its own before.
         order=_first(page, "compound_order", "flags"),
+        pg_reserved=1 << int(prog.constant("PG_reserved").value_()),
+        folio_pgmap=folio_pgmap is not None,
+        folio_pages=_folio_pages(prog, sizeof(page)),
     )
 
 
@@ -63,9 +75,17 @@ def _first(struct: Type, *names: str) -> int:
     return int(offsetof(struct, names[-1]))
 
 
-def _pgmap(prog: Program, page: Type) -> int:
-    # page->pgmap moved to folio->pgmap in v6.15; the word is the same.
+def _folio_pgmap(prog: Program) -> int | None:
+    """Get where ``folio->pgmap`` is, ``None`` before 6.15."""
     try:
         return int(offsetof(prog.type("struct folio"), "pgmap"))
     except LookupError:
-        return int(offsetof(page, "pgmap"))
+        return None
+
+
+def _folio_pages(prog: Program, size: int) -> int:
+    """Get how many ``struct page``s a folio has members in, three at the least (as before 5.18)."""
+    try:
+        return max(-(-int(sizeof(prog.type("struct folio"))) // size), 3)
+    except LookupError:
+        return 3

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .pglist_data import maximum_nodes, zone_names
+from .pglist_data import DEVICE, maximum_nodes, zone_names
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -53,6 +53,11 @@ class FlagLayout:
     #: widths in bits; that of the node ``None`` where it could not be told
     zone_width: int
     node_width: int | None
+
+    @property
+    def device_zone(self) -> int | None:
+        """Number of ZONE_DEVICE, ``None`` if there is none."""
+        return next((number for number, name in self.zones.items() if name == DEVICE), None)
 
     def zone_of(self, raw: int) -> tuple[int, int] | None:
         """Get node and zone, both as numbers."""
@@ -118,7 +123,8 @@ def _node_width(nodes: int, zone_width: int, samples: Iterable[tuple[int, int, i
         for width in range(6, -1, -1)
         if all(_node_and_zone(raw, width, zone_width) == (n, z) for raw, n, z in samples)
     ]
-    return fitting[0] if fitting else None
+    # Zone 0 of node 0 looks the same in all of them.
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _node_and_zone(raw: int, node_width: int, zone_width: int) -> tuple[int, int]:

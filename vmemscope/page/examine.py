@@ -24,7 +24,9 @@ from ..kernel.pglist_data import DEVICE, read_zones
 from ..kernel.resource import read_resources
 from ..layout import first_compound, pieces_of, unknown_piece
 from ..model import TargetInfo
-from ..rules.contents import CompoundPages, check_contents, holds_mask, resolve_heads
+from ..rules.contents import check_rows
+from ..rules.struct_pages import Due, Rows, holds_mask, resolve_heads
+from ..rules.tally import Tally
 from ..structpages import flag_layout, read_struct_pages
 from ..trace import trace
 from ..vmcoreinfo import number as vmcoreinfo_number
@@ -389,23 +391,21 @@ class _Examination:
         ):
             return ()
         per_page = geometry.page_size // geometry.struct_page_size
-        # The page's own vpage, after that of the head, which comes first.
-        vpages = np.array([[place.head_pfn // per_page, pfn // per_page]], dtype=np.int64)
-        read = self.vmemmap.read(vpages.ravel())
+        # That of the head, and the page's own if it is another.
+        vpages = np.array(sorted({place.head_pfn // per_page, pfn // per_page}))
+        read = self.vmemmap.read(vpages)
         words = read.data.view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
-        findings = Collector()
-        check_contents(
-            CompoundPages(
-                head=np.array([place.head_pfn], dtype=np.int64),
-                first=vpages * per_page,
-                words=words.reshape(1, 2, per_page, -1),
-                frame=read.pfn.reshape(1, 2),
-                readable=read.readable.reshape(1, 2),
-                hole=read.hole.reshape(1, 2),
-            ),
-            subject.pagemap,
-            self.vmemmap.page,
-            geometry,
-            findings,
-        )
+        first = vpages * per_page
+        head = np.full(len(vpages), place.head_pfn)
+        shared = np.zeros(len(vpages), dtype=np.bool_)
+        last = (place.end + 1) // geometry.page_size
+        rows = Rows(
+            head, first, first, first, np.minimum(first + per_page, last), shared, read.pfn,
+            words.reshape(len(vpages), per_page, -1),
+        )  # fmt: skip
+        due = Due(subject.pagemap, self.vmemmap.page, geometry, self.flags)
+        findings, tally = Collector(), Tally(due, base=False)
+        check_rows(select(rows, read.readable), due, tally, self.vmemmap.page.folio_pages)
+        pages = int(np.count_nonzero(read.readable)) * per_page
+        tally.flush(findings, lambda _: (pages - int(read.readable[0]), pages))
         return findings.finish()

@@ -15,15 +15,22 @@ From a :class:`~vmemscope.model.Report`, a comparison or the catalogue to text.
 Nothing here reads a target or judges what was read.
 """
 
-from .catalogue import RULES_SCHEMA, render_rule, render_rules, rules_document
-from .comparison import DIFF_SCHEMA, change_lines, diff_document, render_diff
-from .detail import render_one
-from .document import SCHEMA, dump_json, json_text, render_json, schema_text, to_document
-from .ktap import render_ktap
-from .lines import FINDING_SCHEMA, render_ndjson
-from .markdown import render_markdown
-from .output import write_atomically
-from .table import render_all
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from .catalogue import RULES_SCHEMA, render_rule, render_rules, rules_document
+    from .comparison import DIFF_SCHEMA, change_lines, diff_document, render_diff
+    from .detail import render_one
+    from .document import SCHEMA, dump_json, json_text, render_json, schema_text, to_document
+    from .ktap import render_ktap
+    from .lines import FINDING_SCHEMA, render_ndjson
+    from .markdown import render_markdown
+    from .output import write_atomically
+    from .table import render_all
 
 __all__ = (
     "DIFF_SCHEMA",
@@ -47,4 +54,31 @@ __all__ = (
     "schema_text",
     "to_document",
     "write_atomically",
+)
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "DIFF_SCHEMA": "comparison",
+        "FINDING_SCHEMA": "lines",
+        "RULES_SCHEMA": "catalogue",
+        "SCHEMA": "document",
+        "change_lines": "comparison",
+        "diff_document": "comparison",
+        "dump_json": "document",
+        "json_text": "document",
+        "render_all": "table",
+        "render_diff": "comparison",
+        "render_json": "document",
+        "render_ktap": "ktap",
+        "render_markdown": "markdown",
+        "render_ndjson": "lines",
+        "render_one": "detail",
+        "render_rule": "catalogue",
+        "render_rules": "catalogue",
+        "rules_document": "catalogue",
+        "schema_text": "document",
+        "to_document": "document",
+        "write_atomically": "output",
+    },
 )

@@ -9,7 +9,6 @@ and sizes in bytes are integers; what could not be read is null.
 from __future__ import annotations
 
 import json
-from importlib import resources
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .. import __version__
@@ -40,7 +39,7 @@ __all__ = (
 #: identifier of this version of the document
 SCHEMA = "vmemscope.pgmap/1"
 
-_PHASES = ("attach", "types", "walk", "frames", "audit")
+_PHASES = ("attach", "types", "walk", "frames", "contents", "audit")
 
 
 def schema_text(schema: str = SCHEMA) -> str:
@@ -49,6 +48,8 @@ def schema_text(schema: str = SCHEMA) -> str:
 
     :param schema: identifier of the document, ``vmemscope.NAME/VERSION``
     """
+    from importlib import resources
+
     name, version = schema.removeprefix("vmemscope.").split("/")
     file = resources.files(__package__) / "schema" / f"{name}-{version}.schema.json"
     return file.read_text(encoding="utf-8")
@@ -183,9 +184,13 @@ def _summary(report: Report) -> dict[str, Any]:
         "rules_failed": rules[Outcome.FAILED],
         "refcounts_checked": summary.refcounts_checked,
         "refcounts_unreadable": summary.refcounts_unreadable,
+        "contents": summary.contents,
         "compounds": summary.compounds,
         "compounds_checked": summary.compounds_checked,
         "compounds_unreadable": summary.compounds_unreadable,
+        "base_pages": summary.base_pages,
+        "base_pages_checked": summary.base_pages_checked,
+        "base_pages_unreadable": summary.base_pages_unreadable,
         "not_read": [safe(what) for what in summary.not_read],
     }
 

@@ -197,12 +197,25 @@ def _refcounts(report: Report) -> str:
 
 def _contents(report: Report) -> str:
     summary = report.summary
-    if not summary.compounds:
-        return "no compound pages to look into"
-    text = (
-        f"struct pages in {summary.compounds_checked} of"
-        f" {count(summary.compounds, 'compound page')}"
-    )
-    if summary.compounds_unreadable:
-        text += f" ({summary.compounds_unreadable} could not be read, or only in part)"
-    return text
+    if summary.contents == "none":
+        return "no struct pages looked into (--contents none)"
+    told = []
+    for checked, total, unreadable, what in (
+        (
+            summary.compounds_checked,
+            summary.compounds,
+            summary.compounds_unreadable,
+            "compound page",
+        ),
+        (
+            summary.base_pages_checked,
+            summary.base_pages,
+            summary.base_pages_unreadable,
+            "base page",
+        ),
+    ):
+        if total:
+            told.append(f"{checked} of {count(total, what)}")
+        if unreadable:
+            told[-1] += f" ({unreadable} could not be read, or only in part)"
+    return f"struct pages of {', '.join(told)}" if told else "no struct pages to look into"

@@ -18,7 +18,7 @@ from ..kernel.hugetlb import Place
 from ..text import binary_size
 from ..walk import Kind
 from . import CATALOGUE
-from .contents import holds_mask
+from .struct_pages import holds_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

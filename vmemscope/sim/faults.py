@@ -499,6 +499,63 @@ def _early_uninitialised(p: _Planter) -> Planted:
     return p.planted(va, p.frame_at(va), first_pfn=start, count=count)
 
 
+def _struct_page(p: _Planter) -> tuple[_Place, int]:
+    place = p.place()
+    return place, p.kernel.addresses.page_to_pfn(place.va)
+
+
+def _stray_head(p: _Planter) -> Planted:
+    """A tail page, or a page that is in no compound, has PG_head."""
+    place, pfn = _struct_page(p)
+    if pfn == place.head_pfn and p.record.vmemmap_shift:
+        raise p.error("struct page 0 is the head")
+    p.memmap.words(pfn)[0] |= np.uint64(p.memmap.flag("head"))
+    return p.planted(place.va, p.frame_at(place.va))
+
+
+def _tail_written(p: _Planter) -> Planted:
+    """The mapping of a tail page that shares its frame was written to."""
+    place, pfn = _tail(p)
+    offset = p.kernel.layouts.offsetof("page", "mapping")
+    before, value = p.memmap.peek(pfn, offset), p.option("value")
+    p.memmap.poke(pfn, offset, value)
+    return p.planted(place.va, p.frame_at(place.va), expected=before, observed=value)
+
+
+def _page_refcount(p: _Planter) -> Planted:
+    """A struct page of the device has another reference count."""
+    place, pfn = _struct_page(p)
+    before, value = p.memmap.refcount(pfn), p.option("value")
+    p.memmap.set_refcount(pfn, value)
+    return p.planted(place.va, p.frame_at(place.va), expected=before, observed=value)
+
+
+def _wrong_zone(p: _Planter) -> Planted:
+    """The flags of a struct page are those of another zone or node, or not reserved."""
+    place, pfn = _struct_page(p)
+    words = p.memmap.words(pfn)
+    before = int(words[0])
+    nid = p.record.spec.nid
+    device = p.memmap.links("ZONE_DEVICE", nid)
+    changed = {
+        "zone": device ^ p.memmap.links("ZONE_NORMAL", nid),
+        "node": device ^ p.memmap.links("ZONE_DEVICE", nid + 1),
+        "reserved": p.memmap.flag("reserved"),
+    }
+    words[0] ^= np.uint64(changed[p.option("what")])
+    return p.planted(place.va, p.frame_at(place.va), expected=before, observed=int(words[0]))
+
+
+def _uninitialised(p: _Planter) -> Planted:
+    """Struct pages hold what was in their frame before they were initialised."""
+    place, pfn = _struct_page(p)
+    ones = p.option("pattern") == "ones"
+    for number in range(pfn, pfn + p.option("count")):
+        # PAGE_POISON_PATTERN, or a zeroed frame
+        p.memmap.words(number)[:] = np.uint64((1 << 64) - 1 if ones else 0)
+    return p.planted(place.va, p.frame_at(place.va), count=p.option("count"))
+
+
 # What frames are marked for.
 
 
@@ -834,6 +891,11 @@ PLANTERS: dict[str, Callable[[_Planter], Planted]] = {
     "frame-foreign": _frame_foreign,
     "frame-poisoned": _frame_poisoned,
     "frame-node": _frame_node,
+    "stray-head": _stray_head,
+    "tail-written": _tail_written,
+    "page-refcount": _page_refcount,
+    "wrong-zone": _wrong_zone,
+    "uninitialised": _uninitialised,
     "unreadable-table": _unreadable_table,
     "unreadable-struct-page": _unreadable_struct_page,
     "unreadable-node": _unreadable_node,

@@ -130,6 +130,11 @@ FAULTS: dict[str, _Options] = {
     "wrong-pgmap": {**_STRUCT_PAGE, "value": 0x10},
     "mask-missing": {**_STRUCT_PAGE, "struct_page": 5},
     "early-uninitialised": {"range": 0, "compound": 0},
+    "stray-head": {**_STRUCT_PAGE, "struct_page": 5},
+    "tail-written": {**_STRUCT_PAGE, "struct_page": 70, "value": 0x1000},
+    "page-refcount": {**_STRUCT_PAGE, "value": 1},
+    "wrong-zone": {**_STRUCT_PAGE, "what": ("zone", "node", "reserved")},
+    "uninitialised": {**_STRUCT_PAGE, "count": 1, "pattern": ("ones", "zeros")},
     # What the dump lacks.
     "unreadable-table": {**_PLACE, "level": ("pte", "pmd")},
     "unreadable-struct-page": {**_PLACE, "of": ("device", "frame")},

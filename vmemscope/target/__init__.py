@@ -8,9 +8,18 @@ follows from the kind is :attr:`Target.live`: what is found on a live target is
 read again before it is reported, by the caller of the audit.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
 from .base import Target
-from .core import open_core
-from .live import open_kernel
-from .qemu import open_qemu
+
+if TYPE_CHECKING:
+    from .core import open_core
+    from .live import open_kernel
+    from .qemu import open_qemu
 
 __all__ = ("Target", "open_core", "open_kernel", "open_qemu")
+
+__getattr__ = lazy(__name__, {"open_core": "core", "open_kernel": "live", "open_qemu": "qemu"})

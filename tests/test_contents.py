@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How many struct pages are looked into, that each frame is read once, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmemscope.audit import Contents, audit
+from vmemscope.cli import main
+from vmemscope.confirm import look
+from vmemscope.findings import Outcome
+from vmemscope.memory import PhysicalMemory
+from vmemscope.model import Report
+from vmemscope.target import open_core
+from vmemscope.types import attach_types
+
+from .kernels import STRUCT_PAGE, View, image, write
+
+_DEVICE = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "4G"
+align = "{align}"
+"""
+#: compound 1 of 2048 is not in a sample of 1024, spread evenly: it starts 0, 2, 4
+_FAULT = """
+[[fault]]
+kind = "head-flag-lost"
+pagemap = "dax0.0"
+compound = 1
+"""
+
+
+def looked(core: str, contents: str) -> Report:
+    return look(open_core(core), contents=contents)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
+    built = image(_DEVICE.format(align="2M") + _FAULT, "6.12")
+    return write(built, tmp_path_factory.mktemp("contents"))
+
+
+class TestHowMany:
+    def test_sample(self, large: str) -> None:
+        report = looked(large, "sample")
+        assert (report.summary.compounds, report.summary.compounds_checked) == (2048, 1024)
+        assert report.summary.contents == "sample"
+        [one] = report.pagemaps
+        assert one.findings == ()
+        told = {outcome.rule: outcome for outcome in one.outcomes}
+        assert told["head-flag"].outcome is Outcome.CHECKED
+        assert "not in the sample" in (told["head-flag"].reason or "")
+
+    def test_all(self, large: str) -> None:
+        report = looked(large, "all")
+        assert report.summary.compounds_checked == 2048
+        [one] = report.pagemaps
+        assert [finding.rule for finding in one.findings] == ["head-flag"]
+        told = {outcome.rule: outcome for outcome in one.outcomes}
+        assert told["compound-head"].reason is None
+
+    def test_none(self, large: str) -> None:
+        report = looked(large, "none")
+        assert (report.summary.compounds, report.summary.compounds_checked) == (2048, 0)
+        [one] = report.pagemaps
+        assert one.findings == ()
+        told = {outcome.rule: outcome for outcome in one.outcomes}
+        for rule in ("head-flag", "tail-contents", "page-zone", "mask-alignment"):
+            assert told[rule].outcome is Outcome.SKIPPED
+            assert "--contents none" in (told[rule].reason or "")
+        assert told["tail-frame"].outcome is Outcome.CHECKED
+
+    def test_command_line(self, large: str, capsys: pytest.CaptureFixture[str]) -> None:
+        status = main(["pgmap", "--contents", "all", "--format", "json", "-q", "-c", large])
+        document = json.loads(capsys.readouterr().out)
+        assert status == 1
+        assert document["summary"]["contents"] == "all"
+        assert main(["pgmap", "--contents", "none", "-q", "-c", large]) == 0
+        assert "no struct pages looked into (--contents none)" in capsys.readouterr().out
+
+    def test_no_other_word(self, large: str) -> None:
+        with pytest.raises(ValueError, match="some"):
+            looked(large, "some")
+
+
+@pytest.mark.parametrize("align", ["4K", "2M"])
+def test_each_frame_is_read_once(
+    align: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = _DEVICE.format(align=align).replace("4G", "640M")
+    core = write(image(device, "6.1"), tmp_path)
+    view = View(core)
+    start = view.vmemmap + (0x100000000 // 4096) * STRUCT_PAGE
+    end = start + (640 << 20) // 4096 * STRUCT_PAGE
+    backing = {pfn for va, (pfn, _) in view.pages().items() if start <= va < end}
+    read: list[int] = []
+    sizes: list[int] = []
+    original = PhysicalMemory.read_frames
+
+    def recorded(self: PhysicalMemory, pfns: Any) -> Any:
+        read.extend(pfns.tolist())
+        sizes.append(len(pfns))
+        return original(self, pfns)
+
+    target = open_core(core)
+    attach_types(target.prog, "btf")
+    progress: list[tuple[int, int]] = []
+    monkeypatch.setattr(PhysicalMemory, "read_frames", recorded)
+    audit(target, "btf", {}, lambda *step: progress.append(step), Contents.ALL)
+    times = Counter(read)
+    assert len(backing) == (640 if align == "2M" else 2560)
+    assert {times[pfn] for pfn in backing} == {1}
+    assert max(sizes) * 4096 <= 4 << 20
+    done, totals = zip(*progress, strict=True)
+    assert list(done) == sorted(done)
+    assert set(totals) == {done[-1]}
+
+
+class TestOneCompoundPage:
+    """Struct pages changed one by one, and what must be told of it."""
+
+    def found(self, kernel: str, tmp_path: Path, change: Any) -> list[tuple[str, int, str]]:
+        built = image(_DEVICE.format(align="2M").replace("4G", "128M"), kernel)
+        vmemmap = built.kernel.addresses.pfn_to_page(0)
+        change(built.kernel.memmap)
+        report = looked(write(built, tmp_path), "all")
+        [one] = report.pagemaps
+        return [
+            (f.rule, ((f.vaddr or 0) - vmemmap) // STRUCT_PAGE, f.message) for f in one.findings
+        ]
+
+    @pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+    def test_pages_in_use_are_no_finding(self, kernel: str, tmp_path: Path) -> None:
+        def change(memmap: Any) -> None:
+            # Mapped and pinned: counts of the head and the first tail pages, mapping and index.
+            for number in range(4):
+                memmap.set_refcount(0x100000 + number * 512, 2 + number)
+            memmap.poke(0x100000, 24, 0xFFFF888000001000)
+            memmap.poke(0x100000, 32, 0x200)
+            memmap.poke(0x100001, 20, 3, 4)
+
+        assert self.found(kernel, tmp_path, change) == []
+
+    def test_mask_of_a_smaller_order(self, tmp_path: Path) -> None:
+        # Right for the first 256 pages, where the frame of the tail pages starts; wrong where
+        # it ends.
+        mask = -(STRUCT_PAGE << 8) & (1 << 64) - 1 | 1
+
+        def change(memmap: Any) -> None:
+            for pfn in range(0x100601, 0x100680):
+                memmap.poke(pfn, 8, mask)
+
+        [(rule, pfn, message)] = self.found("7.2", tmp_path, change)
+        assert (rule, pfn) == ("compound-head", 0x100600 + 448)
+        assert message.startswith("64 of 127 tail pages looked at of the compound page at pfn")
+
+    def test_all_tail_pages_of_a_frame_differ_from_those_with_the_head(
+        self, tmp_path: Path
+    ) -> None:
+        def change(memmap: Any) -> None:
+            for pfn in range(0x100640, 0x100680):
+                memmap.poke(pfn, 40, 0x1234)
+
+        [(rule, pfn, message)] = self.found("6.12", tmp_path, change)
+        assert (rule, pfn) == ("tail-contents", 0x100640)
+        assert message.startswith("64 of 128 struct pages looked at of the compound page at pfn")
+
+    def test_negative_reference_count(self, tmp_path: Path) -> None:
+        def change(memmap: Any) -> None:
+            memmap.set_refcount(0x100000 + 512, 0xFFFF_FFFF)
+
+        [(rule, pfn, _)] = self.found("6.1", tmp_path, change)
+        assert (rule, pfn) == ("page-refcount", 0x100000 + 512)
+
+    def test_a_lost_frame_of_tail_pages_is_one_finding(self, tmp_path: Path) -> None:
+        def change(memmap: Any) -> None:
+            for pfn in range(0x100640, 0x100680):
+                memmap.words(pfn)[:] = 0
+
+        [(rule, pfn, message)] = self.found("7.2", tmp_path, change)
+        assert (rule, pfn) == ("page-uninitialised", 0x100640)
+        assert message.startswith("64 of 128 struct pages looked at")

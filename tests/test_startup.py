@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is imported on the way to an answer: counted, since times depend on the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .kernels import image, write
+
+_CODE = """
+import sys
+from vmemscope.cli import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as e:
+    status = e.code
+print(status, *sys.modules, file=sys.stderr)
+"""
+#: what no format but the table takes, and what nothing does
+_HEAVY = {
+    "numpy.ma", "tabulate", "tqdm", "asyncio", "multiprocessing", "kdumpling",
+    "vmemscope.sim", "vmemscope.hugetlb", "vmemscope.target.qemu", "vmemscope.target.live",
+}  # fmt: skip
+_FORMATS = {
+    "json": "vmemscope.report.document",
+    "ndjson": "vmemscope.report.lines",
+    "ktap": "vmemscope.report.ktap",
+    "markdown": "vmemscope.report.markdown",
+}
+
+
+def loaded(*args: str) -> set[str]:
+    """Run the command line in a process of its own, and get the modules that it imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, *args], check=True, capture_output=True, text=True
+    )
+    status, *modules = done.stderr.split()
+    assert status == "0", done
+    return set(modules)
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(image("devdax-2m", "6.12"), tmp_path_factory.mktemp("startup"))
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["pgmap", "--help"]], ids=" ".join)
+def test_help_takes_neither_drgn_nor_numpy(args: list[str]) -> None:
+    modules = loaded(*args)
+    assert "vmemscope.cli.pgmap" in modules
+    assert not modules & {"drgn", "_drgn", "numpy", "json", "dataclasses", "tempfile", "logging"}
+
+
+def test_rules_take_neither_drgn_nor_numpy() -> None:
+    assert not loaded("rules") & {"drgn", "_drgn", "numpy"}
+
+
+@pytest.mark.parametrize("name", _FORMATS)
+def test_a_format_takes_what_is_its_own(core: str, name: str) -> None:
+    modules = loaded("pgmap", "--format", name, "-c", core)
+    assert {"numpy", "_drgn", _FORMATS[name]} <= modules
+    assert not modules & _HEAVY
+    others = {"vmemscope.report.detail", "vmemscope.report.comparison", "vmemscope.report.ktap"}
+    assert not modules & (others - {_FORMATS[name]})
+
+
+def test_the_table_takes_no_more(core: str) -> None:
+    modules = loaded("pgmap", "-c", core)
+    assert "tabulate" in modules
+    assert not modules & (_HEAVY - {"tabulate"})
+    assert not modules & (set(_FORMATS.values()) - {"vmemscope.report.document"})
+
+
+def test_names_of_the_package_are_there() -> None:
+    code = (
+        "import vmemscope, vmemscope.report, vmemscope.target\n"
+        "for package in (vmemscope, vmemscope.report, vmemscope.target):\n"
+        "    for name in package.__all__:\n"
+        "        assert getattr(package, name) is not None\n"
+        "    assert not hasattr(package, 'nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_late_imports_are_where_this_says() -> None:
+    # So that a module that is renamed does not go unnoticed above.
+    package = Path(__file__).parent.parent / "vmemscope"
+    for name in (*_HEAVY, *_FORMATS.values()):
+        if name.startswith("vmemscope."):
+            path = package.joinpath(*name.split(".")[1:])
+            assert path.with_suffix(".py").exists() or (path / "__init__.py").exists()
