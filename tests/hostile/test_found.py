@@ -133,3 +133,26 @@ def spare_page(session: Session) -> tuple[int, int]:
             ):
                 return load.paddr + at, base + load.paddr + at
     raise AssertionError("no page is free")
+
+
+class TestMemmap:
+    """What is said of sections and counters presumes that all pagemaps and all RAM are known."""
+
+    def test_pagemaps_that_can_not_be_read_leave_no_stale_sections(self, session: Sessions) -> None:
+        image = session("7.2-all")
+        prog = image.map.view.prog
+        node = prog["pgmap_array"].xa_head.value_() - 2
+        for address in (prog["pgmap_array"].address_, node):
+            damage = without(image, image.map.physical(address))
+            (answer,) = answers(image, damage, ("memmap", "--format", "json"))
+            document = json.loads(answer.out)
+            assert (answer.status, document["findings"]) == (4, [])
+            skipped = {one["rule"] for one in document["rules"] if one["outcome"] == "skipped"}
+            assert skipped >= {"section-stale", "memmap-counter"}
+
+    def test_resources_that_can_not_be_read_leave_none(self, session: Sessions) -> None:
+        image = session("7.2-all")
+        first = image.map.view.prog["iomem_resource"].child.value_()
+        damage = without(image, image.map.physical(first))
+        (answer,) = answers(image, damage, ("memmap", "--format", "json"))
+        assert (answer.status, json.loads(answer.out)["findings"]) == (4, [])
