@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from drgn import offsetof
+from drgn import Object, offsetof
 
 from .answers import problems, problems_of
 from .child import Answer, run
@@ -156,3 +156,12 @@ class TestMemmap:
         damage = without(image, image.map.physical(first))
         (answer,) = answers(image, damage, ("memmap", "--format", "json"))
         assert (answer.status, json.loads(answer.out)["findings"]) == (4, [])
+
+    def test_altmap_that_makes_no_sense(self, session: Sessions) -> None:
+        image = session("6.1-all")
+        prog = image.map.view.prog
+        pagemap = Object(prog, "struct dev_pagemap", address=image.map.pagemaps[2].address)
+        for reserve in (1 << 63, (1 << 63) - 1, (1 << 64) - 1):
+            damage = write(image, pagemap.altmap.reserve.address_, reserve.to_bytes(8, "little"))
+            command = ("memmap",), ("pgmap",), ("page", "0x2c0000"), ("page", "0x2cffff")
+            answers(image, damage, *command)
