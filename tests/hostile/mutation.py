@@ -159,9 +159,9 @@ _ABSENT, _LENGTH = "absent", "length"
 #: kinds of damage, those that there is more of to be seen several times
 KINDS = (
     "page table", "page table", "page table", "whole table", "xarray", "xarray", "pagemap",
-    "pagemap", "resource", "section", "usage", "page", "frame", "device", "module", "module btf",
-    "node", "hugetlb", "hugetlb", "global", "kallsyms", "btf", "btf header", "vmcoreinfo", "elf",
-    "name", "anywhere", _ABSENT, _ABSENT, _LENGTH,
+    "pagemap", "resource", "section", "section table", "usage", "page", "frame", "device", "module",
+    "module btf", "node", "hugetlb", "hugetlb", "global", "kallsyms", "btf", "btf header",
+    "vmcoreinfo", "elf", "name", "anywhere", _ABSENT, _ABSENT, _LENGTH,
 )  # fmt: skip
 
 
