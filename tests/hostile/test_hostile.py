@@ -16,7 +16,7 @@ from .images import IMAGES
 from .session import Session
 
 #: cases of an image
-_CASES = 350
+_CASES = 250
 
 
 @pytest.mark.parametrize("name", IMAGES)
