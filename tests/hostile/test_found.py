@@ -165,3 +165,13 @@ class TestMemmap:
             damage = write(image, pagemap.altmap.reserve.address_, reserve.to_bytes(8, "little"))
             command = ("memmap",), ("pgmap",), ("page", "0x2c0000"), ("page", "0x2cffff")
             answers(image, damage, *command)
+
+
+def test_types_without_a_member_that_only_modules_take(session: Sessions) -> None:
+    # Damaged BTF may call the list of struct btf_module anything.
+    image = session("6.12-all")
+    start, stop = (image.map.view.prog.symbol(f"__{one}_BTF").address for one in ("start", "stop"))
+    blob = image.map.view.prog.read(start, stop - start)
+    damage = write(image, start + blob.index(b"\0list\0") + 1, b"tsil")
+    for answer in answers(image, damage, ("pgmap",), ("memmap",), ("page", "0x200000")):
+        assert answer.status in (0, 1, 3, 4)
