@@ -16,7 +16,7 @@ from .images import IMAGES
 from .session import Session
 
 #: cases of an image
-_CASES = 250
+_CASES = 120
 
 
 @pytest.mark.parametrize("name", IMAGES)

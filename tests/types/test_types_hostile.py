@@ -17,7 +17,7 @@ from vmemscope.types.btf import Btf, Kind
 from vmemscope.types.kallsyms import KallsymsImage
 
 #: the same examples in every run
-SAME = settings(max_examples=400, deadline=None, derandomize=True, database=None)
+SAME = settings(max_examples=1000, deadline=None, derandomize=True, database=None)
 
 BTF = every_kind()[0].build()
 
