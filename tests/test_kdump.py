@@ -29,7 +29,9 @@ NUMBER(pgtable_l5_enabled)=0
 """
 
 
-def kdump_file(pages: dict[int, bytes], *, compressed: bool, order: str = "<") -> bytes:
+def kdump_file(
+    pages: dict[int, bytes], *, compressed: bool, order: str = "<", vmcoreinfo: str = VMCOREINFO
+) -> bytes:
     """
     Make a kdump file as makedumpfile does, of version 6.
 
@@ -39,8 +41,8 @@ def kdump_file(pages: dict[int, bytes], *, compressed: bool, order: str = "<") -
     bitmap = bytearray(-(-max_pfn // 8 // PAGE) * PAGE or PAGE)
     for pfn in pages:
         bitmap[pfn // 8] |= 1 << pfn % 8
-    note = struct.pack(f"{order}III", 11, len(VMCOREINFO), 0) + b"VMCOREINFO\0\0"
-    note += VMCOREINFO.encode() + bytes(-len(VMCOREINFO) % 4)
+    note = struct.pack(f"{order}III", 11, len(vmcoreinfo), 0) + b"VMCOREINFO\0\0"
+    note += vmcoreinfo.encode() + bytes(-len(vmcoreinfo) % 4)
     machine = b"x86_64".ljust(65, b"\0")
     uts = b"".join(text.ljust(65, b"\0") for text in (b"Linux", b"host", b"6.1.0", b"1"))
     header = b"KDUMP   " + struct.pack(f"{order}i", 6) + uts + machine + bytes(65 + 6 + 16)

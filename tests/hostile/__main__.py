@@ -71,6 +71,9 @@ def _run(session: Session, args: argparse.Namespace) -> int:
             slowest = case
         if largest is None or case.ran.memory > largest.ran.memory:
             largest = case
+        if sum(kinds.values()) % 500 == 0:
+            done = f"{name}: {sum(kinds.values())} cases, {failed} with problems"
+            print(f"{done}, slowest {slowest.seconds:.2f} s", flush=True)
         if case.problems:
             failed += 1
             _tell(name, case, args)

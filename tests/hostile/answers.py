@@ -123,11 +123,11 @@ def _not_ktap(text: str) -> Iterator[str]:
 
 
 def finding_keys(document: dict[str, Any]) -> set[tuple[Any, ...]]:
-    """Get the findings of a ``vmemscope.pgmap`` document: (pagemap or None, rule, vaddr, pfn)."""
-    found = {(None, one["rule"], one["vaddr"], one["pfn"]) for one in document["findings"]}
-    for pagemap in document["pgmaps"]:
-        found |= {
-            (pagemap["address"], one["rule"], one["vaddr"], one["pfn"])
-            for one in pagemap["findings"]
-        }
-    return found
+    """Get the findings of a document: (pagemap or None, rule, vaddr, pfn)."""
+    groups = [(None, document.get("findings", []))]
+    groups += [(one["address"], one["findings"]) for one in document.get("pgmaps", [])]
+    return {
+        (pagemap, one["rule"], one["vaddr"], one["pfn"])
+        for pagemap, findings in groups
+        for one in findings
+    }

@@ -152,14 +152,16 @@ _SPECIAL: dict[str, tuple[Callable[[_At], _Writes], ...]] = {
     "vmcoreinfo": (_number,) * 16,
 }
 
+#: what nothing can be looked at without
+_WITHOUT = ("anywhere", "elf", "vmcoreinfo", "btf", "btf header", "kallsyms", "whole table")
 #: kinds of damage besides that of a kind of structure
 _ABSENT, _LENGTH = "absent", "length"
 #: kinds of damage, those that there is more of to be seen several times
 KINDS = (
     "page table", "page table", "page table", "whole table", "xarray", "xarray", "pagemap",
-    "pagemap", "resource", "section", "usage", "page", "frame", "device", "module", "module btf",
-    "node", "hugetlb", "hugetlb", "global", "kallsyms", "btf", "btf header", "vmcoreinfo", "elf",
-    "name", "anywhere", _ABSENT, _ABSENT, _LENGTH,
+    "pagemap", "resource", "section", "section table", "usage", "page", "frame", "device", "module",
+    "module btf", "node", "hugetlb", "hugetlb", "global", "kallsyms", "btf", "btf header",
+    "vmcoreinfo", "elf", "name", "anywhere", _ABSENT, _ABSENT, _LENGTH,
 )  # fmt: skip
 
 
@@ -198,7 +200,7 @@ def _absent(found: Map, rng: random.Random) -> Damage:
     pages: set[int] = set()
     offsets = []
     for _ in range(rng.choice((1, 1, 1, 2, 5, 20))):
-        kinds = [one for one in found.places if one not in ("anywhere", "elf", "vmcoreinfo")]
+        kinds = [one for one in found.places if one not in _WITHOUT]
         place = rng.choice(found.places[rng.choice(kinds)])
         offsets.append(place.offset)
     for offset in offsets:

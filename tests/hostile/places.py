@@ -152,6 +152,7 @@ def _sections(found: Map) -> None:
     table = prog["mem_section"]
     found.add_object("section", table)
     per_root = PAGE // sizeof(prog.type("struct mem_section"))
+    found.add("section table", table.value_(), 8 * roots)
     raw = prog.read(table.value_(), 8 * roots)
     for index, pointer in enumerate(struct.unpack(f"<{roots}Q", raw)):
         if not pointer:

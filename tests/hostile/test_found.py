@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from drgn import offsetof
+from drgn import Object, offsetof
 
 from .answers import problems, problems_of
 from .child import Answer, run
@@ -133,3 +133,45 @@ def spare_page(session: Session) -> tuple[int, int]:
             ):
                 return load.paddr + at, base + load.paddr + at
     raise AssertionError("no page is free")
+
+
+class TestMemmap:
+    """What is said of sections and counters presumes that all pagemaps and all RAM are known."""
+
+    def test_pagemaps_that_can_not_be_read_leave_no_stale_sections(self, session: Sessions) -> None:
+        image = session("7.2-all")
+        prog = image.map.view.prog
+        node = prog["pgmap_array"].xa_head.value_() - 2
+        for address in (prog["pgmap_array"].address_, node):
+            damage = without(image, image.map.physical(address))
+            (answer,) = answers(image, damage, ("memmap", "--format", "json"))
+            document = json.loads(answer.out)
+            assert (answer.status, document["findings"]) == (4, [])
+            skipped = {one["rule"] for one in document["rules"] if one["outcome"] == "skipped"}
+            assert skipped >= {"section-stale", "memmap-counter"}
+
+    def test_resources_that_can_not_be_read_leave_none(self, session: Sessions) -> None:
+        image = session("7.2-all")
+        first = image.map.view.prog["iomem_resource"].child.value_()
+        damage = without(image, image.map.physical(first))
+        (answer,) = answers(image, damage, ("memmap", "--format", "json"))
+        assert (answer.status, json.loads(answer.out)["findings"]) == (4, [])
+
+    def test_altmap_that_makes_no_sense(self, session: Sessions) -> None:
+        image = session("6.1-all")
+        prog = image.map.view.prog
+        pagemap = Object(prog, "struct dev_pagemap", address=image.map.pagemaps[2].address)
+        for reserve in (1 << 63, (1 << 63) - 1, (1 << 64) - 1):
+            damage = write(image, pagemap.altmap.reserve.address_, reserve.to_bytes(8, "little"))
+            command = ("memmap",), ("pgmap",), ("page", "0x2c0000"), ("page", "0x2cffff")
+            answers(image, damage, *command)
+
+
+def test_types_without_a_member_that_only_modules_take(session: Sessions) -> None:
+    # Damaged BTF may call the list of struct btf_module anything.
+    image = session("6.12-all")
+    start, stop = (image.map.view.prog.symbol(f"__{one}_BTF").address for one in ("start", "stop"))
+    blob = image.map.view.prog.read(start, stop - start)
+    damage = write(image, start + blob.index(b"\0list\0") + 1, b"tsil")
+    for answer in answers(image, damage, ("pgmap",), ("memmap",), ("page", "0x200000")):
+        assert answer.status in (0, 1, 3, 4)

@@ -63,8 +63,9 @@ def _dax_names(prog: Program) -> dict[int, str]:
             for dax in _dax_devices(prog)
             if dax.pgmap.value_()
         }
-    except (FaultError, LookupError, OSError, OverflowError):
-        # No dax bus in this kernel, or it can't be read: resources tell names too.
+    except (AttributeError, FaultError, LookupError, OSError, OverflowError):
+        # No dax bus in this kernel, or it can't be read, or its types are damaged:
+        # resources tell names too.
         return {}
 
 

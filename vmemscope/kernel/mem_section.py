@@ -179,7 +179,8 @@ def _column(rows: NDArray[np.uint8], section_type: Type, member: str) -> NDArray
     """Get a member, a word, of each ``struct mem_section``; zeros if it has none."""
     try:
         offset = offsetof(section_type, member)
-    except LookupError:
+    except (LookupError, ValueError):
+        # None, or, in damaged BTF, one that is not made of bytes.
         return np.zeros(len(rows), dtype=np.uint64)
     column: NDArray[np.uint64] = rows[:, offset : offset + 8].copy().view(np.uint64)[:, 0]
     return column

@@ -250,10 +250,11 @@ def _node_of(gathered: Gathered, subject: Subject) -> int | None:
     if not subject.ranges:
         return None
     vmemmap = gathered.vmemmap
-    first = subject.ranges[0].start // vmemmap.geometry.page_size
+    page_size = vmemmap.geometry.page_size
+    first, last = subject.ranges[0].start // page_size, subject.ranges[0].end // page_size
     # The struct pages of the memory map's own frames may never have been written to.
     page = read_struct_pages(
-        vmemmap, np.array([first_compound(subject.pagemap, first)], dtype=np.int64)
+        vmemmap, np.array([min(first_compound(subject.pagemap, first), last)], dtype=np.int64)
     )
     if page.readable[0]:
         word = int(page.word(vmemmap.page.flags, vmemmap.table.dtype)[0])

@@ -55,7 +55,9 @@ def check_altmap(runs: Runs, altmap: Altmap, geometry: Geometry, findings: Colle
     high = low + altmap.free
     first = runs.pfn
     last = runs.pfn + np.where(runs.order == 0, 0, runs.length - 1).astype(np.uint64)
-    index = np.flatnonzero((first < np.uint64(low)) | (last >= np.uint64(high)))
+    # Damaged, they are any number; no page frame is as large as half of what fits a word.
+    bounds = np.minimum(np.array([low, high], dtype=object), 1 << 63).astype(np.uint64)
+    index = np.flatnonzero((first < bounds[0]) | (last >= bounds[1]))
     told = index[: findings.room(rule)]
     for i in told.tolist():
         findings.add(

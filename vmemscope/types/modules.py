@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object, Program, offsetof
 
 from ..errors import VmemscopeError
 from .btf import Btf
@@ -46,8 +46,8 @@ def module_types(vmlinux: BtfTypes, prog: Program) -> list[BtfTypes]:
             types = _read(vmlinux, prog, module)
             if types is not None:
                 found.append(types)
-    except LookupError:
-        # No CONFIG_DEBUG_INFO_BTF_MODULES.
+    except (AttributeError, LookupError):
+        # No CONFIG_DEBUG_INFO_BTF_MODULES, or BTF that has other members.
         pass
     except (FaultError, OSError) as e:
         logger.warning("cannot read the list of modules' BTF (btf_modules) to its end: %s", e)
@@ -59,7 +59,7 @@ def _for_each_btf_module(prog: Program) -> Iterator[Object]:
     # bounded.
     head = prog["btf_modules"]
     type_ = prog.type("struct btf_module")
-    offset = next(member.offset for member in type_.members if member.name == "list")
+    offset = offsetof(type_, "list")
     end = head.address_
     address = head.next.value_()
     for _ in range(_MAX_MODULES):
