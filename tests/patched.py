@@ -449,6 +449,54 @@ def _refcount_high_of_a_gigantic_page(patch: Patch) -> Expected:
     return _one("refcount-high", DAX_1G, address)
 
 
+# What frames are marked for.
+
+
+def _flag(patch: Patch, address: int, name: str) -> None:
+    """Set a flag of the frame behind an address."""
+    at = patch.page(patch.frame(address))
+    patch.write(at, patch.read(at) | 1 << patch.prog.constant(name).value_())
+
+
+@_fault("frame-free")
+def _frame_free(patch: Patch) -> Expected:
+    address = _vpage(patch, 22, 1)
+    buddy = int(patch.info["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"])
+    patch.write(patch.page(patch.frame(address)) + 48, buddy, 4)
+    return _one("frame-free", DAX_2M, address)
+
+
+@_fault("frame-foreign")
+def _frame_on_a_list(patch: Patch) -> Expected:
+    address = _vpage(patch, 23)
+    _flag(patch, address, "PG_lru")
+    return _one("frame-foreign", DAX_2M, address)
+
+
+@_fault("frame-foreign")
+def _frame_of_a_process(patch: Patch) -> Expected:
+    address = _vpage(patch, 24, 1)
+    # _mapcount counts from -1.
+    patch.write(patch.page(patch.frame(address)) + 48, 0, 4)
+    return _one("frame-foreign", DAX_2M, address)
+
+
+@_fault("frame-poisoned")
+def _frame_poisoned(patch: Patch) -> Expected:
+    address = patch.page(DAX_1G >> 12) + PAGE
+    _flag(patch, address, "PG_hwpoison")
+    return _one("frame-poisoned", DAX_1G, address)
+
+
+@_fault("frame-node")
+def _frame_of_another_node(patch: Patch) -> Expected:
+    address = _vpage(patch, 25)
+    at = patch.page(patch.frame(address))
+    # NODES_SHIFT is 10 in Debian's kernels.
+    patch.write(at, patch.read(at) | 1 << 54)
+    return _one("frame-node", DAX_2M, address)
+
+
 def _add_references(patch: Patch, owner: int, by: int) -> None:
     pointer = patch.pgmaps[owner].ref.percpu_count_ptr.value_()
     cpu = next(iter(for_each_possible_cpu(patch.prog)))
