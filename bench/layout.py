@@ -196,7 +196,7 @@ def _peak(arguments: list[str]) -> int:
 
 def _memory(where: list[str]) -> int:
     """Get the peak memory of ``pgmap --all`` above the interpreter's with drgn, in bytes."""
-    return _peak(["-m", "vmemscope", "pgmap", "--all", "-q", *where]) - _peak(["-c", "import drgn"])
+    return _peak(["-m", "vmemscope", "pgmap", "--all", *where]) - _peak(["-c", "import drgn"])
 
 
 @contextmanager
