@@ -184,19 +184,23 @@ def measure(target: Target, runs: int) -> dict[str, Any]:
     }
 
 
+#: runs a command and prints its peak memory in KiB; apart, as the peak of what forks counts
+_PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
 def _peak(arguments: list[str]) -> int:
     """Get the peak memory of a process in bytes."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, _, usage = os.wait4(process.pid, 0)
-    process.returncode = 0
-    return usage.ru_maxrss * 1024
+    command = [sys.executable, "-c", _PEAK, sys.executable, *arguments]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout) * 1024
 
 
 def _memory(where: list[str]) -> int:
     """Get the peak memory of ``pgmap --all`` above the interpreter's with drgn, in bytes."""
-    return _peak(["-m", "vmemscope", "pgmap", "--all", "-q", *where]) - _peak(["-c", "import drgn"])
+    return _peak(["-m", "vmemscope", "pgmap", "--all", *where]) - _peak(["-c", "import drgn"])
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from drgn.helpers.linux.pid import for_each_task
 from . import oracle
 from .oracle_hugetlb import entry_of
 
-__all__ = ("FAULTS", "PENDING", "Fault", "Patch", "damaged", "patched")
+__all__ = ("FAULTS", "Fault", "Patch", "damaged", "patched")
 
 PAGE = 4096
 STRUCT_PAGE = 64
@@ -231,19 +231,12 @@ class Fault:
     only: tuple[str, ...] = ()
 
 
-#: rules that are not in the catalogue yet; their faults are not in FAULTS until then
-PENDING = {
-    "frame-foreign", "frame-free", "frame-node", "frame-poisoned", "page-refcount",
-    "page-uninitialised", "page-zone", "stray-head", "tail-contents",
-}  # fmt: skip
-
 FAULTS: dict[str, Fault] = {}
 
 
 def _fault(rule: str, *only: str) -> Callable[[Change], Change]:
     def register(change: Change) -> Change:
-        if rule not in PENDING:
-            FAULTS[change.__name__.strip("_").replace("_", "-")] = Fault(rule, change, only)
+        FAULTS[change.__name__.strip("_").replace("_", "-")] = Fault(rule, change, only)
         return change
 
     return register
@@ -455,6 +448,54 @@ def _refcount_high_of_a_gigantic_page(patch: Patch) -> Expected:
     return _one("refcount-high", DAX_1G, address)
 
 
+# What frames are marked for.
+
+
+def _flag(patch: Patch, address: int, name: str) -> None:
+    """Set a flag of the frame behind an address."""
+    at = patch.page(patch.frame(address))
+    patch.write(at, patch.read(at) | 1 << patch.prog.constant(name).value_())
+
+
+@_fault("frame-free")
+def _frame_free(patch: Patch) -> Expected:
+    address = _vpage(patch, 22, 1)
+    buddy = int(patch.info["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"])
+    patch.write(patch.page(patch.frame(address)) + 48, buddy, 4)
+    return _one("frame-free", DAX_2M, address)
+
+
+@_fault("frame-foreign")
+def _frame_on_a_list(patch: Patch) -> Expected:
+    address = _vpage(patch, 23)
+    _flag(patch, address, "PG_lru")
+    return _one("frame-foreign", DAX_2M, address)
+
+
+@_fault("frame-foreign")
+def _frame_of_a_process(patch: Patch) -> Expected:
+    address = _vpage(patch, 24, 1)
+    # _mapcount counts from -1.
+    patch.write(patch.page(patch.frame(address)) + 48, 0, 4)
+    return _one("frame-foreign", DAX_2M, address)
+
+
+@_fault("frame-poisoned")
+def _frame_poisoned(patch: Patch) -> Expected:
+    address = patch.page(DAX_1G >> 12) + PAGE
+    _flag(patch, address, "PG_hwpoison")
+    return _one("frame-poisoned", DAX_1G, address)
+
+
+@_fault("frame-node")
+def _frame_of_another_node(patch: Patch) -> Expected:
+    address = _vpage(patch, 25)
+    at = patch.page(patch.frame(address))
+    # NODES_SHIFT is 10 in Debian's kernels.
+    patch.write(at, patch.read(at) | 1 << 54)
+    return _one("frame-node", DAX_2M, address)
+
+
 def _add_references(patch: Patch, owner: int, by: int) -> None:
     pointer = patch.pgmaps[owner].ref.percpu_count_ptr.value_()
     cpu = next(iter(for_each_possible_cpu(patch.prog)))
@@ -472,45 +513,6 @@ def _ref_lost(patch: Patch) -> Expected:
 def _ref_leaked(patch: Patch) -> Expected:
     _add_references(patch, ALTMAP, 3)
     return _one("pagemap-ref-high", ALTMAP, _of(patch, ALTMAP))
-
-
-# What frames are marked for.
-
-
-@_fault("frame-free")
-def _frame_free(patch: Patch) -> Expected:
-    address = _vpage(patch, 22, 1)
-    mark = int(patch.info["NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"])
-    patch.write(patch.page(patch.frame(address)) + 48, mark, 4)
-    return _one("frame-free", DAX_2M, address)
-
-
-def _flag_frame(patch: Patch, address: int, flags: int) -> None:
-    page = patch.page(patch.frame(address))
-    assert not patch.read(page) & flags
-    patch.write(page, patch.read(page) | flags)
-
-
-@_fault("frame-foreign")
-def _frame_in_the_page_cache(patch: Patch) -> Expected:
-    address = _vpage(patch, 23)
-    _flag_frame(patch, address, 1 << patch.prog.constant("PG_lru").value_())
-    return _one("frame-foreign", DAX_2M, address)
-
-
-@_fault("frame-poisoned")
-def _frame_poisoned(patch: Patch) -> Expected:
-    address = _vpage(patch, 24, 1)
-    _flag_frame(patch, address, 1 << patch.prog.constant("PG_hwpoison").value_())
-    return _one("frame-poisoned", DAX_2M, address)
-
-
-@_fault("frame-node")
-def _frame_of_another_node(patch: Patch) -> Expected:
-    address = _vpage(patch, 25)
-    # Its own struct page says so: Debian has 10 bits of node, the highest.
-    _flag_frame(patch, address, 1 << 54)
-    return _one("frame-node", DAX_2M, address)
 
 
 # Contents of struct pages.
