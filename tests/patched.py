@@ -518,47 +518,6 @@ def _ref_leaked(patch: Patch) -> Expected:
 # Contents of struct pages.
 
 
-@_fault("stray-head")
-def _stray_head(patch: Patch) -> Expected:
-    address = _vpage(patch, 44) + 9 * STRUCT_PAGE
-    patch.write(address, patch.read(address) | 1 << patch.prog.constant("PG_head").value_())
-    return _one("stray-head", DAX_2M, address)
-
-
-@_fault("tail-contents")
-def _tail_written(patch: Patch) -> Expected:
-    # In the frame that tail pages share: its mapping.
-    address = _vpage(patch, 45, 1) + 6 * STRUCT_PAGE
-    patch.write(address + 24, 0x1000)
-    return _one("tail-contents", DAX_2M, address)
-
-
-@_fault("page-refcount")
-def _tail_referenced(patch: Patch) -> Expected:
-    address = _vpage(patch, 46) + 7 * STRUCT_PAGE
-    patch.write(address + 52, 1, 4)
-    return _one("page-refcount", DAX_2M, address)
-
-
-@_fault("page-zone")
-def _page_of_another_zone(patch: Patch) -> Expected:
-    address = patch.page((FSDAX >> 12) + 1000)
-    # Debian has 3 bits of zone, after the node's.
-    flags = patch.read(address)
-    normal = patch.prog.constant("ZONE_NORMAL").value_()
-    assert flags >> 51 & 7 == patch.prog.constant("ZONE_DEVICE").value_()
-    patch.write(address, flags & ~(7 << 51) | normal << 51)
-    return _one("page-zone", FSDAX, address)
-
-
-@_fault("page-uninitialised")
-def _page_uninitialised(patch: Patch) -> Expected:
-    address = patch.page((FSDAX >> 12) + 2000)
-    for offset in range(0, STRUCT_PAGE, 8):
-        patch.write(address + offset, -1)
-    return _one("page-uninitialised", FSDAX, address)
-
-
 @_fault("head-flag")
 def _head_flag_lost(patch: Patch) -> Expected:
     address = _vpage(patch, 40)
