@@ -124,7 +124,8 @@ def test_each_frame_is_read_once(
     audit(target, "btf", {}, lambda *step: progress.append(step), Contents.ALL)
     times = Counter(read)
     assert len(backing) == (640 if align == "2M" else 2560)
-    assert {times[pfn] for pfn in backing} == {1}
+    # One of them is also asked for the node that the device is on.
+    assert Counter(times[pfn] for pfn in backing) == {1: len(backing) - 1, 2: 1}
     assert max(sizes) * 4096 <= 4 << 20
     done, totals = zip(*progress, strict=True)
     assert list(done) == sorted(done)

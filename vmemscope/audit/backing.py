@@ -321,7 +321,7 @@ class _Owners:
     def split(self, vpages: NDArray[np.int64]) -> Iterator[tuple[Subject, NDArray[np.int64]]]:
         """Divide vpages by the piece that they are of; get the places of each one's."""
         piece = self._piece(vpages)
-        for one in np.unique(piece).tolist():
+        for one in np.flatnonzero(np.bincount(piece)).tolist():
             yield self._pieces[one][1], np.flatnonzero(piece == one)
 
     def _piece(self, vpages: NDArray[np.int64]) -> NDArray[np.int64]:

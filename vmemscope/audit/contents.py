@@ -221,7 +221,8 @@ class _Look:
                 read[which] = True
                 self._learn(words[at])
                 part = select(rows, which)
-                if len(at) < len(words):
+                # Not all of what was read, or some of it twice.
+                if len(at) != len(words) or (np.diff(at) != 1).any():
                     words = words[at]
                 full = rows_of(part, words)
                 bad = ~plain_base(full, self.due, area.altmap)

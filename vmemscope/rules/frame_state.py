@@ -117,7 +117,7 @@ class OffNode:
         :param nodes: of each, shape ``(n,)``
         """
         self._count += frames.total
-        self._nodes.update(np.unique(nodes).tolist())
+        self._nodes.update(np.flatnonzero(np.bincount(nodes.astype(np.int64))).tolist())
         first = int(frames.vpage.argmin())
         here = (int(frames.vpage[first]), int(frames.pfn[first]))
         self._first = here if self._first is None else min(self._first, here)
