@@ -426,10 +426,13 @@ def test_gigantic_page_from_boot(large: Guest) -> None:
         assert (found, status) == ({("hugetlb-shared-tail", "error")}, 1)
         (tail,) = [one for one in document["shared_tails"] if one["order"] == 18]
         assert {finding["pfn"] for finding in document["findings"]} == {tail["pfn"]}
+    # Broken as well, and not told (README, Limits): struct page 3 has no TAIL_MAPPING.
+    tail_mapping = large.kernel.series == "6.12"
     # And so it goes when the page is freed.
     large.run("dmesg -c > /dev/null")
     before = free_memory(large)
     large.run(f"echo 0 > {SYSFS}/hugepages-1048576kB/nr_hugepages", timeout=300)
     log = large.run("dmesg").stdout
     assert ("nonzero _refcount" in log) == bool(found)
-    assert (free_memory(large) - before < 900 * MIB) == bool(found)
+    assert ("corrupted mapping in tail page" in log) == tail_mapping
+    assert (free_memory(large) - before < 900 * MIB) == (bool(found) or tail_mapping)
