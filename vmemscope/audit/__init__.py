@@ -9,10 +9,8 @@ of all of them together (:mod:`.backing`), then the ``struct page``s themselves
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..arch import architecture_of
@@ -39,6 +37,7 @@ from ..rules.ranges import (
 )
 from ..rules.references import check_references
 from ..structpages import flag_layout
+from ..timing import phase
 from ..vmcoreinfo import number
 from ..vmemmap import Vmemmap
 from ..walk import Kind
@@ -84,7 +83,7 @@ def audit(
     timings = {} if timings is None else timings
     unread: Counter[str] = Counter()
     findings = Collector()
-    with _phase(timings, "audit"):
+    with phase(timings, "audit"):
         subjects, vmemmap = read_subjects(target, findings, unread)
         check_entries_of_processes(
             target.prog,
@@ -93,7 +92,7 @@ def audit(
             any(subject.pagemap.changing for subject in subjects),
             findings,
         )
-    with _phase(timings, "walk"):
+    with phase(timings, "walk"):
         total = sum(
             vmemmap.geometry.vpage(one.size // vmemmap.geometry.page_size)
             for subject in subjects
@@ -113,17 +112,17 @@ def audit(
             subject.not_read["pages of vmemmap whose page tables are missing"] += subject.by_kind[
                 Kind.UNREADABLE
             ]
-    with _phase(timings, "frames"):
+    with phase(timings, "frames"):
         flags, states = _page_words(target, vmemmap)
         backing = check_backing(subjects, vmemmap, states)
-    with _phase(timings, "contents"):
+    with phase(timings, "contents"):
         looked = []
         for subject in subjects:
             looked.append(check_contents(subject, vmemmap, flags, contents, step))
             where = ", which lie on the device" if subject.pagemap.altmap else ""
             subject.not_read[f"compound pages{where}"] += looked[-1].compounds_unreadable
             subject.not_read[f"base pages{where}"] += looked[-1].base_pages_unreadable
-    with _phase(timings, "audit"):
+    with phase(timings, "audit"):
         reports = tuple(
             report_on(subject, frames, vmemmap.geometry)
             for subject, frames in zip(subjects, backing.frames, strict=True)
@@ -161,15 +160,6 @@ def _page_words(target: Target, vmemmap: Vmemmap) -> tuple[FlagLayout | None, Pa
         # The types lack zones or flags: node and zone are then not asked.
         return None, read_page_states(prog, target.vmcoreinfo)
     return flags, read_page_states(prog, target.vmcoreinfo, flags, zones)
-
-
-@contextmanager
-def _phase(timings: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings[name] = timings.get(name, 0.0) + time.perf_counter() - start
 
 
 def read_subjects(

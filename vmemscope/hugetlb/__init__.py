@@ -10,12 +10,11 @@ sums it up (:mod:`.summary`).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..findings import Finding, Outcome, RuleOutcome, Severity
+from ..timing import phase
 from ..types import attach_types, check_needs
 from .gather import Gathered
 from .needs import HUGETLB, NEEDS
@@ -117,20 +116,11 @@ def hugetlb(
     """
     timings = {} if timings is None else timings
     gathered = Gathered(target)
-    with _phase(timings, "read"):
+    with phase(timings, "read"):
         gathered.read()
-    with _phase(timings, "walk"):
+    with phase(timings, "walk"):
         gathered.walk(progress)
-    with _phase(timings, "check"):
+    with phase(timings, "check"):
         gathered.check()
         report = summarise(gathered, types, folios)
     return replace(report, timings=timings)
-
-
-@contextmanager
-def _phase(timings: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings[name] = timings.get(name, 0.0) + time.perf_counter() - start

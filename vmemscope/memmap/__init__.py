@@ -11,8 +11,6 @@ to the kernel's own counters (:mod:`.summary`, :mod:`.counters`).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +21,7 @@ from ..errors import TargetError
 from ..findings import Severity, left_of
 from ..kernel.dev_pagemap import read_pagemaps
 from ..kernel.mem_section import read_sections
+from ..timing import phase
 from ..types import attach_types, check_needs
 from .gather import Gathered
 from .needs import NEEDS
@@ -171,19 +170,10 @@ def memmap(
     """
     timings = {} if timings is None else timings
     gathered = Gathered(target)
-    with _phase(timings, "read"):
+    with phase(timings, "read"):
         gathered.read()
-    with _phase(timings, "walk"):
+    with phase(timings, "walk"):
         gathered.walk(progress)
-    with _phase(timings, "sum"):
+    with phase(timings, "sum"):
         report = summarise(gathered, types)
     return replace(report, timings=timings)
-
-
-@contextmanager
-def _phase(timings: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings[name] = timings.get(name, 0.0) + time.perf_counter() - start
