@@ -13,8 +13,10 @@ from collections.abc import Mapping
 
 from .errors import TargetError
 
-__all__ = ("number", "parse", "symbol")
+__all__ = ("number", "parse", "physmem_bits", "symbol")
 
+#: bits of physical address that any architecture has
+_MAX_PHYSMEM_BITS = 52
 _MASK_64 = (1 << 64) - 1
 
 
@@ -44,6 +46,15 @@ def number(keys: Mapping[str, str], name: str, default: int | None = None) -> in
     :raises TargetError: if it is not a number, or missing without a default
     """
     return _value(keys, f"NUMBER({name})", 0, default)
+
+
+def physmem_bits(keys: Mapping[str, str]) -> int:
+    """
+    Get how many bits a physical address has (``MAX_PHYSMEM_BITS``), 52 at the most.
+
+    :raises TargetError: if what the kernel says is not a number
+    """
+    return min(number(keys, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS), _MAX_PHYSMEM_BITS)
 
 
 def _value(keys: Mapping[str, str], key: str, base: int, default: int | None) -> int:

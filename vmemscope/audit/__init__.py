@@ -38,7 +38,7 @@ from ..rules.ranges import (
 from ..rules.references import check_references
 from ..structpages import flag_layout
 from ..timing import phase
-from ..vmcoreinfo import number
+from ..vmcoreinfo import physmem_bits
 from ..vmemmap import Vmemmap
 from ..walk import Kind
 from .areas import Contents
@@ -58,9 +58,6 @@ __all__ = ("Contents", "Progress", "audit", "read_subjects")
 
 #: is called with the pages of vmemmap walked and read so far, and how many there are
 Progress = Callable[[int, int], None]
-
-#: bits of physical address that any architecture has
-_MAX_PHYSMEM_BITS = 52
 
 
 def audit(
@@ -88,7 +85,7 @@ def audit(
         check_entries_of_processes(
             target.prog,
             vmemmap,
-            1 << _physmem_bits(target) - (vmemmap.geometry.page_size.bit_length() - 1),
+            1 << physmem_bits(target.vmcoreinfo) - (vmemmap.geometry.page_size.bit_length() - 1),
             any(subject.pagemap.changing for subject in subjects),
             findings,
         )
@@ -172,7 +169,7 @@ def read_subjects(
     sections = read_sections(prog, target.vmcoreinfo, table.page_size)
     page = read_page_layout(prog)
     geometry = Geometry(arch, table.page_size, page.size, sections.vmemmap)
-    bits = _physmem_bits(target)
+    bits = physmem_bits(target.vmcoreinfo)
 
     pagemaps, damage = read_pagemaps(prog)
     resources, resource_damage = read_resources(prog)
@@ -220,11 +217,6 @@ def read_subjects(
         ram=PhysicalMemory(prog, table.page_size, ram),
         memory=PhysicalMemory(prog, table.page_size, ram + device),
     )
-
-
-def _physmem_bits(target: Target) -> int:
-    bits = number(target.vmcoreinfo, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS)
-    return min(bits, _MAX_PHYSMEM_BITS)
 
 
 def _check_pagemap(

@@ -41,7 +41,7 @@ from ..rules.hugetlb import (
     check_tail_frames,
 )
 from ..structpages import read_struct_pages
-from ..vmcoreinfo import number
+from ..vmcoreinfo import physmem_bits
 from ..walk import Kind
 from .survey import entries_of, survey
 
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Gathered",)
 
-#: bits of physical address that any architecture has
-_MAX_PHYSMEM_BITS = 52
 #: struct pages that are read at a time
 _BATCH = 1 << 14
 
@@ -94,8 +92,8 @@ class Gathered:
         # What is wrong with pagemaps is for "pgmap" to tell.
         _, self.vmemmap = read_subjects(self.target, Collector(), self.unread)
         geometry = self.vmemmap.geometry
-        bits = number(self.target.vmcoreinfo, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS)
-        self.frames = 1 << min(bits, _MAX_PHYSMEM_BITS) - (geometry.page_size.bit_length() - 1)
+        bits = physmem_bits(self.target.vmcoreinfo)
+        self.frames = 1 << bits - (geometry.page_size.bit_length() - 1)
         #: first vpage after the vmemmap
         self.end = min(
             geometry.vpage_after(self.frames),

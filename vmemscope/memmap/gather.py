@@ -25,7 +25,7 @@ from ..rules.sections import (
 )
 from ..spans import Spans, subtract, union
 from ..structpages import flag_layout
-from ..vmcoreinfo import number
+from ..vmcoreinfo import physmem_bits
 from ..walk import Kind
 from .areas import Owners, cut
 from .tally import survey
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from ..target import Target
 
 __all__ = ("Gathered",)
-
-#: bits of physical address that any architecture has
-_MAX_PHYSMEM_BITS = 52
 
 
 class Gathered:
@@ -109,8 +106,8 @@ class Gathered:
     def walk(self, progress: Progress | None) -> None:
         """Walk the vmemmap, and hold what is mapped against what is described."""
         geometry = self.vmemmap.geometry
-        bits = number(self.target.vmcoreinfo, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS)
-        frames = 1 << min(bits, _MAX_PHYSMEM_BITS) - (geometry.page_size.bit_length() - 1)
+        bits = physmem_bits(self.target.vmcoreinfo)
+        frames = 1 << bits - (geometry.page_size.bit_length() - 1)
         limit = (geometry.arch.vmemmap_limit - geometry.vmemmap) // geometry.page_size
         #: first vpage after the vmemmap
         self.end = min(geometry.vpage_after(frames), limit)

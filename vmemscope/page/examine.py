@@ -29,7 +29,7 @@ from ..rules.struct_pages import Due, Rows, holds_mask, resolve_heads
 from ..rules.tally import Tally
 from ..structpages import flag_layout, read_struct_pages
 from ..trace import trace
-from ..vmcoreinfo import number as vmcoreinfo_number
+from ..vmcoreinfo import physmem_bits
 from ..walk import Kind
 from .meaning import understand
 from .model import (
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ("examine",)
 
-#: bits of physical address that any architecture has
-_MAX_PHYSMEM_BITS = 52
 #: log2 of the pages in the largest compound page that is believed: 16 GiB of base pages
 _MAX_ORDER = 22
 #: runs of pages that share a frame that are listed
@@ -134,8 +132,7 @@ class _Examination:
         for one in damage:
             self.unread[one.message] += 1
         self.flags = flag_layout(self.prog, self.vmemmap, self.zones)
-        bits = vmcoreinfo_number(self.vmcoreinfo, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS)
-        self.bits = min(bits, _MAX_PHYSMEM_BITS)
+        self.bits = physmem_bits(self.vmcoreinfo)
         self.names = word_names(self.prog)
 
     def resources_of(self, pfn: int) -> tuple[Resource, ...]:
