@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .findings import Finding, Outcome, RuleOutcome
     from .kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
     from .layout import Geometry, Piece
+    from .target import Target
 
 __all__ = (
     "FrameCounts",
@@ -44,6 +45,23 @@ class TargetInfo:
     struct_page_size: int
     #: btf or dwarf
     types: str
+
+    @classmethod
+    def of(cls, target: Target, geometry: Geometry, types: str) -> TargetInfo:
+        """
+        Describe a target that was looked at.
+
+        :param types: where types come from, ``btf`` or ``dwarf``
+        """
+        return cls(
+            kind=target.kind,
+            path=target.path,
+            osrelease=target.osrelease,
+            arch=geometry.arch.name,
+            page_size=geometry.page_size,
+            struct_page_size=geometry.struct_page_size,
+            types=types,
+        )
 
 
 @dataclass(frozen=True)

@@ -129,15 +129,7 @@ def audit(
                 unread[f"{what}, of {subject.label}"] += count
     loose = findings.finish()
     return Report(
-        target=TargetInfo(
-            kind=target.kind,
-            path=target.path,
-            osrelease=target.osrelease,
-            arch=vmemmap.geometry.arch.name,
-            page_size=vmemmap.geometry.page_size,
-            struct_page_size=vmemmap.geometry.struct_page_size,
-            types=types,
-        ),
+        target=TargetInfo.of(target, vmemmap.geometry, types),
         geometry=vmemmap.geometry,
         pagemaps=reports,
         findings=loose,

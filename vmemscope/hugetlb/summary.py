@@ -36,15 +36,7 @@ def summarise(gathered: Gathered, types: str, folios: bool) -> HugetlbReport:
     hstates = tuple(_hstate(gathered, index) for index in range(len(gathered.hstates)))
     found = gathered.found
     return HugetlbReport(
-        target=TargetInfo(
-            kind=target.kind,
-            path=target.path,
-            osrelease=target.osrelease,
-            arch=geometry.arch.name,
-            page_size=geometry.page_size,
-            struct_page_size=geometry.struct_page_size,
-            types=types,
-        ),
+        target=TargetInfo.of(target, geometry, types),
         present=gathered.present,
         hvo=gathered.hvo,
         hstates=hstates,

@@ -64,15 +64,7 @@ def summarise(gathered: Gathered, types: str) -> MemmapReport:
         areas = tuple(replace(one, counted=None, note=None) for one in areas)
     target = gathered.target
     return MemmapReport(
-        target=TargetInfo(
-            kind=target.kind,
-            path=target.path,
-            osrelease=target.osrelease,
-            arch=geometry.arch.name,
-            page_size=geometry.page_size,
-            struct_page_size=geometry.struct_page_size,
-            types=types,
-        ),
+        target=TargetInfo.of(target, geometry, types),
         start=geometry.vmemmap,
         end=geometry.vmemmap + gathered.end * geometry.page_size,
         sections=len(gathered.vmemmap.sections.number),

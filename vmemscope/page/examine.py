@@ -88,15 +88,7 @@ def examine(target: Target, number: int, meaning: str | None, types: str) -> Pag
     findings = look.check(pfn, place, subject)
     state = describe(pfn, section, place, zone, nid, resources, page, way, frame, sharing, geometry)
     return PageReport(
-        target=TargetInfo(
-            kind=target.kind,
-            path=target.path,
-            osrelease=target.osrelease,
-            arch=geometry.arch.name,
-            page_size=geometry.page_size,
-            struct_page_size=geometry.struct_page_size,
-            types=types,
-        ),
+        target=TargetInfo.of(target, geometry, types),
         meaning=understood,
         pfn=pfn,
         physical=pfn * geometry.page_size,
