@@ -567,28 +567,26 @@ def _frame_free(p: _Planter) -> Planted:
     return p.planted(va, pfn)
 
 
-def _frame_foreign(p: _Planter) -> Planted:
-    """A frame is marked as somebody else's."""
+def _marked(p: _Planter) -> Planted:
+    """Mark a frame, by its page type where there is one for that, else by a flag."""
     va = p.place().page_va
     pfn = p.frame_at(va)
     use = p.option("as")
-    if use == "slab":
+    if use in ("slab", "offline"):
         p.memmap.set_page_type(pfn, use)
     else:
         p.memmap.words(pfn)[0] |= np.uint64(p.memmap.flag(use))
     return p.planted(va, pfn, use=use)
+
+
+def _frame_foreign(p: _Planter) -> Planted:
+    """A frame is marked as somebody else's."""
+    return _marked(p)
 
 
 def _frame_poisoned(p: _Planter) -> Planted:
     """The memory of a frame failed, or was taken away."""
-    va = p.place().page_va
-    pfn = p.frame_at(va)
-    use = p.option("as")
-    if use == "offline":
-        p.memmap.set_page_type(pfn, use)
-    else:
-        p.memmap.words(pfn)[0] |= np.uint64(p.memmap.flag(use))
-    return p.planted(va, pfn, use=use)
+    return _marked(p)
 
 
 def _frame_node(p: _Planter) -> Planted:
