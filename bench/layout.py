@@ -93,22 +93,22 @@ class Bench:
     def _frames_read(self) -> np.ndarray:
         """Record which frames an audit of layout and reference counts reads."""
         seen: list[np.ndarray] = []
-        original = PhysicalMemory.read_frames
+        original = PhysicalMemory.read_batches
 
-        def recording(memory: PhysicalMemory, pfns: np.ndarray) -> Any:
+        def recording(memory: PhysicalMemory, pfns: np.ndarray, count: int) -> Any:
             seen.append(np.array(pfns))
-            return original(memory, pfns)
+            return original(memory, pfns, count)
 
         subjects, vmemmap = read_subjects(self.target, Collector(), Counter())
         self.vmemmap = vmemmap
-        setattr(PhysicalMemory, "read_frames", recording)  # noqa: B010
+        setattr(PhysicalMemory, "read_batches", recording)  # noqa: B010
         try:
             for subject in subjects:
                 map_subject(subject, vmemmap, lambda vpages: None)
             states = read_page_states(self.target.prog, self.target.vmcoreinfo)
             check_backing(subjects, vmemmap, states)
         finally:
-            setattr(PhysicalMemory, "read_frames", original)  # noqa: B010
+            setattr(PhysicalMemory, "read_batches", original)  # noqa: B010
         return np.unique(np.concatenate(seen))
 
     def _best_spans(self) -> list[tuple[int, int]]:

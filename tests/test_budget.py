@@ -101,14 +101,21 @@ def test_short_cuts_change_nothing(
         slow = look(core)
     with monkeypatch.context() as patch:
         # Many windows, batches and reads.
-        patch.setattr("vmemscope.frames._WINDOW", 50)
-        patch.setattr("vmemscope.frames._WINDOW_ORDER", 9)
-        patch.setattr("vmemscope.frames._DENSE", 0)
+        patch.setattr("vmemscope.frame_table._WINDOW", 50)
+        patch.setattr("vmemscope.frame_table._WINDOW_ORDER", 9)
+        patch.setattr("vmemscope.frame_table._DENSE", 0)
+        patch.setattr("vmemscope.frame_table._SPARSE", 0)
+        patch.setattr("vmemscope.frame_table._NARROW", 0)
         patch.setattr("vmemscope.vmemmap._TRANSLATED", 3)
         patch.setattr("vmemscope.vmemmap._READ", 2)
         patch.setattr("vmemscope.memory._GAP", 0)
         # Not so small that no batch has a whole compound page of 1 GiB.
         patch.setattr("vmemscope.walk._BATCH", 9)
         small = look(core)
+    with monkeypatch.context() as patch:
+        # Each frame is put in order and looked at.
+        patch.setattr("vmemscope.audit.backing.sound_frames", lambda *_: None)
+        ordered = look(core)
     assert quick == slow
     assert quick == small
+    assert quick == ordered

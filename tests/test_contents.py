@@ -110,17 +110,17 @@ def test_each_frame_is_read_once(
     backing = {pfn for va, (pfn, _) in view.pages().items() if start <= va < end}
     read: list[int] = []
     sizes: list[int] = []
-    original = PhysicalMemory.read_frames
+    original = PhysicalMemory.read_batches
 
-    def recorded(self: PhysicalMemory, pfns: Any) -> Any:
+    def recorded(self: PhysicalMemory, pfns: Any, count: int) -> Any:
         read.extend(pfns.tolist())
-        sizes.append(len(pfns))
-        return original(self, pfns)
+        sizes.append(min(count, len(pfns)))
+        return original(self, pfns, count)
 
     target = open_core(core)
     attach_types(target.prog, "btf")
     progress: list[tuple[int, int]] = []
-    monkeypatch.setattr(PhysicalMemory, "read_frames", recorded)
+    monkeypatch.setattr(PhysicalMemory, "read_batches", recorded)
     audit(target, "btf", {}, lambda *step: progress.append(step), Contents.ALL)
     times = Counter(read)
     assert len(backing) == (640 if align == "2M" else 2560)

@@ -10,7 +10,8 @@ import pytest
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
 from vmemscope.compound import judge, sound_compounds, whole_compounds
-from vmemscope.frames import FrameTable, Runs, join_frames, sharing
+from vmemscope.frame_table import FrameTable
+from vmemscope.frames import Runs, join_frames, sharing
 from vmemscope.layout import Piece, Populated
 from vmemscope.walk import Kind
 
@@ -183,7 +184,7 @@ class TestSoundCompounds:
     def test_heads_and_tails(self) -> None:
         found = sound_compounds(self.entries([1, 2, 2, 2, 3, 4, 4, 4]), TABLE, 4)
         assert found is not None
-        assert [frames.tolist() for frames in found] == [[1, 3], [2, 4]]
+        assert found.tolist() == [[1, 2], [3, 4]]
 
     @pytest.mark.parametrize("at", range(16))
     @pytest.mark.parametrize("bit", [TABLE.present, TABLE.writable, TABLE.no_execute])
@@ -208,7 +209,7 @@ class TestSoundCompounds:
         found = sound_compounds(self.entries(pfns), TABLE, 8)
         assert found is not None
         glanced, judging = FrameTable(), FrameTable()
-        glanced.add_compounds(*found, 24, 8)
+        glanced.add_compounds(found, 24, 8)
         judged = judge(runs_from(mapped(*pfns), 24), 24, 8)
         judging.add(judged.runs, judged.owner)
         for one, other in zip(glanced.finish(), judging.finish(), strict=True):
@@ -216,7 +217,7 @@ class TestSoundCompounds:
 
 
 def test_table_adds_up_what_it_has_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmemscope.frames._GATHERED", 10)
+    monkeypatch.setattr("vmemscope.frame_table._GATHERED", 10)
     small, whole = FrameTable(), FrameTable()
     rng = np.random.default_rng(2)
     for _ in range(40):

@@ -62,6 +62,10 @@ class Tables:
             frame = int(self.frames[frame][(address >> one.shift) & 511]) >> 12
         return frame
 
+    def read_batches(self, pfns, count):  # type: ignore[no-untyped-def]
+        for start in range(0, len(pfns), count):
+            yield self.read_frames(pfns[start : start + count])
+
     def read_frames(self, pfns):  # type: ignore[no-untyped-def]
         data = np.zeros((len(pfns), 4096), dtype=np.uint8)
         ok = np.zeros(len(pfns), dtype=bool)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .arch import PageTable
     from .layout import Piece
 
-__all__ = ("Judged", "SoundCompounds", "judge", "sound_compounds", "whole_compounds")
+__all__ = ("Judged", "judge", "sound_compounds", "whole_compounds")
 
 
 class Judged(NamedTuple):
@@ -44,18 +44,9 @@ class Judged(NamedTuple):
     wrong: NDArray[np.bool_]
 
 
-class SoundCompounds(NamedTuple):
-    """Neighbouring compound pages that are mapped as they should be."""
-
-    #: frame of each one's head (uint64), shape ``(n,)``
-    heads: NDArray[np.uint64]
-    #: frame of each one's tails (uint64), shape ``(n,)``
-    tails: NDArray[np.uint64]
-
-
 def sound_compounds(
     entries: NDArray[np.uint64], table: PageTable, size: int
-) -> SoundCompounds | None:
+) -> NDArray[np.uint64] | None:
     """
     Tell at a glance that compound pages are mapped as they should be.
 
@@ -64,23 +55,27 @@ def sound_compounds(
 
     :param entries: last-level entries of whole compound pages, shape ``(n * size,)``
     :param size: vpages in a compound page, 3 or more
-    :return: ``None`` if any entry is not as it should be
+    :return: frames of each one's head and of its tails, shape ``(n, 2)``;
+        ``None`` if any entry is not as it should be
     """
-    compounds = entries.reshape(-1, size)
-    head, tail = compounds[:, 0], compounds[:, 1]
-    due = np.uint64(table.present | table.writable | table.no_execute)
-    if ((head & due) != due).any() or ((tail & due) != due).any():
-        return None
     # Whether each entry is as the one before, in one go over all of them: it has to be
     # from the second tail page on, and does not matter for the head and the first.
-    same = np.zeros(len(entries), dtype=np.bool_)
+    # A column at a time, as numpy is slow where the last axis is short.
+    same = np.empty(len(entries), dtype=np.bool_)
     np.equal(entries[1:], entries[:-1], out=same[1:])
-    rows = same.reshape(-1, size)
-    free = np.count_nonzero(rows[:, 0]) + np.count_nonzero(rows[:, 1])
-    if np.count_nonzero(same) - free != len(rows) * (size - 2):
+    rows, compounds = same.reshape(-1, size), entries.reshape(-1, size)
+    frames = np.empty((len(rows), 2), dtype=np.uint64)
+    for role in (0, 1):
+        rows[:, role] = True
+        frames[:, role] = compounds[:, role]
+    if not same.all():
         return None
-    shift, address = np.uint64(table.levels[-1].shift), np.uint64(table.address)
-    return SoundCompounds((head & address) >> shift, (tail & address) >> shift)
+    due = np.uint64(table.present | table.writable | table.no_execute)
+    if np.bitwise_and.reduce(frames.reshape(-1)) & due != due:
+        return None
+    frames &= np.uint64(table.address)
+    frames >>= np.uint64(table.levels[-1].shift)
+    return frames
 
 
 def whole_compounds(batches: Iterator[Runs], piece: Piece, size: int) -> Iterator[Runs]:

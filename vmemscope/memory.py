@@ -11,7 +11,9 @@ registers, and those can change when read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +53,8 @@ class PhysicalMemory:
                 merged[-1][1] = max(merged[-1][1], end)
             else:
                 merged.append([start, end])
+        self._merged = merged
+        self._frames_a_read = max(1, _SPAN // page_size)
         self._starts = np.array([start for start, _ in merged], dtype=np.uint64)
         self._ends = np.array([end for _, end in merged], dtype=np.uint64)
         #: bytes read and reads made, for budgets
@@ -75,7 +79,7 @@ class PhysicalMemory:
         if not len(self._starts):
             return np.zeros(pfns.shape, dtype=np.bool_)
         pfns = pfns.astype(np.uint64, copy=False)
-        if pfns.size > 2 and self._in_one_range(int(pfns.min()), int(pfns.max())):
+        if pfns.size and self._in_one_range(int(pfns.min()), int(pfns.max())):
             return np.ones(pfns.shape, dtype=np.bool_)
         # A pfn whose address does not fit 64 bits is in no memory.
         shift = np.uint64(self.page_size.bit_length() - 1)
@@ -107,71 +111,97 @@ class PhysicalMemory:
 
     def _in_one_range(self, first: int, last: int) -> bool:
         """Tell whether all frames from one to another lie in memory without a break."""
-        start, end = first * self.page_size, (last + 1) * self.page_size - 1
-        if end >= 1 << 64:
-            return False
-        at = int(np.searchsorted(self._starts, np.uint64(start), side="right")) - 1
-        return at >= 0 and end <= int(self._ends[at])
+        at = bisect_right(self._merged, [first * self.page_size, 1 << 64]) - 1
+        return at >= 0 and (last + 1) * self.page_size - 1 <= self._merged[at][1]
 
     def read_frames(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """
-        Read whole frames. Neighbours in the argument that are neighbours in
-        memory are read together, so pass them sorted.
+        Read whole frames. Those that are neighbours in memory are read together.
 
-        :param pfns: page frame numbers, shape ``(n,)``
+        :param pfns: page frame numbers in any order, shape ``(n,)``
         :return: bytes, shape ``(n, page_size)``, zero where unreadable, not to be
             written to; and shape ``(n,)``, whether each frame could be read
         """
-        allowed = self.contains(pfns)
-        if len(pfns) and allowed.all() and (whole := self._read_whole(pfns)) is not None:
-            return whole, allowed
-        data = np.zeros((len(pfns), self.page_size), dtype=np.uint8)
-        readable = np.zeros(len(pfns), dtype=np.bool_)
-        if not len(pfns):
+        for data, readable in self.read_batches(pfns, len(pfns)):
             return data, readable
-        breaks = np.flatnonzero(
-            (np.diff(pfns.astype(np.int64)) != 1) | ~allowed[1:] | ~allowed[:-1]
-        )
-        starts = np.concatenate(([0], breaks + 1))
-        ends = np.concatenate((breaks + 1, [len(pfns)]))
-        frames_a_read = max(1, _SPAN // self.page_size)
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            if not allowed[start]:
-                continue
-            for first in range(start, end, frames_a_read):
-                self._read_span(
-                    int(pfns[first]), first, min(first + frames_a_read, end), data, readable
-                )
-        return data, readable
+        return np.zeros((0, self.page_size), dtype=np.uint8), np.zeros(0, dtype=np.bool_)
 
-    def _read_whole(self, pfns: NDArray[np.uint64]) -> NDArray[np.uint8] | None:
+    def read_batches(
+        self, pfns: NDArray[np.uint64], count: int
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
         """
-        Read frames, all of them memory, in as few reads as is worth it.
+        Read as :meth:`read_frames` does, so many frames at a time.
 
-        :return: bytes, shape ``(n, page_size)``; ``None`` if any read failed
+        What is to be read how is worked out for all of them at once: a batch costs
+        little more than its reads.
+        """
+        if not len(pfns):
+            return
+        order = None
+        if not (pfns[1:] >= pfns[:-1]).all():
+            order = np.lexsort((pfns, np.arange(len(pfns)) // count))
+            pfns = pfns[order]
+        reads = self._plan(pfns, count) if self.contains(pfns).all() else None
+        for start in range(0, len(pfns), count):
+            part = pfns[start : start + count]
+            data = None if reads is None else self._read_whole(part, *next(reads))
+            if data is None:
+                data, readable = self._read_apart(part)
+            else:
+                readable = np.ones(len(part), dtype=np.bool_)
+            if order is not None:
+                back = order[start : start + count] - start
+                if not (back[1:] > back[:-1]).all():
+                    place = np.empty_like(back)
+                    place[back] = np.arange(len(back))
+                    data, readable = data[place], readable[place]
+            yield data, readable
+
+    def _plan(
+        self, pfns: NDArray[np.uint64], count: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """
+        Work out how to read frames, all of them memory, in as few reads as is worth it.
+
+        :param count: frames that are read together at the most
+        :return: for each so many of them: the places in ``pfns``, counted from the
+            first of the batch, of the first and the last frame of each read
         """
         steps = np.diff(pfns.astype(np.int64))
         cut = (steps < 1) | (steps > _GAP + 1)
         for i in np.flatnonzero((steps > 1) & ~cut).tolist():
             cut[i] = not self._in_one_range(int(pfns[i]), int(pfns[i + 1]))
-        cut[max(1, _SPAN // self.page_size) - 1 :: max(1, _SPAN // self.page_size)] = True
+        for most in (count, self._frames_a_read):
+            cut[most - 1 :: most] = True
         first = np.concatenate(([0], np.flatnonzero(cut) + 1))
         last = np.append(first[1:] - 1, len(pfns) - 1)
-        frames = (pfns[last] - pfns[first]).astype(np.int64) + 1
-        sizes = frames * self.page_size
-        addresses = pfns[first] * np.uint64(self.page_size)
-        read = self._prog.read
-        self.reads += len(first)
+        bounds = np.searchsorted(first, np.arange(0, len(pfns) + count, count)).tolist()
+        for i, (start, end) in enumerate(pairwise(bounds)):
+            yield first[start:end] - i * count, last[start:end] - i * count
+
+    def _read_whole(
+        self, pfns: NDArray[np.uint64], first: NDArray[np.int64], last: NDArray[np.int64]
+    ) -> NDArray[np.uint8] | None:
+        """
+        Read frames, all of them memory.
+
+        :param first: place of the first frame of each read, shape ``(n,)``
+        :param last: and of its last
+        :return: bytes, shape ``(n, page_size)``; ``None`` if any read failed
+        """
+        size = self.page_size
+        starts = pfns[first]
+        frames = (pfns[last] - starts).astype(np.int64) + 1
+        addresses, sizes = (starts * np.uint64(size)).tolist(), (frames * size).tolist()
+        self.reads += len(addresses)
         try:
-            parts = [
-                read(address, size, True)
-                for address, size in zip(addresses.tolist(), sizes.tolist(), strict=True)
-            ]
+            # Without a step of the interpreter between two: there are thousands.
+            parts = list(map(self._prog.read, addresses, sizes, repeat(True)))
         except (FaultError, OSError, OverflowError):
             return None
-        self.bytes_read += int(sizes.sum())
         data = np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
-        data = data.reshape(-1, self.page_size)
+        self.bytes_read += len(data)
+        data = data.reshape(-1, size)
         if len(data) == len(pfns):
             return data
         # Leave out what was only read along.
@@ -179,6 +209,24 @@ class PhysicalMemory:
         rows = (pfns - np.repeat(pfns[first], last - first + 1)).astype(np.int64)
         wanted: NDArray[np.uint8] = data[rows + np.repeat(before, last - first + 1)]
         return wanted
+
+    def _read_apart(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Read frames in order of pfn, of which some are no memory, or can't be read."""
+        allowed = self.contains(pfns)
+        data = np.zeros((len(pfns), self.page_size), dtype=np.uint8)
+        readable = np.zeros(len(pfns), dtype=np.bool_)
+        breaks = np.flatnonzero(
+            (np.diff(pfns.astype(np.int64)) != 1) | ~allowed[1:] | ~allowed[:-1]
+        )
+        starts = np.concatenate(([0], breaks + 1))
+        ends = np.concatenate((breaks + 1, [len(pfns)]))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            if not allowed[start]:
+                continue
+            for first in range(start, end, self._frames_a_read):
+                last = min(first + self._frames_a_read, end)
+                self._read_span(int(pfns[first]), first, last, data, readable)
+        return data, readable
 
     def _read_span(
         self,

@@ -96,6 +96,28 @@ class Vmemmap:
             data, readable = data[which], readable[which]
         return Pages(data, pfn, readable & (kind == Kind.MAPPED), kind == Kind.HOLE)
 
+    def pages_of(
+        self, first: int, used: NDArray[np.bool_]
+    ) -> Iterator[tuple[NDArray[np.int64], Pages]]:
+        """
+        Read the vpages that hold the ``struct page``s of frames, some at a time.
+
+        :param first: the frame that the first ``struct page`` of a vpage belongs to
+        :param used: whether any frame of that vpage, and of each that follows, is
+            asked for, shape ``(n,)``
+        :return: which of them (int64), shape ``(k,)``, and what was read of these
+        """
+        chosen = np.flatnonzero(used)
+        start = self.geometry.vpage(first)
+        where, kind = self.frames_of(chosen + start)
+        for some, (data, readable) in enumerate(self.memory.read_batches(where, _READ)):
+            part = slice(some * _READ, (some + 1) * _READ)
+            mapped = kind[part] == Kind.MAPPED
+            yield (
+                chosen[part],
+                Pages(data, where[part], readable & mapped, kind[part] == Kind.HOLE),
+            )
+
     def page_members(
         self, pfns: NDArray[np.uint64], *members: tuple[int, str]
     ) -> tuple[list[NDArray[Any]], NDArray[np.bool_]]:

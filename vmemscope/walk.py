@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Batch", "Kind", "Leaves", "translate", "walk", "walk_batches")
 
-#: tables of the last level that one batch holds: 2 MiB of tables on x86-64
-_BATCH = 512
+#: tables of the last level that one batch holds: 1 MiB of tables on x86-64
+_BATCH = 256
 
 
 class Kind(IntEnum):
@@ -149,38 +149,37 @@ def walk_batches(memory: PhysicalMemory, table: PageTable, start: int, end: int)
     tables = _Tables(first, np.array([table.root >> page_shift], dtype=np.uint64))
     found: list[Leaves] = []
     for level in table.levels[:-1]:
-        leaves, tables = _decode(table, level, _read(memory, table, level, tables), start, end)
-        found.append(leaves)
+        for read in _read(memory, table, level, tables, max(len(tables.pfn), 1)):
+            leaves, tables = _decode(table, level, read, start, end)
+            found.append(leaves)
     upper = _sorted(found)
     last = table.levels[-1]
+    if not len(tables.pfn):
+        nothing = _Read(tables.address, np.empty((0, last.entries), np.uint64), np.empty(0, bool))
+        yield Batch(table, nothing, upper, start, end)
     # A batch is a run of tables and what lies between them at upper levels.
     position = 0
-    for batch in range(0, max(len(tables.pfn), 1), _BATCH):
-        part = select(tables, slice(batch, batch + _BATCH))
+    for batch, read in enumerate(_read(memory, table, last, tables, _BATCH), start=1):
         stop = len(upper.address)
-        if batch + _BATCH < len(tables.pfn):
-            stop = int(np.searchsorted(upper.address, tables.address[batch + _BATCH]))
+        if batch * _BATCH < len(tables.pfn):
+            stop = int(np.searchsorted(upper.address, tables.address[batch * _BATCH]))
         between = select(upper, slice(position, stop))
         position = stop
-        yield Batch(table, _read(memory, table, last, part), between, start, end)
+        yield Batch(table, read, between, start, end)
 
 
 def _table_span(level: Level) -> int:
     return 1 << (level.shift + level.bits)
 
 
-def _read(memory: PhysicalMemory, table: PageTable, level: Level, tables: _Tables) -> _Read:
-    """Read tables of one level."""
-    # Sorted by frame, tables that lie side by side are read together.
-    if (tables.pfn[1:] >= tables.pfn[:-1]).all():
-        data, readable = memory.read_frames(tables.pfn)
-    else:
-        by_pfn = np.argsort(tables.pfn, kind="stable")
-        data = np.empty((len(by_pfn), memory.page_size), dtype=np.uint8)
-        readable = np.empty(len(by_pfn), dtype=np.bool_)
-        data[by_pfn], readable[by_pfn] = memory.read_frames(tables.pfn[by_pfn])
-    entry = data.view(table.dtype)[:, : level.entries].astype(np.uint64, copy=False)
-    return _Read(tables.address, entry, readable)
+def _read(
+    memory: PhysicalMemory, table: PageTable, level: Level, tables: _Tables, count: int
+) -> Iterator[_Read]:
+    """Read tables of one level, so many at a time."""
+    batches = memory.read_batches(tables.pfn, count)
+    for batch, (data, readable) in enumerate(batches):
+        entry = data.view(table.dtype)[:, : level.entries].astype(np.uint64, copy=False)
+        yield _Read(tables.address[batch * count : (batch + 1) * count], entry, readable)
 
 
 def _decode(

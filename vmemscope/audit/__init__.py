@@ -80,8 +80,10 @@ def audit(
     timings = {} if timings is None else timings
     unread: Counter[str] = Counter()
     findings = Collector()
-    with phase(timings, "audit"):
+    with phase(timings, "pagemaps"):
         subjects, vmemmap = read_subjects(target, findings, unread)
+        words = _page_words(target, vmemmap) if subjects else None
+    with phase(timings, "audit"):
         check_entries_of_processes(
             target.prog,
             vmemmap,
@@ -110,8 +112,8 @@ def audit(
                 Kind.UNREADABLE
             ]
     with phase(timings, "frames"):
-        flags, states = _page_words(target, vmemmap)
-        backing = check_backing(subjects, vmemmap, states)
+        flags, states = words or (None, None)
+        backing = check_backing(subjects, vmemmap, states) if states else BackingChecked(0)
     with phase(timings, "contents"):
         looked = []
         for subject in subjects:

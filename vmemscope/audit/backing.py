@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..columns import join, select
-from ..frames import FrameTotals, expand, in_order, join_frames, windows
+from ..frame_table import windows
+from ..frames import FrameTotals, expand, in_order, join_frames
 from ..kernel.pglist_data import DEVICE
 from ..layout import Populated, first_compound
 from ..rules import CATALOGUE
 from ..rules.backing import check_memory, check_refcounts, check_shared, tell_shared
-from ..rules.frame_state import OffNode, check_states, odd_states
+from ..rules.frame_state import OffNode, check_states, is_odd
 from ..walk import Kind
 from .mapping import judged_compounds, runs_of_piece
+from .sole import sound_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -75,50 +77,172 @@ def check_backing(
 
     :param states: how frames say what they are used for
     """
-    checked = BackingChecked(len(subjects))
-    seen = [_Seen() for _ in subjects]
-    owners = _Owners(subjects)
-    nodes = _nodes_of(subjects, vmemmap, states)
-    several: list[Frames] = []
-    #: pagemaps with frames of which some reference count was read, by address
-    counted: set[int] = set()
-    tables = [table for one in subjects for table in (one.ram, one.device, one.boot)]
-    for first, end in windows(tables):
+    frames = _Frames(subjects, vmemmap, states)
+    for first, end in windows(
+        [table for one in subjects for table in (one.ram, one.device, one.boot)]
+    ):
+        if not frames.take_sound(first, end):
+            frames.check(first, end)
+    frames.finish()
+    return frames.done
+
+
+class _Frames:
+    """The frames of all pagemaps, as they are gone through."""
+
+    def __init__(self, subjects: Sequence[Subject], vmemmap: Vmemmap, states: PageStates) -> None:
+        self._subjects = subjects
+        self._vmemmap = vmemmap
+        self._states = states
+        self._ram = vmemmap.ram.frames
+        self._owners = _Owners(subjects)
+        self._nodes = _nodes_of(subjects, vmemmap, states)
+        self._seen = [_Seen() for _ in subjects]
+        self._several: list[Frames] = []
+        #: pagemaps with frames of which some reference count was read, by address
+        self._counted: set[int] = set()
+        self.done = BackingChecked(len(subjects))
+
+    def take_sound(self, first: int, end: int) -> bool:
+        """Take the frames of a window if all are as they should be; tell whether they are."""
+        if any(
+            table.touches(first, end) for one in self._subjects for table in (one.device, one.boot)
+        ):
+            return False
+        here = [i for i, one in enumerate(self._subjects) if one.ram.touches(first, end)]
+        nodes = {self._nodes.get(self._subjects[i].pagemap.address) for i in here}
+        if len(nodes) != 1:
+            return False
+        off_node = nodes.pop()
+        found = sound_frames(
+            [self._subjects[i].ram for i in here],
+            first,
+            end,
+            self._vmemmap,
+            self._ram,
+            self._states,
+            off_node.node if off_node else None,
+        )
+        if found is None:
+            return False
+        for i, counts in zip(here, found.counts, strict=True):
+            self._seen[i].ram = self._seen[i].memory = True
+            self._subjects[i].findings.checked(_MEMORY)
+            self._count(self._subjects[i])
+            for entries, frames in counts:
+                self.done.frames[i].add_alike(entries, frames)
+                self.done.refcounts_checked += frames
+        return True
+
+    def check(self, first: int, end: int) -> None:
+        """Check the frames of a window one by one."""
         parts: list[Frames] = []
-        for subject, what, totals in zip(subjects, seen, checked.frames, strict=True):
+        for subject, what, totals in zip(self._subjects, self._seen, self.done.frames, strict=True):
             ram, device, boot = (
                 table.between(first, end) for table in (subject.ram, subject.device, subject.boot)
             )
-            ram = _check_memory(ram, subject, what, vmemmap)
+            ram = _check_memory(ram, subject, what, self._vmemmap)
             what.device |= bool(len(device.pfn))
             what.boot |= bool(len(boot.pfn))
             totals.add(join_frames([ram, device, boot]))
             parts += [ram, device]
-        frames = _in_memory(join_frames(parts), vmemmap)
+        frames = _in_memory(join_frames(parts), self._vmemmap)
         if (shared := frames.owners > 1).any():
-            several.append(select(frames, shared))
-        _check_struct_pages(frames, owners, vmemmap, states, nodes, checked, counted)
-    for subject, what in zip(subjects, seen, strict=True):
-        if what.memory:
-            subject.findings.checked(_SHARED)
-        if owners.unseen:
-            subject.findings.skipped(
-                f"page tables that could not be read may have {owners.unseen} more entries for a"
-                " frame",
-                CATALOGUE["refcount-high"],
+            self._several.append(select(frames, shared))
+        self._check_struct_pages(frames)
+
+    def finish(self) -> None:
+        """Tell what only all frames together can."""
+        owners = self._owners
+        for subject, what in zip(self._subjects, self._seen, strict=True):
+            if what.memory:
+                subject.findings.checked(_SHARED)
+            if owners.unseen:
+                subject.findings.skipped(
+                    f"page tables that could not be read may have {owners.unseen} more entries"
+                    " for a frame",
+                    CATALOGUE["refcount-high"],
+                )
+            _skip_others(subject.findings, what)
+            if what.memory and subject.pagemap.address not in self._counted:
+                # What several pagemaps map is counted with the first; so is a large leaf
+                # with its start.
+                subject.findings.skipped(
+                    "no frame of which it has the reference count", *_STRUCT_PAGES, _NODE
+                )
+            if off_node := self._nodes.get(subject.pagemap.address):
+                off_node.tell(self._vmemmap.geometry, subject.findings)
+        if self._several:
+            _tell_shared(join(self._several), self._subjects, owners, self._vmemmap)
+
+    def _count(self, subject: Subject) -> None:
+        """Note that some frame of a pagemap has been held against its struct page."""
+        subject.findings.checked(*_STRUCT_PAGES)
+        self._counted.add(subject.pagemap.address)
+        if subject.pagemap.address in self._nodes:
+            subject.findings.checked(_NODE)
+
+    def _check_struct_pages(self, frames: Frames) -> None:
+        """Check what the frames' own struct pages say: reference count, use and node."""
+        # An allocation of higher order carries its count on its first frame alone.
+        if frames.inner.any():
+            frames = select(frames, ~frames.inner)
+        order = self._vmemmap.table.dtype[0]
+        (refcounts, flags, mapcount), readable = self._vmemmap.page_members(
+            frames.pfn,
+            self._vmemmap.refcount,
+            (self._vmemmap.page.flags, self._vmemmap.table.dtype),
+            (self._states.mapcount, order + "u4"),
+        )
+        unread = len(frames.pfn)
+        if not readable.all():
+            for subject, index in self._owners.split(frames.vpage[~readable]):
+                subject.not_read["reference counts of frames"] += len(index)
+                subject.findings.skipped(
+                    "reference counts that could not be read", *_STRUCT_PAGES, _NODE
+                )
+            frames, refcounts = select(frames, readable), refcounts[readable]
+            flags, mapcount = flags[readable], mapcount[readable]
+        unread -= len(frames.pfn)
+        self.done.refcounts_checked += len(frames.pfn)
+        self.done.refcounts_unreadable += unread
+        for subject in self._owners.among(frames.vpage):
+            self._count(subject)
+        off = np.flatnonzero(refcounts != frames.entries)
+        for subject, index in self._owners.split(frames.vpage[off]):
+            which = off[index]
+            check_refcounts(
+                select(frames, which),
+                refcounts[which],
+                self._vmemmap.geometry,
+                subject.findings,
+                self._owners.unseen,
             )
-        _skip_others(subject.findings, what)
-        if what.memory and subject.pagemap.address not in counted:
-            # What several pagemaps map is counted with the first; so is a large leaf
-            # with its start.
-            subject.findings.skipped(
-                "no frame of which it has the reference count", *_STRUCT_PAGES, _NODE
+        off = np.flatnonzero(is_odd(flags, mapcount, self._states))
+        for subject, index in self._owners.split(frames.vpage[off]):
+            which = off[index]
+            check_states(
+                select(frames, which),
+                flags[which],
+                mapcount[which],
+                self._states,
+                self._vmemmap.geometry,
+                subject.findings,
             )
-        if off_node := nodes.get(subject.pagemap.address):
-            off_node.tell(vmemmap.geometry, subject.findings)
-    if several:
-        _tell_shared(join(several), subjects, owners, vmemmap)
-    return checked
+        if self._nodes:
+            self._check_nodes(frames, flags)
+
+    def _check_nodes(self, frames: Frames, flags: NDArray[np.uint64]) -> None:
+        found = self._states.node_of(flags)
+        expected = {one.node for one in self._nodes.values()}
+        if len(expected) == 1 and (found == np.uint64(next(iter(expected)))).all():
+            return
+        for subject, index in self._owners.split(frames.vpage):
+            off_node = self._nodes.get(subject.pagemap.address)
+            if off_node is None:
+                continue
+            if len(off := index[found[index] != np.uint64(off_node.node)]):
+                off_node.add(select(frames, off), found[off])
 
 
 def _check_memory(ram: Frames, subject: Subject, what: _Seen, vmemmap: Vmemmap) -> Frames:
@@ -156,88 +280,6 @@ def _tell_shared(
     rest = select(shared, slice(_MAX_SHARED, None))
     for subject, index in owners.split(rest.vpage):
         tell_shared(select(rest, index), vmemmap.geometry, subject.findings)
-
-
-def _check_struct_pages(
-    frames: Frames,
-    owners: _Owners,
-    vmemmap: Vmemmap,
-    states: PageStates,
-    nodes: Mapping[int, OffNode],
-    checked: BackingChecked,
-    counted: set[int],
-) -> None:
-    """Check what the frames' own struct pages say: reference count, use and node."""
-    # An allocation of higher order carries its count on its first frame alone.
-    if frames.inner.any():
-        frames = select(frames, ~frames.inner)
-    order = vmemmap.table.dtype[0]
-    (refcounts, flags, mapcount), readable = vmemmap.page_members(
-        frames.pfn,
-        vmemmap.refcount,
-        (vmemmap.page.flags, vmemmap.table.dtype),
-        (states.mapcount, order + "u4"),
-    )
-    unread = len(frames.pfn)
-    if not readable.all():
-        for subject, index in owners.split(frames.vpage[~readable]):
-            subject.not_read["reference counts of frames"] += len(index)
-            subject.findings.skipped(
-                "reference counts that could not be read", *_STRUCT_PAGES, _NODE
-            )
-        frames, refcounts = select(frames, readable), refcounts[readable]
-        flags, mapcount = flags[readable], mapcount[readable]
-    unread -= len(frames.pfn)
-    checked.refcounts_checked += len(frames.pfn)
-    checked.refcounts_unreadable += unread
-    for subject in owners.among(frames.vpage):
-        subject.findings.checked(*_STRUCT_PAGES)
-        counted.add(subject.pagemap.address)
-        if subject.pagemap.address in nodes:
-            subject.findings.checked(_NODE)
-    off = np.flatnonzero(refcounts != frames.entries)
-    for subject, index in owners.split(frames.vpage[off]):
-        which = off[index]
-        check_refcounts(
-            select(frames, which),
-            refcounts[which],
-            vmemmap.geometry,
-            subject.findings,
-            owners.unseen,
-        )
-    off = odd_states(flags, mapcount, states)
-    for subject, index in owners.split(frames.vpage[off]):
-        which = off[index]
-        check_states(
-            select(frames, which),
-            flags[which],
-            mapcount[which],
-            states,
-            vmemmap.geometry,
-            subject.findings,
-        )
-    if nodes:
-        _check_nodes(frames, flags, owners, states, nodes)
-
-
-def _check_nodes(
-    frames: Frames,
-    flags: NDArray[np.uint64],
-    owners: _Owners,
-    states: PageStates,
-    nodes: Mapping[int, OffNode],
-) -> None:
-    shift = states.node_shift
-    found = flags >> np.uint64(shift) if shift < 64 else np.zeros_like(flags)
-    expected = {one.node for one in nodes.values()}
-    if len(expected) == 1 and (found == np.uint64(next(iter(expected)))).all():
-        return
-    for subject, index in owners.split(frames.vpage):
-        off_node = nodes.get(subject.pagemap.address)
-        if off_node is None:
-            continue
-        if len(off := index[found[index] != np.uint64(off_node.node)]):
-            off_node.add(select(frames, off), found[off])
 
 
 def _nodes_of(

@@ -20,7 +20,9 @@ from ..walk import Kind
 from .subject import NO_RANGE
 
 if TYPE_CHECKING:
-    from ..compound import Judged, SoundCompounds
+    from numpy.typing import NDArray
+
+    from ..compound import Judged
     from ..layout import Piece
     from ..vmemmap import Vmemmap
     from ..walk import Leaves
@@ -154,10 +156,12 @@ def _unsound_runs(
             first = start + (piece.origin - start) % size
             end = start + len(entries)
             end -= (end - piece.origin) % size
-            sound = first < end and sound_compounds(
-                entries[first - start : end - start], vmemmap.table, size
+            sound = (
+                sound_compounds(entries[first - start : end - start], vmemmap.table, size)
+                if first < end
+                else None
             )
-            if sound:
+            if sound is not None:
                 if start < first:
                     leaves = batch.part(address, geometry.address(first))
                     yield _checked_runs(subject, leaves, piece, vmemmap, step)
@@ -172,31 +176,31 @@ def _unsound_runs(
 
 
 def _take_sound(
-    subject: Subject, frames: SoundCompounds, vpage: int, piece: Piece, vmemmap: Vmemmap
+    subject: Subject, frames: NDArray[np.uint64], vpage: int, piece: Piece, vmemmap: Vmemmap
 ) -> None:
     """
     Take compound pages that are mapped as they should be.
 
-    :param frames: of their heads and of their tails
+    :param frames: of their heads and of their tails, shape ``(n, 2)``
     :param vpage: first vpage of the first
     """
     size = vmemmap.geometry.compound_vpages(subject.order)
-    heads, tails = frames
     pass_compounds(subject.findings)
-    subject.leaf_sizes[vmemmap.table.page_size] += len(heads) * size
-    subject.by_kind[Kind.MAPPED] += len(heads) * size
-    subject.compounds += len(heads)
-    drawn = min(len(heads), _DRAWN_PLAIN)
-    at = vpage + np.arange(drawn, dtype=np.int64) * size
+    subject.leaf_sizes[vmemmap.table.page_size] += len(frames) * size
+    subject.by_kind[Kind.MAPPED] += len(frames) * size
+    subject.compounds += len(frames)
+    subject.ram.add_compounds(frames, vpage, size)
+    if vpage not in _drawn(subject, vmemmap):
+        return
+    at = vpage + np.arange(min(len(frames), _DRAWN_PLAIN), dtype=np.int64) * size
     runs = Runs(
         np.stack((at, at + 1), axis=1).ravel(),
-        np.tile(np.array([1, size - 1], dtype=np.int64), drawn),
-        np.stack((heads[:drawn], tails[:drawn]), axis=1).ravel(),
-        np.zeros(drawn * 2, dtype=np.uint8),
-        np.full(drawn * 2, Kind.MAPPED, dtype=np.uint8),
+        np.tile(np.array([1, size - 1], dtype=np.int64), len(at)),
+        frames[: len(at)].ravel(),
+        np.zeros(len(at) * 2, dtype=np.uint8),
+        np.full(len(at) * 2, Kind.MAPPED, dtype=np.uint8),
     )
-    _keep_first(subject, runs, ["head", "tail"] * drawn, vmemmap)
-    subject.ram.add_compounds(heads, tails, vpage, size)
+    _keep_first(subject, runs, ["head", "tail"] * len(at), vmemmap)
 
 
 def _take_plain(subject: Subject, runs: Runs, piece: Piece, vmemmap: Vmemmap) -> None:
@@ -228,19 +232,24 @@ def _take_compounds(subject: Subject, judged: Judged, piece: Piece, vmemmap: Vme
     subject.ram.add(select(judged.runs, mapped), owner[mapped])
 
 
+def _drawn(subject: Subject, vmemmap: Vmemmap) -> range:
+    """Get the vpages that are drawn: of one compound page, or some more where it is small."""
+    start = subject.pieces[0].start
+    return range(start, start + max(vmemmap.geometry.compound_vpages(subject.order), _DRAWN_PLAIN))
+
+
 def _keep_first(subject: Subject, runs: Runs, roles: list[str], vmemmap: Vmemmap) -> None:
     """Keep the spans of the first compound page as they are mapped."""
-    start = subject.pieces[0].start
-    end = start + max(vmemmap.geometry.compound_vpages(subject.order), _DRAWN_PLAIN)
+    drawn = _drawn(subject, vmemmap)
     for i in range(min(len(runs.vpage), _DRAWN_SPANS - len(subject.first))):
         vpage = int(runs.vpage[i])
-        if not start <= vpage < end:
+        if vpage not in drawn:
             return
         mapped = bool(runs.kind[i] == Kind.MAPPED)
         subject.first.append(
             FrameSpan(
                 address=vmemmap.geometry.address(vpage),
-                vpages=min(int(runs.length[i]), end - vpage),
+                vpages=min(int(runs.length[i]), drawn.stop - vpage),
                 pfn=int(runs.pfn[i]) if mapped else None,
                 role=roles[i] if mapped else Kind(runs.kind[i]).name.lower(),
                 large=bool(runs.order[i]),

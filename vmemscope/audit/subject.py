@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..findings import Collector
-from ..frames import FrameTable
+from ..frame_table import FrameTable
 from ..layout import Dedup, Piece
 from ..walk import Kind
 

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .page_words import mapcount_offset, page_types
 
 if TYPE_CHECKING:
     from drgn import Program
+    from numpy.typing import NDArray
 
     from .page_flags import FlagLayout
     from .pglist_data import Zone
@@ -47,9 +50,31 @@ class PageStates:
     memory_nodes: frozenset[int] = field(default_factory=frozenset)
 
     @property
-    def node_shift(self) -> int:
-        """Lowest bit of the node in ``page->flags``, 64 where it has none."""
-        return 64 - ((self.layout.node_width if self.layout else None) or 0)
+    def any_flag(self) -> int:
+        """All flags that tell a use."""
+        return sum(self.flags.values())
+
+    @property
+    def node_width(self) -> int:
+        """Bits of the node at the top of ``page->flags``, 0 where it has none."""
+        return (self.layout.node_width if self.layout else None) or 0
+
+    def node_of(self, flags: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Get the node from ``page->flags`` of several, 0 where there is none in it."""
+        width = self.node_width
+        return flags >> np.uint64(64 - width) if width else np.zeros_like(flags)
+
+    def unused(self, node: int | None) -> tuple[int, int]:
+        """
+        Say what ``page->flags`` of a frame without a use looks like.
+
+        :param node: the node that it should be of, ``None`` for any
+        :return: bits to look at, and what they should be
+        """
+        if node is None:
+            return self.any_flag, 0
+        width = self.node_width
+        return self.any_flag | (1 << width) - 1 << 64 - width, node << 64 - width
 
 
 def read_page_states(

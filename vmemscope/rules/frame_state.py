@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..kernel.page_state import PageStates
     from ..layout import Geometry
 
-__all__ = ("OffNode", "check_states", "odd_states")
+__all__ = ("NOT_MAPPED", "OffNode", "check_states", "is_odd")
 
 _FREE, _FOREIGN, _POISONED, _NODE = (
     CATALOGUE[rule] for rule in ("frame-free", "frame-foreign", "frame-poisoned", "frame-node")
@@ -33,22 +33,22 @@ _FREE, _FOREIGN, _POISONED, _NODE = (
 #: types and flags that are not a use by somebody else
 _RULES = {"buddy": _FREE, "guard": _FREE, "offline": _POISONED, "poisoned": _POISONED}
 #: ``_mapcount`` of a page that no process maps; of one that has a type it is negative, too
-_NOT_MAPPED = 0xFFFF_FFFF
+NOT_MAPPED = 0xFFFF_FFFF
 _NEGATIVE = np.uint32(1 << 31)
 
 
-def odd_states(
+def is_odd(
     flags: NDArray[np.uint64], mapcount: NDArray[np.uint32], states: PageStates
-) -> NDArray[np.int64]:
+) -> NDArray[np.bool_]:
     """
-    Find frames that are marked for any use.
+    Tell which frames are marked for any use.
 
-    :param flags: ``page->flags`` of each, shape ``(n,)``
-    :param mapcount: ``_mapcount`` of each, unsigned, shape ``(n,)``
-    :return: their places
+    :param flags: ``page->flags`` of each
+    :param mapcount: ``_mapcount`` of each, unsigned, same shape
     """
-    any_flag = np.uint64(sum(states.flags.values()))
-    return np.flatnonzero(((flags & any_flag) != 0) | (mapcount != np.uint32(_NOT_MAPPED)))
+    odd: NDArray[np.bool_] = (flags & np.uint64(states.any_flag)) != 0
+    odd |= mapcount != np.uint32(NOT_MAPPED)
+    return odd
 
 
 def check_states(
@@ -62,7 +62,7 @@ def check_states(
     """
     Check what frames are marked for.
 
-    :param frames: those that :func:`odd_states` found
+    :param frames: those that :func:`is_odd` tells
     :param flags: ``page->flags`` of each, shape ``(n,)``
     :param mapcount: ``_mapcount`` of each, unsigned, shape ``(n,)``
     """
