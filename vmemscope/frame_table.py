@@ -19,6 +19,7 @@ import numpy as np
 
 from .columns import select
 from .frames import Frames, merge
+from .spans import Spans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -272,9 +273,10 @@ class FrameTable:
 
     def touches(self, first: int, end: int) -> bool:
         """Tell whether there is any frame in ``[first, end)``."""
-        return any(column.within(first, end) is not None for column in self._columns())
+        return any(column.within(first, end) is not None for column in self.columns())
 
-    def _columns(self) -> Iterator[_Column]:
+    def columns(self) -> Iterator[_Column]:
+        """Get the frames of all rows, a part at a time."""
         for sound in self._sound:
             yield from sound.columns
         for part in self._parts:
@@ -283,7 +285,7 @@ class FrameTable:
     def blocks(self, order: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Count rows by blocks of ``1 << order`` frames, each block once or several times."""
         number, rows = [], []
-        for pfn, low, high in self._columns():
+        for pfn, low, high in self.columns():
             low, high = low >> order, high >> order
             if high - low < _NARROW:
                 count = np.bincount((pfn >> pfn.dtype.type(order)).astype(np.int64) - low)
@@ -321,6 +323,13 @@ def windows(tables: Sequence[FrameTable]) -> Iterator[tuple[int, int]]:
     if not any(table.rows for table in tables):
         return
     order = max([_WINDOW_ORDER, *(table.order for table in tables)])
+    if sum(table.rows for table in tables) <= _WINDOW:
+        bounds = [column[1:] for table in tables for column in table.columns()]
+        apart = Spans.of(
+            [low >> order for low, _ in bounds], [(high >> order) + 1 for _, high in bounds]
+        )
+        yield from ((low << order, high << order) for low, high in apart.pairs())
+        return
     counted = [table.blocks(order) for table in tables]
     number, rows = (np.concatenate(column) for column in zip(*counted, strict=True))
     number, which = np.unique(number, return_inverse=True)

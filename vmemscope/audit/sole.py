@@ -67,12 +67,10 @@ def sound_frames(
         if not pages.readable.all():
             return None
         refcount, mapcount, flags = (
-            pages.data.view(dtype).reshape(len(chosen), a_vpage, -1)[
-                :, :, offset // np.dtype(dtype).itemsize
-            ]
+            pages.data.reshape(-1, page.size).view(dtype)[:, offset // np.dtype(dtype).itemsize]
             for offset, dtype in members
         )
-        due = entries[chosen]
+        due = entries[chosen].reshape(-1)
         odd = refcount != due
         odd |= mapcount != np.uint32(NOT_MAPPED)
         odd |= (flags & looked_at) != unused
