@@ -30,6 +30,9 @@ __all__ = ("SUBSECTION_SIZE", "Subsections", "read_subsections")
 SUBSECTION_SIZE = 1 << 21
 
 
+_WORD = (1 << 64) - 1
+
+
 class Subsections(NamedTuple):
     """What the sections that were asked for say of their subsections; all in page frames."""
 
@@ -60,15 +63,17 @@ def read_subsections(
     address = usage[:, None] + np.arange(offset, offset + words * 8, 8, dtype=np.uint64)
     value, readable, damage = _read_words(prog, address.ravel(), page_size)
     known = (usage != 0) & readable.reshape(address.shape).all(axis=1)
-    # One row a section, one column a subsection.
-    columns = np.arange(bits)
-    maps = value.reshape(address.shape)[:, columns // 64]
-    valid = ((maps >> (columns % 64).astype(np.uint64)) & np.uint64(1)) != 0
+    maps = value.reshape(address.shape)
     pages = sections.pages // bits
     # Nearly all are valid as a whole.
-    whole = known & valid.all(axis=1)
-    row, column = np.nonzero(valid & (known & ~whole)[:, None])
-    start = number[row] * sections.pages + column * pages
+    every = np.array([(1 << bits) - 1 >> 64 * i & _WORD for i in range(words)], np.uint64)
+    whole = known & ((maps & every) == every).all(axis=1)
+    partly = np.flatnonzero(known & ~whole)
+    # One row a section, one column a subsection.
+    columns = np.arange(bits)
+    bit = maps[partly][:, columns // 64] >> (columns % 64).astype(np.uint64)
+    row, column = np.nonzero(bit & np.uint64(1))
+    start = number[partly[row]] * sections.pages + column * pages
     full, first = number[whole] * sections.pages, number[~known] * sections.pages
     return Subsections(
         Spans.of(
@@ -92,16 +97,28 @@ def _read_words(
     data = np.zeros((len(page), page_size // 8), dtype=np.uint64)
     readable = np.zeros(len(page), dtype=np.bool_)
     damage = []
-    for i, number in enumerate(page.tolist()):
-        if not number:
-            continue
+    # The first may be that of null.
+    first = int(len(page) > 0 and page[0] == 0)
+    pending = [
+        (int(part[0]), int(part[-1]) + 1)
+        for part in np.split(
+            np.arange(first, len(page)), np.flatnonzero(np.diff(page[first:]) != 1) + 1
+        )
+        if len(part)
+    ]
+    while pending:
+        start, end = pending.pop()
         try:
-            raw = prog.read(number * page_size, page_size)
+            raw = prog.read(int(page[start]) * page_size, (end - start) * page_size)
         except (FaultError, OSError, OverflowError):
-            damage.append(Damage(number * page_size, "the usage of sections can't be read", True))
+            if end - start > 1:
+                pending += [((start + end) // 2, end), (start, (start + end) // 2)]
+            else:
+                at = int(page[start]) * page_size
+                damage.append(Damage(at, "the usage of sections can't be read", True))
             continue
-        data[i] = np.frombuffer(raw, np.uint64)
-        readable[i] = True
+        data[start:end] = np.frombuffer(raw, np.uint64).reshape(end - start, -1)
+        readable[start:end] = True
     word = (address % size // np.uint64(8)).astype(np.int64)
     # A pointer that is no multiple of a word's size is none.
     aligned = address % np.uint64(8) == 0
