@@ -385,7 +385,8 @@ def sole_owners(
         return None
     entries = np.zeros(high - low, dtype=np.int32)
     for one in found:
-        entries[one.pfn - one.pfn.dtype.type(low)] = one.entries
+        # Quicker by half than with an index of another type.
+        entries[one.pfn.astype(np.intp) - low] = one.entries
     # Fewer than there were, if several have the same.
     if np.count_nonzero(entries) != rows:
         return None

@@ -29,6 +29,8 @@ __all__ = ("PhysicalMemory",)
 
 #: most bytes asked for in one read
 _SPAN = 4 << 20
+#: size of blocks that the allocator should keep (mallopt(3), M_MMAP_THRESHOLD)
+_KEPT = 31 << 20
 #: frames between two that are asked for, which are rather read along than read around:
 #: a read of its own costs as much as copying so many (see docs/performance.md)
 _GAP = 3
@@ -57,6 +59,10 @@ class PhysicalMemory:
         self._frames_a_read = max(1, _SPAN // page_size)
         self._starts = np.array([start for start, _ in merged], dtype=np.uint64)
         self._ends = np.array([end for _, end in merged], dtype=np.uint64)
+        # glibc gives a large block back to the kernel when it is freed, and takes pages
+        # anew, each a fault, for the next; from freeing a larger one it learns to keep
+        # them. This one is never touched.
+        np.empty(_KEPT, dtype=np.uint8)
         #: bytes read and reads made, for budgets
         self.bytes_read = 0
         self.reads = 0
@@ -137,6 +143,10 @@ class PhysicalMemory:
         """
         if not len(pfns):
             return
+        if len(pfns) == 1:
+            # Tables of upper levels mostly: less work than a plan for them.
+            yield self._read_one(int(pfns[0]))
+            return
         order = None
         if not (pfns[1:] >= pfns[:-1]).all():
             order = np.lexsort((pfns, np.arange(len(pfns)) // count))
@@ -156,6 +166,13 @@ class PhysicalMemory:
                     place[back] = np.arange(len(back))
                     data, readable = data[place], readable[place]
             yield data, readable
+
+    def _read_one(self, pfn: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Read a frame."""
+        data, readable = np.zeros((1, self.page_size), np.uint8), np.zeros(1, np.bool_)
+        if self._in_one_range(pfn, pfn):
+            self._read_span(pfn, 0, 1, data, readable)
+        return data, readable
 
     def _plan(
         self, pfns: NDArray[np.uint64], count: int

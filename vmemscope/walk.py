@@ -14,6 +14,7 @@ range is.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +32,8 @@ __all__ = ("Batch", "Kind", "Leaves", "translate", "walk", "walk_batches")
 
 #: tables of the last level that one batch holds: 1 MiB of tables on x86-64
 _BATCH = 256
+
+_ALL_BITS = (1 << 64) - 1
 
 
 class Kind(IntEnum):
@@ -229,14 +232,6 @@ def _sorted(parts: list[Leaves]) -> Leaves:
     return select(joined, np.argsort(joined.address, kind="stable"))
 
 
-def _distinct(pfn: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Get distinct frames in order, and the place of each frame among them."""
-    # Neighbouring addresses are in the same table: only the first of each run is sorted.
-    first = np.concatenate(([True], pfn[1:] != pfn[:-1]))
-    distinct, which = np.unique(pfn[first], return_inverse=True)
-    return distinct, which[np.cumsum(first) - 1]
-
-
 def translate(
     memory: PhysicalMemory, table: PageTable, addresses: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
@@ -246,31 +241,81 @@ def translate(
     :param addresses: virtual addresses in bytes, shape ``(n,)``
     :return: frames (uint64, 0 where none) and :class:`Kind` (uint8), shape ``(n,)``
     """
-    page_shift = table.levels[-1].shift
-    pfn = np.full(len(addresses), table.root >> page_shift, dtype=np.uint64)
-    kind = np.full(len(addresses), Kind.MAPPED, dtype=np.uint8)
-    walking = np.arange(len(addresses))
-    for level in table.levels:
+    if not len(addresses):
+        return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint8)
+    *upper, last = table.levels
+    # Neighbours are in the same table of the last level: above it, the first of each
+    # run stands for the rest; and of levels that all have one entry of, that entry.
+    run = addresses >> np.uint64(upper[-1].shift)
+    first = np.concatenate(([True], run[1:] != run[:-1]))
+    low, high = int(addresses.min()), int(addresses.max())
+    found = _Found(
+        np.array([table.root >> last.shift], dtype=np.uint64),
+        np.zeros(1, dtype=np.uint8),
+        np.full(1, Kind.MAPPED, dtype=np.uint8),
+    )
+    runs = addresses[first]
+    for level in upper:
+        if len(found.pfn) != len(runs) and low >> level.shift != high >> level.shift:
+            found = found.expand(np.zeros(len(runs), dtype=np.int64))
+        found.descend(memory, table, level, runs[: len(found.pfn)])
+    if len(found.pfn) != len(runs):
+        found = found.expand(np.zeros(len(runs), dtype=np.int64))
+    found = found.expand(np.cumsum(first) - 1)
+    found.descend(memory, table, last, addresses)
+    # From the first frame of a leaf to the one at the address.
+    size = np.uint64(1) << found.shift.astype(np.uint64)
+    within = (addresses & (size - np.uint64(1))) >> np.uint64(last.shift)
+    mapped = found.kind == Kind.MAPPED
+    return np.where(mapped, found.pfn + within, np.uint64(0)), found.kind
+
+
+@dataclass
+class _Found:
+    """Where the translation of addresses has come to; all arrays have shape ``(n,)``."""
+
+    #: the table to go on in, or the first frame of a leaf (uint64)
+    pfn: NDArray[np.uint64]
+    #: log2 of the bytes in the leaf (uint8), 0 where it has not been reached
+    shift: NDArray[np.uint8]
+    kind: NDArray[np.uint8]
+
+    def expand(self, which: NDArray[np.int64]) -> _Found:
+        """Repeat what was found as often as is asked for."""
+        return _Found(self.pfn[which], self.shift[which], self.kind[which])
+
+    def descend(
+        self,
+        memory: PhysicalMemory,
+        table: PageTable,
+        level: Level,
+        addresses: NDArray[np.uint64],
+    ) -> None:
+        """Look up the entries of one level for all that have come to it."""
+        walking = np.flatnonzero((self.shift == 0) & (self.kind == Kind.MAPPED))
         if not len(walking):
-            break
-        tables, which = _distinct(pfn[walking])
+            return
+        tables, which = _distinct(self.pfn[walking])
         data, readable = memory.read_frames(tables)
         index = (addresses[walking] >> np.uint64(level.shift)) & np.uint64(level.entries - 1)
         entry = data.view(table.dtype)[which, index].astype(np.uint64, copy=False)
-        read = readable[which]
-        present = read & ((entry & np.uint64(table.present)) == np.uint64(table.present))
-        kind[walking[~present]] = Kind.HOLE
-        kind[walking[~read]] = Kind.UNREADABLE
-        pfn[walking[~present]] = 0
-        leaf = present & (
-            (entry & np.uint64(table.leaf) != 0)
-            if level is not table.levels[-1]
-            else np.ones(len(walking), dtype=np.bool_)
-        )
-        frame = (entry & np.uint64(table.address & ~(level.size - 1))) >> np.uint64(page_shift)
-        within = (addresses[walking] & np.uint64(level.size - 1)) >> np.uint64(page_shift)
-        pfn[walking[leaf]] = (frame + within)[leaf]
-        below = present & ~leaf
-        pfn[walking[below]] = (entry[below] & np.uint64(table.address)) >> np.uint64(page_shift)
-        walking = walking[below]
-    return pfn, kind
+        present = (entry & np.uint64(table.present)) == np.uint64(table.present)
+        kind = np.where(present, np.uint8(Kind.MAPPED), np.uint8(Kind.HOLE))
+        kind[~readable[which]] = Kind.UNREADABLE
+        leaf = present & ((entry & np.uint64(table.leaf)) != 0)
+        if level is table.levels[-1]:
+            leaf = present
+        # A leaf is aligned to its size: this drops the PAT bit of large leaves.
+        frame = np.where(leaf, np.uint64(~(level.size - 1) & _ALL_BITS), np.uint64(_ALL_BITS))
+        frame &= np.uint64(table.address)
+        self.kind[walking] = kind
+        self.shift[walking] = np.where(leaf, np.uint8(level.shift), np.uint8(0))
+        self.pfn[walking] = (entry & frame) >> np.uint64(table.levels[-1].shift)
+
+
+def _distinct(pfn: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Get distinct frames in order, and the place of each frame among them."""
+    # Neighbouring addresses are in the same table: only the first of each run is sorted.
+    first = np.concatenate(([True], pfn[1:] != pfn[:-1]))
+    distinct, which = np.unique(pfn[first], return_inverse=True)
+    return distinct, which[np.cumsum(first) - 1]
