@@ -110,17 +110,25 @@ def test_each_frame_is_read_once(
     backing = {pfn for va, (pfn, _) in view.pages().items() if start <= va < end}
     read: list[int] = []
     sizes: list[int] = []
-    original = PhysicalMemory.read_batches
+    batches, run = PhysicalMemory.read_batches, PhysicalMemory.read_run
 
     def recorded(self: PhysicalMemory, pfns: Any, count: int) -> Any:
-        read.extend(pfns.tolist())
-        sizes.append(min(count, len(pfns)))
-        return original(self, pfns, count)
+        # One frame is a run.
+        if len(pfns) > 1:
+            read.extend(pfns.tolist())
+            sizes.append(min(count, len(pfns)))
+        return batches(self, pfns, count)
+
+    def recorded_run(self: PhysicalMemory, first: int, count: int) -> Any:
+        read.extend(range(first, first + count))
+        sizes.append(count)
+        return run(self, first, count)
 
     target = open_core(core)
     attach_types(target.prog, "btf")
     progress: list[tuple[int, int]] = []
     monkeypatch.setattr(PhysicalMemory, "read_batches", recorded)
+    monkeypatch.setattr(PhysicalMemory, "read_run", recorded_run)
     audit(target, "btf", {}, lambda *step: progress.append(step), Contents.ALL)
     times = Counter(read)
     assert len(backing) == (640 if align == "2M" else 2560)

@@ -145,7 +145,7 @@ class PhysicalMemory:
             return
         if len(pfns) == 1:
             # Tables of upper levels mostly: less work than a plan for them.
-            yield self._read_one(int(pfns[0]))
+            yield self.read_run(int(pfns[0]), 1)
             return
         order = None
         if not (pfns[1:] >= pfns[:-1]).all():
@@ -167,12 +167,24 @@ class PhysicalMemory:
                     data, readable = data[place], readable[place]
             yield data, readable
 
-    def _read_one(self, pfn: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Read a frame."""
-        data, readable = np.zeros((1, self.page_size), np.uint8), np.zeros(1, np.bool_)
-        if self._in_one_range(pfn, pfn):
-            self._read_span(pfn, 0, 1, data, readable)
-        return data, readable
+    def read_run(self, first: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """
+        Read frames that are neighbours in memory, as :meth:`read_frames` does.
+
+        :param first: page frame number of the first
+        :param count: how many, 1 or more, that are worth a read of their own
+        """
+        if self._in_one_range(first, first + count - 1):
+            self.reads += 1
+            try:
+                raw = self._prog.read(first * self.page_size, count * self.page_size, True)
+            except (FaultError, OSError, OverflowError):
+                pass
+            else:
+                self.bytes_read += len(raw)
+                data = np.frombuffer(raw, np.uint8).reshape(count, self.page_size)
+                return data, np.ones(count, dtype=np.bool_)
+        return self._read_apart(np.arange(first, first + count, dtype=np.uint64))
 
     def _plan(
         self, pfns: NDArray[np.uint64], count: int

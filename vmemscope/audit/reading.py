@@ -70,11 +70,13 @@ def read_batch(
     shape = (-1, vmemmap.geometry.page_size // page.size, page.size // 8)
     for start, end, whole in _chunks(pfn):
         which, part = order[start:end], pfn[start:end]
-        at = np.arange(len(part))
         if whole:
+            first, last = int(part[0]), int(part[-1])
             at = (part - part[0]).astype(np.int64)
-            part = np.arange(int(part[0]), int(part[-1]) + 1, dtype=np.uint64)
-        data, readable = vmemmap.memory.read_frames(part)
+            data, readable = vmemmap.memory.read_run(first, last - first + 1)
+        else:
+            at = np.arange(len(part))
+            data, readable = vmemmap.memory.read_frames(part)
         if not readable.all():
             which, at = which[readable[at]], at[readable[at]]
         step(end - start)
