@@ -55,6 +55,10 @@ class Runs(NamedTuple):
 
     def clip(self, start: int, end: int) -> Runs:
         """Cut the runs to the vpages ``[start, end)``."""
+        if not len(self.vpage) or (
+            start <= self.vpage[0] and self.vpage[-1] + self.length[-1] <= end
+        ):
+            return self
         first = np.maximum(self.vpage, start)
         last = np.minimum(self.vpage + self.length, end)
         moved = (first - self.vpage).astype(np.uint64) * (self.order > 0)
@@ -62,11 +66,20 @@ class Runs(NamedTuple):
         return select(clipped, last > first)
 
 
-def runs_of(leaves: Leaves, geometry: Geometry, start: int, end: int) -> Runs:
+def runs_of(
+    leaves: Leaves,
+    geometry: Geometry,
+    start: int,
+    end: int,
+    count: NDArray[np.int64] | None = None,
+) -> Runs:
     """
     Join the base pages among leaves into runs, and cut all to ``[start, end)`` vpages.
 
     A large leaf is a run of its own.
+
+    :param count: base pages that each row stands for (:meth:`~vmemscope.walk.Batch.runs`),
+        shape ``(n,)``, one by default
     """
     page_shift = geometry.page_size.bit_length() - 1
     vpage = ((leaves.address - np.uint64(geometry.vmemmap)) >> np.uint64(page_shift)).astype(
@@ -79,24 +92,16 @@ def runs_of(leaves: Leaves, geometry: Geometry, start: int, end: int) -> Runs:
         vpage[wraps] = -below.astype(np.int64)
     pages = np.int64(1) << (leaves.shift.astype(np.int64) - page_shift)
     large = (leaves.kind == Kind.MAPPED) & (pages > 1)
-    if len(vpage) > 1:
-        joins = (
-            (leaves.kind[1:] == leaves.kind[:-1])
-            & (leaves.pfn[1:] == leaves.pfn[:-1])
-            & ~large[1:]
-            & ~large[:-1]
-        )
+    if count is not None:
+        pages *= count
+    order = np.where(large, leaves.shift - page_shift, 0).astype(np.uint8)
+    joins = (leaves.kind[1:] == leaves.kind[:-1]) & (leaves.pfn[1:] == leaves.pfn[:-1])
+    joins &= ~(large[1:] | large[:-1])
+    runs = Runs(vpage, pages, leaves.pfn, order, leaves.kind)
+    if joins.any():
         first = np.flatnonzero(np.concatenate(([True], ~joins)))
-    else:
-        first = np.arange(len(vpage))
-    length = np.add.reduceat(pages, first) if len(first) else pages
-    return Runs(
-        vpage[first],
-        length,
-        leaves.pfn[first],
-        np.where(large, leaves.shift - page_shift, 0).astype(np.uint8)[first],
-        leaves.kind[first],
-    ).clip(start, end)
+        runs = select(runs, first)._replace(length=np.add.reduceat(pages, first))
+    return runs.clip(start, end)
 
 
 class Frames(NamedTuple):

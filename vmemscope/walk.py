@@ -108,6 +108,32 @@ class Batch:
         )
         return _sorted([self._between, leaves])
 
+    def runs(self) -> tuple[Leaves, NDArray[np.int64]]:
+        """
+        Get :meth:`leaves`, with neighbouring base pages of equal entries as one row.
+
+        Only the first of each is decoded, so a compound page costs two rows.
+
+        :return: leaves; and how many pieces each row stands for, shape ``(n,)``
+        """
+        found = self.entries()
+        if found is None:
+            leaves = self.leaves()
+            return leaves, np.ones(len(leaves.address), dtype=np.int64)
+        address, entry = found
+        first = np.flatnonzero(np.concatenate(([True], entry[1:] != entry[:-1])))
+        count = np.diff(first, append=len(entry))
+        last, entry = self._table.levels[-1], entry[first]
+        present = (entry & np.uint64(self._table.present)) == np.uint64(self._table.present)
+        shift, frame = np.uint64(last.shift), np.uint64(self._table.address)
+        return Leaves(
+            address=np.uint64(address) + (first.astype(np.uint64) << shift),
+            shift=np.full(len(first), last.shift, dtype=np.uint8),
+            pfn=np.where(present, (entry & frame) >> shift, np.uint64(0)),
+            entry=entry,
+            kind=np.where(present, np.uint8(Kind.MAPPED), np.uint8(Kind.HOLE)),
+        ), count
+
     def part(self, start: int, end: int) -> Leaves:
         """Get those leaves that base pages ``[start, end)`` have, of a batch with entries()."""
         span = np.uint64(_table_span(self._table.levels[-1]))

@@ -94,8 +94,9 @@ def survey(
     """
     found = Survey()
     mapped, needed, unread = [], [], []
-    for leaves in vmemmap.leaves(0, end):
-        runs = runs_of(leaves, vmemmap.geometry, 0, end)
+    for batch in vmemmap.batches(0, end):
+        leaves, count = batch.runs()
+        runs = runs_of(leaves, vmemmap.geometry, 0, end, count)
         missing = select(runs, runs.kind == Kind.UNREADABLE)
         unread.append(Spans.of(missing.vpage, missing.vpage + missing.length))
         runs = select(runs, runs.kind == Kind.MAPPED)
@@ -104,7 +105,7 @@ def survey(
         useful = (runs.order > 0) & described.touches(runs.vpage, stop)
         needed.append(Spans.of(runs.vpage[useful], stop[useful]))
         _take(found, runs, missing, areas)
-        _take_base(found, leaves, areas, vmemmap, reserved)
+        _take_base(found, leaves, count, areas, vmemmap, reserved)
         step(int(runs.length.sum()))
     found.mapped, found.needed, found.unread = union(mapped), union(needed), union(unread)
     return found
@@ -151,7 +152,12 @@ def _by_area(runs: Runs, areas: Areas) -> Iterator[tuple[int, Runs, bool]]:
 
 
 def _take_base(
-    found: Survey, leaves: Leaves, areas: Areas, vmemmap: Vmemmap, reserved: int
+    found: Survey,
+    leaves: Leaves,
+    length: NDArray[np.int64],
+    areas: Areas,
+    vmemmap: Vmemmap,
+    reserved: int,
 ) -> None:
     """Count what can be written through among the base pages of a batch."""
     geometry, table = vmemmap.geometry, vmemmap.table
@@ -159,39 +165,52 @@ def _take_base(
     if not base.any():
         return
     offset = leaves.address[base] - np.uint64(geometry.vmemmap)
-    vpages = (offset // np.uint64(geometry.page_size)).astype(np.int64)
+    start = (offset // np.uint64(geometry.page_size)).astype(np.int64)
+    stop = start + length[base]
     pfn = leaves.pfn[base].astype(np.int64)
     writable = (leaves.entry[base] & np.uint64(table.writable)) != 0
     for i in range(
-        int(np.searchsorted(areas.end, vpages[0], side="right")),
-        int(np.searchsorted(areas.start, vpages[-1], side="right")),
+        int(np.searchsorted(areas.end, start[0], side="right")),
+        int(np.searchsorted(areas.start, stop[-1], side="left")),
     ):
+        low, high = int(areas.start[i]), int(areas.end[i])
         here = slice(
-            int(np.searchsorted(vpages, areas.start[i])), int(np.searchsorted(vpages, areas.end[i]))
+            int(np.searchsorted(stop, low, side="right")), int(np.searchsorted(start, high))
         )
+        pages = np.minimum(stop[here], high) - np.maximum(start[here], low)
         own = writable[here]
         tally = found.tally(int(areas.owner[i]))
-        count = int(np.count_nonzero(own))
-        tally.read_only += len(own) - count
+        count = int(pages[own].sum())
+        tally.read_only += int(pages.sum()) - count
         if not areas.early[i]:
             tally.late += count
             continue
-        for at in range(0, count, _BATCH):
-            _take_early(tally, pfn[here][own][at : at + _BATCH], vmemmap, reserved)
+        frames, pages = pfn[here][own], pages[own]
+        for at in range(0, len(frames), _BATCH):
+            some = slice(at, at + _BATCH)
+            _take_early(tally, frames[some], pages[some], vmemmap, reserved)
 
 
-def _take_early(tally: Tally, pfn: NDArray[np.int64], vmemmap: Vmemmap, reserved: int) -> None:
+def _take_early(
+    tally: Tally,
+    pfn: NDArray[np.int64],
+    pages: NDArray[np.int64],
+    vmemmap: Vmemmap,
+    reserved: int,
+) -> None:
     """
     Tell frames from boot from those that came later.
 
     HugeTLB's optimization replaces the frame of a huge page's head, and frees the
     others; those from boot have PG_reserved
     (``mm/hugetlb_vmemmap.c: free_vmemmap_page()``).
+
+    :param pages: pages of the vmemmap that have each frame
     """
     in_ram = vmemmap.ram.contains(pfn.astype(np.uint64))
-    read = read_struct_pages(vmemmap, pfn[in_ram])
+    read, pages = read_struct_pages(vmemmap, pfn[in_ram]), pages[in_ram]
     words = read.word(vmemmap.page.flags, vmemmap.table.dtype)
     at_boot = (words & np.uint64(reserved)) != 0
-    tally.boot += int(np.count_nonzero(at_boot & read.readable))
-    tally.replaced += int(np.count_nonzero(~at_boot & read.readable))
-    tally.unread_frames += int(np.count_nonzero(~read.readable))
+    tally.boot += int(pages[at_boot & read.readable].sum())
+    tally.replaced += int(pages[~at_boot & read.readable].sum())
+    tally.unread_frames += int(pages[~read.readable].sum())
