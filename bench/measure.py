@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Time the audit of a memory map against reading the bytes, and against a per-page loop.
+
+All run in one process on one program, in turn, so that a machine that slows down
+slows all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from drgn import FaultError
+
+from vmemscope.audit import Contents, audit, read_subjects
+from vmemscope.audit.backing import check_backing
+from vmemscope.audit.mapping import map_subject
+from vmemscope.findings import Collector
+from vmemscope.kernel.page_state import read_page_states
+from vmemscope.memmap import memmap
+from vmemscope.memory import PhysicalMemory
+from vmemscope.target import Target
+from vmemscope.types import attach_types
+
+__all__ = ("LAYOUT", "Bench", "measure")
+
+#: phases of an audit of layout and reference counts
+LAYOUT = ("walk", "frames", "audit")
+#: pages of the vmemmap that the per-page loop goes over
+_SAMPLE = 2000
+#: of which so many are neighbours
+_BLOCK = 100
+#: frames between two that the floor reads along, of which the fastest is taken
+_GAPS = (0, 1, 3, 7, 15)
+_SPAN = 4 << 20
+
+
+class Bench:
+    """
+    What is timed of one target.
+
+    :param clock: what is timed by
+    """
+
+    def __init__(self, target: Target, clock: Callable[[], float]) -> None:
+        self.target = target
+        self._clock = clock
+        attach_types(target.prog, "btf")
+        tables, struct_pages, self.memory_map = self._frames()
+        self.spans = self._best_spans(np.union1d(tables, struct_pages))
+        report = audit(target, "btf")
+        self.vpages = sum(one.vmemmap.pages for one in report.pagemaps)
+        self.backing = report.summary.backing_frames
+        size = report.geometry.page_size
+        # Some blocks of neighbours: what is cached between two of them helps the loop.
+        self.sample = [
+            address
+            for one in report.pagemaps
+            for block in range(
+                one.vmemmap.start,
+                one.vmemmap.end,
+                max(one.vmemmap.pages * _BLOCK // _SAMPLE, _BLOCK) * size,
+            )
+            for address in range(block, min(block + _BLOCK * size, one.vmemmap.end), size)
+        ]
+        self.page_size = size
+
+    def _frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Find the frames that an audit reads.
+
+        :return: page tables; those with the struct pages of the frames behind the
+            vmemmap; and these frames themselves
+        """
+        seen: list[np.ndarray] = []
+        batches, run = PhysicalMemory.read_batches, PhysicalMemory.read_run
+
+        def read_batches(memory: PhysicalMemory, pfns: np.ndarray, count: int) -> Any:
+            seen.append(np.array(pfns))
+            return batches(memory, pfns, count)
+
+        def read_run(memory: PhysicalMemory, first: int, count: int) -> Any:
+            seen.append(np.arange(first, first + count, dtype=np.uint64))
+            return run(memory, first, count)
+
+        subjects, vmemmap = read_subjects(self.target, Collector(), Counter())
+        self.vmemmap = vmemmap
+        setattr(PhysicalMemory, "read_batches", read_batches)  # noqa: B010
+        setattr(PhysicalMemory, "read_run", read_run)  # noqa: B010
+        try:
+            for subject in subjects:
+                map_subject(subject, vmemmap, lambda vpages: None)
+            tables = np.unique(np.concatenate(seen))
+            seen.clear()
+            check_backing(
+                subjects, vmemmap, read_page_states(self.target.prog, self.target.vmcoreinfo)
+            )
+        finally:
+            setattr(PhysicalMemory, "read_batches", batches)  # noqa: B010
+            setattr(PhysicalMemory, "read_run", run)  # noqa: B010
+        behind = np.unique(np.concatenate([one.ram.finish().pfn for one in subjects]))
+        return tables, np.unique(np.concatenate(seen)), behind
+
+    def _best_spans(self, frames: np.ndarray) -> list[tuple[int, int]]:
+        """Find the chunks that frames are read fastest in."""
+        found = []
+        for gap in _GAPS:
+            spans = self._spans(frames, gap)
+            try:
+                found.append((min(self._read(spans) for _ in range(3)), spans))
+            except FaultError:
+                continue
+        return min(found)[1]
+
+    def _spans(self, frames: np.ndarray, gap: int) -> list[tuple[int, int]]:
+        size = self.vmemmap.table.page_size
+        spans: list[list[int]] = []
+        for pfn in frames.tolist():
+            if spans and pfn - spans[-1][1] <= gap and (pfn + 1 - spans[-1][0]) * size <= _SPAN:
+                spans[-1][1] = pfn + 1
+            else:
+                spans.append([pfn, pfn + 1])
+        return [(first * size, (end - first) * size) for first, end in spans]
+
+    def _read(self, spans: list[tuple[int, int]]) -> float:
+        read = self.target.prog.read
+        start = self._clock()
+        for address, size in spans:
+            read(address, size, True)
+        return self._clock() - start
+
+    def floor(self) -> float:
+        """Read the bytes."""
+        return self._read(self.spans)
+
+    def ours(self) -> float:
+        """Audit layout and reference counts."""
+        self.phases: dict[str, float] = {}
+        audit(self.target, "btf", self.phases, contents=Contents.NONE)
+        return sum(self.phases[phase] for phase in LAYOUT)
+
+    def loop(self) -> float:
+        """Do what one would write by hand."""
+        from drgn.helpers.linux.mm import follow_phys
+
+        prog = self.target.prog
+        mm = prog["init_mm"].address_of_()
+        pages = prog["vmemmap"]
+        start = self._clock()
+        for address in self.sample:
+            frame = follow_phys(mm, address).value_() // self.page_size
+            pages[frame]._refcount.counter.value_()
+        return (self._clock() - start) * self.vpages / len(self.sample)
+
+    def contents(self) -> float:
+        """Look into all struct pages of the devices."""
+        timings: dict[str, float] = {}
+        audit(self.target, "btf", timings, contents=Contents.ALL)
+        return timings["contents"]
+
+    def whole_audit(self) -> float:
+        """Audit layout and reference counts, the reading of pagemaps included."""
+        start = self._clock()
+        audit(self.target, "btf", contents=Contents.NONE)
+        return self._clock() - start
+
+    def whole_memmap(self) -> float:
+        """Go over the whole memory map."""
+        start = self._clock()
+        memmap(self.target, "btf")
+        return self._clock() - start
+
+
+def measure(target: Target, runs: int, clock: Callable[[], float], whole: bool) -> dict[str, Any]:
+    """
+    Time all ``runs`` times, in turn; seconds.
+
+    :param whole: also time what reads the devices' own struct pages, and ``memmap``
+    """
+    bench = Bench(target, clock)
+    figures: dict[str, list[float]] = {"ours": [], "floor": [], "loop": []}
+    others: dict[str, Callable[[], float]] = {}
+    if whole:
+        spans = bench._best_spans(bench.memory_map)
+        others = {
+            "contents": bench.contents,
+            "contents floor": lambda: bench._read(spans),
+            "audit": bench.whole_audit,
+            "memmap": bench.whole_memmap,
+        }
+    # The loop before each of the others: neither finds in the processor's cache what
+    # the other has just read.
+    turns = ("loop", bench.loop), ("ours", bench.ours), ("loop", bench.loop), ("floor", bench.floor)
+    phases: dict[str, list[float]] = {}
+    for _ in range(runs):
+        for name, function in turns:
+            figures[name].append(function())
+        for phase, seconds in bench.phases.items():
+            phases.setdefault(phase, []).append(seconds)
+    for _ in range(runs):
+        for name, function in others.items():
+            figures.setdefault(name, []).append(function())
+    return {
+        "vpages": bench.vpages,
+        "backing_frames": bench.backing,
+        "bytes": sum(size for _, size in bench.spans),
+        "reads": len(bench.spans),
+        "loop_sample": len(bench.sample),
+        "seconds": figures,
+        "phases": phases,
+    }
