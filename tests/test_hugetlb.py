@@ -25,8 +25,7 @@ from vmemscope.report.document import schema_text
 from vmemscope.report.hugetlb import HUGETLB_SCHEMA, hugetlb_document, render_hugetlb
 from vmemscope.rules import rules_of
 from vmemscope.sim import build, load_scenario
-from vmemscope.sim.faults import Planted
-from vmemscope.sim.hugetlb_faults import HUGETLB_PLANTERS
+from vmemscope.sim.faults import HUGETLB_PLANTERS, Planted
 from vmemscope.sim.scenario import HUGETLB_FAULTS, parse_scenario
 from vmemscope.target import open_core
 

@@ -16,8 +16,7 @@ from collections.abc import Sequence
 import kdumpling
 
 from ..errors import UsageError
-from .faults import Planted, plant
-from .hugetlb_faults import plant_hugetlb
+from .faults import Planted, plant, plant_hugetlb
 from .kernel import Kernel
 from .memory import Bytes
 from .scenario import Scenario
