@@ -21,8 +21,7 @@ from vmemscope.sim.memmap import LIST_POISON2
 from vmemscope.sim.objects import Struct
 from vmemscope.sim.pagetable import KERNEL, PMD_SHIFT, TABLE
 from vmemscope.sim.scenario import parse_scenario
-from vmemscope.sim.sparse import PAGES_PER_SECTION
-from vmemscope.sim.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE
+from vmemscope.sim.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_SECTION
 from vmemscope.sim.vmemmap import Vmemmap
 
 __all__ = ("write_sparse",)

@@ -11,22 +11,20 @@ memory map's own size is counted (6.2 to 7.0, of which 6.12 is simulated).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .addresses import STRUCT_PAGE_SIZE
+from .kernel_image import KernelImage
 from .memmap import TAIL_MAPPING, struct_pages_per_page
-from .memory import LE64
-from .nodes import add_page_to_list
+from .memory import LE64, Words
+from .nodes import Nodes, add_page_to_list
+from .objects import Struct
 from .pagetable import KERNEL, PMD_SHIFT, PMD_SIZE, PSE, PTE_SHIFT, RW, TABLE, frame, pte
+from .scenario import HugePages
 from .units import PAGE_SIZE
-
-if TYPE_CHECKING:
-    from .kernel import Kernel
-    from .memory import Words
-    from .objects import Struct
-    from .scenario import HugePages
+from .versions import Behaviour
+from .vmemmap import Vmemmap
 
 __all__ = ("ORDERS", "Folio", "Hugetlb")
 
@@ -56,40 +54,52 @@ class Folio:
 
 
 class Hugetlb:
-    """``hstates`` and the folios on their lists."""
+    """
+    ``hstates`` and the folios on their lists.
 
-    def __init__(self, kernel: Kernel, enabled: bool) -> None:
-        self.kernel = kernel
-        self.layouts, self.memmap = kernel.layouts, kernel.memmap
+    :param enabled: whether folios allocated at run time would be optimized
+    """
+
+    def __init__(
+        self,
+        image: KernelImage,
+        nodes: Nodes,
+        vmemmap: Vmemmap,
+        behaviour: Behaviour,
+        enabled: bool,
+    ) -> None:
+        self.memory, self.nodes, self.vmemmap = image.memory, nodes, vmemmap
+        self.layouts, self.addresses = self.memory.layouts, self.memory.addresses
+        self.tables, self.pages, self.memmap = vmemmap.tables, vmemmap.pages, vmemmap.memmap
         self.has_shared_tails = self.layouts.has_member("zone", "vmemmap_tails")
         #: the head page's frame is a new one
-        self.replaces_head = self.has_shared_tails or kernel.behaviour.vmcoreinfo_vmemmap
+        self.replaces_head = self.has_shared_tails or behaviour.vmcoreinfo_vmemmap
         self.folios: list[Folio] = []
         #: (node, zone, order) -> frame of the tail pages that folios share
         self.tails: dict[tuple[int, str, int], int] = {}
         #: frames from boot that are in the memory map no more
         self.freed = 0
         size = self.layouts.sizeof("hstate")
-        base = kernel.image.define("hstates", len(ORDERS) * size, "bss", 64)
+        base = image.define("hstates", len(ORDERS) * size, "bss", 64)
         # All of it is in memory, as much as is zeros.
-        kernel.memory.write(base, bytes(len(ORDERS) * size))
+        self.memory.write(base, bytes(len(ORDERS) * size))
         self.hstates: dict[int, Struct] = {}
         for i, order in enumerate(ORDERS):
-            hstate = kernel.memory.struct("hstate", base + i * size)
+            hstate = self.memory.struct("hstate", base + i * size)
             hstate["order"] = order
             hstate["mask"] = -(PAGE_SIZE << order)
             hstate.set_bytes("name", b"hugepages-%dkB" % (PAGE_SIZE << order >> 10))
             hstate.init_list("hugepage_activelist")
-            for nid in range(max(kernel.nodes.pgdats) + 1):
+            for nid in range(max(nodes.pgdats) + 1):
                 hstate.init_list(f"hugepage_freelists[{nid}]")
             self.hstates[order] = hstate
-        word = kernel.word
+        word = image.define_word
         word("hugetlb_max_hstate", len(ORDERS), 4)
         word("default_hstate_idx", 0, 4)
         word("vmemmap_optimize_enabled", int(enabled), 1, static=True)
         self.key: Struct | None = None
         if not self.has_shared_tails:
-            self.key = kernel.define_struct("hugetlb_optimize_vmemmap_key", "static_key_false")
+            self.key = image.define_struct("hugetlb_optimize_vmemmap_key", "static_key_false")
 
     @property
     def pte_read_only(self) -> int:
@@ -101,7 +111,7 @@ class Hugetlb:
         """Allocate folios; of several that are in use, the first ones."""
         for i in range(pages.count):
             folio = Folio(
-                self.kernel.pages.alloc_pages(pages.order, pages.nid),
+                self.pages.alloc_pages(pages.order, pages.nid),
                 pages.order,
                 pages.nid,
                 i < pages.in_use,
@@ -164,17 +174,17 @@ class Hugetlb:
         for name in counters:
             hstate[name] = hstate[name] + 1
         lru = self.layouts.offsetof("page", "lru")
-        add_page_to_list(self.memmap, self.kernel.memory, folio.pfn, lru, self.list_head(folio))
+        add_page_to_list(self.memmap, self.memory, folio.pfn, lru, self.list_head(folio))
 
     # mm/hugetlb_vmemmap.c
 
     def address(self, folio: Folio, page: int = 0) -> int:
         """Get the virtual address of a page of a folio's vmemmap."""
-        return self.kernel.addresses.pfn_to_page(folio.pfn) + page * PAGE_SIZE
+        return self.addresses.pfn_to_page(folio.pfn) + page * PAGE_SIZE
 
     def optimize(self, folio: Folio) -> None:
         """``hugetlb_vmemmap_optimize_folio()``, ``vmemmap_remap_free()``."""
-        tables, start = self.kernel.tables, self.address(folio)
+        tables, start = self.tables, self.address(folio)
         for va in range(start, self.address(folio, folio.vmemmap_pages), PMD_SIZE):
             self.split(va)
         self.set_private(folio, self.private(folio) | 1 << self.optimized_bit)
@@ -186,11 +196,11 @@ class Hugetlb:
         ]
         head = old.pop(0)
         if self.replaces_head:
-            head, replaced = self.kernel.pages.alloc_page(folio.nid), head
-            self.kernel.physical.page(head)[:] = self.kernel.physical.page(replaced)
+            head, replaced = self.pages.alloc_page(folio.nid), head
+            self.memory.physical.page(head)[:] = self.memory.physical.page(replaced)
             tables.set(start, PTE_SHIFT, pte(head))
             old.append(replaced)
-            self.kernel.vmemmap.nr_memmap_pages += 1
+            self.vmemmap.nr_memmap_pages += 1
         tail = self.shared_tail(folio) if self.has_shared_tails else head
         for page in range(1, folio.vmemmap_pages):
             tables.set(self.address(folio, page), PTE_SHIFT, pte(tail, self.pte_read_only))
@@ -204,13 +214,13 @@ class Hugetlb:
 
     def split(self, va: int) -> None:
         """``vmemmap_split_pmd()``: map with base pages what a large leaf maps."""
-        tables = self.kernel.tables
+        tables = self.tables
         va = va // PMD_SIZE * PMD_SIZE
         entry = tables.entry(va, PMD_SHIFT)
         if not entry & PSE:
             return
-        table = self.kernel.pages.alloc_page()
-        words = self.kernel.physical.words(table)
+        table = self.pages.alloc_page()
+        words = self.memory.physical.words(table)
         words[:] = (frame(entry & ~PSE) + np.arange(len(words), dtype=LE64)) * np.uint64(
             PAGE_SIZE
         ) | np.uint64(KERNEL)
@@ -221,15 +231,15 @@ class Hugetlb:
         zone = self.memmap.zone(folio.pfn)
         key = folio.nid, zone, folio.order
         if key not in self.tails:
-            self.tails[key] = pfn = self.kernel.pages.alloc_page(folio.nid)
+            self.tails[key] = pfn = self.pages.alloc_page(folio.nid)
             pages = self._tail_pages(pfn, struct_pages_per_page, folio)
             # set_page_zone(), set_page_node(): no last CPU, and no list.
             low = self.memmap.links("ZONE_DMA", 0)
             pages[:, 0] &= np.uint64(~low & (1 << 64) - 1)
             pages[:, 2] = 0
-            self.kernel.physical.words(pfn)[:] = pages.ravel()
+            self.memory.physical.words(pfn)[:] = pages.ravel()
             slot = f"vmemmap_tails[{folio.order - _TAIL_MIN_ORDER}]"
-            self.kernel.nodes.zone(folio.nid, zone)[slot] = self.kernel.addresses.pfn_to_page(pfn)
+            self.nodes.zone(folio.nid, zone)[slot] = self.addresses.pfn_to_page(pfn)
         return self.tails[key]
 
     def free_vmemmap_page(self, pfn: int) -> None:
@@ -240,6 +250,6 @@ class Hugetlb:
             self.freed += 1
             words[0] &= ~reserved & ~np.uint64(self.memmap.flag("private"))
         else:
-            self.kernel.vmemmap.nr_memmap_pages -= 1
+            self.vmemmap.nr_memmap_pages -= 1
         self.memmap.set_refcount(pfn, 0)
-        self.kernel.pages.free_page(pfn)
+        self.pages.free_page(pfn)

@@ -24,8 +24,8 @@ from .memmap import MemMap
 from .memory import Memory
 from .memremap import Memremap
 from .modules import Modules
-from .nodes import MAX_NUMNODES, ZONE_LIMITS, Nodes
-from .objects import KernelMemory, Struct
+from .nodes import MAX_NUMNODES, Nodes
+from .objects import KernelMemory
 from .page_alloc import Memblock, PageAllocator
 from .pagetable import (
     KERNEL_LARGE,
@@ -44,13 +44,14 @@ from .resource import (
 )
 from .scenario import Pagemap, Scenario
 from .slab import Slab
-from .sparse import PAGES_PER_SECTION, SECTION_SIZE_BITS, Sections
+from .sparse import Sections
 from .tasks import Tasks
-from .units import MIB, PAGE_SHIFT, PAGE_SIZE
+from .units import MIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_SECTION, SECTION_SIZE_BITS
 from .versions import BEHAVIOUR
 from .vmcoreinfo import vmcoreinfo
 from .vmemmap import Vmemmap
 from .xarray import XArray
+from .zones import ZONE_LIMITS
 
 __all__ = ("Kernel",)
 
@@ -83,7 +84,13 @@ class Kernel:
         self.pagemaps = [
             self.devices.probe(spec, self._is_legacy(spec)) for spec in scenario.pagemaps
         ]
-        self.hugetlb = Hugetlb(self, any(pages.optimized for pages in scenario.hugetlb))
+        self.hugetlb = Hugetlb(
+            self.image,
+            self.nodes,
+            self.vmemmap,
+            self.behaviour,
+            any(pages.optimized for pages in scenario.hugetlb),
+        )
         for pages in scenario.hugetlb:
             self.hugetlb.allocate(pages)
         #: done when all else has been written
@@ -95,7 +102,7 @@ class Kernel:
             self.counters = dict.fromkeys(("nr_memmap_pages", "nr_memmap_boot_pages"), 0)
             for name in self.counters:
                 self.image.define(name, 8, "data", static=True)
-        init_task = self.define_struct("init_task", "task_struct")
+        init_task = self.image.define_struct("init_task", "task_struct")
         self.tasks = Tasks(self.memory, self.slab, self.pages, self.tables, init_task)
 
     def pagemap(self, name: str) -> PagemapRecord:
@@ -124,7 +131,7 @@ class Kernel:
         if last > 1 << self.addresses.max_physmem_bits:
             raise UsageError(f"scenario {self.scenario.name}: memory ends above what paging allows")
         self.memory = KernelMemory(self.physical, self.addresses, self.layouts)
-        self.image = KernelImage(self.addresses.text)
+        self.image = KernelImage(self.memory)
         self.memblock = Memblock(self.ram)
         self.memblock.reserve(0, MIB >> PAGE_SHIFT)
         text = self.addresses.text_phys >> PAGE_SHIFT
@@ -284,17 +291,17 @@ class Kernel:
     def _driver_init(self) -> None:
         image = self.image
         self.iomem = Resources(
-            self.define_struct("iomem_resource", "resource"), self.slab, _PHYSICAL_MASK
+            image.define_struct("iomem_resource", "resource"), self.slab, _PHYSICAL_MASK
         )
         self._add_ram_resources()
         # radix_tree_node_cachep: nodes have slabs of their own; here, each one.
         self.pgmap_array = XArray(
-            self.define_struct("pgmap_array", "xarray", "bss", static=True),
+            image.define_struct("pgmap_array", "xarray", "bss", static=True),
             lambda: Slab(self.memory, self.pages, self.memmap).struct("xa_node"),
         )
         self.modules = Modules(self.memory, self.tables, self.pages, image.define("modules", 16))
         bus_kset = image.define("bus_kset", 8, "bss", static=True)
-        self.dax_bus = DaxBus(self.define_struct("dax_bus_type", "bus_type"), bus_kset, self.slab)
+        self.dax_bus = DaxBus(image.define_struct("dax_bus_type", "bus_type"), bus_kset, self.slab)
         self.memremap = Memremap(
             self.memory,
             self.behaviour,
@@ -316,13 +323,6 @@ class Kernel:
             self.modules,
             image.define("p2pdma_pgmap_ops", size, "rodata", static=True),
         )
-
-    def define_struct(
-        self, name: str, struct: str, section: str = "data", static: bool = False
-    ) -> Struct:
-        """Define a variable that is a structure."""
-        size = self.layouts.sizeof(struct)
-        return self.memory.struct(struct, self.image.define(name, size, section, 64, static))
 
     def _add_ram_resources(self) -> None:
         """``e820__reserve_resources()`` and the kernel image's own."""
@@ -385,30 +385,25 @@ class Kernel:
             self.build_id,
         )
 
-    def word(self, name: str, value: int, size: int = 8, static: bool = False) -> None:
-        """Define a variable of up to 8 bytes."""
-        va = self.image.define(name, size, "data", size, static)
-        self.memory.write_int(va, value, size)
-
     def _define_variables(self, free: int) -> None:
         addresses, layouts, image = self.addresses, self.layouts, self.image
-        self.word("mem_section", self.mem_section)
-        self.word("__highest_present_section_nr", self.sections.highest_present)
-        self.word("vmemmap_base", addresses.vmemmap_base)
-        self.word("page_offset_base", addresses.page_offset_base)
-        self.word("vmalloc_base", addresses.vmalloc_base)
-        self.word("phys_base", addresses.phys_base)
-        self.word("physical_mask", _PHYSICAL_MASK)
-        self.word("sme_me_mask", 0)
-        self.word("__pgtable_l5_enabled", int(addresses.levels == 5), 4)
-        self.word("pgdir_shift", 48 if addresses.levels == 5 else 39, 4)
-        self.word("ptrs_per_p4d", 512 if addresses.levels == 5 else 1, 4)
-        self.word("max_pfn", max(end for _, end, _ in self.ram))
-        self.word("unused_pmd_start", 0, static=True)
-        self.word("_totalram_pages", sum(self._managed.values()))
-        self.word("nr_node_ids", max(self.nodes.pgdats) + 1, 4)
-        self.word("nr_online_nodes", len(self.nodes.pgdats), 4)
-        self.word("nr_cpu_ids", NR_CPUS, 4)
+        image.define_word("mem_section", self.mem_section)
+        image.define_word("__highest_present_section_nr", self.sections.highest_present)
+        image.define_word("vmemmap_base", addresses.vmemmap_base)
+        image.define_word("page_offset_base", addresses.page_offset_base)
+        image.define_word("vmalloc_base", addresses.vmalloc_base)
+        image.define_word("phys_base", addresses.phys_base)
+        image.define_word("physical_mask", _PHYSICAL_MASK)
+        image.define_word("sme_me_mask", 0)
+        image.define_word("__pgtable_l5_enabled", int(addresses.levels == 5), 4)
+        image.define_word("pgdir_shift", 48 if addresses.levels == 5 else 39, 4)
+        image.define_word("ptrs_per_p4d", 512 if addresses.levels == 5 else 1, 4)
+        image.define_word("max_pfn", max(end for _, end, _ in self.ram))
+        image.define_word("unused_pmd_start", 0, static=True)
+        image.define_word("_totalram_pages", sum(self._managed.values()))
+        image.define_word("nr_node_ids", max(self.nodes.pgdats) + 1, 4)
+        image.define_word("nr_online_nodes", len(self.nodes.pgdats), 4)
+        image.define_word("nr_cpu_ids", NR_CPUS, 4)
         vm_zone_stat = image.define(
             "vm_zone_stat", 8 * layouts.constant("NR_VM_ZONE_STAT_ITEMS"), "bss"
         )
@@ -429,8 +424,8 @@ class Kernel:
         ):
             if name in self.counters:
                 self.memory.write_int(image[name], value + self.counters[name])
-        self.define_struct("init_mm", "mm_struct")["pgd"] = image["swapper_pg_dir"]
-        uts = self.define_struct("init_uts_ns", "uts_namespace")
+        image.define_struct("init_mm", "mm_struct")["pgd"] = image["swapper_pg_dir"]
+        uts = image.define_struct("init_uts_ns", "uts_namespace")
         for member, text in (
             ("sysname", "Linux"),
             ("nodename", "simulated"),

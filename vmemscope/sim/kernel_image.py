@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The kernel image: where symbols are, and room for what they name.
+The kernel image: where symbols are, and what they name.
 
 2 MiB each of text, read-only data, data and zero-initialised data, in this
 order, as the linker script has them.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .objects import KernelMemory, Struct
 from .units import MIB
 
 __all__ = ("IMAGE_SIZE", "KernelImage", "Symbol")
@@ -34,11 +35,13 @@ class KernelImage:
     """
     Gives out addresses in the image.
 
-    :param text: virtual address of ``_text``
+    :param memory: where variables are that are written as they are defined
     """
 
-    def __init__(self, text: int) -> None:
-        self.text = text
+    def __init__(self, memory: KernelMemory) -> None:
+        self.memory = memory
+        #: virtual address of ``_text``
+        self.text = text = memory.addresses.text
         self.symbols: list[Symbol] = []
         self._next = {name: self.section(name) for name in _SECTIONS}
         for name in ("_text", "_stext"):
@@ -64,6 +67,18 @@ class KernelImage:
         kind = _SECTIONS[section][1]
         self.symbols.append(Symbol(name, va, kind.lower() if static else kind))
         return va
+
+    def define_word(self, name: str, value: int, size: int = 8, static: bool = False) -> None:
+        """Define a variable of up to 8 bytes."""
+        va = self.define(name, size, "data", size, static)
+        self.memory.write_int(va, value, size)
+
+    def define_struct(
+        self, name: str, struct: str, section: str = "data", static: bool = False
+    ) -> Struct:
+        """Define a variable that is a structure."""
+        size = self.memory.layouts.sizeof(struct)
+        return self.memory.struct(struct, self.define(name, size, section, 64, static))
 
     def label(self, name: str, address: int, kind: str = "D") -> None:
         """Define a symbol at an address."""

@@ -16,9 +16,9 @@ import numpy as np
 from .addresses import STRUCT_PAGE_SIZE, AddressSpace
 from .layouts import Layouts
 from .memory import LE64, Memory, Words
-from .page_alloc import MAX_DMA32_PFN, MAX_DMA_PFN
 from .pagetable import PageTables
 from .units import PAGE_SIZE
+from .zones import MAX_DMA32_PFN, MAX_DMA_PFN
 
 __all__ = ("MemMap", "struct_pages_per_page")
 

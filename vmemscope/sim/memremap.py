@@ -14,8 +14,8 @@ from .memmap import MemMap, struct_pages_per_page
 from .objects import KernelMemory, Struct
 from .pagetable import KERNEL_LARGE, PageTables
 from .percpu import Percpu
-from .sparse import PAGES_PER_SECTION, Sections
-from .units import PAGE_SIZE
+from .sparse import Sections
+from .units import PAGE_SIZE, PAGES_PER_SECTION
 from .versions import Behaviour
 from .vmemmap import VMEMMAP_RESERVE_NR, Vmemmap, pgmap_vmemmap_nr, vmemmap_can_optimize
 from .xarray import XArray

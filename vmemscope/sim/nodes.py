@@ -12,21 +12,16 @@ from collections.abc import Sequence
 
 from .memmap import MemMap
 from .objects import KernelMemory, Struct
-from .page_alloc import MAX_DMA32_PFN, MAX_DMA_PFN, PageAllocator
+from .page_alloc import PageAllocator
+from .zones import ZONE_LIMITS
 
-__all__ = ("MAX_NUMNODES", "NR_PAGE_ORDERS", "ZONE_LIMITS", "Nodes", "add_page_to_list")
+__all__ = ("MAX_NUMNODES", "NR_PAGE_ORDERS", "Nodes", "add_page_to_list")
 
 #: CONFIG_NODES_SHIFT=10
 MAX_NUMNODES = 1024
 #: blocks of the buddy allocator have orders below this
 NR_PAGE_ORDERS = 11
 
-#: zones that RAM can be in: first pfn, pfn after the last
-ZONE_LIMITS = {
-    "ZONE_DMA": (0, MAX_DMA_PFN),
-    "ZONE_DMA32": (MAX_DMA_PFN, MAX_DMA32_PFN),
-    "ZONE_NORMAL": (MAX_DMA32_PFN, 1 << 52),
-}
 _ZONE_NAMES = {
     "ZONE_DMA": b"DMA",
     "ZONE_DMA32": b"DMA32",

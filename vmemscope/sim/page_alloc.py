@@ -10,20 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .units import MIB, PAGE_SIZE
+from .memmap import MemMap
+from .zones import MAX_DMA32_PFN, MAX_DMA_PFN
 
-if TYPE_CHECKING:
-    from .memmap import MemMap
-
-__all__ = ("MAX_DMA32_PFN", "MAX_DMA_PFN", "Memblock", "PageAllocator")
-
-#: below this is ZONE_DMA, which is used last
-MAX_DMA_PFN = 16 * MIB // PAGE_SIZE
-#: 4 GiB: the end of ZONE_DMA32
-MAX_DMA32_PFN = 1 << 20
+__all__ = ("Memblock", "PageAllocator")
 
 _NO_ROOM = "the scenario's RAM is too small for its devices"
 _MORE_RAM = "give it more with the ram key"

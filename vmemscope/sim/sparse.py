@@ -8,19 +8,13 @@ Source: ``mm/sparse.c`` with SPARSEMEM_EXTREME and SPARSEMEM_VMEMMAP.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from .objects import KernelMemory, Struct
-from .units import PAGE_SHIFT, PAGE_SIZE
+from .units import PAGE_SIZE, PAGES_PER_SECTION, PAGES_PER_SUBSECTION
+from .vmemmap import Vmemmap
 
-if TYPE_CHECKING:
-    from .vmemmap import Vmemmap
+__all__ = ("Sections",)
 
-__all__ = ("PAGES_PER_SECTION", "PAGES_PER_SUBSECTION", "SECTION_SIZE_BITS", "Sections")
-
-SECTION_SIZE_BITS = 27
-PAGES_PER_SECTION = 1 << SECTION_SIZE_BITS - PAGE_SHIFT
-PAGES_PER_SUBSECTION = 512
 _SUBSECTIONS_PER_SECTION = PAGES_PER_SECTION // PAGES_PER_SUBSECTION
 _MIGRATE_MOVABLE = 1
 

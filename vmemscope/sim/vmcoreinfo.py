@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from .addresses import KERNEL_IMAGE_SIZE, AddressSpace
 from .layouts import Layouts
 from .nodes import MAX_NUMNODES, NR_PAGE_ORDERS
-from .sparse import SECTION_SIZE_BITS
-from .units import PAGE_SIZE
+from .units import PAGE_SIZE, SECTION_SIZE_BITS
 from .versions import Behaviour
 
 __all__ = ("vmcoreinfo",)

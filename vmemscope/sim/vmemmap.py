@@ -25,8 +25,7 @@ from .pagetable import (
     frame,
     pte,
 )
-from .sparse import PAGES_PER_SECTION, PAGES_PER_SUBSECTION
-from .units import PAGE_SIZE
+from .units import PAGE_SIZE, PAGES_PER_SECTION, PAGES_PER_SUBSECTION
 
 __all__ = ("Vmemmap", "vmemmap_can_optimize")
 

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from ..sparse import PAGES_PER_SUBSECTION
-from ..units import PAGE_SIZE
+from ..units import PAGE_SIZE, PAGES_PER_SUBSECTION
 from .planter import PagemapPlanter, Planted
 
 __all__ = (

@@ -14,8 +14,7 @@ from ..hugetlb import Folio
 from ..kernel import Kernel
 from ..pagetable import PMD_SHIFT, PMD_SIZE, PRESENT, PTE_SHIFT, frame, pte
 from ..scenario import Fault
-from ..sparse import PAGES_PER_SECTION
-from ..units import PAGE_SIZE
+from ..units import PAGE_SIZE, PAGES_PER_SECTION
 
 __all__ = ("PMD_PAGES", "HugetlbPlanter", "PagemapPlanter", "Place", "Planted", "Planter")
 

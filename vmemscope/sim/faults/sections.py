@@ -6,8 +6,7 @@ from __future__ import annotations
 from ..addresses import STRUCT_PAGE_SIZE
 from ..objects import Struct
 from ..pagetable import KERNEL_LARGE, PMD_SHIFT, PMD_SIZE, PSE, PTE_SHIFT, pte
-from ..sparse import PAGES_PER_SECTION, PAGES_PER_SUBSECTION
-from ..units import PAGE_SIZE
+from ..units import PAGE_SIZE, PAGES_PER_SECTION, PAGES_PER_SUBSECTION
 from .planter import PagemapPlanter, Planted
 
 __all__ = (
