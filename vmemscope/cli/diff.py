@@ -7,12 +7,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, TargetError
-from .lookup import check_type_options, write
-from .options import (
-    add_output_options,
-    add_types_options,
-    opened_target,
-)
+from .lookup import check_type_options, looking, write
+from .options import add_output_options, add_types_options
 from .pgmap import look_at
 
 if TYPE_CHECKING:
@@ -89,6 +85,5 @@ def _snapshot(path: str, args: argparse.Namespace) -> Snapshot:
     except ValueError as e:
         raise TargetError(f"cannot open {path}: {e}") from e
     chosen = argparse.Namespace(**{**vars(args), "core": path, "qemu": None, "sim": None})
-    timings: dict[str, float] = {}
-    with opened_target(chosen, timings) as target:
-        return snapshot_of(look_at(target, chosen, timings), path)
+    with looking(chosen) as (target, how):
+        return snapshot_of(look_at(target, chosen, how), path)

@@ -5,9 +5,15 @@ from __future__ import annotations
 
 import argparse
 
-from .lookup import check_type_options, columns, status, write
-from .options import add_output_options, add_target_options, opened_target
-from .progress import shown_progress
+from .lookup import (
+    add_look_options,
+    check_type_options,
+    columns,
+    looking,
+    status_of,
+    vmemmap_progress,
+    write,
+)
 
 NAME = "hugetlb"
 HELP = "whether HugeTLB's vmemmap is optimized as it says"
@@ -30,32 +36,21 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     parser.add_argument("--folios", action="store_true", help="list each folio, too")
-    add_target_options(parser)
-    add_output_options(parser, ("table", "json"))
+    add_look_options(parser, ("table", "json"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     check_type_options(args)
-    timings: dict[str, float] = {}
-    with opened_target(args, timings) as target:
+    with looking(args) as (target, how):
         from ..hugetlb import look
 
-        with shown_progress(args, "vmemmap", " pages") as progress:
-            report = look(
-                target,
-                args.types,
-                args.symbols,
-                system_map=args.system_map,
-                folios=args.folios,
-                timings=timings,
-                progress=progress,
-            )
-    from ..findings import Severity
+        with vmemmap_progress(args) as progress:
+            report = look(target, **how, folios=args.folios, progress=progress)
     from ..report.hugetlb import render_hugetlb, render_hugetlb_json
 
     if args.format == "json":
         write(render_hugetlb_json(report), args)
     else:
         write(render_hugetlb(report, columns(args)), args)
-    return status(bool(report.severities[Severity.ERROR]), report.partial)
+    return status_of(report)

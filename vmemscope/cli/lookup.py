@@ -1,17 +1,70 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What subcommands that look something up share: options that clash, and where text goes."""
+"""
+What subcommands that look at a target share: from the options to the exit status.
+
+A ``look`` is what the package of each subcommand calls so: a function that takes an
+opened target and, by name, what :class:`How` has.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypedDict
 
 from ..errors import ExitStatus, UsageError
+from .options import add_output_options, add_target_options, opened_target
+from .progress import shown_progress
 
-__all__ = ("check_type_options", "columns", "status", "write")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from typing import Protocol
+
+    from ..audit import Progress
+    from ..findings import Finding
+    from ..target import Target
+
+    class Looked(Protocol):
+        """A report of a look."""
+
+        @property
+        def findings(self) -> Sequence[Finding]: ...
+        @property
+        def partial(self) -> bool: ...
+
+
+__all__ = (
+    "How",
+    "add_look_options",
+    "check_type_options",
+    "columns",
+    "looking",
+    "status",
+    "status_of",
+    "vmemmap_progress",
+    "write",
+)
 
 #: columns where the output is no terminal
 _WIDTH = 100
+
+
+class How(TypedDict):
+    """What every look takes: where types and symbols come from, and where times go."""
+
+    types: str
+    symbols: list[str]
+    system_map: str | None
+    timings: dict[str, float]
+
+
+def add_look_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
+    """Add the options that choose what is looked at, and where the output goes in which format."""
+    add_target_options(parser)
+    add_output_options(parser, formats)
 
 
 def check_type_options(args: argparse.Namespace) -> None:
@@ -24,6 +77,32 @@ def check_type_options(args: argparse.Namespace) -> None:
         raise UsageError("debug symbols (-s) are not used with --types btf")
     if args.system_map is not None and (args.types == "dwarf" or args.symbols):
         raise UsageError("debug symbols (-s) have all symbols: --system-map is not used with them")
+
+
+@contextmanager
+def looking(args: argparse.Namespace) -> Iterator[tuple[Target, How]]:
+    """
+    Open the target that the arguments choose.
+
+    :return: the target, and how to look at it
+    :raises VmemscopeError: if it can't be opened
+    """
+    timings: dict[str, float] = {}
+    with opened_target(args, timings) as target:
+        yield (
+            target,
+            How(
+                types=args.types,
+                symbols=args.symbols,
+                system_map=args.system_map,
+                timings=timings,
+            ),
+        )
+
+
+def vmemmap_progress(args: argparse.Namespace) -> AbstractContextManager[Progress | None]:
+    """Show how much of the vmemmap has been gone through."""
+    return shown_progress(args, "vmemmap", " pages")
 
 
 def columns(args: argparse.Namespace) -> int:
@@ -50,3 +129,11 @@ def status(errors: bool, partial: bool) -> ExitStatus:
     if errors:
         return ExitStatus.FINDINGS
     return ExitStatus.PARTIAL if partial else ExitStatus.SOUND
+
+
+def status_of(report: Looked) -> ExitStatus:
+    """Tell the exit status for what a look found."""
+    from ..findings import Severity
+
+    errors = any(one.severity is Severity.ERROR for one in report.findings)
+    return status(errors, report.partial)

@@ -5,9 +5,15 @@ from __future__ import annotations
 
 import argparse
 
-from .lookup import check_type_options, columns, status, write
-from .options import add_output_options, add_target_options, opened_target
-from .progress import shown_progress
+from .lookup import (
+    add_look_options,
+    check_type_options,
+    columns,
+    looking,
+    status_of,
+    vmemmap_progress,
+    write,
+)
 
 NAME = "memmap"
 HELP = "where all the memory map's memory goes"
@@ -29,32 +35,21 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
-    add_target_options(parser)
-    add_output_options(parser, ("table", "json"))
+    add_look_options(parser, ("table", "json"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     check_type_options(args)
-    timings: dict[str, float] = {}
-    with opened_target(args, timings) as target:
+    with looking(args) as (target, how):
         from ..memmap import look
 
-        with shown_progress(args, "vmemmap", " pages") as progress:
-            report = look(
-                target,
-                args.types,
-                args.symbols,
-                system_map=args.system_map,
-                timings=timings,
-                progress=progress,
-            )
-    from ..findings import Severity
+        with vmemmap_progress(args) as progress:
+            report = look(target, **how, progress=progress)
     from ..report.memmap import render_memmap, render_memmap_json
 
     if args.format == "json":
         write(render_memmap_json(report), args)
     else:
         write(render_memmap(report, columns(args)), args)
-    errors = any(one.severity is Severity.ERROR for one in report.findings)
-    return status(errors, report.partial)
+    return status_of(report)

@@ -6,8 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UsageError
-from .lookup import check_type_options, status, write
-from .options import add_output_options, add_target_options, opened_target
+from .lookup import add_look_options, check_type_options, looking, status_of, write
 
 NAME = "page"
 HELP = "everything about one page"
@@ -47,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         meaning.add_argument(
             f"--{option}", dest="meaning", action="store_const", const=option, help=what
         )
-    add_target_options(parser)
-    add_output_options(parser, ("text", "json"))
+    add_look_options(parser, ("text", "json"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,22 +61,11 @@ def run(args: argparse.Namespace) -> int:
             f"{args.which} is no page frame number and no address",
             "give a number, hexadecimal ones with 0x",
         )
-    timings: dict[str, float] = {}
-    with opened_target(args, timings) as target:
+    with looking(args) as (target, how):
         from ..page import look
 
-        report = look(
-            target,
-            number,
-            args.meaning,
-            args.types,
-            args.symbols,
-            system_map=args.system_map,
-            timings=timings,
-        )
-    from ..findings import Severity
+        report = look(target, number, args.meaning, **how)
     from ..report.page import render_page, render_page_json
 
     write((render_page_json if args.format == "json" else render_page)(report), args)
-    errors = any(one.severity is Severity.ERROR for one in report.findings)
-    return status(errors, bool(report.not_read))
+    return status_of(report)

@@ -7,15 +7,22 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, UsageError
-from .lookup import check_type_options, columns, status, write
-from .options import add_output_options, add_target_options, opened_target
-from .progress import shown_progress
+from .lookup import (
+    add_look_options,
+    check_type_options,
+    columns,
+    looking,
+    status,
+    vmemmap_progress,
+    write,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..model import PagemapReport, Report
     from ..target import Target
+    from .lookup import How
 
 NAME = "pgmap"
 HELP = "audit the vmemmap of device memory"
@@ -51,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one pagemap in detail: its name, its address or one in its vmemmap,"
         " a physical address or a page frame in its ranges",
     )
-    add_target_options(parser)
-    add_output_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
+    add_look_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
     parser.add_argument(
         "--contents",
         choices=("sample", "all", "none"),
@@ -74,14 +80,13 @@ def run(args: argparse.Namespace) -> int:
     check_type_options(args)
     if args.watch is not None:
         return _watch(args)
-    timings: dict[str, float] = {}
-    with opened_target(args, timings) as target:
-        report = look_at(target, args, timings)
+    with looking(args) as (target, how):
+        report = look_at(target, args, how)
     write(_rendered(report, args), args)
     return exit_status(report)
 
 
-def look_at(target: Target, args: argparse.Namespace, timings: dict[str, float]) -> Report:
+def look_at(target: Target, args: argparse.Namespace, how: How) -> Report:
     """
     Audit a target that was just opened, with the types that the arguments choose.
 
@@ -89,16 +94,8 @@ def look_at(target: Target, args: argparse.Namespace, timings: dict[str, float])
     """
     from ..confirm import look
 
-    with shown_progress(args, "vmemmap", " pages") as progress:
-        return look(
-            target,
-            args.types,
-            args.symbols,
-            system_map=args.system_map,
-            timings=timings,
-            progress=progress,
-            contents=args.contents,
-        )
+    with vmemmap_progress(args) as progress:
+        return look(target, **how, progress=progress, contents=args.contents)
 
 
 def _seconds(text: str) -> float:
@@ -117,9 +114,8 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
         raise UsageError("a dump does not change: --watch is for -k and --qemu")
     if args.format != "table" or args.output is not None:
         raise UsageError("--watch shows the table: --format and -o are not used with it")
-    timings: dict[str, float] = {}
     first: Report | None = None
-    with opened_target(args, timings) as target:
+    with looking(args) as (target, how):
         from ..audit import Contents
         from ..confirm import confirmed_audit
         from .watch import watch
@@ -127,7 +123,7 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
         def look() -> Report:
             nonlocal first
             if first is None:
-                first = look_at(target, args, timings)
+                first = look_at(target, args, how)
                 return first
             # The types are attached by now.
             return confirmed_audit(target, first.target.types, {}, contents=Contents(args.contents))

@@ -182,3 +182,8 @@ class PageReport:
     not_read: tuple[str, ...] = ()
     #: seconds per phase: attach, types, read
     timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def partial(self) -> bool:
+        """Whether something could not be read."""
+        return bool(self.not_read)
