@@ -6,8 +6,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..findings import Scope
+from .document import head_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,8 +66,7 @@ def render_rule(rule: Rule, width: int) -> str:
 def rules_document(rules: Sequence[Rule]) -> dict[str, Any]:
     """Turn rules into the JSON document, as plain dictionaries and lists."""
     return {
-        "schema": RULES_SCHEMA,
-        "tool": {"name": "vmemscope", "version": __version__},
+        **head_object(RULES_SCHEMA),
         "rules": [_rule(rule) for rule in rules],
     }
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..text import binary_size, hexadecimal
-from .document import finding_object
+from .document import finding_object, head_object
 from .words import count, finding_line, safe
 
 if TYPE_CHECKING:
@@ -105,8 +104,7 @@ def _from_to(change: Change) -> str:
 def diff_document(diff: Diff) -> dict[str, Any]:
     """Turn a comparison into the JSON document, as plain dictionaries and lists."""
     return {
-        "schema": DIFF_SCHEMA,
-        "tool": {"name": "vmemscope", "version": __version__},
+        **head_object(DIFF_SCHEMA),
         "before": _source_object(diff.before),
         "after": _source_object(diff.after),
         "worse": [safe(what) for what in diff.worse],

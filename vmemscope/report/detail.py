@@ -18,6 +18,7 @@ from .words import (
     header,
     label,
     not_read,
+    outcome_counts,
     safe,
     tally,
     verdict,
@@ -59,7 +60,7 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     if one.findings:
         lines += [finding_line(finding, who) for finding in one.findings]
         lines += ["", *_rules({finding.rule for finding in one.findings}, width), ""]
-    unread = not_read(report.summary)
+    unread = not_read(report.summary.not_read)
     if unread:
         lines += ["in all of the target:", *(f"  {line}" for line in unread), ""]
     # A report does not tell whose contents could not be read: no pagemap is then called sound.
@@ -188,7 +189,7 @@ def _outcomes(one: PagemapReport, width: int) -> list[str]:
     if not one.outcomes:
         return []
     counts = Counter(outcome.outcome for outcome in one.outcomes)
-    lines = [f"rules: {', '.join(f'{counts[outcome]} {outcome.value}' for outcome in Outcome)}"]
+    lines = [f"rules: {outcome_counts(counts)}"]
     reasons: dict[tuple[bool, str], list[str]] = {}
     for outcome in one.outcomes:
         if outcome.reason is not None:

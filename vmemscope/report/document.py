@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from .. import __version__
 from ..findings import Outcome
 from ..text import hexadecimal
-from .words import safe
+from .words import safe, tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ..findings import Finding, RuleOutcome
     from ..kernel.dev_pagemap import Altmap
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = (
     "SCHEMA",
+    "closing_object",
     "counts_object",
     "dump_json",
     "finding_object",
+    "head_object",
     "json_text",
     "outcome_object",
     "render_json",
     "schema_text",
     "target_object",
+    "timings_object",
     "to_document",
 )
 
@@ -62,15 +65,37 @@ def to_document(report: Report, only: PagemapReport | None = None) -> dict[str, 
     :param only: leave all other pagemaps out; all else still is of the whole audit
     """
     return {
-        "schema": SCHEMA,
-        "tool": {"name": "vmemscope", "version": __version__},
+        **head_object(SCHEMA),
         "target": target_object(report.target),
         "pgmaps": [_pgmap(one) for one in (report.pagemaps if only is None else (only,))],
         "findings": [finding_object(finding) for finding in report.findings],
         "rules": [outcome_object(outcome) for outcome in report.outcomes],
         "summary": _summary(report),
-        "timings": {phase: round(report.timings.get(phase, 0.0), 6) for phase in _PHASES},
+        "timings": timings_object(report.timings, _PHASES),
     }
+
+
+def head_object(schema: str) -> dict[str, Any]:
+    """
+    Say what a document is, and what wrote it: how each starts.
+
+    :param schema: its identifier
+    """
+    return {"schema": schema, "tool": {"name": "vmemscope", "version": __version__}}
+
+
+def closing_object(findings: Iterable[Finding], not_read: Iterable[str]) -> dict[str, Any]:
+    """Count findings and say what could not be read: how the summary of a document ends."""
+    counted = tally(findings)
+    return {
+        **{f"{severity}s": counted[severity] for severity in counted},
+        "not_read": [safe(what) for what in not_read],
+    }
+
+
+def timings_object(timings: Mapping[str, float], phases: Iterable[str]) -> dict[str, float]:
+    """Turn seconds per phase into an object, with 0 for a phase that was not come to."""
+    return {phase: round(timings.get(phase, 0.0), 6) for phase in phases}
 
 
 def target_object(target: TargetInfo) -> dict[str, Any]:

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..findings import Outcome
 from ..text import binary_size, hexadecimal
-from .document import finding_object, json_text, outcome_object, target_object
-from .words import count, finding_line, header, safe, tally, verdict
+from .document import (
+    closing_object,
+    finding_object,
+    head_object,
+    json_text,
+    outcome_object,
+    target_object,
+    timings_object,
+)
+from .grid import fitting_grid
+from .words import count, ending, header, safe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ..hugetlb.model import FolioReport, HstateReport, HugetlbReport, NodeCounts, TailFrame
 
@@ -66,7 +73,7 @@ _FOLIO_COLUMNS = (
     ("PFN", "SIZE", "STATE", "OPTIMIZED", "HEAD FRAME", "TAIL FRAME"),
     ("PFN", "SIZE", "STATE", "OPTIMIZED"),
 )
-_LEFT = frozenset({"STATE", "OPTIMIZED", "STRUCT PAGE", "PFN", "HEAD FRAME", "TAIL FRAME"})
+_FOLIO_RIGHT = frozenset({"SIZE", "NODE", "PAGES", "READ-ONLY"})
 
 
 def _optimized(one: FolioReport) -> str:
@@ -92,14 +99,12 @@ def render_hugetlb(report: HugetlbReport, width: int) -> str:
         lines += [f"no folios in any pool ({sizes})" if sizes else "no pools", ""]
     lines += _shared(report)
     if report.folios:
-        lines += [*_table(report.folios, _FOLIO_CELLS, _FOLIO_COLUMNS, _LEFT, width), ""]
+        lines += [
+            *fitting_grid(report.folios, _FOLIO_CELLS, _FOLIO_COLUMNS, _FOLIO_RIGHT, width),
+            "",
+        ]
     lines += [*_totals(report), ""]
-    unread = [f"not read: {safe(what)}" for what in report.not_read]
-    lines += [*unread, ""] if unread else []
-    lines += _outcomes(report)
-    if report.findings:
-        lines += [*(finding_line(finding, None) for finding in report.findings), ""]
-    lines.append(verdict(tally(report.findings), report.partial))
+    lines += ending(report)
     return "\n".join(lines) + "\n"
 
 
@@ -130,31 +135,7 @@ def _hstates(hstates: Sequence[HstateReport], width: int) -> list[str]:
         )
         for columns in _COLUMNS
     ]
-    return _table(shown, _CELLS, columns, frozenset(), width)
-
-
-def _table(
-    rows: Sequence[Any],
-    cells: Mapping[str, Callable[[Any], str]],
-    choices: Sequence[Sequence[str]],
-    left: frozenset[str],
-    width: int,
-) -> list[str]:
-    from tabulate import tabulate
-
-    lines: list[str] = []
-    for columns in choices:
-        # The names of the columns are a row like any other, as in the table of pagemaps.
-        text = tabulate(
-            [columns, *([safe(cells[column](row)) for column in columns] for row in rows)],
-            tablefmt="plain",
-            colalign=["left" if column in left else "right" for column in columns],
-            disable_numparse=True,
-        )
-        lines = [line.rstrip() for line in text.splitlines()]
-        if max(map(len, lines)) <= width:
-            break
-    return lines
+    return fitting_grid(shown, _CELLS, columns, _CELLS, width)
 
 
 def _nodes(hstates: Sequence[HstateReport]) -> list[str]:
@@ -207,21 +188,6 @@ def _totals(report: HugetlbReport) -> list[str]:
     return lines
 
 
-def _outcomes(report: HugetlbReport) -> list[str]:
-    counted = [
-        f"{sum(one.outcome is outcome for one in report.outcomes)} {outcome.value}"
-        for outcome in Outcome
-    ]
-    lines = [f"rules: {', '.join(counted)}"]
-    lines += [
-        f"  {one.rule}: {'skipped' if one.outcome is Outcome.SKIPPED else 'not for all'}:"
-        f" {safe(one.reason)}"
-        for one in report.outcomes
-        if one.reason
-    ]
-    return [*lines, ""]
-
-
 def render_hugetlb_json(report: HugetlbReport) -> str:
     """Turn a report into the text of the JSON document."""
     return json_text(hugetlb_document(report))
@@ -229,10 +195,9 @@ def render_hugetlb_json(report: HugetlbReport) -> str:
 
 def hugetlb_document(report: HugetlbReport) -> dict[str, Any]:
     """Turn a report into the JSON document, as plain dictionaries and lists."""
-    counted, hvo, totals = tally(report.findings), report.hvo, report.totals
+    hvo, totals = report.hvo, report.totals
     return {
-        "schema": HUGETLB_SCHEMA,
-        "tool": {"name": "vmemscope", "version": __version__},
+        **head_object(HUGETLB_SCHEMA),
         "target": target_object(report.target),
         "present": report.present,
         "hvo": {
@@ -265,10 +230,9 @@ def hugetlb_document(report: HugetlbReport) -> dict[str, Any]:
             "savable_bytes": totals.savable_bytes,
             "read_only": totals.read_only,
             "walked": totals.walked,
-            **{f"{severity}s": counted[severity] for severity in counted},
-            "not_read": [safe(what) for what in report.not_read],
+            **closing_object(report.findings, report.not_read),
         },
-        "timings": {phase: round(report.timings.get(phase, 0.0), 6) for phase in _PHASES},
+        "timings": timings_object(report.timings, _PHASES),
     }
 
 

@@ -49,7 +49,7 @@ def render_ktap(report: Report, only: PagemapReport | None = None) -> str:
         tests = _tests(one.outcomes, one.findings)
         groups.append((name if unique else f"{name} {one.address:#x}", name, tests))
     lines = [_VERSION, f"1..{len(groups)}", _diagnostic(header(report.target))]
-    lines += [_diagnostic(line) for line in not_read(report.summary)]
+    lines += [_diagnostic(line) for line in not_read(report.summary.not_read)]
     for number, (name, who, tests) in enumerate(groups, 1):
         lines += [_INDENT + line for line in _nested(tests, who)]
         lines.append(_result(number, name, _bubbled(tests)))

@@ -53,7 +53,7 @@ def render_markdown(report: Report, only: PagemapReport | None = None) -> str:
         lines += [f"* {_prose(line)}" for line in totals(report)]
     else:
         lines.append("No pagemaps.")
-    unread = not_read(report.summary)
+    unread = not_read(report.summary.not_read)
     if unread:
         lines += ["", "### Not read", "", *_block(unread)]
     lines += _findings(report, only)
@@ -123,7 +123,7 @@ def _environment(report: Report) -> list[str]:
         ("types", safe(target.types)),
         ("page size", binary_size(target.page_size)),
         ("sizeof(struct page)", str(target.struct_page_size)),
-        ("rules", outcome_counts(report)),
+        ("rules", outcome_counts(report.outcome_counts())),
     )
     return [_row(("", "")), _row(("---", "---"))] + [
         _row((_prose(name), _code(value))) for name, value in fields

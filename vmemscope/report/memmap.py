@@ -9,14 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..findings import Outcome
 from ..text import binary_size, hexadecimal
-from .document import counts_object, finding_object, json_text, outcome_object, target_object
-from .words import count, finding_line, header, safe, tally, verdict
+from .document import (
+    closing_object,
+    counts_object,
+    finding_object,
+    head_object,
+    json_text,
+    outcome_object,
+    target_object,
+    timings_object,
+)
+from .grid import fitting_grid
+from .words import count, ending, header, safe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from ..memmap.model import Area, Counter, MemmapReport, Totals
 
@@ -28,7 +36,7 @@ MEMMAP_SCHEMA = "vmemscope.memmap/1"
 _PHASES = ("attach", "types", "read", "walk", "sum")
 
 _CELLS: dict[str, Callable[[Area], str]] = {
-    "AREA": lambda area: safe(area.label),
+    "AREA": lambda area: area.label,
     "NODE": lambda area: "-" if area.nid is None else str(area.nid),
     "ZONE": lambda area: area.zone or "-",
     "DESCRIBES": lambda area: binary_size(area.described_bytes),
@@ -43,11 +51,11 @@ _RIGHT = frozenset({"NODE", "DESCRIBES", "PAGES", "FRAMES", "COUNTED", "SAVED"})
 
 #: what to show, in order of preference: the first that fits
 _COLUMNS = (
-    "AREA NODE ZONE DESCRIBES LEAVES PAGES FRAMES SAVED COUNTED ON",
-    "AREA NODE DESCRIBES LEAVES PAGES FRAMES SAVED COUNTED ON",
-    "AREA DESCRIBES LEAVES PAGES FRAMES SAVED COUNTED",
-    "AREA DESCRIBES PAGES FRAMES COUNTED",
-    "AREA PAGES FRAMES",
+    ("AREA", "NODE", "ZONE", "DESCRIBES", "LEAVES", "PAGES", "FRAMES", "SAVED", "COUNTED", "ON"),
+    ("AREA", "NODE", "DESCRIBES", "LEAVES", "PAGES", "FRAMES", "SAVED", "COUNTED", "ON"),
+    ("AREA", "DESCRIBES", "LEAVES", "PAGES", "FRAMES", "SAVED", "COUNTED"),
+    ("AREA", "DESCRIBES", "PAGES", "FRAMES", "COUNTED"),
+    ("AREA", "PAGES", "FRAMES"),
 )
 
 
@@ -70,7 +78,12 @@ def render_memmap(report: MemmapReport, width: int) -> str:
         is never broken, so that it can be searched for
     """
     page_size = report.target.page_size
-    lines = [header(report.target), "", *_table(report.areas, width), ""]
+    lines = [
+        header(report.target),
+        "",
+        *fitting_grid(report.areas, _CELLS, _COLUMNS, _RIGHT, width),
+        "",
+    ]
     for what, kinds in (
         ("System RAM", {"zone", "unknown"}),
         ("devices", {"pagemap"}),
@@ -86,35 +99,8 @@ def render_memmap(report: MemmapReport, width: int) -> str:
         lines += [f"mapped in vain: {count(pages, 'page')} in {count(len(report.leaks), 'place')}"]
         lines += [f"  {leak.start:#x}  {count(leak.pages, 'page')}" for leak in report.leaks]
         lines.append("")
-    unread = [f"not read: {safe(what)}" for what in report.not_read]
-    lines += [*unread, ""] if unread else []
-    lines += _outcomes(report)
-    if report.findings:
-        lines += [*(finding_line(finding, None) for finding in report.findings), ""]
-    lines.append(verdict(tally(report.findings), report.partial))
+    lines += ending(report)
     return "\n".join(lines) + "\n"
-
-
-def _table(areas: Sequence[Area], width: int) -> list[str]:
-    rows: list[str] = []
-    for columns in _COLUMNS:
-        rows = _rows(areas, columns.split())
-        if max(map(len, rows)) <= width:
-            break
-    return rows
-
-
-def _rows(areas: Sequence[Area], columns: list[str]) -> list[str]:
-    from tabulate import tabulate
-
-    # The names of the columns are a row like any other, as in the table of pagemaps.
-    text = tabulate(
-        [columns, *([_CELLS[column](area) for column in columns] for area in areas)],
-        tablefmt="plain",
-        colalign=["right" if column in _RIGHT else "left" for column in columns],
-        disable_numparse=True,
-    )
-    return [line.rstrip() for line in text.splitlines()]
 
 
 def _sum(what: str, areas: Iterable[Area], page_size: int) -> list[str]:
@@ -159,21 +145,6 @@ def _counter(counter: Counter) -> str:
     return f"{counter.name}: {value}{expected}: {safe(counter.reason)}"
 
 
-def _outcomes(report: MemmapReport) -> list[str]:
-    counted = [
-        f"{sum(one.outcome is outcome for one in report.outcomes)} {outcome.value}"
-        for outcome in Outcome
-    ]
-    lines = [f"rules: {', '.join(counted)}"]
-    lines += [
-        f"  {one.rule}: {'skipped' if one.outcome is Outcome.SKIPPED else 'not for all'}:"
-        f" {safe(one.reason)}"
-        for one in report.outcomes
-        if one.reason
-    ]
-    return [*lines, ""]
-
-
 def render_memmap_json(report: MemmapReport) -> str:
     """Turn a report into the text of the JSON document."""
     return json_text(memmap_document(report))
@@ -181,10 +152,8 @@ def render_memmap_json(report: MemmapReport) -> str:
 
 def memmap_document(report: MemmapReport) -> dict[str, Any]:
     """Turn a report into the JSON document, as plain dictionaries and lists."""
-    counted = tally(report.findings)
     return {
-        "schema": MEMMAP_SCHEMA,
-        "tool": {"name": "vmemscope", "version": __version__},
+        **head_object(MEMMAP_SCHEMA),
         "target": target_object(report.target),
         "vmemmap": {
             "start": hexadecimal(report.start),
@@ -207,10 +176,9 @@ def memmap_document(report: MemmapReport) -> dict[str, Any]:
         "rules": [outcome_object(one) for one in report.outcomes],
         "summary": {
             **_totals(report.totals),
-            **{f"{severity}s": counted[severity] for severity in counted},
-            "not_read": [safe(what) for what in report.not_read],
+            **closing_object(report.findings, report.not_read),
         },
-        "timings": {phase: round(report.timings.get(phase, 0.0), 6) for phase in _PHASES},
+        "timings": timings_object(report.timings, _PHASES),
     }
 
 

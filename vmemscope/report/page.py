@@ -10,10 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..text import binary_size, hexadecimal
-from .document import finding_object, json_text, target_object
-from .words import count, finding_line, header, safe, tally
+from .document import (
+    closing_object,
+    finding_object,
+    head_object,
+    json_text,
+    target_object,
+    timings_object,
+)
+from .words import count, finding_line, header, not_read, safe
 
 if TYPE_CHECKING:
     from ..page.model import Frame, PageReport, Place, Sharing, StructPage
@@ -51,7 +57,7 @@ def render_page(report: PageReport) -> str:
         lines += ["", *_sharing(report.sharing)]
     lines += ["", "state", *(f"  {safe(line)}" for line in report.state)]
     if report.not_read:
-        lines += ["", *(f"not read: {safe(what)}" for what in report.not_read)]
+        lines += ["", *not_read(report.not_read)]
     if report.findings:
         owner = report.place.name if report.place is not None else None
         lines += ["", *(finding_line(one, owner and safe(owner)) for one in report.findings)]
@@ -191,10 +197,8 @@ def render_page_json(report: PageReport) -> str:
 
 def page_document(report: PageReport) -> dict[str, Any]:
     """Turn a report into the JSON document, as plain dictionaries and lists."""
-    counted = tally(report.findings)
     return {
-        "schema": PAGE_SCHEMA,
-        "tool": {"name": "vmemscope", "version": __version__},
+        **head_object(PAGE_SCHEMA),
         "target": target_object(report.target),
         "meaning": {
             "number": hexadecimal(report.meaning.number),
@@ -228,10 +232,9 @@ def page_document(report: PageReport) -> dict[str, Any]:
         "state": [safe(line) for line in report.state],
         "findings": [finding_object(one) for one in report.findings],
         "summary": {
-            **{f"{severity}s": counted[severity] for severity in counted},
-            "not_read": [safe(what) for what in report.not_read],
+            **closing_object(report.findings, report.not_read),
         },
-        "timings": {phase: round(report.timings.get(phase, 0.0), 6) for phase in _PHASES},
+        "timings": timings_object(report.timings, _PHASES),
     }
 
 

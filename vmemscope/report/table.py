@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..text import binary_size
+from .grid import grid
 from .words import (
     count,
     finding_line,
@@ -108,7 +109,7 @@ def render_all(report: Report, width: int) -> str:
             "",
         ]
     lines += totals(report)
-    lines += not_read(report.summary)
+    lines += not_read(report.summary.not_read)
     if lines[-1]:
         lines.append("")
     findings = report.all_findings()
@@ -131,20 +132,11 @@ def _table(pagemaps: tuple[PagemapReport, ...], width: int) -> list[str]:
 
 
 def _rows(pagemaps: tuple[PagemapReport, ...], columns: list[str], name: int) -> list[str]:
-    from tabulate import tabulate
-
     def fitted(column: str, one: PagemapReport) -> str:
         text = cell(column, one)
         return _shortened(text, name) if column == "NAME" else text
 
-    # The names of the columns are a row like any other: tabulate makes columns wider than
-    # their headers, and takes a column of names such as 0x10 and 1e3 for numbers.
-    text = tabulate(
-        [columns, *([fitted(column, one) for column in columns] for one in pagemaps)],
-        tablefmt="plain",
-        colalign=["right" if column in RIGHT else "left" for column in columns],
-    )
-    return [line.rstrip() for line in text.splitlines()]
+    return grid(columns, ([fitted(column, one) for column in columns] for one in pagemaps), RIGHT)
 
 
 def _shortened(text: str, width: int) -> str:
@@ -181,8 +173,9 @@ def totals(report: Report) -> list[str]:
         " could be"
     ]
     lines.append(f"checked: {_refcounts(report)}; {_contents(report)}")
-    if report.outcome_counts():
-        lines.append(f"rules, each for each pagemap: {outcome_counts(report)}")
+    counts = report.outcome_counts()
+    if counts:
+        lines.append(f"rules, each for each pagemap: {outcome_counts(counts)}")
     return lines
 
 

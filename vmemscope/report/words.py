@@ -3,19 +3,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..findings import Outcome, Severity
 from ..text import binary_size, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Protocol
 
-    from ..findings import Finding
-    from ..model import PagemapReport, Report, Summary, TargetInfo
+    from ..findings import Finding, RuleOutcome
+    from ..model import PagemapReport, Report, TargetInfo
+
+    class Looked(Protocol):
+        """A report on something as a whole."""
+
+        @property
+        def findings(self) -> Sequence[Finding]: ...
+        @property
+        def outcomes(self) -> Iterable[RuleOutcome]: ...
+        @property
+        def not_read(self) -> Iterable[str]: ...
+        @property
+        def partial(self) -> bool: ...
+
 
 __all__ = (
     "count",
+    "ending",
     "finding_line",
     "header",
     "label",
@@ -93,15 +109,14 @@ def finding_line(finding: Finding, owner: str | None) -> str:
     )
 
 
-def not_read(summary: Summary) -> list[str]:
+def not_read(things: Iterable[str]) -> list[str]:
     """Say what could not be read, a line for each thing."""
-    return [f"not read: {safe(what)}" for what in summary.not_read]
+    return [f"not read: {safe(what)}" for what in things]
 
 
-def outcome_counts(report: Report) -> str:
-    """Say of how many rules what came."""
-    counts = report.outcome_counts()
-    return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
+def outcome_counts(counts: Mapping[Outcome, int]) -> str:
+    """Say of how many rules what came, those none of which came too."""
+    return ", ".join(f"{counts.get(outcome, 0)} {outcome.value}" for outcome in Outcome)
 
 
 def tally(findings: Iterable[Finding]) -> dict[Severity, int]:
@@ -137,3 +152,24 @@ def verdict_of(report: Report) -> str:
         Severity.NOTE: summary.notes,
     }
     return verdict(counted, summary.partial)
+
+
+def ending(report: Looked) -> list[str]:
+    """
+    End a report on something as a whole: what could not be read, what came of the
+    rules, what was found, and the verdict.
+    """
+    unread = not_read(report.not_read)
+    lines = [*unread, ""] if unread else []
+    counts = Counter(one.outcome for one in report.outcomes)
+    lines.append(f"rules: {outcome_counts(counts)}")
+    lines += [
+        f"  {one.rule}: {'skipped' if one.outcome is Outcome.SKIPPED else 'not for all'}:"
+        f" {safe(one.reason)}"
+        for one in report.outcomes
+        if one.reason
+    ]
+    lines.append("")
+    if report.findings:
+        lines += [*(finding_line(finding, None) for finding in report.findings), ""]
+    return [*lines, verdict(tally(report.findings), report.partial)]
