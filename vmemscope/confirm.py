@@ -26,6 +26,7 @@ from .kernel.resource import read_resources
 from .memory import PhysicalMemory
 from .model import FrameCounts, PagemapReport, Report
 from .needs import NEEDS
+from .timing import phase
 from .types import attach_types, check_needs
 from .walk import Kind, translate
 
@@ -67,10 +68,9 @@ def look(
     """
     contents = Contents(contents)
     timings = {} if timings is None else timings
-    start = time.perf_counter()
-    source = attach_types(target.prog, types, symbols, system_map=system_map)
-    check_needs(target.prog, NEEDS)
-    timings["types"] = time.perf_counter() - start
+    with phase(timings, "types"):
+        source = attach_types(target.prog, types, symbols, system_map=system_map)
+        check_needs(target.prog, NEEDS)
     return confirmed_audit(target, str(source), timings, progress=progress, contents=contents)
 
 

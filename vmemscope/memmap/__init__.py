@@ -73,10 +73,9 @@ def look(
     :raises VmemscopeError: if types are missing, or the target can't be looked at
     """
     timings = {} if timings is None else timings
-    start = time.perf_counter()
-    source = str(attach_types(target.prog, types, symbols, system_map=system_map))
-    check_needs(target.prog, NEEDS)
-    timings["types"] = time.perf_counter() - start
+    with phase(timings, "types"):
+        source = str(attach_types(target.prog, types, symbols, system_map=system_map))
+        check_needs(target.prog, NEEDS)
     if not target.live:
         report = memmap(target, source, timings, progress)
         if _violations(report) and _devices(target) is None:

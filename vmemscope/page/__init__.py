@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..findings import Severity
+from ..timing import phase
 from ..types import attach_types, check_needs
 from .examine import examine
 from .needs import NEEDS
@@ -55,17 +56,15 @@ def look(
     :raises VmemscopeError: if types are missing, or there is no such page
     """
     timings = {} if timings is None else timings
-    start = time.perf_counter()
-    source = str(attach_types(target.prog, types, symbols, system_map=system_map))
-    check_needs(target.prog, NEEDS)
-    timings["types"] = time.perf_counter() - start
-    start = time.perf_counter()
-    report = examine(target, number, meaning, source)
-    if target.live and any(one.severity is not Severity.NOTE for one in report.findings):
-        known = {(one.rule, one.vaddr, one.pfn) for one in report.findings}
-        sleep(_PAUSE)
+    with phase(timings, "types"):
+        source = str(attach_types(target.prog, types, symbols, system_map=system_map))
+        check_needs(target.prog, NEEDS)
+    with phase(timings, "read"):
         report = examine(target, number, meaning, source)
-        kept = tuple(f for f in report.findings if (f.rule, f.vaddr, f.pfn) in known)
-        report = replace(report, findings=kept)
-    timings["read"] = time.perf_counter() - start
+        if target.live and any(one.severity is not Severity.NOTE for one in report.findings):
+            known = {(one.rule, one.vaddr, one.pfn) for one in report.findings}
+            sleep(_PAUSE)
+            report = examine(target, number, meaning, source)
+            kept = tuple(f for f in report.findings if (f.rule, f.vaddr, f.pfn) in known)
+            report = replace(report, findings=kept)
     return replace(report, timings=timings)
