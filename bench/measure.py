@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from drgn import FaultError
 
-from vmemscope.audit import Contents, audit, read_subjects
-from vmemscope.audit.backing import check_backing
-from vmemscope.audit.mapping import map_subject
 from vmemscope.findings import Collector
 from vmemscope.kernel.page_state import read_page_states
 from vmemscope.memmap import memmap
 from vmemscope.memory import PhysicalMemory
+from vmemscope.pgmap import Contents, audit, read_subjects
+from vmemscope.pgmap.backing import check_backing
+from vmemscope.pgmap.mapping import map_subject
 from vmemscope.target import Target
 from vmemscope.types import attach_types
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vmemscope.audit import audit
 from vmemscope.model import Report
 from vmemscope.needs import NEEDS
+from vmemscope.pgmap import audit
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import Planted
 from vmemscope.target import open_core

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from vmemscope.audit import audit
 from vmemscope.compound import judge
 from vmemscope.memory import PhysicalMemory
 from vmemscope.model import Report
+from vmemscope.pgmap import audit
 from vmemscope.target import open_core
 from vmemscope.types import attach_types
 
@@ -65,7 +65,7 @@ def test_sound_compounds_are_not_judged_one_by_one(
         judged.append(int(runs.length.sum()))
         return judge(runs, origin, size)
 
-    monkeypatch.setattr("vmemscope.audit.mapping.judge", counting)
+    monkeypatch.setattr("vmemscope.pgmap.mapping.judge", counting)
     report = look(core)
     size = report.pagemaps[0].compound_size or 0
     vpages = size // PAGE * 64 // PAGE
@@ -97,7 +97,7 @@ def test_short_cuts_change_nothing(
     quick = look(core)
     with monkeypatch.context() as patch:
         # Whatever the entries: each compound page is judged.
-        patch.setattr("vmemscope.audit.mapping.sound_compounds", lambda *_: None)
+        patch.setattr("vmemscope.pgmap.mapping.sound_compounds", lambda *_: None)
         slow = look(core)
     with monkeypatch.context() as patch:
         # Many windows, batches and reads.
@@ -114,7 +114,7 @@ def test_short_cuts_change_nothing(
         small = look(core)
     with monkeypatch.context() as patch:
         # Each frame is put in order and looked at.
-        patch.setattr("vmemscope.audit.backing.sound_frames", lambda *_: None)
+        patch.setattr("vmemscope.pgmap.backing.sound_frames", lambda *_: None)
         ordered = look(core)
     assert quick == slow
     assert quick == small

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from vmemscope.audit import Contents, audit
 from vmemscope.confirm import look
 from vmemscope.findings import Outcome
 from vmemscope.memory import PhysicalMemory
 from vmemscope.model import Report
+from vmemscope.pgmap import Contents, audit
 from vmemscope.target import open_core
 from vmemscope.types import attach_types
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from drgn import Program
 
-from vmemscope.audit import audit
 from vmemscope.findings import Outcome, RuleOutcome
 from vmemscope.kernel import percpu_ref, task
 from vmemscope.kernel.percpu_ref import read_references
 from vmemscope.kernel.task import read_address_spaces
 from vmemscope.model import Report
+from vmemscope.pgmap import audit
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.tasks import PROCESSES

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -82,6 +84,40 @@ def test_names_of_the_package_are_there() -> None:
         "    for name in package.__all__:\n"
         "        assert getattr(package, name) is not None\n"
         "    assert not hasattr(package, 'nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("package", ["vmemscope", "vmemscope.report", "vmemscope.target"])
+def test_no_name_of_a_package_is_that_of_a_module_in_it(package: str) -> None:
+    # Python sets a module as an attribute of its package once it is imported, by whomever.
+    face = import_module(package)
+    assert not {module.name for module in iter_modules(face.__path__)} & set(face.__all__)
+
+
+@pytest.mark.parametrize(
+    "order", [["names", "modules"], ["modules", "names"]], ids=lambda order: "-".join(order)
+)
+def test_names_of_the_package_are_what_they_are_whatever_is_imported_first(
+    order: list[str],
+) -> None:
+    first = {
+        "names": "from vmemscope import *\n",
+        "modules": (
+            "from importlib import import_module\n"
+            "from pkgutil import walk_packages\n"
+            "for one in walk_packages(vmemscope.__path__, 'vmemscope.'):\n"
+            "    if not one.name.endswith('__main__'):\n"
+            "        import_module(one.name)\n"
+        ),
+    }
+    code = (
+        "import vmemscope\n"
+        + "".join(first[what] for what in order)
+        + "import vmemscope.confirm, vmemscope.model, vmemscope.target\n"
+        "assert vmemscope.audit is audit is vmemscope.confirm.look\n"
+        "assert vmemscope.Report is Report is vmemscope.model.Report\n"
+        "assert vmemscope.open_core is open_core is vmemscope.target.open_core\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .model import PagemapReport, Report
     from .target import Target, open_core, open_kernel, open_qemu
 
+# None may be the name of a module here: Python sets that when it is imported.
 __all__ = (
     "PagemapReport",
     "Report",

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .arch import architecture_of
-from .audit import Contents, audit
 from .errors import TargetError
 from .findings import Finding, Outcome, RuleOutcome, Severity, left_of
 from .kernel.dev_pagemap import read_pagemaps
@@ -26,6 +25,7 @@ from .kernel.resource import read_resources
 from .memory import PhysicalMemory
 from .model import FrameCounts, PagemapReport, Report
 from .needs import NEEDS
+from .pgmap import Contents, audit
 from .timing import phase
 from .types import attach_types, check_needs
 from .walk import Kind, translate
@@ -33,7 +33,7 @@ from .walk import Kind, translate
 if TYPE_CHECKING:
     import os
 
-    from .audit import Progress
+    from .pgmap import Progress
     from .target import Target
 
 __all__ = ("Look", "confirmed_audit", "is_certain", "look", "merged")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Protocol
 
-    from ..audit import Progress
     from ..findings import Finding
+    from ..pgmap import Progress
     from ..target import Target
 
     class Looked(Protocol):

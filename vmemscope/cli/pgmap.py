@@ -116,8 +116,8 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
         raise UsageError("--watch shows the table: --format and -o are not used with it")
     first: Report | None = None
     with looking(args) as (target, how):
-        from ..audit import Contents
         from ..confirm import confirmed_audit
+        from ..pgmap import Contents
         from .watch import watch
 
         def look() -> Report:

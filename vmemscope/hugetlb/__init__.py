@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-    from ..audit import Progress
+    from ..pgmap import Progress
     from ..target import Target
     from .model import HugetlbReport
 

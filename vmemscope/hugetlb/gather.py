@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..audit import read_subjects
 from ..columns import join, select
 from ..findings import Collector, Scope
 from ..kernel.hugetlb import (
@@ -25,6 +24,7 @@ from ..kernel.hugetlb import (
 )
 from ..kernel.page_flags import read_flag_layout
 from ..kernel.pglist_data import DEVICE, read_zones
+from ..pgmap import read_subjects
 from ..rules import CATALOGUE, rules_of
 from ..rules.hugetlb import (
     Facts,
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
     from drgn import Program
     from numpy.typing import NDArray
 
-    from ..audit import Progress
     from ..kernel import Damage
     from ..kernel.hugetlb import Folios, Hstate, TailPage
     from ..kernel.page_flags import FlagLayout
     from ..kernel.pglist_data import Zone
+    from ..pgmap import Progress
     from ..target import Target
     from .survey import ReadOnly, Survey
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-    from ..audit import Progress
     from ..findings import Finding
+    from ..pgmap import Progress
     from ..target import Target
     from .model import MemmapReport
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..audit import read_subjects
-from ..audit.validity import UNREAD_SECTIONS, frames_of
 from ..findings import Collector
 from ..kernel.mem_section_usage import read_subsections
 from ..kernel.pglist_data import DEVICE, read_zones
 from ..kernel.vmstat import read_counters
+from ..pgmap import read_subjects
+from ..pgmap.validity import UNREAD_SECTIONS, frames_of
 from ..rules import CATALOGUE
 from ..rules.sections import (
     check_leaks,
@@ -33,7 +33,7 @@ from .tally import survey
 if TYPE_CHECKING:
     from drgn import Program
 
-    from ..audit import Progress
+    from ..pgmap import Progress
     from ..target import Target
 
 __all__ = ("Gathered",)

@@ -24,7 +24,7 @@ from .tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..audit.subject import Subject
+    from ..pgmap.subject import Subject
     from .gather import Gathered
     from .model import Counter
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..audit import read_subjects
 from ..columns import select
 from ..findings import Collector
 from ..frames import runs_of
@@ -24,6 +23,7 @@ from ..kernel.pglist_data import DEVICE, read_zones
 from ..kernel.resource import read_resources
 from ..layout import first_compound, pieces_of, unknown_piece
 from ..model import TargetInfo
+from ..pgmap import read_subjects
 from ..rules.contents import check_rows
 from ..rules.struct_pages import Due, Rows, holds_mask, resolve_heads
 from ..rules.tally import Tally
@@ -45,9 +45,9 @@ from .model import (
 from .state import describe
 
 if TYPE_CHECKING:
-    from ..audit.subject import Subject
     from ..findings import Finding
     from ..kernel.resource import Resource
+    from ..pgmap.subject import Subject
     from ..target import Target
     from ..trace import Trace
 
