@@ -170,6 +170,7 @@ class TestOutput:
         assert set(document["timings"]) == {
             "attach",
             "types",
+            "pagemaps",
             "walk",
             "frames",
             "contents",

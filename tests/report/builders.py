@@ -151,8 +151,8 @@ def report(
         replace(totals, **summary),
         timings
         or {
-            "attach": 0.02, "types": 0.1, "walk": 0.03, "frames": 0.04, "contents": 0.05,
-            "audit": 0.01,
+            "attach": 0.02, "types": 0.1, "pagemaps": 0.06, "walk": 0.03, "frames": 0.04,
+            "contents": 0.05, "audit": 0.01,
         },
         outcomes,
     )  # fmt: skip

@@ -42,7 +42,7 @@ __all__ = (
 #: identifier of this version of the document
 SCHEMA = "vmemscope.pgmap/1"
 
-_PHASES = ("attach", "types", "walk", "frames", "contents", "audit")
+_PHASES = ("attach", "types", "pagemaps", "walk", "frames", "contents", "audit")
 
 
 def schema_text(schema: str = SCHEMA) -> str:
