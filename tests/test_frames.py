@@ -91,6 +91,17 @@ class TestJudge:
         assert not judged.wrong.any()
         assert judged.shared.tolist()[-1] == 3
 
+    def test_what_is_not_there_costs_nothing(self) -> None:
+        # As of a range that goes up to the end of the address space.
+        runs = Runs(
+            np.array([8, 16]), np.array([8, 1 << 50]), np.array([1, 0], np.uint64),
+            np.array([9, 0], np.uint8), np.array([Kind.MAPPED, Kind.HOLE], np.uint8),
+        )  # fmt: skip
+        judged = judge(runs, 8, 8)
+        assert len(judged.runs.vpage) < 10
+        assert int(judged.runs.length.sum()) == 8 + (1 << 50)
+        assert not judged.wrong[judged.runs.kind == Kind.HOLE].any()
+
     def test_random_against_a_loop(self) -> None:
         rng = np.random.default_rng(7)
         for _ in range(200):

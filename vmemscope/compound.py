@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Judged", "judge", "sound_compounds", "whole_compounds")
 
+#: pieces that a run of what is not mapped is cut into at the most
+_HOLE_PIECES = 4
+
 
 class Judged(NamedTuple):
     """Runs of a piece, none across a compound page's bounds, each with its role."""
@@ -137,6 +140,9 @@ def _split(runs: Runs, origin: int, size: int) -> Runs:
         return x // size + (x - 1) // size
 
     pieces = bounds_up_to(last) - bounds_up_to(first) + 1
+    # What is not there can be as large as the address space, and of it only the first
+    # compound page is drawn.
+    pieces = np.where(runs.kind == Kind.MAPPED, pieces, np.minimum(pieces, _HOLE_PIECES))
     owner = np.repeat(np.arange(len(pieces)), pieces)
     nth = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     # The nth bound after the run's start.

@@ -145,6 +145,7 @@ def test_unreadable_pagemap() -> None:
         (Populated.LEAF, True, "leaves of 2 MiB on the device (altmap): whole sections"),
         (Populated.BASE, False, "base pages of RAM: part of a section"),
         (Populated.BASE, True, "base pages of RAM, altmap or not: part of a section"),
+        (Populated.UNKNOWN, False, "not known: its vmemmap_shift makes no sense"),
     ],
 )
 def test_expected_layout_in_words(populated: Populated, altmap: bool, words: str) -> None:

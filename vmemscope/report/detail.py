@@ -155,6 +155,7 @@ def _piece(piece: Piece, one: PagemapReport, geometry: Geometry) -> str:
         Populated.BASE: "base pages of RAM"
         + (", altmap or not" if one.altmap else "")
         + ": part of a section, not deduplicated",
+        Populated.UNKNOWN: "not known: its vmemmap_shift makes no sense",
     }[piece.populated]
     return f"{start:#x}-{last:#x}  {count(piece.end - piece.start, 'page')}  {text}"
 
