@@ -125,7 +125,9 @@ class TestSound:
         told = {one.rule: one for one in report.outcomes}
         assert list(told) == [rule.id for rule in rules_of(Scope.HUGETLB)]
         skipped = {name for name, one in told.items() if one.outcome is Outcome.SKIPPED}
-        assert skipped == {"hugetlb-key" if kernel == "7.2" else "hugetlb-shared-tail"}
+        assert skipped == (
+            {"hugetlb-key", "hugetlb-restore"} if kernel == "7.2" else {"hugetlb-shared-tail"}
+        )
         assert all(told[name].reason for name in skipped)
 
     def test_gigantic_pages(self, tmp_path: Path, kernel: str) -> None:
@@ -139,6 +141,28 @@ class TestSound:
         assert one.frames == 4096 + 1 + (kernel == "7.2")
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("wrong", "told"), [((), False), ((9,), True), ((3, 40), True)])
+def test_gigantic_pages_without_tail_mapping(
+    tmp_path: Path, kernel: str, wrong: tuple[int, ...], told: bool
+) -> None:
+    """As up to 6.6, and to 6.11 at run time: in all tail pages alike it is no fault."""
+    text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n'
+    image = build(parse_scenario(text, "test"), kernel=kernel)
+    memmap = image.kernel.memmap
+    (folio,) = image.kernel.hugetlb.folios
+    mapping = image.kernel.layouts.offsetof("page", "mapping")
+    for number in range(4, 64):
+        memmap.poke(folio.pfn + number, mapping, 0)
+    for number in wrong:
+        memmap.poke(folio.pfn + number, mapping, 0xDEAD000000000400)
+    # Of a folio that goes over three or four struct pages.
+    memmap.poke(folio.pfn + 3, mapping, 0x1000 if 3 in wrong else 0)
+    image.write(tmp_path / "vmcore")
+    report = look(open_core(str(tmp_path / "vmcore")), "btf")
+    assert {one.rule for one in report.findings} == ({"hugetlb-tail-page"} if told else set())
+
+
 #: fault, options -> (rule, whether it is at the address of the fault), kernels (all)
 FAULTS: dict[tuple[str, str], tuple[set[tuple[str, bool]], set[str]]] = {
     ("tail-writable", "{}"): ({("hugetlb-mapping", True)}, set()),
@@ -150,6 +174,10 @@ FAULTS: dict[tuple[str, str], tuple[set[tuple[str, bool]], set[str]]] = {
     ("tail-frame", '{"to": "zero", "page": 1}'): ({("hugetlb-tail-frame", True)}, set()),
     ("head-shared", "{}"): ({("hugetlb-head-frame", True)}, set()),
     ("head-freed", "{}"): ({("hugetlb-head-frame", True)}, set()),
+    ("tail-page", "{}"): ({("hugetlb-tail-page", True)}, set()),
+    ("tail-page", '{"what": "head", "number": 63}'): ({("hugetlb-tail-page", True)}, set()),
+    ("tail-page", '{"what": "refcount", "number": 4}'): ({("hugetlb-tail-page", True)}, set()),
+    ("restore", "{}"): ({("hugetlb-restore", True)}, {"6.1", "6.12"}),
     ("stray", '{"folio": 6}'): ({("hugetlb-read-only", True)}, set()),
     ("flag-missing", "{}"): ({("hugetlb-flag", True), ("hugetlb-key", False)}, set()),
     ("flag-extra", '{"folio": 0}'): ({("hugetlb-flag", True), ("hugetlb-key", False)}, set()),

@@ -117,6 +117,11 @@ class Architecture:
     vmemmap_limit: int = 1 << 64
     #: whether each process has a top-level table with copies of the kernel's entries
     copies_kernel_entries: bool = False
+    #: what the kernel's poisoned pointers are counted from (CONFIG_ILLEGAL_POINTER_VALUE)
+    poison: int = 0xDEAD_0000_0000_0000
+    #: numpy dtype of a constant as it stands in the bytes of an instruction, ``None``
+    #: if it is not in one piece there
+    constant: str | None = None
 
 
 #: drgn's ``Architecture`` name -> module of this package

@@ -83,4 +83,6 @@ ARCHITECTURE = Architecture(
     vmemmap_limit=_CPU_ENTRY_AREA_BASE,
     # arch/x86/mm/pgtable.c: pgd_ctor(); arch/x86/mm/init_64.c: sync_global_pgds()
     copies_kernel_entries=True,
+    # disp32 and imm32
+    constant="<u4",
 )

@@ -24,6 +24,7 @@ from ..kernel.hugetlb import (
 )
 from ..kernel.page_flags import read_flag_layout
 from ..kernel.pglist_data import DEVICE, read_zones
+from ..kernel.vmemmap_restore import read_restore
 from ..pgmap import read_subjects
 from ..rules import CATALOGUE, rules_of
 from ..rules.hugetlb import (
@@ -40,10 +41,12 @@ from ..rules.hugetlb import (
     check_shared_tails,
     check_tail_frames,
 )
+from ..rules.hugetlb_tails import check_restore, check_tail_pages, with_tail_pages
 from ..structpages import read_struct_pages
 from ..vmcoreinfo import physmem_bits
 from ..walk import Kind
 from .survey import entries_of, survey
+from .tails import read_tail_pages_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -306,6 +309,7 @@ class Gathered:
         check_head_frames(
             facts, refcounts, reserved, readable, self.vmemmap.ram.contains(maps.head_pfn), findings
         )
+        self._check_tails(facts)
         self._check_key(facts)
         if not self.hvo.shared_tails:
             findings.skipped(
@@ -314,6 +318,25 @@ class Gathered:
         elif not self.shared:
             findings.skipped("no zone has any", CATALOGUE["hugetlb-shared-tail"])
         check_shared_tails(self.shared, self.vmemmap.page, findings)
+
+    def _check_tails(self, facts: Facts) -> None:
+        """Look into the tail pages of optimized folios, and into how they are restored."""
+        geometry = self.vmemmap.geometry
+        folios = with_tail_pages(facts)
+        kept = np.array([one.kept for one in self.hstates], dtype=np.int64)
+        kept = kept[facts.folios.hstate[folios]]
+        read = read_tail_pages_of(self.vmemmap, folios, facts.maps.first[folios], kept)
+        self.unread["tail pages of optimized folios"] += check_tail_pages(
+            facts, read, self.layout, self.hvo.shared_tails, geometry.arch.poison, self.findings
+        )
+        if self.hvo.shared_tails:
+            self.findings.skipped(
+                "tail pages are restored from a frame of nothing else",
+                CATALOGUE["hugetlb-restore"],
+            )
+            return
+        size = geometry.struct_page_size
+        check_restore(facts, read_restore(self.prog, geometry.arch, size), self.findings)
 
     def _check_key(self, facts: Facts) -> None:
         rule = CATALOGUE["hugetlb-key"]
@@ -419,6 +442,8 @@ _OF_HVO = (
     "hugetlb-mapping",
     "hugetlb-tail-frame",
     "hugetlb-head-frame",
+    "hugetlb-tail-page",
+    "hugetlb-restore",
     "hugetlb-key",
     "hugetlb-shared-tail",
 )

@@ -32,7 +32,7 @@ HUGETLB: Final = (
         )
     ),
     *(Need(f"struct page.{member}", NeedKind.MEMBER, _PAGES)
-      for member in ("lru", "private", "_mapcount")),
+      for member in ("lru", "mapping", "private", "_mapcount")),
     # "hugetlb: convert page_huge_active() HPageMigratable flag" and what follows
     # (in v5.12, 5.14); older kernels have none.
     Need("HPG_vmemmap_optimized", NeedKind.ENUMERATOR, _HVO, optional=True),

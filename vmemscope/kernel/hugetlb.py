@@ -56,6 +56,8 @@ __all__ = (
 _MAX_HSTATES = 64
 #: no folio is larger than 2 to this many base pages: 16 GiB pages of powerpc are 2^18
 _MAX_ORDER = 32
+#: orders of the page allocator, if types don't tell
+_ORDERS = 11
 _READ_ERRORS = (FaultError, OSError, OverflowError)
 
 
@@ -78,6 +80,8 @@ class Hstate:
     nodes: frozenset[int] | None
     #: base pages of vmemmap that each folio keeps frames for
     kept: int
+    #: the page allocator has no pages of that size: they are put together of smaller ones
+    gigantic: bool
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ class FolioLayout:
 
     page: PageLayout
     lru: int
+    mapping: int
     private: int
     #: what marks a folio as HugeTLB's: the word of 4 bytes at this offset,
     #: under this mask, has this value; ``None`` if the types don't tell
@@ -202,7 +207,16 @@ def _read_hstate(hstate: Object, address: int) -> Hstate:
         surplus=hstate.surplus_huge_pages.value_(),
         nodes=_nodes(hstate.nr_huge_pages_node),
         kept=_kept(hstate, order),
+        gigantic=order >= _orders(hstate.prog_),
     )
+
+
+def _orders(prog: Program) -> int:
+    """Get how many orders of pages the page allocator has (MAX_ORDER, NR_PAGE_ORDERS)."""
+    try:
+        return int(prog.type("struct zone").member("free_area").type.length)
+    except (LookupError, AttributeError, TypeError):
+        return _ORDERS
 
 
 def _name(hstate: Object, order: int) -> str:
@@ -322,6 +336,7 @@ def read_folio_layout(
     return FolioLayout(
         page=page,
         lru=offsetof(page_type, "lru"),
+        mapping=offsetof(page_type, "mapping"),
         private=offsetof(page_type, "private"),
         mark=_mark(prog, vmcoreinfo, page.size),
     )

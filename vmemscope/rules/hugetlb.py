@@ -45,6 +45,8 @@ __all__ = (
     "check_read_only",
     "check_shared_tails",
     "check_tail_frames",
+    "evaluated",
+    "told",
 )
 
 #: what a folio is called by the list that it is on
@@ -107,7 +109,7 @@ def check_lists(
             vaddr=facts.geometry.page_address(other),
         )
     index = np.flatnonzero(~facts.folios.sound)
-    for i in _told(rule.id, index, findings):
+    for i in told(rule.id, index, findings):
         order = facts.hstates[int(facts.folios.hstate[i])].order
         findings.add(
             rule,
@@ -164,7 +166,7 @@ def check_elsewhere(facts: Facts, missing: Sequence[int], findings: Collector) -
     rule = CATALOGUE["hugetlb-elsewhere"]
     findings.checked(rule)
     index = np.flatnonzero(facts.folios.place == Place.NONE)
-    for i in _told(rule.id, index, findings):
+    for i in told(rule.id, index, findings):
         findings.add(
             rule,
             f"{facts.label(i)} is neither free nor in use by its lists: being moved, freed or"
@@ -191,7 +193,7 @@ def check_flags(facts: Facts, findings: Collector) -> None:
         return
     findings.checked(rule)
     unmapped = facts.flagged & (maps.read_only == 0) & facts.readable & (maps.writable > 0)
-    for i in _told(rule.id, np.flatnonzero(unmapped), findings):
+    for i in told(rule.id, np.flatnonzero(unmapped), findings):
         findings.add(
             rule,
             f"{facts.label(i)} says that its vmemmap is optimized, but none of it is read-only",
@@ -200,7 +202,7 @@ def check_flags(facts: Facts, findings: Collector) -> None:
             expected="HPG_vmemmap_optimized clear",
             observed=f"private {int(facts.folios.private[i]):#x}",
         )
-    for i in _told(rule.id, np.flatnonzero(~facts.flagged & (maps.read_only > 0)), findings):
+    for i in told(rule.id, np.flatnonzero(~facts.flagged & (maps.read_only > 0)), findings):
         entries = facts.entries(i)
         at, pfn = _first(entries, (entries.kind == Kind.MAPPED) & ~entries.writable)
         findings.add(
@@ -219,7 +221,7 @@ def check_mapping(facts: Facts, findings: Collector) -> None:
     """Check that of an optimized folio the head is writable, all else read-only."""
     rule, maps = CATALOGUE["hugetlb-mapping"], facts.maps
     optimized = facts.flagged & (maps.read_only > 0)
-    _evaluated(rule, optimized, findings)
+    evaluated(rule, optimized, findings)
     for what, expected, observed, counts in (
         ("can be written through", "read-only", "writable", maps.writable),
         (
@@ -231,7 +233,7 @@ def check_mapping(facts: Facts, findings: Collector) -> None:
         ("can't be accessed at all", "mapped", "not mapped", maps.hole),
         ("can be executed", "no-execute", "executable", maps.executable),
     ):
-        for i in _told(rule.id, np.flatnonzero(optimized & (counts > 0)), findings):
+        for i in told(rule.id, np.flatnonzero(optimized & (counts > 0)), findings):
             entries = facts.entries(i)
             head = entries.vpage < int(maps.first[i]) + facts.kept(i)
             mapped = entries.kind == Kind.MAPPED
@@ -261,12 +263,12 @@ def check_tail_frames(facts: Facts, shared: bool, findings: Collector) -> None:
     """
     rule, maps = CATALOGUE["hugetlb-tail-frame"], facts.maps
     optimized = maps.read_only > 0
-    _evaluated(rule, optimized, findings)
+    evaluated(rule, optimized, findings)
     wrong = optimized & (
         (maps.low != maps.high)
         | (facts.tail_known & ((maps.low != facts.tail_pfn) | (maps.high != facts.tail_pfn)))
     )
-    for i in _told(rule.id, np.flatnonzero(wrong), findings):
+    for i in told(rule.id, np.flatnonzero(wrong), findings):
         entries = facts.entries(i)
         read_only = (entries.kind == Kind.MAPPED) & ~entries.writable
         if bool(facts.tail_known[i]):
@@ -308,8 +310,8 @@ def check_head_frames(
     """
     rule, maps = CATALOGUE["hugetlb-head-frame"], facts.maps
     mapped = (maps.read_only > 0) & (maps.head_kind == Kind.MAPPED)
-    _evaluated(rule, mapped, findings)
-    for i in _told(rule.id, np.flatnonzero(mapped & (maps.foreign > 0)), findings):
+    evaluated(rule, mapped, findings)
+    for i in told(rule.id, np.flatnonzero(mapped & (maps.foreign > 0)), findings):
         count = int(maps.foreign[i])
         findings.add(
             rule,
@@ -321,7 +323,7 @@ def check_head_frames(
             expected="a frame of its own",
             observed=f"pfn {_pfn(facts, i) or 0:#x}",
         )
-    for i in _told(rule.id, np.flatnonzero(mapped & ~in_ram), findings):
+    for i in told(rule.id, np.flatnonzero(mapped & ~in_ram), findings):
         findings.add(
             rule,
             f"the frame of the head page of {facts.label(i)} is not System RAM",
@@ -334,7 +336,7 @@ def check_head_frames(
     # where the architecture has it.
     most = np.where(reserved, 2, 1)
     off = mapped & in_ram & readable & ((refcounts < 1) | (refcounts > most))
-    for i in _told(rule.id, np.flatnonzero(off), findings):
+    for i in told(rule.id, np.flatnonzero(off), findings):
         findings.add(
             rule,
             f"the frame of the head page of {facts.label(i)} has a reference count of"
@@ -351,7 +353,7 @@ def check_read_only(stray: ReadOnly, dropped: int, geometry: Geometry, findings:
     rule = CATALOGUE["hugetlb-read-only"]
     findings.checked(rule)
     size = geometry.struct_page_size
-    for i in _told(rule.id, np.arange(len(stray.vpage)), findings):
+    for i in told(rule.id, np.arange(len(stray.vpage)), findings):
         vpage = int(stray.vpage[i])
         findings.add(
             rule,
@@ -487,7 +489,7 @@ def _check_shared_words(
         )
 
 
-def _evaluated(rule: Rule, optimized: NDArray[np.bool_], findings: Collector) -> None:
+def evaluated(rule: Rule, optimized: NDArray[np.bool_], findings: Collector) -> None:
     """Say whether there is anything to evaluate a rule about optimized folios for."""
     if optimized.any():
         findings.checked(rule)
@@ -495,7 +497,7 @@ def _evaluated(rule: Rule, optimized: NDArray[np.bool_], findings: Collector) ->
         findings.skipped("no folio is optimized", rule)
 
 
-def _told(rule: str, index: NDArray[np.int64], findings: Collector) -> Iterator[int]:
+def told(rule: str, index: NDArray[np.int64], findings: Collector) -> Iterator[int]:
     """Go through those of many that there is room for to tell, and count the rest."""
     room = findings.room(CATALOGUE[rule])
     yield from index[:room].tolist()

@@ -33,6 +33,10 @@ ORDERS = (9, 18)
 #: VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap
 _TAIL_MIN_ORDER = 7
 
+#: bytes of vmemmap_restore_pte()
+_RESTORE_SIZE = 256
+_LIST_POISON = 0xDEAD_0000_0000_0000
+
 _DIRTY = 1 << 6
 _RESTORE_RESERVE, _FREED = "HPG_restore_reserve", "HPG_freed"
 
@@ -79,6 +83,8 @@ class Hugetlb:
         self.tails: dict[tuple[int, str, int], int] = {}
         #: frames from boot that are in the memory map no more
         self.freed = 0
+        #: address of vmemmap_restore_pte()
+        self.restore = image.define("vmemmap_restore_pte", _RESTORE_SIZE, "text", 16, static=True)
         size = self.layouts.sizeof("hstate")
         base = image.define("hstates", len(ORDERS) * size, "bss", 64)
         # All of it is in memory, as much as is zeros.
@@ -97,6 +103,7 @@ class Hugetlb:
         word("hugetlb_max_hstate", len(ORDERS), 4)
         word("default_hstate_idx", 0, 4)
         word("vmemmap_optimize_enabled", int(enabled), 1, static=True)
+        self.write_restore(resets=not self.has_shared_tails)
         self.key: Struct | None = None
         if not self.has_shared_tails:
             self.key = image.define_struct("hugetlb_optimize_vmemmap_key", "static_key_false")
@@ -206,6 +213,23 @@ class Hugetlb:
             tables.set(self.address(folio, page), PTE_SHIFT, pte(tail, self.pte_read_only))
         for pfn in old:
             self.free_vmemmap_page(pfn)
+
+    def write_restore(self, resets: bool) -> None:
+        """
+        Write what stands for the code of ``vmemmap_restore_pte()``.
+
+        :param resets: it overwrites the first ``struct page``s of the copy
+        """
+        # list_del(): movabs $LIST_POISON1, %rax
+        code = b"\x48\xb8" + (_LIST_POISON + 0x100).to_bytes(8, "little")
+        if resets:
+            # NR_RESET_STRUCT_PAGE: 4 with hugetlb's members in the fourth struct page
+            size = (4 if self.layouts.sizeof("folio") > 3 * STRUCT_PAGE_SIZE else 3) * 64
+            # lea size(%rdi), %rsi; mov $size / 8, %ecx; rep movsq
+            code += b"\x48\x8d\xb7" + size.to_bytes(4, "little")
+            code += b"\xb9" + (size // 8).to_bytes(4, "little") + b"\xf3\x48\xa5"
+        code += b"\xc3"
+        self.memory.write(self.restore, code.ljust(_RESTORE_SIZE, b"\xcc"))
 
     @property
     def optimized_bit(self) -> int:

@@ -179,6 +179,11 @@ HUGETLB_FAULTS: dict[str, _Options] = {
         "what": ("one", "order", "refcount", "zone", "freed"),
         "number": 7,
     },
+    "tail-page": {
+        "folio": 0,
+        "number": 5,
+        "what": ("mapping", "head", "refcount"),
+    },
     # What folios, lists and counters say.
     "flag-missing": {"folio": 0},
     "flag-extra": {"folio": 0},
@@ -188,6 +193,8 @@ HUGETLB_FAULTS: dict[str, _Options] = {
     "list-wild": {"folio": 0},
     "no-head": {"folio": 0},
     "isolated": {"folio": 0},
+    # What the kernel does with them.
+    "restore": {},
     # What the dump lacks.
     "unreadable": {"folio": 0, "page": 0, "of": ("table", "head")},
 }

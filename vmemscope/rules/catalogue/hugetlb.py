@@ -102,6 +102,48 @@ RULES = (
         " moment is a page walker's.",
     ),
     Rule(
+        "hugetlb-tail-page",
+        Severity.ERROR,
+        "tail pages in the frame of an optimized folio's head have their head, TAIL_MAPPING and no"
+        " reference",
+        "mm/page_alloc.c: prep_compound_tail(), free_tail_page_prepare()",
+        since="5.14",
+        scope=Scope.HUGETLB,
+        meaning="The first page of vmemmap of an optimized folio has the struct pages of its head"
+        " and of the tail pages after it. Those of them that have no members of struct folio are"
+        " all alike; up to 7.0 they are what all other tail pages of the folio show, and what"
+        " those are restored from. One that differs is multiplied: compound_head() leads astray,"
+        " or, when the folio is freed, the log has 'BUG: Bad page state ... corrupted mapping in"
+        " tail page', and all of it is lost.",
+        look_at="Which word differs. A mapping of 0 in all folios alike means that struct folio"
+        " goes over more struct pages than the types say, or that the folio was initialised"
+        " without prep_compound_tail(); a reference count is a page walker's that did not see that"
+        " the page is a tail.",
+    ),
+    Rule(
+        "hugetlb-restore",
+        Severity.ERROR,
+        "the kernel resets what it copies of a folio's head when it restores the vmemmap",
+        "mm/hugetlb_vmemmap.c: vmemmap_restore_pte(), reset_struct_pages()",
+        since="5.18",
+        until="7.0",
+        archs=("x86_64",),
+        scope=Scope.HUGETLB,
+        meaning="Before an optimized folio is freed, each page of its vmemmap that was given away"
+        " is made anew, as a copy of the one with its head; copies of the head and of the tail"
+        " pages that have members of the folio then have to be overwritten with plain tail pages."
+        " This kernel's code does not do that. Nothing is wrong with the folios as long as they"
+        " stay in the pool. Once one is freed (nr_hugepages lowered, memory failure, memory taken"
+        " offline), it has a head in front of every 64th of its pages: the log has 'BUG: Bad page"
+        " state ... corrupted mapping in tail page', the kernel is tainted (B), and the folio is"
+        " lost until the next boot. Where pages are not checked when they are freed, they come back"
+        " marked as HugeTLB's.",
+        look_at="The kernel's version: 6.12.114 got 'mm/hugetlb_vmemmap: fix incorrect vmemmap"
+        " restore in rollback', and at least up to 6.12.117 the code has no reset any more (it is"
+        " told from the code, not from the version). Until that is mended, keep the pool as it is,"
+        " or switch vm.hugetlb_optimize_vmemmap off before folios are allocated.",
+    ),
+    Rule(
         "hugetlb-read-only",
         Severity.ERROR,
         "read-only vmemmap belongs to an optimized HugeTLB folio",

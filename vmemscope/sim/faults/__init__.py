@@ -82,6 +82,8 @@ HUGETLB_PLANTERS: dict[str, Callable[[HugetlbPlanter], Planted]] = {
     "tail-frame": hugetlb.tail_frame,
     "head-shared": hugetlb.head_shared,
     "head-freed": hugetlb.head_freed,
+    "tail-page": hugetlb.tail_page,
+    "restore": hugetlb.restore,
     "stray": hugetlb.stray,
     "flag-missing": hugetlb.flag_missing,
     "flag-extra": hugetlb.flag_extra,

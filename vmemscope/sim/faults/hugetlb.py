@@ -22,9 +22,11 @@ __all__ = (
     "list_cycle",
     "list_wild",
     "no_head",
+    "restore",
     "shared_tail",
     "stray",
     "tail_frame",
+    "tail_page",
     "tail_writable",
     "unreadable",
 )
@@ -79,6 +81,29 @@ def head_freed(p: HugetlbPlanter) -> Planted:
     pfn = p.frame_at(p.head_va())
     p.memmap.set_refcount(pfn, 0)
     return p.planted(p.head_va(), pfn)
+
+
+def tail_page(p: HugetlbPlanter) -> Planted:
+    """A tail page in the frame of the head is none."""
+    number, what = p.option("number"), p.option("what")
+    pfn = p.folio.pfn + number
+    if what == "mapping":
+        p.memmap.poke(pfn, p.kernel.layouts.offsetof("page", "mapping"), 0)
+    elif what == "head":
+        # Of the folio after it.
+        after = p.kernel.addresses.pfn_to_page(p.folio.pfn + (1 << p.folio.order))
+        p.memmap.poke(pfn, 8, after + 1)
+    else:
+        p.memmap.set_refcount(pfn, 1)
+    return p.planted(p.kernel.addresses.pfn_to_page(pfn), p.frame_at(p.head_va()))
+
+
+def restore(p: HugetlbPlanter) -> Planted:
+    """The kernel does not reset what it restores vmemmap from."""
+    if p.hugetlb.has_shared_tails:
+        raise p.error("this kernel has nothing to reset")
+    p.hugetlb.write_restore(resets=False)
+    return p.planted(p.hugetlb.restore)
 
 
 def stray(p: HugetlbPlanter) -> Planted:
