@@ -27,7 +27,7 @@ from .model import FrameCounts, PagemapReport, Report
 from .needs import NEEDS
 from .pgmap import Contents, audit
 from .timing import phase
-from .types import attach_types, check_needs
+from .types import attach_types, check_needs, sensible_types
 from .walk import Kind, translate
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _PAUSE = 0.2
 _MAX_LOOKS = 5
 
 
+@sensible_types()
 def look(
     target: Target,
     types: str = "auto",

@@ -10,13 +10,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from .types import Need, NeedKind
+from .types import Need, NeedKind, Shape
 
-__all__ = ("NEEDS",)
+__all__ = ("NEEDS", "members")
+
+_INTEGER, _POINTER, _STRUCT, _ARRAY = Shape.INTEGER, Shape.POINTER, Shape.STRUCT, Shape.ARRAY
 
 
-def _members(struct: str, purpose: str, *members: str) -> tuple[Need, ...]:
-    return tuple(Need(f"{struct}.{member}", NeedKind.MEMBER, purpose) for member in members)
+def members(
+    struct: str, purpose: str, *names: str, shape: Shape | None = None, optional: bool = False
+) -> tuple[Need, ...]:
+    """Make needs of members that are used alike."""
+    return tuple(
+        Need(f"{struct}.{name}", NeedKind.MEMBER, purpose, optional, shape=shape) for name in names
+    )
 
 
 _FIND = "find pagemaps"
@@ -28,32 +35,36 @@ _NAME = "name devices"
 
 NEEDS: Final = (
     Need("pgmap_array", NeedKind.VARIABLE, _FIND),
-    *_members("struct xarray", _FIND, "xa_head"),
-    *_members("struct xa_node", _FIND, "shift", "slots"),
+    *members("struct xarray", _FIND, "xa_head", shape=_POINTER),
+    *members("struct xa_node", _FIND, "shift", shape=_INTEGER),
+    *members("struct xa_node", _FIND, "slots", shape=_ARRAY),
     Need("enum memory_type", NeedKind.TYPE, _FIND),
     Need("MEMORY_DEVICE_GENERIC", NeedKind.ENUMERATOR, _FIND),
-    *_members("struct dev_pagemap", _FIND, "type", "flags", "nr_range", "range"),
-    *_members(
+    *members("struct dev_pagemap", _FIND, "type", "flags", "nr_range", shape=_INTEGER),
+    *members("struct dev_pagemap", _FIND, "range", shape=_STRUCT),
+    *members(
         "struct dev_pagemap.altmap", _FIND,
-        "base_pfn", "end_pfn", "reserve", "free", "align", "alloc",
+        "base_pfn", "end_pfn", "reserve", "free", "align", "alloc", shape=_INTEGER,
     ),
     # "mm/memremap: add ZONE_DEVICE support for compound pages" (in v5.17)
-    Need("struct dev_pagemap.vmemmap_shift", NeedKind.MEMBER, _FIND, optional=True),
-    *_members("struct range", _FIND, "start", "end"),
+    *members("struct dev_pagemap", _FIND, "vmemmap_shift", shape=_INTEGER, optional=True),
+    *members("struct range", _FIND, "start", "end", shape=_INTEGER),
     Need("mem_section", NeedKind.VARIABLE, _MAP),
-    *_members("struct mem_section", _MAP, "section_mem_map", "usage"),
-    *_members("struct mem_section_usage", _MAP, "subsection_map"),
+    *members("struct mem_section", _MAP, "section_mem_map", shape=_INTEGER),
+    *members("struct mem_section", _MAP, "usage", shape=_POINTER),
+    *members("struct mem_section_usage", _MAP, "subsection_map", shape=_ARRAY),
     Need("iomem_resource", NeedKind.VARIABLE, _RAM),
-    *_members("struct resource", _RAM, "start", "end", "name", "flags", "sibling", "child"),
+    *members("struct resource", _RAM, "start", "end", "flags", shape=_INTEGER),
+    *members("struct resource", _RAM, "name", "sibling", "child", shape=_POINTER),
     Need("struct page", NeedKind.TYPE, _PAGES),
-    *_members("struct page", _PAGES, "flags", "_refcount"),
+    *members("struct page", _PAGES, "flags", "_refcount"),
     Need(
         "struct page.compound_info", NeedKind.MEMBER, _PAGES,
-        alternatives=("struct page.compound_head",),
+        alternatives=("struct page.compound_head",), shape=_INTEGER,
     ),
     Need(
         "struct folio.pgmap", NeedKind.MEMBER, _PAGES,
-        alternatives=("struct page.pgmap",),
+        alternatives=("struct page.pgmap",), shape=_POINTER,
     ),
     Need("PG_head", NeedKind.ENUMERATOR, _PAGES),
     Need("PG_reserved", NeedKind.ENUMERATOR, _PAGES),
@@ -61,18 +72,16 @@ NEEDS: Final = (
     # The latter without NUMA.
     Need("node_data", NeedKind.VARIABLE, _ZONES, alternatives=("contig_page_data",)),
     Need("nr_node_ids", NeedKind.VARIABLE, _ZONES, optional=True),
-    *_members("struct pglist_data", _ZONES, "node_zones"),
-    *_members("struct zone", _ZONES, "zone_start_pfn", "spanned_pages", "present_pages"),
+    *members("struct pglist_data", _ZONES, "node_zones", shape=_ARRAY),
+    *members(
+        "struct zone", _ZONES,
+        "zone_start_pfn", "spanned_pages", "present_pages", shape=_INTEGER,
+    ),
     Need("enum zone_type", NeedKind.TYPE, _ZONES),
     Need("ZONE_DEVICE", NeedKind.ENUMERATOR, _ZONES),
     Need("nodemask_t", NeedKind.TYPE, _ZONES),
     # CONFIG_DAX, and as a module its types are not in vmlinux: resources tell names too.
     Need("dax_bus_type", NeedKind.VARIABLE, _NAME, optional=True),
-    *(
-        need._replace(optional=True)
-        for need in (
-            *_members("struct dev_dax", _NAME, "pgmap", "dev"),
-            *_members("struct gendisk", _NAME, "disk_name"),
-        )
-    ),
+    *members("struct dev_dax", _NAME, "pgmap", "dev", optional=True),
+    *members("struct gendisk", _NAME, "disk_name", optional=True),
 )  # fmt: skip

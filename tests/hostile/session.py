@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmemscope.types.sense import NO_SENSE
+
 from .answers import finding_keys, problems, problems_of
 from .child import Limits, Ran, run
 from .dump import Damage, Dump
@@ -17,6 +19,12 @@ from .mutation import mutate
 from .places import find
 
 __all__ = ("Case", "Session")
+
+#: kinds of damage that no type can suffer from
+_NO_TYPES = {
+    "device", "frame", "hugetlb", "name", "node", "page", "pagemap", "resource", "section",
+    "section table", "usage", "xarray",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,9 @@ class Session:
                 commands = [commands[0], rng.choice(commands[1:])]
             ran = run(commands, self.limits, problems_of)
         found = problems(ran)
+        if kind in _NO_TYPES:
+            # Then it is a mistake of ours that was taken for one.
+            found += [one.err for one in ran.answers if NO_SENSE in one.err]
         if kind == "absent":
             found += self._unfounded(ran)
         return Case(number, kind, damage, tuple(commands), ran, found)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -175,3 +176,52 @@ def test_types_without_a_member_that_only_modules_take(session: Sessions) -> Non
     damage = write(image, start + blob.index(b"\0list\0") + 1, b"tsil")
     for answer in answers(image, damage, ("pgmap",), ("memmap",), ("page", "0x200000")):
         assert answer.status in (0, 1, 3, 4)
+
+
+class TestTypes:
+    """Members that became something else."""
+
+    ALL = TestSections.ALL
+
+    @staticmethod
+    def member(session: Session, name: str, bits: int, type_id: int) -> Damage:
+        """Give the members of that name and place another type."""
+        prog = session.map.view.prog
+        start, stop = (prog.symbol(one).address for one in ("__start_BTF", "__stop_BTF"))
+        blob = prog.read(start, stop - start)
+        header, strings = struct.unpack_from("<I", blob, 4)[0], struct.unpack_from("<I", blob, 16)
+        text = blob[header + strings[0] :]
+        word = struct.pack("<I", text.index(b"\0" + name.encode() + b"\0") + 1)
+        writes: list[tuple[int, bytes]] = []
+        for at in range(header, header + strings[0] - 12, 4):
+            if blob[at : at + 4] == word and blob[at + 8 : at + 12] == struct.pack("<I", bits):
+                damage = write(session, start + at + 4, type_id.to_bytes(4, "little"))
+                writes += damage.writes
+        assert writes
+        return Damage(f"{name} is of type {type_id}", tuple(writes))
+
+    @staticmethod
+    def type_id(session: Session, name: str) -> int:
+        from vmemscope.types.btf import Btf, Kind
+
+        prog = session.map.view.prog
+        start, stop = (prog.symbol(one).address for one in ("__start_BTF", "__stop_BTF"))
+        found = Btf(prog.read(start, stop - start)).find(name, Kind.STRUCT)
+        assert found is not None
+        return found
+
+    def test_integer_that_became_a_struct(self, session: Sessions) -> None:
+        # vmem_altmap->reserve
+        image = session("6.12-all")
+        damage = self.member(image, "reserve", 128, self.type_id(image, "range"))
+        for answer in answers(image, damage, *self.ALL):
+            assert answer.status == 3
+            assert "altmap.reserve is struct range, not an integer" in answer.err
+
+    def test_what_no_check_beforehand_knows_of(self, session: Sessions) -> None:
+        # percpu_ref->percpu_count_ptr
+        image = session("6.12-all")
+        damage = self.member(image, "percpu_count_ptr", 0, self.type_id(image, "range"))
+        (answer,) = answers(image, damage, ("pgmap",))
+        assert answer.status == 3
+        assert "the kernel's types make no sense" in answer.err

@@ -9,7 +9,7 @@ from btf_writer import BtfWriter
 from test_types_finders import make_program
 
 from vmemscope.errors import ExitStatus, TypesError
-from vmemscope.types import Need, NeedKind, check_needs
+from vmemscope.types import Need, NeedKind, Shape, check_needs
 
 
 @pytest.fixture
@@ -102,6 +102,40 @@ def test_alternatives(prog):
     need = need._replace(alternatives=("pgmap_radix",))
     with pytest.raises(TypesError, match="symbol pgmap_tree or symbol pgmap_radix"):
         check_needs(prog, [need])
+
+
+@pytest.mark.parametrize(
+    ("member", "shape", "what"),
+    [
+        ("altmap", Shape.STRUCT, None),
+        ("altmap", Shape.INTEGER, "struct vmem_altmap"),
+        ("altmap.base_pfn", Shape.INTEGER, None),
+        ("altmap.base_pfn", Shape.POINTER, "int"),
+        ("range", Shape.STRUCT, "int"),
+        ("ranges", Shape.ARRAY, None),
+        ("ranges", Shape.STRUCT, "struct vmem_altmap []"),
+    ],
+)
+@pytest.mark.parametrize("optional", [False, True])
+def test_shape(prog, member, shape, what, optional):
+    name = f"struct dev_pagemap.{member}"
+    need = Need(name, NeedKind.MEMBER, "find pagemaps", optional, shape=shape)
+    if what is None:
+        assert check_needs(prog, [need]) == frozenset()
+        return
+    with pytest.raises(TypesError) as raised:
+        check_needs(prog, [need])
+    assert raised.value.message == (
+        f"the kernel's types make no sense: {name} is {what}, not {shape.value}"
+    )
+
+
+def test_shape_of_what_is_there(prog):
+    # Of two names one is there; an optional one is not.
+    either = ("struct dev_pagemap.altmap",)
+    need = Need("struct dev_pagemap.a", NeedKind.MEMBER, "look", False, either, Shape.STRUCT)
+    absent = Need("struct dev_pagemap.b", NeedKind.MEMBER, "look", True, shape=Shape.STRUCT)
+    assert check_needs(prog, [need, absent]) == frozenset([absent])
 
 
 def test_kernel_without_symbols_of_variables():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..findings import Finding, Outcome, RuleOutcome, Severity
 from ..timing import phase
-from ..types import attach_types, check_needs
+from ..types import attach_types, check_needs, sensible_types
 from .gather import Gathered
 from .needs import HUGETLB, NEEDS
 from .summary import summarise
@@ -34,6 +34,7 @@ __all__ = ("confirmed", "hugetlb", "look")
 _PAUSE = 0.2
 
 
+@sensible_types()
 def look(
     target: Target,
     types: str = "auto",

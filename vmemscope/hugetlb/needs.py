@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Final
 
 from ..needs import NEEDS as PAGEMAPS
-from ..types import Need, NeedKind
+from ..needs import members
+from ..types import Need, NeedKind, Shape
 
 __all__ = ("HUGETLB", "NEEDS")
 
@@ -24,15 +25,17 @@ NEEDS: Final = (
 #: where there is HugeTLB
 HUGETLB: Final = (
     Need("hugetlb_max_hstate", NeedKind.VARIABLE, _LISTS),
-    *(
-        Need(f"struct hstate.{member}", NeedKind.MEMBER, _LISTS)
-        for member in (
-            "order", "nr_huge_pages", "free_huge_pages", "resv_huge_pages", "surplus_huge_pages",
-            "hugepage_activelist", "hugepage_freelists", "nr_huge_pages_node", "name",
-        )
+    *members(
+        "struct hstate", _LISTS,
+        "order", "nr_huge_pages", "free_huge_pages", "resv_huge_pages", "surplus_huge_pages",
+        shape=Shape.INTEGER,
     ),
-    *(Need(f"struct page.{member}", NeedKind.MEMBER, _PAGES)
-      for member in ("lru", "mapping", "private", "_mapcount")),
+    *members("struct hstate", _LISTS, "hugepage_activelist", shape=Shape.STRUCT),
+    *members(
+        "struct hstate", _LISTS,
+        "hugepage_freelists", "nr_huge_pages_node", "name", shape=Shape.ARRAY,
+    ),
+    *members("struct page", _PAGES, "lru", "mapping", "private", "_mapcount"),
     # "hugetlb: convert page_huge_active() HPageMigratable flag" and what follows
     # (in v5.12, 5.14); older kernels have none.
     Need("HPG_vmemmap_optimized", NeedKind.ENUMERATOR, _HVO, optional=True),

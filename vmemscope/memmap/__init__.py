@@ -22,7 +22,7 @@ from ..findings import Severity, left_of
 from ..kernel.dev_pagemap import read_pagemaps
 from ..kernel.mem_section import read_sections
 from ..timing import phase
-from ..types import attach_types, check_needs
+from ..types import attach_types, check_needs, sensible_types
 from .gather import Gathered
 from .needs import NEEDS
 from .summary import summarise
@@ -49,6 +49,7 @@ _STOPPED = "a device was being set up or torn down when the kernel stopped"
 _PASSING = "it was otherwise from one look to the next"
 
 
+@sensible_types()
 def look(
     target: Target,
     types: str = "auto",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..findings import Severity
 from ..timing import phase
-from ..types import attach_types, check_needs
+from ..types import attach_types, check_needs, sensible_types
 from .examine import examine
 from .needs import NEEDS
 
@@ -31,6 +31,7 @@ __all__ = ("examine", "look")
 _PAUSE = 0.2
 
 
+@sensible_types()
 def look(
     target: Target,
     number: int,

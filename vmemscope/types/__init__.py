@@ -11,7 +11,8 @@ What goes in is a program set to a kernel, whose memory can be read; what comes
 out is that program, with ``prog["pgmap_array"]``, ``prog.type("struct page")`` and
 drgn's helpers working. Of these rooms, :mod:`.btf` and :mod:`.kallsyms` decode,
 :mod:`.finders` make drgn types and objects, :mod:`.globals` is the table of the C
-types of variables, :mod:`.modules` finds the BTF of modules.
+types of variables, :mod:`.modules` finds the BTF of modules, :mod:`.sense` says what becomes of
+types that turn out to make no sense.
 """
 
 from __future__ import annotations
@@ -24,14 +25,23 @@ from typing import TYPE_CHECKING
 
 from ..errors import TypesError
 from ._hints import GIVE_VMLINUX
-from .needs import Need, NeedKind, check_needs
+from .needs import Need, NeedKind, Shape, check_needs
+from .sense import sensible_types
 
 if TYPE_CHECKING:
     from drgn import Program
 
     from .kallsyms import SymbolTable
 
-__all__ = ("Need", "NeedKind", "TypesSource", "attach_types", "check_needs")
+__all__ = (
+    "Need",
+    "NeedKind",
+    "Shape",
+    "TypesSource",
+    "attach_types",
+    "check_needs",
+    "sensible_types",
+)
 
 
 class TypesSource(str, Enum):

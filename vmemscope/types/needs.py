@@ -12,17 +12,21 @@ is our source of types that doesn't. So whoever relies on a name says so in a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import TypesError
 from ._hints import GIVE_VMLINUX
+from .sense import NO_SENSE
 
 if TYPE_CHECKING:
-    from drgn import Program
+    from drgn import Program, Type
 
-__all__ = ("Need", "NeedKind", "check_needs")
+__all__ = ("Need", "NeedKind", "Shape", "check_needs")
+
+#: typedefs of typedefs that are followed
+_MAX_DEPTH = 64
 
 
 class NeedKind(Enum):
@@ -41,6 +45,17 @@ class NeedKind(Enum):
     ENUMERATOR = "enumerator"
 
 
+class Shape(Enum):
+    """What a member is used as."""
+
+    #: also a bool or an enum
+    INTEGER = "an integer"
+    POINTER = "a pointer"
+    #: or a union
+    STRUCT = "a struct"
+    ARRAY = "an array"
+
+
 class Need(NamedTuple):
     """A name that has to resolve."""
 
@@ -52,6 +67,8 @@ class Need(NamedTuple):
     optional: bool = False
     #: Names that will do as well: other versions' names of the same thing.
     alternatives: tuple[str, ...] = ()
+    #: What a member has to be, where it is not only asked for its place.
+    shape: Shape | None = None
 
 
 def check_needs(prog: Program, needs: Iterable[Need]) -> frozenset[Need]:
@@ -60,8 +77,9 @@ def check_needs(prog: Program, needs: Iterable[Need]) -> frozenset[Need]:
 
     :return: those of the optional needs that don't
     :raises TypesError: if another one doesn't; the message has all their names
-        and what they are needed for
+        and what they are needed for. Or if a member is not what it is used as
     """
+    needs = tuple(needs)
     absent = [need for need in needs if not _is_met(prog, need)]
     missing = [need for need in absent if not need.optional]
     if missing:
@@ -77,7 +95,52 @@ def check_needs(prog: Program, needs: Iterable[Need]) -> frozenset[Need]:
             ),
             _hint(prog, missing),
         )
+    misshapen = [
+        text
+        for need in needs
+        if need.shape is not None and need not in absent
+        for text in _misshapen(prog, need, need.shape)
+    ]
+    if misshapen:
+        raise TypesError(f"{NO_SENSE}: {'; '.join(misshapen)}", GIVE_VMLINUX)
     return frozenset(absent)
+
+
+def _misshapen(prog: Program, need: Need, shape: Shape) -> Iterator[str]:
+    """Tell in words of members that are there and not what they are used as."""
+    from drgn import TypeKind
+
+    shapes = {
+        TypeKind.INT: Shape.INTEGER,
+        TypeKind.BOOL: Shape.INTEGER,
+        TypeKind.ENUM: Shape.INTEGER,
+        TypeKind.POINTER: Shape.POINTER,
+        TypeKind.STRUCT: Shape.STRUCT,
+        TypeKind.UNION: Shape.STRUCT,
+        TypeKind.ARRAY: Shape.ARRAY,
+    }
+    for name in (need.name, *need.alternatives):
+        struct, _, path = name.partition(".")
+        type_ = prog.type(struct)
+        try:
+            for part in path.split("."):
+                type_ = _stripped(_stripped(type_).member(part).type)
+        except LookupError:
+            # The other name is there.
+            continue
+        if shapes.get(type_.kind) is not shape:
+            yield f"{name} is {type_.type_name()}, not {shape.value}"
+
+
+def _stripped(type_: Type) -> Type:
+    """Look through typedefs."""
+    from drgn import TypeKind
+
+    for _ in range(_MAX_DEPTH):
+        if type_.kind != TypeKind.TYPEDEF:
+            break
+        type_ = type_.type
+    return type_
 
 
 def _hint(prog: Program, missing: list[Need]) -> str:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Types that make no sense are told as that, and our own mistakes are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import btf_writer as w
+import pytest
+from btf_writer import BtfWriter
+from drgn import Object
+from test_types_finders import make_program
+
+from vmemscope import confirm
+from vmemscope.cli import main
+from vmemscope.errors import ExitStatus, TypesError, UsageError
+from vmemscope.kernel import page
+from vmemscope.types import sensible_types
+
+
+@pytest.fixture
+def prog():
+    b = BtfWriter()
+    number = b.int("int", 4, w.SIGNED)
+    b.struct("page", 4, ("flags", number, 0))
+    return make_program(b, symbols={})
+
+
+def test_error_of_what_reads_by_types(prog):
+    with pytest.raises(TypesError) as raised, sensible_types():
+        page.read_page_layout(prog)
+    assert raised.value.message.startswith("the kernel's types make no sense: LookupError: ")
+    assert isinstance(raised.value.__cause__, LookupError)
+    assert raised.value.exit_status == ExitStatus.CANNOT_LOOK
+
+
+def test_error_of_a_helper_of_drgn(prog):
+    from drgn.helpers.linux.list import list_for_each
+
+    with pytest.raises(TypesError, match="AttributeError"), sensible_types():
+        list(list_for_each(Object(prog, "struct page", address=0).address_of_()))
+
+
+@pytest.mark.parametrize("error", [AttributeError, KeyError, ValueError, TypeError, OverflowError])
+def test_own_mistake_is_not_hidden(error):
+    with pytest.raises(error), sensible_types():
+        raise error("ours")
+
+
+@pytest.mark.parametrize("error", [UsageError("ours"), ZeroDivisionError(), KeyboardInterrupt()])
+def test_other_errors_are_left_alone(error, monkeypatch):
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setitem(fails.__globals__, "__name__", "vmemscope.kernel.page")
+    with pytest.raises(type(error)), sensible_types():
+        fails()
+
+
+def test_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = str(tmp_path / "vmcore")
+    assert main(["sim", "empty", "-o", core]) == 0
+
+    def ours(*_: object) -> None:
+        raise TypeError("of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(confirm, "_stopped", ours)
+        assert main(["pgmap", "-c", core]) == 3
+    assert "internal error: TypeError: of ours" in capsys.readouterr().err
