@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from ..errors import TypesError, VmemscopeError
+from ..errors import TypesError
 from ._hints import GIVE_VMLINUX
 
 if TYPE_CHECKING:
@@ -41,14 +41,20 @@ def sensible_types() -> Iterator[None]:
     """
     try:
         yield
-    except VmemscopeError:
-        raise
-    except (
-        AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError,
-    ) as e:  # fmt: skip
-        if not _of_types(e.__traceback__):
+    except Exception as e:
+        if not isinstance(e, _errors()) or not _of_types(e.__traceback__):
             raise
         raise TypesError(f"{NO_SENSE}: {type(e).__name__}: {e}", GIVE_VMLINUX) from e
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Get what drgn raises for types and objects; memory that can't be read is no such thing."""
+    from drgn import BadDataError, OutOfBoundsError
+
+    return (
+        AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError,
+        BadDataError, OutOfBoundsError,
+    )  # fmt: skip
 
 
 def _of_types(traceback: TracebackType | None) -> bool:
