@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from drgn import Architecture, Platform
 
-from vmemscope.arch import Level, PageTable
+from vmemscope.arch import Level, PageTable, architecture_of
 from vmemscope.walk import Kind, translate, walk
 
 PRESENT, WRITABLE, LARGE = 1, 2, 1 << 7
@@ -208,3 +209,13 @@ def test_end_of_the_address_space(tables: Tables) -> None:
     start = (1 << 64) - 0x2000
     tables.map(start + 0x1000, 0x77)
     assert by_page(tables, start, 1 << 64) == [(Kind.HOLE, 0), (Kind.MAPPED, 0x77)]
+
+
+@pytest.mark.parametrize("platform", ["X86_64"])
+def test_kernel_space_is_what_the_widest_tables_can_map(platform: str) -> None:
+    arch = architecture_of(Platform(Architecture[platform]))
+    keys = {"NUMBER(pgtable_l5_enabled)": "1", "SYMBOL(swapper_pg_dir)": "ffffffff82000000"}
+    top = arch.page_table(keys).levels[0]
+    # The upper half of what they map, sign-extended.
+    assert arch.kernel_space == (1 << 64) - (1 << top.shift + top.bits - 1)
+    assert arch.kernel_space < arch.vmemmap_limit

@@ -112,6 +112,8 @@ class Architecture:
     #: size in bytes of the leaf that ``vmemmap_populate()`` uses where the
     #: memory map of a whole section fills it
     vmemmap_leaf: int
+    #: the first virtual address that can be the kernel's, with its widest page tables
+    kernel_space: int
     #: virtual address in bytes that the vmemmap ends before, wherever it starts:
     #: what lies from there on is something else
     vmemmap_limit: int = 1 << 64

@@ -80,6 +80,8 @@ ARCHITECTURE = Architecture(
     page_table=_page_table,
     optimizes_dax_vmemmap=True,
     vmemmap_leaf=1 << 21,
+    # The upper half of 57 bits, sign-extended.
+    kernel_space=-(1 << 56) % (1 << 64),
     vmemmap_limit=_CPU_ENTRY_AREA_BASE,
     # arch/x86/mm/pgtable.c: pgd_ctor(); arch/x86/mm/init_64.c: sync_global_pgds()
     copies_kernel_entries=True,

@@ -99,10 +99,13 @@ class Sections:
         return index is not None and bool(self.early[index])
 
 
-def read_sections(prog: Program, vmcoreinfo: Mapping[str, str], page_size: int) -> Sections:
+def read_sections(
+    prog: Program, vmcoreinfo: Mapping[str, str], page_size: int, kernel_space: int
+) -> Sections:
     """
     Read the section table (SPARSEMEM_EXTREME: roots of one page each).
 
+    :param kernel_space: the first virtual address that can be the kernel's
     :raises TargetError: if there is no present section to find the vmemmap by
     :raises UnsupportedError: if the kernel has another memory model
     """
@@ -139,7 +142,7 @@ def read_sections(prog: Program, vmcoreinfo: Mapping[str, str], page_size: int) 
     mask = ~((1 << _map_last_bit(prog)) - 1) & ((1 << 64) - 1)
     # It starts where a page does, among the addresses that are the kernel's.
     bases = section_map & np.uint64(mask)
-    sound = (bases % np.uint64(page_size) == 0) & (bases >> np.uint64(56) == 0xFF)
+    sound = (bases % np.uint64(page_size) == 0) & (bases >= np.uint64(kernel_space))
     bases, counts = np.unique(bases[sound], return_counts=True)
     if not len(bases) or counts.max() * 2 <= len(section_map):
         raise TargetError(

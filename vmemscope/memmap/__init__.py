@@ -113,8 +113,9 @@ def _devices(target: Target) -> object:
     pagemaps, _ = read_pagemaps(target.prog)
     if any(one.changing for one in pagemaps):
         return None
-    page_size = architecture_of(target.prog.platform).page_table(target.vmcoreinfo).page_size
-    sections = read_sections(target.prog, target.vmcoreinfo, page_size)
+    arch = architecture_of(target.prog.platform)
+    page_size = arch.page_table(target.vmcoreinfo).page_size
+    sections = read_sections(target.prog, target.vmcoreinfo, page_size, arch.kernel_space)
     return pagemaps, sections.number.tobytes(), sections.raw.tobytes(), sections.usage.tobytes()
 
 

@@ -160,7 +160,7 @@ def read_subjects(
     prog = target.prog
     arch = architecture_of(prog.platform)
     table = arch.page_table(target.vmcoreinfo)
-    sections = read_sections(prog, target.vmcoreinfo, table.page_size)
+    sections = read_sections(prog, target.vmcoreinfo, table.page_size, arch.kernel_space)
     page = read_page_layout(prog)
     geometry = Geometry(arch, table.page_size, page.size, sections.vmemmap)
     bits = physmem_bits(target.vmcoreinfo)
