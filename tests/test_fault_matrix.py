@@ -44,6 +44,7 @@ Audited = Callable[[str, str], tuple[Report, list[Planted]]]
 LAYOUTS = {
     "section-alignment": ("unaligned-section-1g", KERNELS, {"frame-shared"}),
     "mask-alignment": ("unaligned-1g", ("7.2",), {"compound-head"}),
+    "compound-alignment": ("unaligned-1g", ("6.1", "6.12"), set()),
 }
 
 # Where a rule of "memmap" or "hugetlb" tells a fault: at its address, or somewhere that

@@ -58,9 +58,9 @@ def _rules(*names: str) -> tuple[Rule, ...]:
 
 
 #: the rules that are evaluated here
-_ALIGNMENT = "mask-alignment"
-_RULES = _rules(*COMPOUND_RULES, _ALIGNMENT)
-_OF_COMPOUNDS = _rules(*(rule for rule in COMPOUND_RULES if rule not in BASE_RULES), _ALIGNMENT)
+_ALIGNMENT = ("mask-alignment", "compound-alignment")
+_RULES = _rules(*COMPOUND_RULES, *_ALIGNMENT)
+_OF_COMPOUNDS = _rules(*(rule for rule in COMPOUND_RULES if rule not in BASE_RULES), *_ALIGNMENT)
 
 _SAMPLED = "struct pages that are not in the sample (--contents all has all)"
 _UNREAD = "struct pages that are not mapped, or could not be read"

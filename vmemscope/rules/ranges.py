@@ -229,28 +229,36 @@ def check_mask_alignment(
     findings: Collector,
 ) -> None:
     """
-    Check that compound pages are aligned where tail pages hold a mask.
+    Check that compound pages are aligned, which matters where tail pages hold a mask.
 
     :param heads: page frame of the first compound page of each range
     :param has_mask: whether tail pages hold a mask, ``None`` if none could be read
     """
-    rule = CATALOGUE["mask-alignment"]
+    rule, other = CATALOGUE["mask-alignment"], CATALOGUE["compound-alignment"]
     if has_mask is None:
-        findings.skipped("no tail page could be read", rule)
+        findings.skipped("no tail page could be read", rule, other)
         return
-    if not has_mask or not pagemap.vmemmap_shift:
+    if has_mask:
+        findings.skipped("tail pages of this kernel hold a mask", other)
+        consequence = (
+            "with this kernel every tail page resolves to a wrong head, so that mapping the device"
+            " fails (SIGBUS)"
+        )
+    else:
         findings.skipped("tail pages of this kernel point to their head", rule)
-        return
+        rule = other
+        consequence = (
+            "of no consequence with this kernel, but from 7.1 on mapping the device fails (SIGBUS)"
+        )
     findings.checked(rule)
-    size = 1 << pagemap.vmemmap_shift
+    size = 1 << (pagemap.vmemmap_shift or 0)
     for head in heads:
         if head % size:
             findings.add(
                 rule,
                 f"compound pages of {binary_size(geometry.page_size * size)} are laid out from"
-                f" {head * geometry.page_size:#x}, which is not aligned to their size: with this"
-                " kernel every tail page resolves to a wrong head, so that mapping the device"
-                f" fails (SIGBUS); make it anew at a multiple of"
+                f" {head * geometry.page_size:#x}, which is not aligned to their size:"
+                f" {consequence}; make it anew at a multiple of"
                 f" {binary_size(geometry.page_size * size)}, or with smaller pages",
                 vaddr=geometry.page_address(head),
                 expected=f"a multiple of {geometry.page_size * size:#x}",

@@ -45,4 +45,20 @@ RULES = (
         " start of the namespace, not of its data. Make the namespace start on a boundary of its"
         " alignment, or take map=dev, where compound pages start with the data.",
     ),
+    Rule(
+        "compound-alignment",
+        Severity.NOTE,
+        "where tail pages point to their head, compound pages are aligned to their size all the"
+        " same",
+        "mm/memremap.c: pagemap_range(); mm/mm_init.c: memmap_init_zone_device()",
+        since="5.17",
+        until="7.0",
+        meaning="Nothing is wrong: compound pages are laid out from the start of the pagemap's"
+        " range, which with map=mem is the start of the namespace and not that of its data, and"
+        " tail pages point to their head wherever it is. But heads do not lie where the device's"
+        " data has its large pages, and kernels from 7.1 on can't use the device so (rule"
+        " mask-alignment).",
+        look_at="Before the kernel is replaced: make the namespace start on a boundary of its"
+        " alignment, or take map=dev, where compound pages start with the data.",
+    ),
 )
