@@ -27,6 +27,8 @@ __all__ = ("Restore", "read_restore")
 _FUNCTION = "vmemmap_restore_pte"
 #: the step as a function of its own, where the compiler did not put it into the other
 _STEP = "reset_struct_pages"
+#: what compilers add to the name of a function that they have changed
+_CHANGED = ("", ".isra.0", ".constprop.0", ".part.0", ".cold")
 #: NR_RESET_STRUCT_PAGE: ``struct page``s that are copied over, 4 since "mm, hugetlb:
 #: increment the number of pages to be reset on HVO" (in v6.15, 6.12.111)
 _RESET = (3, 4)
@@ -57,7 +59,7 @@ def read_restore(prog: Program, arch: Architecture, page_size: int) -> Restore |
         symbol = prog.symbol(_FUNCTION)
     except LookupError:
         return None
-    if arch.constant is None or _has_symbol(prog, _STEP):
+    if arch.constant is None or any(_has_symbol(prog, _STEP + end) for end in _CHANGED):
         return Restore(symbol.address, None)
     try:
         code = prog.read(symbol.address, min(symbol.size, _MAX_CODE))
