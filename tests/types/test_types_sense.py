@@ -8,7 +8,7 @@ from pathlib import Path
 import btf_writer as w
 import pytest
 from btf_writer import BtfWriter
-from drgn import Object
+from drgn import BadDataError, Object, OutOfBoundsError
 from test_types_finders import make_program
 
 from vmemscope import confirm
@@ -39,6 +39,17 @@ def test_error_of_a_helper_of_drgn(prog):
 
     with pytest.raises(TypesError, match="AttributeError"), sensible_types():
         list(list_for_each(Object(prog, "struct page", address=0).address_of_()))
+
+
+@pytest.mark.parametrize("error", [RecursionError, OutOfBoundsError, BadDataError, OverflowError])
+def test_other_errors_of_drgn(error, monkeypatch):
+    # Damaged BTF gave rise to the first two.
+    def reads() -> None:
+        raise error("out of bounds of value")
+
+    monkeypatch.setitem(reads.__globals__, "__name__", "vmemscope.kernel.page")
+    with pytest.raises(TypesError, match=f"{error.__name__}: out of bounds"), sensible_types():
+        reads()
 
 
 @pytest.mark.parametrize("error", [AttributeError, KeyError, ValueError, TypeError, OverflowError])
