@@ -225,3 +225,17 @@ class TestTypes:
         (answer,) = answers(image, damage, ("pgmap",))
         assert answer.status == 3
         assert "the kernel's types make no sense" in answer.err
+
+
+def test_zones_that_can_not_be_read_share_no_frame_that_is_known(session: Sessions) -> None:
+    # Then what frame a folio's tail pages should map is not known, either.
+    image = session("7.2-all")
+    for nid in range(2):
+        node = image.map.view.prog["node_data"][nid]
+        zones = {image.map.physical(zone.zone_start_pfn.address_) or 0 for zone in node.node_zones}
+        damage = without(image, *zones)
+        (answer,) = answers(image, damage, ("hugetlb", "--format", "json"))
+        document = json.loads(answer.out)
+        assert document["findings"] == []
+        outcome = next(one for one in document["rules"] if one["rule"] == "hugetlb-tail-frame")
+        assert outcome["outcome"] == "skipped" or "not known" in outcome["reason"]

@@ -129,12 +129,13 @@ class Gathered:
         """Read zones, where they are in page flags, and what tail pages they share."""
         self.zones, damage = read_zones(self.prog)
         self._take(damage)
+        zones_complete = not damage
         self.flags = self._flag_layout([zone for zone in self.zones if zone.name != DEVICE])
         if not self.hvo.shared_tails:
             return
         self.tails, damage = read_tail_pages(self.prog, self.zones)
         self._take(damage)
-        self.tails_complete = not damage
+        self.tails_complete = zones_complete and not damage
         self.shared = self._read_shared()
 
     def _flag_layout(self, zones: list[Zone]) -> FlagLayout:
