@@ -33,11 +33,15 @@ class Spans(NamedTuple):
         first = np.asarray(start, dtype=np.int64)
         last = np.asarray(end, dtype=np.int64)
         kept = last > first
-        first, last = first[kept], last[kept]
+        if not kept.all():
+            first, last = first[kept], last[kept]
         if len(first) < 2:
             return cls(first, last)
-        order = np.argsort(first, kind="stable")
-        first, last = first[order], np.maximum.accumulate(last[order])
+        # Most come in order, and then nothing needs to be moved.
+        if not (first[1:] >= first[:-1]).all():
+            order = np.argsort(first, kind="stable")
+            first, last = first[order], last[order]
+        last = np.maximum.accumulate(last)
         begins = np.flatnonzero(np.concatenate(([True], first[1:] > last[:-1])))
         return cls(first[begins], last[np.append(begins[1:] - 1, len(last) - 1)])
 

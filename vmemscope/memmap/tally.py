@@ -99,7 +99,8 @@ def survey(
         runs = runs_of(leaves, vmemmap.geometry, 0, end, count)
         missing = select(runs, runs.kind == Kind.UNREADABLE)
         unread.append(Spans.of(missing.vpage, missing.vpage + missing.length))
-        runs = select(runs, runs.kind == Kind.MAPPED)
+        if (other := runs.kind != Kind.MAPPED).any():
+            runs = select(runs, ~other)
         stop = runs.vpage + runs.length
         mapped.append(Spans.of(runs.vpage, stop))
         useful = (runs.order > 0) & described.touches(runs.vpage, stop)
@@ -164,11 +165,13 @@ def _take_base(
     base = (leaves.kind == Kind.MAPPED) & (leaves.shift == table.levels[-1].shift)
     if not base.any():
         return
-    offset = leaves.address[base] - np.uint64(geometry.vmemmap)
-    start = (offset // np.uint64(geometry.page_size)).astype(np.int64)
-    stop = start + length[base]
-    pfn = leaves.pfn[base].astype(np.int64)
-    writable = (leaves.entry[base] & np.uint64(table.writable)) != 0
+    if not base.all():
+        leaves, length = select(leaves, base), length[base]
+    offset = leaves.address - np.uint64(geometry.vmemmap)
+    start = (offset >> np.uint64(table.levels[-1].shift)).astype(np.int64)
+    stop = start + length
+    pfn = leaves.pfn.astype(np.int64)
+    writable = (leaves.entry & np.uint64(table.writable)) != 0
     for i in range(
         int(np.searchsorted(areas.end, start[0], side="right")),
         int(np.searchsorted(areas.start, stop[-1], side="left")),
