@@ -119,3 +119,35 @@ def test_short_cuts_change_nothing(
     assert quick == slow
     assert quick == small
     assert quick == ordered
+
+
+@pytest.mark.parametrize("page", [2, 5, 600, 2000, 4095])
+@pytest.mark.parametrize("compound", [0, 1, 2, 3])
+def test_fault_in_a_compound_page_that_batches_cut(
+    tmp_path: Path, compound: int, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A compound page of 1 GiB has 8 tables, of which a batch of 9 has one as a whole.
+    scenario = f"""
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "4G"
+align = "1G"
+
+[[fault]]
+kind = "tail-wrong-frame"
+pagemap = "dax0.0"
+compound = {compound}
+page = {page}
+to = "own-head"
+"""
+    core = write(image(scenario, "6.12"), tmp_path)
+    monkeypatch.setattr("vmemscope.walk._BATCH", 9)
+    cut = look(core)
+    monkeypatch.setattr("vmemscope.walk._BATCH", 512)
+    whole = look(core)
+    assert cut == whole
+    start = whole.pagemaps[0].vmemmap.start
+    [found] = [one for one in whole.pagemaps[0].findings if one.rule == "tail-frame"]
+    assert found.vaddr == start + (compound * 4096 + page) * PAGE

@@ -198,8 +198,9 @@ class PhysicalMemory:
         """
         steps = np.diff(pfns.astype(np.int64))
         cut = (steps < 1) | (steps > _GAP + 1)
-        for i in np.flatnonzero((steps > 1) & ~cut).tolist():
-            cut[i] = not self._in_one_range(int(pfns[i]), int(pfns[i + 1]))
+        if not self._in_one_range(int(pfns[0]), int(pfns[-1])):
+            for i in np.flatnonzero((steps > 1) & ~cut).tolist():
+                cut[i] = not self._in_one_range(int(pfns[i]), int(pfns[i + 1]))
         for most in (count, self._frames_a_read):
             cut[most - 1 :: most] = True
         first = np.concatenate(([0], np.flatnonzero(cut) + 1))

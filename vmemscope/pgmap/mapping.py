@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..compound import Judged
     from ..layout import Piece
     from ..vmemmap import Vmemmap
-    from ..walk import Leaves
+    from ..walk import Batch, Leaves
     from .subject import Subject
 
 __all__ = ("judged_compounds", "map_subject", "runs_of_piece")
@@ -140,39 +140,57 @@ def _unsound_runs(
     """
     Walk a piece of compound pages, and take those that are as they should be.
 
-    What a batch has of them is looked at in one piece, straight in the tables.
+    What a batch has of them is looked at in one piece, straight in the tables, and what
+    two batches have one part each of as soon as the second is there.
 
     :return: runs of the rest: of batches in which any one is not, and of compound
-        pages that a batch has only part of
+        pages of which one has a part
     """
-    geometry = vmemmap.geometry
+    geometry, table = vmemmap.geometry, vmemmap.table
     size = geometry.compound_vpages(subject.order)
+
+    def checked(batch: Batch, start: int, end: int) -> Runs:
+        leaves = batch.part(geometry.address(start), geometry.address(end))
+        return _checked_runs(subject, leaves, piece, vmemmap, step)
+
+    #: what the last batch has of a compound page that goes on in the next: from which
+    #: vpage to which, and the entries
+    held: tuple[Batch, int, int, NDArray[np.uint64]] | None = None
     for batch in vmemmap.batches(piece.start, piece.end):
         found = batch.entries()
+        sound = None
         if found is not None:
             address, entries = found
             start = geometry.vpage_at(address)
+            stop = start + len(entries)
             # Compound pages that the batch has as a whole.
             first = start + (piece.origin - start) % size
-            end = start + len(entries)
-            end -= (end - piece.origin) % size
-            sound = (
-                sound_compounds(entries[first - start : end - start], vmemmap.table, size)
-                if first < end
-                else None
-            )
-            if sound is not None:
-                if start < first:
-                    leaves = batch.part(address, geometry.address(first))
-                    yield _checked_runs(subject, leaves, piece, vmemmap, step)
-                _take_sound(subject, sound, first, piece, vmemmap)
-                step(end - first)
-                if end < start + len(entries):
-                    stop = geometry.address(start + len(entries))
-                    leaves = batch.part(geometry.address(end), stop)
-                    yield _checked_runs(subject, leaves, piece, vmemmap, step)
-                continue
-        yield _checked_runs(subject, batch.leaves(), piece, vmemmap, step)
+            end = stop - (stop - piece.origin) % size
+            if first < end:
+                sound = sound_compounds(entries[first - start : end - start], table, size)
+        if held is not None:
+            before, begin, cut, part = held
+            held, one = None, None
+            if sound is not None and begin + size == first and cut == start:
+                one = sound_compounds(np.concatenate((part, entries[: first - start])), table, size)
+            if one is not None:
+                _take_sound(subject, one, begin, piece, vmemmap)
+                step(size)
+                start = first
+            else:
+                yield checked(before, begin, cut)
+        if sound is None:
+            yield _checked_runs(subject, batch.leaves(), piece, vmemmap, step)
+            continue
+        if start < first:
+            yield checked(batch, start, first)
+        _take_sound(subject, sound, first, piece, vmemmap)
+        step(end - first)
+        if end < stop:
+            held = batch, end, stop, entries[end - stop :]
+    if held is not None:
+        before, begin, cut, _ = held
+        yield checked(before, begin, cut)
 
 
 def _take_sound(
