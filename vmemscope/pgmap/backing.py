@@ -110,10 +110,10 @@ class _Frames:
         ):
             return False
         here = [i for i, one in enumerate(self._subjects) if one.ram.touches(first, end)]
-        nodes = {self._nodes.get(self._subjects[i].pagemap.address) for i in here}
+        off_nodes = [self._nodes.get(self._subjects[i].pagemap.address) for i in here]
+        nodes = {None if one is None else one.node for one in off_nodes}
         if len(nodes) != 1:
             return False
-        off_node = nodes.pop()
         found = sound_frames(
             [self._subjects[i].ram for i in here],
             first,
@@ -121,7 +121,7 @@ class _Frames:
             self._vmemmap,
             self._ram,
             self._states,
-            off_node.node if off_node else None,
+            nodes.pop(),
         )
         if found is None:
             return False
