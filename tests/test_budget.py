@@ -5,8 +5,10 @@ What an audit may cost, in counts that no machine changes, and that its short cu
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,3 +153,48 @@ to = "own-head"
     start = whole.pagemaps[0].vmemmap.start
     [found] = [one for one in whole.pagemaps[0].findings if one.rule == "tail-frame"]
     assert found.vaddr == start + (compound * 4096 + page) * PAGE
+
+
+#: most blocks of memory that Python has for its objects at any time of an audit, in
+#: addition to those from before; the device has 4,096 vpages for each GiB
+OBJECTS = 6000
+
+
+def built(tmp_path: Path, size: str, align: str) -> tuple[int, int]:
+    """Count calls in an audit, and the most objects that there are at a time."""
+    scenario = f"""
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "{size}"
+align = "{align}"
+"""
+    target = open_core(write(image(scenario, "6.12"), tmp_path))
+    attach_types(target.prog, "btf")
+    # What is looked up once, and kept, is not counted.
+    audit(target, "btf")
+    calls = most = 0
+    before = sys.getallocatedblocks()
+
+    def count(*_: Any) -> None:
+        nonlocal calls, most
+        calls += 1
+        most = max(most, sys.getallocatedblocks() - before)
+
+    other = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        audit(target, "btf")
+    finally:
+        sys.setprofile(other)
+    return calls, most
+
+
+@pytest.mark.parametrize("align", ["4K", "2M"])
+def test_objects_and_calls_do_not_grow_with_the_device(tmp_path: Path, align: str) -> None:
+    calls, most = built(tmp_path, "1G", align)
+    calls_of_more, most_of_more = built(tmp_path, "6G", align)
+    assert calls_of_more < calls * 1.2
+    assert most < OBJECTS
+    assert most_of_more < OBJECTS
