@@ -33,17 +33,23 @@ def main() -> None:
     """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.pgmap", description=__doc__)
     parser.add_argument("vmcore", nargs="?", help="default: the simulated scenario 'mixed'")
+    parser.add_argument("--qemu", metavar="ADDRESS", help="a running guest; without the loop")
     parser.add_argument("-n", type=int, default=5, help="runs of each (default: 5)")
     parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = args.vmcore
-        if path is None:
+        if path is None and args.qemu is None:
             from vmemscope.sim import build, load_scenario
 
             path = f"{scratch}/vmcore"
             build(load_scenario("mixed"), kernel="6.1").write(path)
-        figures = measure(path, args.n)
+        # A monitor serves one client at a time: no loop beside the processes.
+        figures = (
+            measure(["--qemu", args.qemu], args.n, None)
+            if args.qemu
+            else measure(["-c", path], args.n, per_page_loop(path))
+        )
     rows = [
         (name, *(f"{f(values) * 1000:.1f}" for f in (min, statistics.median, max)))
         for name, values in figures.items()
@@ -53,18 +59,24 @@ def main() -> None:
         args.output.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def measure(path: str, runs: int) -> dict[str, list[float]]:
-    """Time everything ``runs`` times, in turn; seconds."""
+def measure(
+    target: list[str], runs: int, loop: Callable[[], float] | None
+) -> dict[str, list[float]]:
+    """
+    Time everything ``runs`` times, in turn; seconds.
+
+    :param target: the options that say what to look at
+    :param loop: from :func:`per_page_loop`, ``None`` to leave it out
+    """
     figures: dict[str, list[float]] = {}
 
     def add(name: str, seconds: float) -> None:
         figures.setdefault(name, []).append(seconds)
 
-    loop = per_page_loop(path)
     for _ in range(runs):
         start = time.perf_counter()
         output = subprocess.run(
-            [sys.executable, "-m", "vmemscope", "pgmap", "--format", "json", "-c", path],
+            [sys.executable, "-m", "vmemscope", "pgmap", "--format", "json", *target],
             stdout=subprocess.PIPE,
             check=False,
         ).stdout
@@ -72,7 +84,8 @@ def measure(path: str, runs: int) -> dict[str, list[float]]:
         timings: dict[str, Any] = json.loads(output)["timings"]
         for phase, seconds in timings.items():
             add(f"  {phase}", seconds)
-        add("per-page loop (scaled up)", loop())
+        if loop is not None:
+            add("per-page loop (scaled up)", loop())
     return figures
 
 
