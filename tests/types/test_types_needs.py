@@ -138,6 +138,13 @@ def test_shape_of_what_is_there(prog):
     assert check_needs(prog, [need, absent]) == frozenset([absent])
 
 
+def test_shape_where_the_struct_of_a_name_is_not_there(prog):
+    # 5.10 has no struct folio.
+    either = ("struct dev_pagemap.altmap",)
+    need = Need("struct folio.pgmap", NeedKind.MEMBER, "look", False, either, Shape.STRUCT)
+    assert check_needs(prog, [need]) == frozenset()
+
+
 def test_kernel_without_symbols_of_variables():
     prog = make_program(BtfWriter(), symbols={"vmemmap_populate": 0x2000})
     with pytest.raises(TypesError) as raised:

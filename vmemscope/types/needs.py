@@ -121,8 +121,8 @@ def _misshapen(prog: Program, need: Need, shape: Shape) -> Iterator[str]:
     }
     for name in (need.name, *need.alternatives):
         struct, _, path = name.partition(".")
-        type_ = prog.type(struct)
         try:
+            type_ = prog.type(struct)
             for part in path.split("."):
                 type_ = _stripped(_stripped(type_).member(part).type)
         except LookupError:
