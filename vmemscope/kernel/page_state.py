@@ -50,11 +50,6 @@ class PageStates:
     memory_nodes: frozenset[int] = field(default_factory=frozenset)
 
     @property
-    def any_flag(self) -> int:
-        """All flags that tell a use."""
-        return sum(self.flags.values())
-
-    @property
     def node_width(self) -> int:
         """Bits of the node at the top of ``page->flags``, 0 where it has none."""
         return (self.layout.node_width if self.layout else None) or 0
@@ -71,10 +66,10 @@ class PageStates:
         :param node: the node that it should be of, ``None`` for any
         :return: bits to look at, and what they should be
         """
+        any_flag, width = sum(self.flags.values()), self.node_width
         if node is None:
-            return self.any_flag, 0
-        width = self.node_width
-        return self.any_flag | (1 << width) - 1 << 64 - width, node << 64 - width
+            return any_flag, 0
+        return any_flag | (1 << width) - 1 << 64 - width, node << 64 - width
 
 
 def read_page_states(

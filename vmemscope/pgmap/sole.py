@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..frame_table import sole_owners
-from ..rules.frame_state import NOT_MAPPED
+from ..rules.frame_state import is_odd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,6 @@ def sound_frames(
     if found is None or not _all_memory(found, ram):
         return None
     entries = found.entries.reshape(-1, a_vpage)
-    looked_at, unused = (np.uint64(word) for word in states.unused(node))
     members = (
         vmemmap.refcount,
         (states.mapcount, vmemmap.table.dtype[0] + "u4"),
@@ -72,8 +71,7 @@ def sound_frames(
         )
         due = entries[chosen].reshape(-1)
         odd = refcount != due
-        odd |= mapcount != np.uint32(NOT_MAPPED)
-        odd |= (flags & looked_at) != unused
+        odd |= is_odd(flags, mapcount, states, node)
         odd &= due != 0
         if odd.any():
             return None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..kernel.page_state import PageStates
     from ..layout import Geometry
 
-__all__ = ("NOT_MAPPED", "OffNode", "check_states", "is_odd")
+__all__ = ("OffNode", "check_states", "is_odd")
 
 _FREE, _FOREIGN, _POISONED, _NODE = (
     CATALOGUE[rule] for rule in ("frame-free", "frame-foreign", "frame-poisoned", "frame-node")
@@ -33,21 +33,26 @@ _FREE, _FOREIGN, _POISONED, _NODE = (
 #: types and flags that are not a use by somebody else
 _RULES = {"buddy": _FREE, "guard": _FREE, "offline": _POISONED, "poisoned": _POISONED}
 #: ``_mapcount`` of a page that no process maps; of one that has a type it is negative, too
-NOT_MAPPED = 0xFFFF_FFFF
+_NOT_MAPPED = 0xFFFF_FFFF
 _NEGATIVE = np.uint32(1 << 31)
 
 
 def is_odd(
-    flags: NDArray[np.uint64], mapcount: NDArray[np.uint32], states: PageStates
+    flags: NDArray[np.uint64],
+    mapcount: NDArray[np.uint32],
+    states: PageStates,
+    node: int | None = None,
 ) -> NDArray[np.bool_]:
     """
-    Tell which frames are marked for any use.
+    Tell which frames are marked for any use, or are of another node.
 
     :param flags: ``page->flags`` of each
     :param mapcount: ``_mapcount`` of each, unsigned, same shape
+    :param node: the node that they should be of, ``None`` for any
     """
-    odd: NDArray[np.bool_] = (flags & np.uint64(states.any_flag)) != 0
-    odd |= mapcount != np.uint32(NOT_MAPPED)
+    looked_at, unused = (np.uint64(word) for word in states.unused(node))
+    odd: NDArray[np.bool_] = (flags & looked_at) != unused
+    odd |= mapcount != np.uint32(_NOT_MAPPED)
     return odd
 
 
