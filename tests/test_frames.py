@@ -10,7 +10,7 @@ import pytest
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
 from vmemscope.compound import judge, sound_compounds, whole_compounds
-from vmemscope.frame_table import FrameTable
+from vmemscope.frame_table import FrameTable, _Part
 from vmemscope.frames import Runs, join_frames, sharing
 from vmemscope.layout import Piece, Populated
 from vmemscope.walk import Kind
@@ -235,7 +235,7 @@ def test_table_adds_up_what_it_has_gathered(monkeypatch: pytest.MonkeyPatch) -> 
         runs = runs_from(mapped(*rng.integers(1, 30, 7).tolist()))
         owners = np.ones(len(runs.vpage), dtype=np.int64)
         small.add(runs, owners)
-        whole._parts.append(join_frames([frames_of(runs, owners)]))
+        whole._parts.append(_Part.of(join_frames([frames_of(runs, owners)])))
     for one, other in zip(small.finish(), whole.finish(), strict=True):
         assert one.tolist() == other.tolist()
 

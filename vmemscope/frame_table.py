@@ -71,6 +71,17 @@ class _Column(NamedTuple):
         return which if len(which) else None
 
 
+class _Part(NamedTuple):
+    """Frames that were counted one by one, with their bounds, which every window asks for."""
+
+    frames: Frames
+    column: _Column
+
+    @classmethod
+    def of(cls, frames: Frames) -> _Part:
+        return cls(frames, _Column.of(frames.pfn))
+
+
 class _Sound:
     """
     Neighbouring compound pages that are mapped as they should be, frames only.
@@ -173,7 +184,7 @@ class FrameTable:
 
     def __init__(self) -> None:
         self._sound: list[_Sound] = []
-        self._parts: list[Frames] = []
+        self._parts: list[_Part] = []
         self._rows = 0
         self._merged = 0
         #: of the largest leaf
@@ -220,12 +231,13 @@ class FrameTable:
         """Add frames that were counted elsewhere."""
         if not len(frames.pfn):
             return
-        self._parts.append(frames)
+        self._parts.append(_Part.of(frames))
         self._rows += len(frames.pfn)
         if self._rows > max(_GATHERED, self._merged) and len(self._parts) > 1:
-            self._parts = [merge(self._parts)]
+            merged = merge([part.frames for part in self._parts])
+            self._parts = [_Part.of(merged)]
             # What is left is distinct; gather as much again before the next time.
-            self._rows, self._merged = 0, len(self._parts[0].pfn)
+            self._rows, self._merged = 0, len(merged.pfn)
 
     def finish(self) -> Frames:
         """Get all frames in order of pfn."""
@@ -243,9 +255,9 @@ class FrameTable:
             if frames is not None:
                 found.append(frames)
         for part in self._parts:
-            index = _Column.of(part.pfn).within(first, end)
+            index = part.column.within(first, end)
             if index is not None:
-                found.append(select(part, index))
+                found.append(select(part.frames, index))
         return merge(found)
 
     def owned(self, first: int, end: int) -> list[_Owned] | None:
@@ -255,12 +267,11 @@ class FrameTable:
         :return: ``None`` if any of them is of a large leaf, or has no owner or several
         """
         found = [one for sound in self._sound for one in sound.owned(first, end)]
-        for part in self._parts:
-            column = _Column.of(part.pfn)
+        for frames, column in self._parts:
             index = column.within(first, end)
             if index is None:
                 continue
-            rows = select(part, index)
+            rows = select(frames, index)
             if rows.inner.any() or (rows.span != 1).any() or (rows.owners != 1).any():
                 return None
             bounds = max(column.low, first), min(column.high, end - 1)
@@ -280,7 +291,7 @@ class FrameTable:
         for sound in self._sound:
             yield from sound.columns
         for part in self._parts:
-            yield _Column.of(part.pfn)
+            yield part.column
 
     def blocks(self, order: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Count rows by blocks of ``1 << order`` frames, each block once or several times."""
@@ -304,7 +315,7 @@ class FrameTable:
     def rows(self) -> int:
         """How many rows there are, some maybe of the same frame."""
         sound = sum(one.count for one in self._sound)
-        return sound + sum(len(one.pfn) for one in self._parts)
+        return sound + sum(len(one.frames.pfn) for one in self._parts)
 
     @property
     def order(self) -> int:
