@@ -60,12 +60,11 @@ def look(
     :raises VmemscopeError: if types are missing, or the target can't be looked at
     """
     timings = {} if timings is None else timings
-    start = time.perf_counter()
-    source = str(attach_types(target.prog, types, symbols, system_map=system_map))
-    absent = check_needs(target.prog, NEEDS)
-    if not any(need.name == "hstates" for need in absent):
-        check_needs(target.prog, HUGETLB)
-    timings["types"] = time.perf_counter() - start
+    with phase(timings, "types"):
+        source = str(attach_types(target.prog, types, symbols, system_map=system_map))
+        absent = check_needs(target.prog, NEEDS)
+        if not any(need.name == "hstates" for need in absent):
+            check_needs(target.prog, HUGETLB)
     report = hugetlb(target, source, folios, timings, progress)
     if not target.live or all(one.severity is Severity.NOTE for one in report.findings):
         return report

@@ -8,11 +8,8 @@ base pages of physical memory; ``None`` stands for what is not known.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from ..findings import Severity
 
 if TYPE_CHECKING:
     from ..findings import Finding, RuleOutcome
@@ -154,8 +151,3 @@ class HugetlbReport:
     def partial(self) -> bool:
         """Whether something could not be read."""
         return bool(self.not_read)
-
-    @property
-    def severities(self) -> Counter[Severity]:
-        """Count findings by severity."""
-        return Counter(one.severity for one in self.findings)
