@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from drgn import FaultError
 
+from ..types.needs import has_symbol
+
 if TYPE_CHECKING:
     from drgn import Program
 
@@ -59,7 +61,7 @@ def read_restore(prog: Program, arch: Architecture, page_size: int) -> Restore |
         symbol = prog.symbol(_FUNCTION)
     except LookupError:
         return None
-    if arch.constant is None or any(_has_symbol(prog, _STEP + end) for end in _CHANGED):
+    if arch.constant is None or any(has_symbol(prog, _STEP + end) for end in _CHANGED):
         return Restore(symbol.address, None)
     try:
         code = prog.read(symbol.address, min(symbol.size, _MAX_CODE))
@@ -72,11 +74,3 @@ def read_restore(prog: Program, arch: Architecture, page_size: int) -> Restore |
     # What the step copies from is as far off as it copies bytes.
     sizes = [np.array(count * page_size, dtype=kind).tobytes() for count in _RESET]
     return Restore(symbol.address, any(size in code for size in sizes) if any(code) else None)
-
-
-def _has_symbol(prog: Program, name: str) -> bool:
-    try:
-        prog.symbol(name)
-    except LookupError:
-        return False
-    return True

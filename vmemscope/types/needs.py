@@ -23,7 +23,7 @@ from .sense import NO_SENSE
 if TYPE_CHECKING:
     from drgn import Program, Type
 
-__all__ = ("Need", "NeedKind", "Shape", "check_needs")
+__all__ = ("Need", "NeedKind", "Shape", "check_needs", "has_symbol")
 
 #: typedefs of typedefs that are followed
 _MAX_DEPTH = 64
@@ -145,7 +145,7 @@ def _stripped(type_: Type) -> Type:
 
 def _hint(prog: Program, missing: list[Need]) -> str:
     kinds = {need.kind for need in missing}
-    if kinds <= {NeedKind.SYMBOL, NeedKind.VARIABLE} and not _has_symbol(prog, "init_task"):
+    if kinds <= {NeedKind.SYMBOL, NeedKind.VARIABLE} and not has_symbol(prog, "init_task"):
         return (
             "the kernel has no symbols of variables (CONFIG_KALLSYMS_ALL is off): "
             "give its vmlinux with -s"
@@ -159,7 +159,7 @@ def _is_met(prog: Program, need: Need) -> bool:
 
 def _has(prog: Program, kind: NeedKind, name: str) -> bool:
     if kind is NeedKind.SYMBOL:
-        return _has_symbol(prog, name)
+        return has_symbol(prog, name)
     try:
         if kind is NeedKind.VARIABLE:
             prog.variable(name)
@@ -174,7 +174,8 @@ def _has(prog: Program, kind: NeedKind, name: str) -> bool:
     return True
 
 
-def _has_symbol(prog: Program, name: str) -> bool:
+def has_symbol(prog: Program, name: str) -> bool:
+    """Tell whether the kernel has a symbol."""
     try:
         prog.symbol(name)
     except LookupError:
