@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .memory import PhysicalMemory
     from .walk import Batch, Leaves
 
-__all__ = ("Pages", "Vmemmap")
+__all__ = ("Pages", "Vmemmap", "member_of")
 
 #: vpages looked up, and of these vpages read, at a time where members of struct
 #: pages are asked for: what was read is still in the processor's cache when used
@@ -45,6 +45,30 @@ class Pages(NamedTuple):
     readable: NDArray[np.bool_]
     #: whether it could not because nothing is mapped there (bool)
     hole: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls,
+        data: NDArray[np.uint8],
+        readable: NDArray[np.bool_],
+        pfn: NDArray[np.uint64],
+        kind: NDArray[np.uint8],
+    ) -> Pages:
+        """Put together what memory gave for frames and what the page tables say of them."""
+        return cls(data, pfn, readable & (kind == Kind.MAPPED), kind == Kind.HOLE)
+
+
+def member_of(data: NDArray[np.uint8], size: int, offset: int, dtype: str) -> NDArray[Any]:
+    """
+    Get a member of all ``struct page``s of some pages, as it lies there.
+
+    :param data: pages that consist of whole ``struct page``s
+    :param size: of a ``struct page``, in bytes
+    :param offset: of the member, in bytes
+    :param dtype: of the member, which is aligned to its size
+    """
+    items = data.reshape(-1).view(dtype)
+    return items.reshape(-1, size // items.itemsize)[:, offset // items.itemsize]
 
 
 @dataclass(frozen=True)
@@ -94,7 +118,7 @@ class Vmemmap:
             frames, which = np.unique(pfn, return_inverse=True)
             data, readable = self.memory.read_frames(frames)
             data, readable = data[which], readable[which]
-        return Pages(data, pfn, readable & (kind == Kind.MAPPED), kind == Kind.HOLE)
+        return Pages.of(data, readable, pfn, kind)
 
     def pages_of(
         self, first: int, used: NDArray[np.bool_]
@@ -110,13 +134,9 @@ class Vmemmap:
         chosen = np.flatnonzero(used)
         start = self.geometry.vpage(first)
         where, kind = self.frames_of(chosen + start)
-        for some, (data, readable) in enumerate(self.memory.read_batches(where, _READ)):
+        for some, read in enumerate(self.memory.read_batches(where, _READ)):
             part = slice(some * _READ, (some + 1) * _READ)
-            mapped = kind[part] == Kind.MAPPED
-            yield (
-                chosen[part],
-                Pages(data, where[part], readable & mapped, kind[part] == Kind.HOLE),
-            )
+            yield chosen[part], Pages.of(*read, where[part], kind[part])
 
     def page_members(
         self, pfns: NDArray[np.uint64], *members: tuple[int, str]
@@ -172,17 +192,15 @@ class Vmemmap:
                 if int(here[-1] - here[0]) >= len(here):
                     gaps, row = row, np.searchsorted(here - here[0], row)
                     into -= (gaps - row) << shift
-                data = pages.data.reshape(-1)
                 size = self.geometry.struct_page_size
                 place = None if self.geometry.page_size % size else into // size
                 for (offset, dtype), values in members:
-                    items = data.view(dtype)
                     if place is None:
+                        items = pages.data.reshape(-1).view(dtype)
                         values[part] = items[(into + (offset - origin)) // items.itemsize]
                         continue
                     # A column of neighbours fits the processor's cache, they do not.
-                    column = items.reshape(-1, size // items.itemsize)
-                    values[part] = column[:, offset // items.itemsize].copy()[place]
+                    values[part] = member_of(pages.data, size, offset, dtype).copy()[place]
                 if not pages.readable.all():
                     readable[part] &= pages.readable[row]
 

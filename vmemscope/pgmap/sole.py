@@ -16,6 +16,7 @@ import numpy as np
 
 from ..frame_table import sole_owners
 from ..rules.frame_state import is_odd
+from ..vmemmap import member_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,8 +67,7 @@ def sound_frames(
         if not pages.readable.all():
             return None
         refcount, mapcount, flags = (
-            pages.data.reshape(-1, page.size).view(dtype)[:, offset // np.dtype(dtype).itemsize]
-            for offset, dtype in members
+            member_of(pages.data, page.size, offset, dtype) for offset, dtype in members
         )
         due = entries[chosen].reshape(-1)
         odd = refcount != due
