@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from .errors import TargetError
 
-__all__ = ("number", "parse", "physmem_bits", "symbol")
+__all__ = ("number", "parse", "physmem_bits", "physmem_frames", "symbol")
 
 #: bits of physical address that any architecture has
 _MAX_PHYSMEM_BITS = 52
@@ -55,6 +55,16 @@ def physmem_bits(keys: Mapping[str, str]) -> int:
     :raises TargetError: if what the kernel says is not a number
     """
     return min(number(keys, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS), _MAX_PHYSMEM_BITS)
+
+
+def physmem_frames(keys: Mapping[str, str], page_size: int) -> int:
+    """
+    Get how many page frames there can be, by :func:`physmem_bits`.
+
+    :param page_size: bytes in a frame
+    :raises TargetError: if what the kernel says is not a number
+    """
+    return 1 << physmem_bits(keys) - (page_size.bit_length() - 1)
 
 
 def _value(keys: Mapping[str, str], key: str, base: int, default: int | None) -> int:

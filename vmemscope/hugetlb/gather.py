@@ -43,7 +43,7 @@ from ..rules.hugetlb import (
 )
 from ..rules.hugetlb_tails import check_restore, check_tail_pages, with_tail_pages
 from ..structpages import read_struct_pages
-from ..vmcoreinfo import physmem_bits
+from ..vmcoreinfo import physmem_frames
 from ..walk import Kind
 from .survey import entries_of, survey
 from .tails import read_tail_pages_of
@@ -95,8 +95,7 @@ class Gathered:
         # What is wrong with pagemaps is for "pgmap" to tell.
         _, self.vmemmap = read_subjects(self.target, Collector(), self.unread)
         geometry = self.vmemmap.geometry
-        bits = physmem_bits(self.target.vmcoreinfo)
-        self.frames = 1 << bits - (geometry.page_size.bit_length() - 1)
+        self.frames = physmem_frames(self.target.vmcoreinfo, geometry.page_size)
         #: first vpage after the vmemmap
         self.end = min(
             geometry.vpage_after(self.frames),

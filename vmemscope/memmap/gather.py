@@ -25,7 +25,7 @@ from ..rules.sections import (
 )
 from ..spans import Spans, subtract, union
 from ..structpages import flag_layout
-from ..vmcoreinfo import physmem_bits
+from ..vmcoreinfo import physmem_frames
 from ..walk import Kind
 from .areas import Owners, cut
 from .tally import survey
@@ -106,8 +106,7 @@ class Gathered:
     def walk(self, progress: Progress | None) -> None:
         """Walk the vmemmap, and hold what is mapped against what is described."""
         geometry = self.vmemmap.geometry
-        bits = physmem_bits(self.target.vmcoreinfo)
-        frames = 1 << bits - (geometry.page_size.bit_length() - 1)
+        frames = physmem_frames(self.target.vmcoreinfo, geometry.page_size)
         limit = (geometry.arch.vmemmap_limit - geometry.vmemmap) // geometry.page_size
         #: first vpage after the vmemmap
         self.end = min(geometry.vpage_after(frames), limit)

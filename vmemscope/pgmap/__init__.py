@@ -38,7 +38,7 @@ from ..rules.ranges import (
 from ..rules.references import check_references
 from ..structpages import flag_layout
 from ..timing import phase
-from ..vmcoreinfo import physmem_bits
+from ..vmcoreinfo import physmem_bits, physmem_frames
 from ..vmemmap import Vmemmap
 from ..walk import Kind
 from .areas import Contents
@@ -87,7 +87,7 @@ def audit(
         check_entries_of_processes(
             target.prog,
             vmemmap,
-            1 << physmem_bits(target.vmcoreinfo) - (vmemmap.geometry.page_size.bit_length() - 1),
+            physmem_frames(target.vmcoreinfo, vmemmap.geometry.page_size),
             any(subject.pagemap.changing for subject in subjects),
             findings,
         )
