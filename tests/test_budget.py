@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vmemscope.compound import judge
@@ -38,6 +39,10 @@ def look(core: str) -> Report:
     target = open_core(core)
     attach_types(target.prog, "btf")
     return replace(audit(target, "btf"), timings={})
+
+
+def none_alike(words: np.ndarray, *_: Any) -> np.ndarray:
+    return np.zeros(len(words), dtype=np.bool_)
 
 
 @pytest.mark.parametrize("scenario", BUDGETS)
@@ -118,9 +123,26 @@ def test_short_cuts_change_nothing(
         # Each frame is put in order and looked at.
         patch.setattr("vmemscope.pgmap.backing.sound_frames", lambda *_: None)
         ordered = look(core)
+    with monkeypatch.context() as patch:
+        # Few compound pages at a time, whose frames are looked up anew, and read one by one.
+        patch.setattr("vmemscope.pgmap.contents.compounds._COMPOUNDS", 3)
+        patch.setattr("vmemscope.pgmap.contents.compounds._VPAGES", 5)
+        patch.setattr("vmemscope.pgmap.contents.base_pages._VPAGES", 5)
+        patch.setattr("vmemscope.pgmap.contents.reading.FRAMES", 2)
+        patch.setattr(
+            "vmemscope.frame_table.FrameTable.compounds_at",
+            lambda self, vpage: (np.empty(0, np.int64), np.empty((0, 2), np.uint64)),
+        )
+        few = look(core)
+    with monkeypatch.context() as patch:
+        # Each struct page is looked into.
+        patch.setattr("vmemscope.pgmap.contents.reading.alike", none_alike)
+        in_full = look(core)
     assert quick == slow
     assert quick == small
     assert quick == ordered
+    assert quick == few
+    assert quick == in_full
 
 
 @pytest.mark.parametrize("page", [2, 5, 600, 2000, 4095])

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vmemscope.confirm import look
@@ -138,6 +141,48 @@ def test_each_frame_is_read_once(
     done, totals = zip(*progress, strict=True)
     assert list(done) == sorted(done)
     assert set(totals) == {done[-1]}
+
+
+_COMPOUND = 512
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.2"])
+@pytest.mark.parametrize("seed", range(40))
+def test_a_glance_tells_as_much_as_each_struct_page(
+    kernel: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    built = image(_DEVICE.format(align="2M").replace("4G", "128M"), kernel)
+    memmap = built.kernel.memmap
+    for _ in range(chance.choice((1, 2, 4))):
+        # The first has what the others are held against.
+        several = chance.choice(([0], [5], [63], [0, 1], range(64), range(1, 64)))
+        # Those with members of their own; of the frame with the head; of that of the tail pages.
+        pages = list(chance.choice((range(5), range(64), (64, 65, 127), range(64, 128))))
+        if chance.random() < 0.8:
+            pages = [chance.choice(pages)]
+        # Words that all hold, what leads to the head more often; or as another page has it.
+        word = chance.choice((1, 1, 1, *range(8)))
+        other = chance.choice((0, 1, 3, 64, _COMPOUND, _COMPOUND + 1))
+        mask = -(STRUCT_PAGE << chance.randrange(5, 12)) & (1 << 64) - 1 | 1
+        value = chance.choice((None, 0, (1 << 64) - 1, 1 << chance.randrange(64), mask))
+        for compound in several:
+            first = 0x100000 + compound * _COMPOUND
+            place = (first + other - 0x100000) % (64 * _COMPOUND) + 0x100000
+            taken = int(memmap.words(place)[word]) if value is None else value
+            for page in pages:
+                memmap.poke(first + page, word * 8, taken)
+    core = write(built, tmp_path)
+    quick = replace(looked(core, "all"), timings={})
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "vmemscope.pgmap.contents.reading.alike",
+            lambda words, *_: np.zeros(len(words), dtype=np.bool_),
+        )
+        in_full = replace(looked(core, "all"), timings={})
+    assert quick == in_full
+    [one] = quick.pagemaps
+    assert one.vmemmap.pages == 64 * _COMPOUND * STRUCT_PAGE // 4096
 
 
 class TestOneCompoundPage:

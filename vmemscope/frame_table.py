@@ -13,6 +13,7 @@ should be, :func:`sole_owners` tells so without putting them in order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -95,6 +96,8 @@ class _Sound:
         self.size = size
         #: frames of heads and tails in turn
         self.columns: list[_Column] = []
+        #: number of the first compound page in each of them
+        self._starts: list[int] = []
         self.count = 0
 
     @property
@@ -106,7 +109,19 @@ class _Sound:
         """Add those that come next, shape ``(n, 2)``."""
         # The kernel allocates them in turn, so they come nearly in order.
         self.columns.append(_Column.of(frames.reshape(-1)))
+        self._starts.append(self.count // 2)
         self.count += frames.size
+
+    def at(self, number: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Get the frames of compound pages by their numbers, in order; shape ``(n, 2)``."""
+        found = np.empty((len(number), 2), dtype=np.uint64)
+        bounds = np.searchsorted(number, [*self._starts, self.count // 2]).tolist()
+        for column, start, (low, high) in zip(
+            self.columns, self._starts, pairwise(bounds), strict=True
+        ):
+            if low < high:
+                found[low:high] = column.pfn.reshape(-1, 2)[number[low:high] - start]
+        return found
 
     def between(self, first: int, end: int) -> Frames | None:
         """Get the frames in ``[first, end)`` in order of pfn, ``None`` if there are none."""
@@ -226,6 +241,25 @@ class FrameTable:
             last = _Sound(vpage, size)
             self._sound.append(last)
         last.add(frames)
+
+    def compounds_at(
+        self, vpage: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """
+        Find compound pages that were added as mapped as they should be.
+
+        :param vpage: first vpage of each, in order, shape ``(n,)``
+        :return: which of them are, as places in ``vpage``, shape ``(m,)``; the frames of
+            their heads and of their tails, shape ``(m, 2)``
+        """
+        places, frames = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)]
+        for sound in self._sound:
+            low, high = np.searchsorted(vpage, [sound.vpage, sound.end]).tolist()
+            number, inside = np.divmod(vpage[low:high] - sound.vpage, sound.size)
+            which = np.flatnonzero(inside == 0)
+            places.append(which + low)
+            frames.append(sound.at(number[which]))
+        return np.concatenate(places), np.concatenate(frames)
 
     def add_frames(self, frames: Frames) -> None:
         """Add frames that were counted elsewhere."""

@@ -41,9 +41,8 @@ from ..timing import phase
 from ..vmcoreinfo import physmem_bits, physmem_frames
 from ..vmemmap import Vmemmap
 from ..walk import Kind
-from .areas import Contents
 from .backing import BackingChecked, check_backing
-from .contents import ContentsChecked, check_contents, frames_to_read
+from .contents import Contents, ContentsChecked, check_contents, frames_to_read
 from .entries import check_entries_of_processes
 from .mapping import map_subject
 from .subject import Subject

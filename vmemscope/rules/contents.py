@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .struct_pages import ONES, idle_refcount, refcounts, resolve_heads
+from ..columns import select
+from .struct_pages import ONES, holds_mask, idle_refcount, refcounts, resolve_heads
 from .tally import FURTHER, Off
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ def majority(several: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
     :param several: three or more, along the first axis: the first, the middle, the last
     """
-    three = np.sort(several[[0, len(several) // 2, len(several) - 1]], axis=0)
-    middle: NDArray[np.uint64] = three[1]
-    return middle
+    first, middle, last = several[0], several[len(several) // 2], several[-1]
+    lower, upper = np.minimum(first, middle), np.maximum(first, middle)
+    median: NDArray[np.uint64] = np.maximum(lower, np.minimum(upper, last))
+    return median
 
 
 # What is off in struct pages.
@@ -71,14 +73,13 @@ def _pfns(rows: Rows, count: int) -> NDArray[np.int64]:
 
 
 def _strangers(
-    rows: Rows, asked: NDArray[np.bool_], due: Due
+    words: NDArray[np.uint64], asked: NDArray[np.bool_], due: Due
 ) -> tuple[Masks, NDArray[np.bool_], NDArray[np.uint64]]:
     """
     Find struct pages that nobody initialised for the device.
 
     :return: what is off; which of those asked about are the device's; their flags
     """
-    words = rows.words
     flags = words[:, :, due.page.flags // 8]
     blank = ((flags == 0) | (flags == ONES)) & asked
     if blank.any():
@@ -100,7 +101,7 @@ def _off_compounds(rows: Rows, due: Due) -> tuple[Masks, NDArray[np.bool_]]:
     page, words = due.page, rows.words
     pfn = _pfns(rows, words.shape[1])
     asked = (pfn >= rows.start[:, None]) & (pfn < rows.end[:, None])
-    off, own, flags = _strangers(rows, asked, due)
+    off, own, flags = _strangers(words, asked, due)
     at_head = pfn == rows.head[:, None]
     head, tail = own & at_head, own & ~at_head
     compound = words[:, :, page.compound // 8]
@@ -141,7 +142,7 @@ def _off_base(rows: Rows, due: Due, altmap: bool) -> tuple[Masks, NDArray[np.boo
     page, words = due.page, rows.words
     pfn = _pfns(rows, words.shape[1])
     asked = (pfn >= rows.start[:, None]) & (pfn < rows.end[:, None])
-    off, own, flags = _strangers(rows, asked, due)
+    off, own, flags = _strangers(words, asked, due)
     refcount = refcounts(words, page)
     if altmap:
         # mm/mm_init.c: memmap_init_range(): pages as any, and nobody gives them out.
@@ -162,36 +163,36 @@ def _off_base(rows: Rows, due: Due, altmap: bool) -> tuple[Masks, NDArray[np.boo
 # Looking at a few struct pages instead of all.
 
 
-def alike(words: NDArray[np.uint64], is_head: NDArray[np.bool_], plain: int) -> NDArray[np.bool_]:
+def alike(
+    words: NDArray[np.uint64],
+    is_head: NDArray[np.bool_],
+    asked: NDArray[np.bool_],
+    plain: int,
+) -> NDArray[np.bool_]:
     """
     Tell which rows have ``struct page``s that are all alike, after the first few of a head's.
 
     :param words: shape ``(n, struct pages, words)``
-    :param is_head: whether the row starts with a head, shape ``(n,)``
+    :param is_head: whether each starts with a head, shape ``(n,)``
+    :param asked: which are asked about, shape ``(n,)``
     :param plain: the first ``struct page`` after a head that is a tail like any other
+    :return: shape ``(n,)``; true where it is not asked
     """
     rows, count, size = words.shape
     if not rows or count <= plain + 1:
         return np.zeros(rows, dtype=np.bool_)
     # One comparison over all of it, of each word with that of the next struct page,
-    # takes a third of the time of one row by row.
+    # takes a third of the time of one row by row; and so does one question to all rows.
     flat = words.reshape(-1)
     equal = np.empty(len(flat), dtype=np.bool_)
     np.equal(flat[size:], flat[:-size], out=equal[:-size])
-    if size == 8:
-        # Eight answers at a time.
-        equal[-size:] = True
-        next_alike = equal.view(np.uint64).reshape(rows, count) == _EIGHT_TRUE
-    else:
-        next_alike = equal.reshape(rows, count, size).all(axis=2)
-    # The last of a row is not asked, and of a row with a head not the first few. A column
-    # at a time: numpy is slow where the last axis is short.
-    next_alike[:, -1] = True
-    for column in range(plain):
-        next_alike[:, column] |= is_head
-    if next_alike.all():
+    by_row = equal.reshape(rows, count * size)
+    by_row[:, -size:] = True
+    by_row[np.flatnonzero(is_head), : plain * size] = True
+    by_row[np.flatnonzero(~asked)] = True
+    if equal.all():
         return np.ones(rows, dtype=np.bool_)
-    result: NDArray[np.bool_] = next_alike.all(axis=1)
+    result: NDArray[np.bool_] = np.all(by_row, axis=1)
     return result
 
 
@@ -199,21 +200,61 @@ def screen(rows: Rows, due: Due) -> NDArray[np.bool_]:
     """
     Tell which rows have anything off, of rows that :func:`alike` is true for.
 
-    :param rows: with the first ``struct page``s only: up to the first plain one
-        after a head; the last stands for all after it
+    :param rows: all with a head, or none; with the first ``struct page``s only: up to
+        the first plain one after a head; the last stands for all after it
     """
+    count = len(rows.head)
+    suspect = np.zeros(count, dtype=np.bool_)
+    which = np.arange(count)
+    if count > 1 and not _off(select(rows, slice(1)), due)[0]:
+        # Nothing is off in the first of them, nor in any that is like it.
+        which = np.flatnonzero(~_like_first(rows, due))
+    if len(which):
+        suspect[which] = _off(select(rows, which), due)
+    return suspect
+
+
+def _off(rows: Rows, due: Due) -> NDArray[np.bool_]:
+    """Tell which rows have anything off, each by itself."""
     off, own = _off_compounds(rows, due)
     suspect = ~own
     for mask in off.values():
         suspect |= mask
     # By a mask, those are right between the first and the last that is.
     size, base = np.uint64(due.page.size), np.uint64(due.geometry.vmemmap)
-    last = np.maximum(rows.last, rows.first) + (rows.end - rows.first) - 1
     found = resolve_heads(
-        rows.words[:, -1, due.page.compound // 8], base + last.astype(np.uint64) * size
+        rows.words[:, -1, due.page.compound // 8], base + _last(rows).astype(np.uint64) * size
     )
     wrong: NDArray[np.bool_] = found != base + rows.head.astype(np.uint64) * size
     return suspect.any(axis=1) | wrong
+
+
+def _last(rows: Rows) -> NDArray[np.int64]:
+    """Get the last page frame that a row describes, seen from the last place it is mapped at."""
+    last: NDArray[np.int64] = np.maximum(rows.last, rows.first) + (rows.end - rows.first) - 1
+    return last
+
+
+def _like_first(rows: Rows, due: Due) -> NDArray[np.bool_]:
+    """Tell which rows hold what the first does, and lead to their own heads."""
+    page = due.page
+    count, slots, size = rows.words.shape
+    same = rows.words.reshape(count, -1) == rows.words[0].reshape(-1)
+    tail = 1 if rows.first[0] == rows.head[0] else 0
+    same.reshape(count, slots, size)[:, tail:, page.compound // 8] = True
+    base = np.uint64(due.geometry.vmemmap)
+    goal = (base + rows.head.astype(np.uint64) * np.uint64(page.size))[:, None]
+    compound = rows.words[:, tail:, page.compound // 8]
+    leads = compound == goal | np.uint64(1)
+    if not leads.all():
+        # A mask that leads the last of them to the head leads all before there, too.
+        last = (base + _last(rows).astype(np.uint64) * np.uint64(page.size))[:, None]
+        leads |= holds_mask(compound) & (resolve_heads(compound, last) == goal)
+    if same.all() and leads.all():
+        # Asking each row takes ten times the time.
+        return np.ones(count, dtype=np.bool_)
+    like: NDArray[np.bool_] = same.all(axis=1) & leads.all(axis=1)
+    return like
 
 
 def spread(rows: Rows, count: int) -> Rows:
@@ -262,30 +303,28 @@ def check_rows(rows: Rows, due: Due, tally: Tally, plain: int) -> None:
 
 
 def check_pairs(
-    head: Rows,
-    tail: Rows,
-    usual: tuple[NDArray[np.uint64], NDArray[np.uint64]],
-    due: Due,
-    tally: Tally,
+    rows: Rows, head: NDArray[np.int64], tail: NDArray[np.int64], due: Due, tally: Tally
 ) -> None:
     """
     Hold the frames that compound pages share for their tail pages against their heads' frames.
 
-    :param head: the rows with the heads; what :attr:`Rows.words` holds is not asked
-    :param tail: the rows with the tail pages, of the same compound pages in the same order
-    :param usual: what most tail pages hold in each of these, shape ``(n, words)``
+    :param rows: with what most tail pages hold in each, shape ``(n, 1, words)``
+    :param head: numbers of the rows with the heads, shape ``(m,)``
+    :param tail: and of those with the tail pages, of the same compound pages in the same order
     """
-    known = np.ones(len(head.head), dtype=np.bool_)
-    for rows, words in zip((head, tail), usual, strict=True):
-        one = rows._replace(words=words[:, None])
-        _, own, _ = _strangers(one, np.ones((len(words), 1), dtype=np.bool_), due)
-        known &= own[:, 0]
-    which = np.flatnonzero(known & (((usual[0] ^ usual[1]) & due.mask_alike()) != 0).any(axis=1))
+    differs = (rows.words[head, 0] ^ rows.words[tail, 0]) & due.mask_alike()
+    if not differs.any():
+        return
+    which = np.flatnonzero(differs.any(axis=1))
+    for several in (head, tail):
+        words = rows.words[several[which]]
+        _, own, _ = _strangers(words, np.ones(words.shape[:2], dtype=np.bool_), due)
+        which = which[own[:, 0]]
     if len(which):
-        count = tail.end[which] - tail.start[which]
+        odd = select(rows, tail[which])
         tally.add_off(
             "tail-contents",
-            Off(tail.head[which], tail.start[which], tail.frame[which], count, usual[1][which]),
+            Off(odd.head, odd.start, odd.frame, odd.end - odd.start, odd.words[:, 0]),
         )
 
 

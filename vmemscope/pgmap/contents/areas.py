@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..layout import first_compound
+from ...layout import first_compound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..vmemmap import Vmemmap
-    from .subject import Subject
+    from ...vmemmap import Vmemmap
+    from ..subject import Subject
 
 __all__ = ("Area", "Contents", "areas_of", "picked", "why_not")
 
