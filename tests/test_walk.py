@@ -8,7 +8,7 @@ import pytest
 from drgn import Architecture, Platform
 
 from vmemscope.arch import Level, PageTable, architecture_of
-from vmemscope.walk import Kind, translate, walk
+from vmemscope.walk import Kind, translate, walk, walk_batches
 
 PRESENT, WRITABLE, LARGE = 1, 2, 1 << 7
 LEVELS = {
@@ -109,6 +109,26 @@ def by_page(tables: Tables, start: int, end: int) -> list[tuple[Kind, int]]:
             for page in range(max(address, start), min(expected_next, end), 4096):
                 within = (page - address) >> 12 if kind == Kind.MAPPED else 0
                 found.append((Kind(kind), pfn + within))
+    assert by_run(tables, start, end) == found
+    return found
+
+
+def by_run(tables: Tables, start: int, end: int) -> list[tuple[Kind, int]]:
+    """Do the same with neighbouring base pages of equal entries as one row."""
+    found: list[tuple[Kind, int]] = []
+    expected_next = None
+    for batch in walk_batches(tables, tables.table, start, end):  # type: ignore[arg-type]
+        leaves, count = batch.runs()
+        assert len(count) == len(leaves.address)
+        columns = (leaves.address, leaves.shift, leaves.pfn, leaves.kind, count)
+        for address, shift, pfn, kind, pieces in zip(*(c.tolist() for c in columns), strict=True):
+            assert pieces == 1 or shift == 12
+            for piece in range(address, address + (pieces << shift), 1 << shift):
+                assert expected_next is None or piece == expected_next
+                expected_next = piece + (1 << shift)
+                for page in range(max(piece, start), min(expected_next, end), 4096):
+                    within = (page - piece) >> 12 if kind == Kind.MAPPED else 0
+                    found.append((Kind(kind), pfn + within))
     return found
 
 
@@ -135,6 +155,22 @@ def test_agrees_with_a_scalar_walk(tables: Tables) -> None:
     expected = [tables.lookup(address) for address in range(start, end, 4096)]
     assert by_page(tables, start, end) == expected
     assert {kind for kind, _ in expected} == {Kind.MAPPED, Kind.HOLE}
+
+
+def test_runs_of_equal_entries(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmemscope.walk._BATCH", 3)
+    base = base_of(tables)
+    # The same frame at the end of a table and the start of the next, which is no neighbour.
+    for page in (*range(100, 512), *range(1024, 1600), *range(4096, 4100), *range(5000, 5120)):
+        tables.map(base + page * 4096, 0x1234)
+    tables.map(base + (1 << 21), 0x200 * 7, level=-2)
+    for start, end in ((0, 5120), (200, 1500), (511, 1025), (1030, 1031), (300, 1024), (2, 5119)):
+        found = by_page(tables, base + start * 4096, base + end * 4096)
+        assert found == [tables.lookup(base + page * 4096) for page in range(start, end)]
+    [batch, *_] = walk_batches(tables, tables.table, base, base + (3 << 21))  # type: ignore[arg-type]
+    leaves, count = batch.runs()
+    assert count.tolist() == [100, 412, 1, 512]
+    assert leaves.shift.tolist() == [12, 12, 21, 12]
 
 
 def test_translate_agrees_with_a_scalar_walk(tables: Tables) -> None:

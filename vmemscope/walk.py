@@ -116,23 +116,37 @@ class Batch:
 
         :return: leaves; and how many pieces each row stands for, shape ``(n,)``
         """
-        found = self.entries()
-        if found is None:
+        tables, last = self._found, self._table.levels[-1]
+        if not len(tables.address) or not tables.readable.all():
             leaves = self.leaves()
             return leaves, np.ones(len(leaves.address), dtype=np.int64)
-        address, entry = found
-        first = np.flatnonzero(np.concatenate(([True], entry[1:] != entry[:-1])))
-        count = np.diff(first, append=len(entry))
-        last, entry = self._table.levels[-1], entry[first]
+        span, shift = np.uint64(_table_span(last)), np.uint64(last.shift)
+        entry = tables.entry.reshape(-1)
+        starts = np.concatenate(([True], entry[1:] != entry[:-1]))
+        apart = np.diff(tables.address) != span
+        starts[last.entries :: last.entries] |= apart
+        # Of the first table and the last, what is in the range.
+        skip = max(self._start - int(tables.address[0]), 0) >> last.shift
+        over = max(int(tables.address[-1]) + int(span) - self._end, 0) >> last.shift
+        starts[skip] = True
+        first = np.flatnonzero(starts[skip : len(entry) - over]) + skip
+        count = np.diff(first, append=len(entry) - over)
+        entry = entry[first]
         present = (entry & np.uint64(self._table.present)) == np.uint64(self._table.present)
-        shift, frame = np.uint64(last.shift), np.uint64(self._table.address)
-        return Leaves(
-            address=np.uint64(address) + (first.astype(np.uint64) << shift),
+        number, within = first // last.entries, (first % last.entries).astype(np.uint64)
+        rows = Leaves(
+            address=tables.address[number] + (within << shift),
             shift=np.full(len(first), last.shift, dtype=np.uint8),
-            pfn=np.where(present, (entry & frame) >> shift, np.uint64(0)),
+            pfn=np.where(present, (entry & np.uint64(self._table.address)) >> shift, np.uint64(0)),
             entry=entry,
             kind=np.where(present, np.uint8(Kind.MAPPED), np.uint8(Kind.HOLE)),
-        ), count
+        )
+        if not len(self._between.address):
+            return rows, count
+        joined = join([self._between, rows])
+        count = np.concatenate((np.ones(len(self._between.address), dtype=np.int64), count))
+        order = np.argsort(joined.address, kind="stable")
+        return select(joined, order), count[order]
 
     def part(self, start: int, end: int) -> Leaves:
         """Get those leaves that base pages ``[start, end)`` have, of a batch with entries()."""
