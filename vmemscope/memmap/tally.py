@@ -103,7 +103,8 @@ def survey(
             runs = select(runs, ~other)
         stop = runs.vpage + runs.length
         mapped.append(Spans.of(runs.vpage, stop))
-        useful = (runs.order > 0) & described.touches(runs.vpage, stop)
+        large = np.flatnonzero(runs.order)
+        useful = large[described.touches(runs.vpage[large], stop[large])]
         needed.append(Spans.of(runs.vpage[useful], stop[useful]))
         _take(found, runs, missing, areas)
         _take_base(found, leaves, count, areas, vmemmap, reserved)
@@ -119,10 +120,13 @@ def _take(found: Survey, runs: Runs, missing: Runs, areas: Areas) -> None:
     for owner, here, early in _by_area(runs, areas):
         tally = found.tally(owner)
         tally.mapped += int(here.length.sum())
-        pages = np.bincount(here.order, weights=here.length)
-        for order in np.flatnonzero(pages).tolist():
-            tally.by_order[order] += int(pages[order])
         large = here.order > 0
+        if large.any():
+            pages = np.bincount(here.order, weights=here.length)
+            for order in np.flatnonzero(pages).tolist():
+                tally.by_order[order] += int(pages[order])
+        else:
+            tally.by_order[0] += int(here.length.sum())
         pfn = here.pfn.astype(np.int64)
         tally.frames.append(Spans.of(pfn, pfn + np.where(large, here.length, 1)))
         # Base pages are looked at one by one: neighbours may have the same frame, and
