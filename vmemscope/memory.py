@@ -229,16 +229,11 @@ class PhysicalMemory:
             parts = list(map(self._prog.read, addresses, sizes, repeat(True)))
         except (FaultError, OSError, OverflowError):
             return None
+        self.bytes_read += int(frames.sum()) * size
+        if int(frames.sum()) > len(pfns):
+            parts = _without_gaps(parts, pfns, first, size)
         data = np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
-        self.bytes_read += len(data)
-        data = data.reshape(-1, size)
-        if len(data) == len(pfns):
-            return data
-        # Leave out what was only read along.
-        before = np.cumsum(frames) - frames
-        rows = (pfns - np.repeat(pfns[first], last - first + 1)).astype(np.int64)
-        wanted: NDArray[np.uint8] = data[rows + np.repeat(before, last - first + 1)]
-        return wanted
+        return data.reshape(-1, size)
 
     def _read_apart(self, pfns: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Read frames in order of pfn, of which some are no memory, or can't be read."""
@@ -280,3 +275,25 @@ class PhysicalMemory:
         self.bytes_read += size
         data[first:last] = np.frombuffer(raw, np.uint8).reshape(last - first, self.page_size)
         readable[first:last] = True
+
+
+def _without_gaps(
+    parts: list[bytes], pfns: NDArray[np.uint64], first: NDArray[np.int64], size: int
+) -> list[memoryview]:
+    """
+    Leave out of reads what was only read along.
+
+    :param first: place of the first frame of each read in ``pfns``
+    """
+    apart = np.ones(len(pfns), dtype=np.bool_)
+    apart[1:] = pfns[1:] != pfns[:-1] + np.uint64(1)
+    apart[first] = True
+    starts = np.flatnonzero(apart)
+    of = np.searchsorted(first, starts, side="right") - 1
+    skipped = (pfns[starts] - pfns[first[of]]).astype(np.int64) * size
+    lengths = np.diff(starts, append=len(pfns)) * size
+    views = [memoryview(part) for part in parts]
+    return [
+        views[read][begin : begin + length]
+        for read, begin, length in zip(of.tolist(), skipped.tolist(), lengths.tolist(), strict=True)
+    ]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -287,8 +288,9 @@ def _nodes_of(
 ) -> dict[int, OffNode]:
     """Find the nodes of the devices that have memory of their own, by pagemap."""
     found = {}
+    told = _told_nodes(subjects, vmemmap, states)
     for subject in subjects:
-        node = _node_of(subject, vmemmap, states)
+        node = told.get(subject.pagemap.address)
         if node is None:
             subject.findings.skipped("the device's node could not be told", _NODE)
         elif node not in states.memory_nodes:
@@ -298,20 +300,30 @@ def _nodes_of(
     return found
 
 
-def _node_of(subject: Subject, vmemmap: Vmemmap, states: PageStates) -> int | None:
-    """Find the node of a device: its own struct pages say so."""
-    if states.layout is None or not subject.ranges:
-        return None
-    first = first_compound(subject.pagemap, subject.ranges[0].start // vmemmap.geometry.page_size)
-    if first > subject.ranges[0].end // vmemmap.geometry.page_size:
-        return None
+def _told_nodes(
+    subjects: Sequence[Subject], vmemmap: Vmemmap, states: PageStates
+) -> dict[int, int]:
+    """Find the nodes of devices, by pagemap: their own struct pages say so."""
+    page_size = vmemmap.geometry.page_size
+    firsts = []
+    for subject in subjects:
+        for one in subject.ranges[:1]:
+            first = first_compound(subject.pagemap, one.start // page_size)
+            if first <= one.end // page_size:
+                firsts.append((first, subject.pagemap.address))
+    if states.layout is None or not firsts:
+        return {}
+    firsts.sort()
     (flags,), readable = vmemmap.page_members(
-        np.array([first], dtype=np.uint64), (vmemmap.page.flags, vmemmap.table.dtype)
+        np.array([first for first, _ in firsts], dtype=np.uint64),
+        (vmemmap.page.flags, vmemmap.table.dtype),
     )
-    place = states.layout.zone_of(int(flags[0])) if readable[0] else None
-    if place is None or states.layout.zones.get(place[1]) != DEVICE:
-        return None
-    return place[0]
+    nodes = {}
+    for (_, pagemap), word in compress(zip(firsts, flags.tolist(), strict=True), readable):
+        place = states.layout.zone_of(word)
+        if place is not None and states.layout.zones.get(place[1]) == DEVICE:
+            nodes[pagemap] = place[0]
+    return nodes
 
 
 def _skip_others(findings: Collector, what: _Seen) -> None:
