@@ -87,6 +87,14 @@ class Geometry:
         """Get the virtual address of the ``struct page`` of a frame (``pfn_to_page()``)."""
         return (self.vmemmap + pfn * self.struct_page_size) % (1 << 64)
 
+    def end(self, frames: int) -> int:
+        """
+        Get the first virtual address after the vmemmap.
+
+        :param frames: page frames that there can be (:func:`~.vmcoreinfo.physmem_frames`)
+        """
+        return min(self.vmemmap + frames * self.struct_page_size, self.arch.vmemmap_limit)
+
     def compound_vpages(self, shift: int) -> int:
         """Get the vpages that the ``struct page``s of a compound page of an order take."""
         return (self.struct_page_size << shift) // self.page_size

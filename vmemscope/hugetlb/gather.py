@@ -97,10 +97,7 @@ class Gathered:
         geometry = self.vmemmap.geometry
         self.frames = physmem_frames(self.target.vmcoreinfo, geometry.page_size)
         #: first vpage after the vmemmap
-        self.end = min(
-            geometry.vpage_after(self.frames),
-            (geometry.arch.vmemmap_limit - geometry.vmemmap) // geometry.page_size,
-        )
+        self.end = geometry.vpage_at(geometry.end(self.frames))
         if not self.present:
             return
         self.hvo, damage = read_hvo(self.prog)

@@ -107,9 +107,8 @@ class Gathered:
         """Walk the vmemmap, and hold what is mapped against what is described."""
         geometry = self.vmemmap.geometry
         frames = physmem_frames(self.target.vmcoreinfo, geometry.page_size)
-        limit = (geometry.arch.vmemmap_limit - geometry.vmemmap) // geometry.page_size
         #: first vpage after the vmemmap
-        self.end = min(geometry.vpage_after(frames), limit)
+        self.end = geometry.vpage_at(geometry.end(frames))
         ram = [zone for zone in self.zones if zone.name != DEVICE]
         self.owners = Owners(ram, self.ranges)
         self.areas = cut(self.end, self.present, self.early, self.owners, self.vmemmap, self.flags)

@@ -67,8 +67,7 @@ def _is_present(pfn: int, vmemmap: Vmemmap) -> bool:
 def _virtual(number: int, vmemmap: Vmemmap, bits: int, prog: Program) -> Meaning:
     geometry = vmemmap.geometry
     frames = 1 << bits >> geometry.page_size.bit_length() - 1
-    end = min(geometry.page_address(frames), geometry.arch.vmemmap_limit)
-    if geometry.vmemmap <= number < end:
+    if geometry.vmemmap <= number < geometry.end(frames):
         pfn, into = divmod(number - geometry.vmemmap, geometry.struct_page_size)
         words = "address of a struct page" if not into else f"{into} bytes into a struct page"
         return Meaning(number, "struct-page", pfn, words)

@@ -47,10 +47,8 @@ def check_entries_of_processes(
         findings.skipped("a device is being set up or torn down", rule)
         return
     top = table.levels[0]
-    end = geometry.vmemmap + frames * geometry.struct_page_size
-    end = min(end, geometry.arch.vmemmap_limit)
     first = geometry.vmemmap >> top.shift
-    count = min(max((end - 1 >> top.shift) - first + 1, 1), top.entries)
+    count = min(max((geometry.end(frames) - 1 >> top.shift) - first + 1, 1), top.entries)
     offset = first % top.entries * np.dtype(table.dtype).itemsize
     own = _entries(prog, table.root + offset, count, table.dtype, physical=True)
     if own is None:
