@@ -25,14 +25,12 @@ from vmemscope.pgmap.mapping import map_subject
 from vmemscope.target import Target
 from vmemscope.types import attach_types
 
+from .loop import PerPageLoop
+
 __all__ = ("LAYOUT", "Bench", "measure")
 
 #: phases of an audit of layout and reference counts
 LAYOUT = ("walk", "frames", "audit")
-#: pages of the vmemmap that the per-page loop goes over
-_SAMPLE = 2000
-#: of which so many are neighbours
-_BLOCK = 100
 #: frames between two that the floor reads along, of which the fastest is taken
 _GAPS = (0, 1, 3, 7, 15)
 _SPAN = 4 << 20
@@ -54,19 +52,7 @@ class Bench:
         report = audit(target, "btf")
         self.vpages = sum(one.vmemmap.pages for one in report.pagemaps)
         self.backing = report.summary.backing_frames
-        size = report.geometry.page_size
-        # Some blocks of neighbours: what is cached between two of them helps the loop.
-        self.sample = [
-            address
-            for one in report.pagemaps
-            for block in range(
-                one.vmemmap.start,
-                one.vmemmap.end,
-                max(one.vmemmap.pages * _BLOCK // _SAMPLE, _BLOCK) * size,
-            )
-            for address in range(block, min(block + _BLOCK * size, one.vmemmap.end), size)
-        ]
-        self.page_size = size
+        self.loop = PerPageLoop(target.prog, report)
 
     def _frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
@@ -142,19 +128,6 @@ class Bench:
         audit(self.target, "btf", self.phases, contents=Contents.NONE)
         return sum(self.phases[phase] for phase in LAYOUT)
 
-    def loop(self) -> float:
-        """Do what one would write by hand."""
-        from drgn.helpers.linux.mm import follow_phys
-
-        prog = self.target.prog
-        mm = prog["init_mm"].address_of_()
-        pages = prog["vmemmap"]
-        start = self._clock()
-        for address in self.sample:
-            frame = follow_phys(mm, address).value_() // self.page_size
-            pages[frame]._refcount.counter.value_()
-        return (self._clock() - start) * self.vpages / len(self.sample)
-
     def contents(self) -> float:
         """Look into all struct pages of the devices."""
         timings: dict[str, float] = {}
@@ -193,7 +166,8 @@ def measure(target: Target, runs: int, clock: Callable[[], float], whole: bool) 
         }
     # The loop before each of the others: neither finds in the processor's cache what
     # the other has just read.
-    turns = ("loop", bench.loop), ("ours", bench.ours), ("loop", bench.loop), ("floor", bench.floor)
+    loop = "loop", lambda: bench.loop.run(clock)
+    turns = loop, ("ours", bench.ours), loop, ("floor", bench.floor)
     phases: dict[str, list[float]] = {}
     for _ in range(runs):
         for name, function in turns:
@@ -208,7 +182,7 @@ def measure(target: Target, runs: int, clock: Callable[[], float], whole: bool) 
         "backing_frames": bench.backing,
         "bytes": sum(size for _, size in bench.spans),
         "reads": len(bench.spans),
-        "loop_sample": len(bench.sample),
+        "loop_sample": len(bench.loop.sample),
         "seconds": figures,
         "phases": phases,
     }

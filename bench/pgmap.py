@@ -25,9 +25,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-#: pages of the vmemmap that the per-page loop goes over
-_SAMPLE = 2000
-
 
 def main() -> None:
     """Run the benchmark and print a table."""
@@ -91,36 +88,14 @@ def measure(
 
 def per_page_loop(path: str) -> Callable[[], float]:
     """Prepare the loop that one would write by hand."""
-    from drgn.helpers.linux.mm import follow_phys, pfn_to_page
-
     from vmemscope.confirm import look
     from vmemscope.target import open_core
 
+    from .loop import PerPageLoop
+
     target = open_core(path)
-    report = look(target)
-    prog = target.prog
-    size = report.geometry.page_size
-    pages = [
-        address
-        for one in report.pagemaps
-        for address in range(one.vmemmap.start, one.vmemmap.end, size)
-    ]
-    step = max(len(pages) // _SAMPLE, 1)
-    sample = pages[::step]
-    mm = prog["init_mm"].address_of_()
-
-    def loop() -> float:
-        start = time.perf_counter()
-        for address in sample:
-            frame = follow_phys(mm, address).value_() // size
-            try:
-                pfn_to_page(prog, frame)._refcount.counter.value_()
-            except Exception:
-                # On a device, and not in the dump.
-                continue
-        return (time.perf_counter() - start) * len(pages) / len(sample)
-
-    return loop
+    loop = PerPageLoop(target.prog, look(target))
+    return lambda: loop.run(time.perf_counter)
 
 
 if __name__ == "__main__":
