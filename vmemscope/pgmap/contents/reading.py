@@ -72,14 +72,13 @@ class Reading:
             order = order[np.argsort(pfn, kind="stable")]
             pfn = rows.pfn[order]
         #: numbers of the rows that there is anything to read of, in order of their frames
-        self._order = order
+        self.order = order
         self._pfn = pfn
         self._parts = list(self._divide())
-
-    @property
-    def frames(self) -> int:
-        """How many frames will be read, those between included."""
-        return sum(count for _, _, count in self._parts)
+        #: how many frames will be read, those between included
+        self.frames = sum(count for _, _, count in self._parts)
+        #: where among these each row of ``order`` has its own
+        self.place = self._places()
 
     def _divide(self) -> Iterator[tuple[int, int, int]]:
         """Cut the frames into parts: first row, first after it, and frames to be read."""
@@ -100,34 +99,65 @@ class Reading:
                 yield start, end, end - start
             start = end
 
-    def batches(
+    def _is_run(self, start: int, end: int, count: int) -> bool:
+        """Tell whether a part is read with all that is between."""
+        return int(self._pfn[end - 1] - self._pfn[start]) + 1 == count
+
+    def _places(self) -> NDArray[np.int64]:
+        place = np.arange(len(self._pfn))
+        done = 0
+        for start, end, count in self._parts:
+            here = slice(start, end)
+            if self._is_run(start, end, count):
+                place[here] = self._pfn[here] - self._pfn[start]
+                place[here] += done
+            else:
+                place[here] += done - start
+            done += count
+        return place
+
+    def parts(
         self, step: Callable[[int], None]
-    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]]:
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.bool_]]]:
         """
-        Read them.
+        Read all frames.
 
         :param step: called with how many rows have been seen to, each time
-        :return: words of frames, shape ``(n, struct pages, words)``, some of which
-            may only have been read along; numbers of rows; and which of the
-            frames each has. Rows that could not be read are left out
+        :return: words of the frames that come next, shape ``(n, struct pages, words)``, and
+            whether each could be read, shape ``(n,)``
         """
         vmemmap = self._vmemmap
         page, memory = vmemmap.page, vmemmap.memory
         shape = (-1, vmemmap.geometry.page_size // page.size, page.size // 8)
         for start, end, count in self._parts:
-            which, pfn = self._order[start:end], self._pfn[start:end]
-            if int(pfn[-1] - pfn[0]) + 1 == count:
-                at = (pfn - pfn[0]).astype(np.int64)
-                data, readable = memory.read_run(int(pfn[0]), count)
+            if self._is_run(start, end, count):
+                data, readable = memory.read_run(int(self._pfn[start]), count)
             else:
-                at = np.arange(count)
-                data, readable = memory.read_frames(pfn)
+                data, readable = memory.read_frames(self._pfn[start:end])
+            step(end - start)
+            words = data.view(vmemmap.table.dtype).astype(np.uint64, copy=False)
+            yield words.reshape(shape), readable
+
+    def batches(
+        self, step: Callable[[int], None]
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]]:
+        """
+        Read the frames, and say whose they are.
+
+        :param step: called with how many rows have been seen to, each time
+        :return: words of frames as from :meth:`parts`; numbers of rows; and which of the
+            frames each has. Rows that could not be read are left out
+        """
+        done = 0
+        for (start, end, count), (words, readable) in zip(
+            self._parts, self.parts(step), strict=True
+        ):
+            which, at = self.order[start:end], self.place[start:end] - done
             if not readable.all():
                 which, at = which[readable[at]], at[readable[at]]
-            step(end - start)
             if len(which):
-                words = data.view(vmemmap.table.dtype).astype(np.uint64, copy=False)
-                yield words.reshape(shape), which, at
+                yield words, which, at
+            done += count
 
 
 class Glance(NamedTuple):
@@ -153,27 +183,30 @@ def glance(rows: Batch, vmemmap: Vmemmap, plain: int, step: Callable[[int], None
     :param plain: the first ``struct page`` after a head that is a tail like any other
     :param step: called with how many rows have been seen to, each time
     """
-    count, size = len(rows.vpage), vmemmap.page.size // 8
+    reading = Reading(rows, vmemmap)
+    order, frames = reading.order, max(reading.frames, 1)
+    place = np.zeros(len(rows.head), dtype=np.int64)
+    place[order] = reading.place
+    mapped = np.zeros(len(rows.head), dtype=np.bool_)
+    mapped[order] = True
     is_head = rows.first == rows.head
-    read = np.zeros(count, dtype=np.bool_)
-    is_alike = np.zeros(count, dtype=np.bool_)
-    tail = np.zeros((count, size), dtype=np.uint64)
-    heads = np.empty(np.count_nonzero(is_head), dtype=np.int64)
-    first = np.empty((len(heads), plain + 1, size), dtype=np.uint64)
+    head, asked, readable, same = np.zeros((4, frames), dtype=np.bool_)
+    head[place[mapped & is_head]] = True
+    # A frame with a head that others map, too, is held against what those should be.
+    head[place[mapped & ~is_head]] = False
+    asked[reading.place] = True
+    shape = plain + 1, vmemmap.page.size // 8
+    first = np.empty((frames, *shape), dtype=np.uint64)
+    tail = np.empty((frames, shape[1]), dtype=np.uint64)
     done = 0
-    for words, which, at in Reading(rows, vmemmap).batches(step):
-        with_head = is_head[which]
-        at_heads, at_others = at[with_head], at[~with_head]
-        head, asked = np.zeros((2, len(words)), dtype=np.bool_)
-        head[at_heads] = True
-        # A frame with a head that others map, too, is held against what those should be.
-        head[at_others] = False
-        asked[at] = True
-        read[which] = True
-        is_alike[which] = alike(words, head, asked, plain)[at]
-        tail[which] = words[at, plain]
-        end = done + len(at_heads)
-        heads[done:end] = which[with_head]
-        first[done:end] = words[at_heads, : plain + 1]
-        done = end
-    return Glance(read, is_alike, tail, heads[:done], first[:done])
+    for words, could in reading.parts(step):
+        part = slice(done, done + len(words))
+        same[part] = alike(words, head[part], asked[part], plain)
+        first[part], tail[part], readable[part] = words[:, : plain + 1], words[:, plain], could
+        done = part.stop
+    read = mapped & readable[place]
+    heads = np.flatnonzero(read & is_head)
+    # Quicker than by an index where rows are long.
+    return Glance(
+        read, same[place], tail.take(place, axis=0), heads, first.take(place[heads], axis=0)
+    )
