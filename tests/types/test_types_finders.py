@@ -26,7 +26,7 @@ from vmemscope.errors import TypesError
 from vmemscope.types.btf import Btf, BtfError
 from vmemscope.types.finders import BtfTypes, ObjectFinder, register_types
 from vmemscope.types.globals import GLOBALS, Global
-from vmemscope.types.kallsyms import ListedSymbols, SymbolEntry, symbol_finder
+from vmemscope.types.symbols import ListedSymbols, SymbolEntry, symbol_finder
 
 PLATFORMS = {
     "little": Platform(

@@ -17,14 +17,9 @@ from kernel_memory import (
 )
 
 from vmemscope.errors import TypesError
-from vmemscope.types.kallsyms import (
-    KallsymsImage,
-    KallsymsText,
-    ListedSymbols,
-    SymbolEntry,
-    SystemMap,
-    symbol_finder,
-)
+from vmemscope.types.kallsyms import KallsymsImage
+from vmemscope.types.symbol_text import KallsymsText, SystemMap
+from vmemscope.types.symbols import ListedSymbols, SymbolEntry, symbol_finder
 
 TEXT = 0xFFFFFFFF81000000
 

@@ -9,10 +9,12 @@ makes sure that every name an audit relies on is there.
 
 What goes in is a program set to a kernel, whose memory can be read; what comes
 out is that program, with ``prog["pgmap_array"]``, ``prog.type("struct page")`` and
-drgn's helpers working. Of these rooms, :mod:`.btf` and :mod:`.kallsyms` decode,
-:mod:`.finders` make drgn types and objects, :mod:`.globals` is the table of the C
-types of variables, :mod:`.modules` finds the BTF of modules, :mod:`.sense` says what becomes of
-types that turn out to make no sense.
+drgn's helpers working.
+
+Of these rooms, :mod:`.btf`, :mod:`.kallsyms` and :mod:`.symbol_text` decode,
+:mod:`.finders` and :mod:`.symbols` make what drgn asks for of it, :mod:`.globals` is
+the table of the C types of variables, :mod:`.modules` finds the BTF of modules,
+:mod:`.sense` says what becomes of types that turn out to make no sense.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from .sense import sensible_types
 if TYPE_CHECKING:
     from drgn import Program
 
-    from .kallsyms import SymbolTable
+    from .symbols import SymbolTable
 
 __all__ = (
     "Need",
@@ -119,8 +121,8 @@ def _attach_btf(
     from ..vmcoreinfo import parse
     from .btf import Btf
     from .finders import FINDER_NAME, register_types
-    from .kallsyms import symbol_finder
     from .modules import module_types
+    from .symbols import symbol_finder
 
     try:
         vmcoreinfo = parse(prog["VMCOREINFO"].string_())
@@ -143,7 +145,8 @@ def _is_running_kernel(prog: Program) -> bool:
 
 
 def _symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> SymbolTable:
-    from .kallsyms import KallsymsImage, KallsymsText
+    from .kallsyms import KallsymsImage
+    from .symbol_text import KallsymsText
 
     try:
         return KallsymsImage(prog, vmcoreinfo)
@@ -161,7 +164,7 @@ def _symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> SymbolTable:
 
 
 def _system_map(path: str | os.PathLike[str], vmcoreinfo: Mapping[str, str]) -> SymbolTable:
-    from .kallsyms import SystemMap
+    from .symbol_text import SystemMap
 
     try:
         with open(path, "rb") as file:

@@ -9,82 +9,32 @@ read-only data, as ``scripts/kallsyms.c`` wrote it, and since Linux 6.0
 VMCOREINFO tells where the tables are. :class:`KallsymsImage` reads each table
 whole and decodes only what is asked for; a symbol is found by name without
 decoding any other.
-
-On the running kernel, ``/proc/kallsyms`` says the same in text, also before
-6.0: :class:`KallsymsText`. So does the ``System.map`` of a build, except for
-where the kernel was put when it was booted: :class:`SystemMap`. Any other source
-of names and addresses fits in through :class:`ListedSymbols`.
-:func:`symbol_finder` makes a drgn symbol finder
-of each of them.
-
-Kallsyms has no sizes: that of a symbol here is the distance to the next one,
-and a guess.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
 
 import drgn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import TargetError, TypesError
-from ..vmcoreinfo import symbol
+from ..errors import TypesError
 from ._hints import GIVE_SYMBOLS, GIVE_VMLINUX
+from .symbols import MASK_64, ByAddress, SymbolEntry
 
 if TYPE_CHECKING:
-    from drgn import Program, Symbol
+    from drgn import Program
 
-__all__ = (
-    "KallsymsImage",
-    "KallsymsText",
-    "ListedSymbols",
-    "SymbolEntry",
-    "SymbolTable",
-    "SystemMap",
-    "symbol_finder",
-)
-
-
-class SymbolEntry(NamedTuple):
-    """A symbol: its name, kernel virtual address, and ``nm(1)`` type letter."""
-
-    name: str
-    address: int
-    letter: str
-
-
-class SymbolTable(Protocol):
-    """What :func:`symbol_finder` makes a drgn symbol finder of."""
-
-    def named(self, name: str) -> Sequence[SymbolEntry]:
-        """Get all symbols with a name; static symbols may share theirs."""
-        ...
-
-    def containing(self, address: int) -> Sequence[tuple[SymbolEntry, int]]:
-        """Get the symbols an address is in, each with its size in bytes."""
-        ...
-
-    def __iter__(self) -> Iterator[SymbolEntry]:
-        """Iterate over all symbols."""
-        ...
-
-
-# Unlike everything else in an image, gaps between its parts (the per-CPU
-# section, modules) would make for very large symbols. drgn has the same limit,
-# so that both answer alike.
-_MAX_SYMBOL_SIZE: Final = 0x10000
+__all__ = ("KallsymsImage",)
 
 # Bounds for damaged images: 7.2 has 200,000 symbols in 3 MB of names.
 _MAX_SYMBOLS: Final = 1 << 22
 _MAX_NAMES_LEN: Final = 1 << 26
 # KSYM_NAME_LEN is 512 since Linux 6.1; kallsyms.c has a buffer of four times that.
 _MAX_NAME_LEN: Final = 2048
-
-_MASK_64: Final = (1 << 64) - 1
 
 # Symbols between two entries of kallsyms_markers.
 _MARKER_STRIDE: Final = 256
@@ -102,35 +52,6 @@ _WEIGHTS: Final = tuple(pow(0x9E3779B1, character, 1 << 32) for character in ran
 
 def _weight(name: bytes) -> int:
     return sum(_WEIGHTS[character] for character in name) & 0xFFFFFFFF
-
-
-class _ByAddress:
-    # Symbols sorted by address, for any table that can decode one by its index.
-
-    def __init__(self, addresses: NDArray[np.uint64]) -> None:
-        self._order = np.argsort(addresses, kind="stable")
-        self._addresses = addresses.take(self._order)
-
-    def containing(self, address: int) -> tuple[list[int], int]:
-        # Indices of the symbols with the closest address that is not above
-        # the wanted one, and their size; no indices if it ends before.
-        if not 0 <= address <= _MASK_64:
-            return [], 0
-        # A plain int would have numpy convert the whole array to float.
-        key = np.uint64(address)
-        stop = int(np.searchsorted(self._addresses, key, "right"))
-        if not stop:
-            return [], 0
-        start_address = int(self._addresses[stop - 1])
-        start = int(np.searchsorted(self._addresses, np.uint64(start_address), "left"))
-        size = 0
-        if stop < len(self._addresses):
-            size = int(self._addresses[stop]) - start_address
-            if size >= _MAX_SYMBOL_SIZE:
-                size = 0
-        if address != start_address and address - start_address >= size:
-            return [], 0
-        return self._order[start:stop].tolist(), size
 
 
 class KallsymsImage:
@@ -164,7 +85,7 @@ class KallsymsImage:
         self._weights: Final = self._name_weights()
         #: Kernel virtual address of each symbol.
         self._addresses: Final = self._read_addresses()
-        self._by_address: _ByAddress | None = None
+        self._by_address: ByAddress | None = None
 
     @staticmethod
     def _error(what: str) -> TypesError:
@@ -179,7 +100,7 @@ class KallsymsImage:
         for key, value in vmcoreinfo.items():
             if key.startswith(("SYMBOL(kallsyms_", "SYMBOL(_stext)")):
                 try:
-                    keys[key[len("SYMBOL(") : -1]] = int(value, 16) & _MASK_64
+                    keys[key[len("SYMBOL(") : -1]] = int(value, 16) & MASK_64
                 except ValueError:
                     raise TypesError(f"VMCOREINFO has a {key} that is not an address") from None
         wanted = [
@@ -417,218 +338,6 @@ class KallsymsImage:
     def containing(self, address: int) -> list[tuple[SymbolEntry, int]]:
         """Get the symbols at the closest address that is not above *address*."""
         if self._by_address is None:
-            self._by_address = _ByAddress(self._addresses)
+            self._by_address = ByAddress(self._addresses)
         indices, size = self._by_address.containing(address)
         return [(self._entry(index), size) for index in indices]
-
-
-class ListedSymbols:
-    """
-    A table of symbols made of a list of them.
-
-    The seam for other sources: addresses are those of the running kernel, with
-    any KASLR offset already added.
-    """
-
-    def __init__(self, entries: Iterable[SymbolEntry]) -> None:
-        self._entries: Final = list(entries)
-        self._by_name: dict[str, list[SymbolEntry]] = {}
-        for entry in self._entries:
-            self._by_name.setdefault(entry.name, []).append(entry)
-        self._by_address: _ByAddress | None = None
-
-    @classmethod
-    def from_mapping(cls, addresses: Mapping[str, int]) -> ListedSymbols:
-        """Make a table of names and kernel virtual addresses."""
-        return cls(SymbolEntry(name, address, "?") for name, address in addresses.items())
-
-    def __iter__(self) -> Iterator[SymbolEntry]:
-        """Iterate over all symbols, in the order of the list."""
-        return iter(self._entries)
-
-    def named(self, name: str) -> list[SymbolEntry]:
-        """Get all symbols with a name."""
-        return self._by_name.get(name, [])
-
-    def containing(self, address: int) -> list[tuple[SymbolEntry, int]]:
-        """Get the symbols at the closest address that is not above *address*."""
-        if self._by_address is None:
-            addresses = [entry.address & _MASK_64 for entry in self._entries]
-            self._by_address = _ByAddress(np.array(addresses, np.uint64))
-        indices, size = self._by_address.containing(address)
-        return [(self._entries[index], size) for index in indices]
-
-
-class KallsymsText:
-    """
-    The text of ``/proc/kallsyms``: ``address letter name``, one a line.
-
-    Of the symbols that are not vmlinux's, which have the name of their module
-    in brackets behind them, none are found.
-
-    :param text: the file, 12 MB; it is searched, not parsed
-    :raises TypesError: if the kernel hides the addresses
-    """
-
-    def __init__(self, text: bytes) -> None:
-        end = text.find(b"\t[")
-        if end >= 0:
-            text = text[: text.rfind(b"\n", 0, end) + 1]
-        self._text: Final = b"\n" + text
-        self._listed: ListedSymbols | None = None
-        self._check()
-
-    def _check(self) -> None:
-        stext = self.named("_stext")
-        if not stext:
-            raise TypesError("/proc/kallsyms has no _stext")
-        if not stext[0].address:
-            raise TypesError(
-                "/proc/kallsyms hides the addresses of symbols",
-                "run as root, with kernel.kptr_restrict set to 0 or 1",
-            )
-
-    def _parse(self, line: bytes) -> SymbolEntry | None:
-        fields = line.split()
-        if len(fields) != 3:
-            return None
-        try:
-            address = int(fields[0], 16) & _MASK_64
-        except ValueError:
-            return None
-        return SymbolEntry(
-            fields[2].decode(errors="backslashreplace"),
-            address,
-            fields[1][:1].decode(errors="replace"),
-        )
-
-    def __iter__(self) -> Iterator[SymbolEntry]:
-        """Iterate over all symbols, in the order of the text."""
-        return (entry for line in self._text.splitlines() if (entry := self._parse(line)))
-
-    def named(self, name: str) -> list[SymbolEntry]:
-        """Get all symbols with a name."""
-        result = []
-        pattern = b" " + name.encode(errors="surrogateescape") + b"\n"
-        found = self._text.find(pattern)
-        while found >= 0:
-            start = self._text.rfind(b"\n", 0, found) + 1
-            entry = self._parse(self._text[start : found + len(pattern) - 1])
-            if entry is not None and entry.name == name:
-                result.append(entry)
-            found = self._text.find(pattern, found + 1)
-        return result
-
-    def containing(self, address: int) -> list[tuple[SymbolEntry, int]]:
-        """Get the symbols at the closest address that is not above *address*."""
-        if self._listed is None:
-            self._listed = ListedSymbols(self)
-        return self._listed.containing(address)
-
-
-class SystemMap(KallsymsText):
-    """
-    The text of a ``System.map``, or of a ``/proc/kallsyms`` that was saved.
-
-    KASLR moves the kernel as a whole, by the distance between ``_stext`` in the
-    text and in VMCOREINFO. Per-CPU variables and absolute symbols, which come
-    before the image, stay where they are.
-
-    :param text: the file
-    :param vmcoreinfo: of the kernel that it is for, as
-        :func:`vmemscope.vmcoreinfo.parse` gives it
-    :param path: what to call it in errors
-    :raises TypesError: if it has no symbols, or belongs to another kernel
-    """
-
-    def __init__(self, text: bytes, vmcoreinfo: Mapping[str, str], path: str) -> None:
-        self._vmcoreinfo: Final = vmcoreinfo
-        self._path: Final = path
-        self._start = _MASK_64
-        self._offset = 0
-        super().__init__(text)
-
-    def _check(self) -> None:
-        stext = self.named("_stext")
-        if not stext or not stext[0].address:
-            raise TypesError(
-                f"{self._path} has no address of _stext: it is no complete System.map",
-                "distributions have the real one beside the debug symbols (Debian: package"
-                " linux-image-RELEASE-dbg)",
-            )
-        release = self._vmcoreinfo.get("OSRELEASE", "of unknown release")
-        try:
-            here = symbol(self._vmcoreinfo, "_stext")
-        except TargetError as e:
-            raise TypesError(f"kernel {release} does not say where it is: {e.message}") from None
-        self._start = min(entry.address for entry in (*stext, *self.named("_text")))
-        self._offset = here - stext[0].address
-        # Other addresses that VMCOREINFO has had in all versions.
-        for name in ("init_uts_ns", "swapper_pg_dir"):
-            addresses = {entry.address for entry in self.named(name)}
-            told = f"SYMBOL({name})" in self._vmcoreinfo
-            if told and addresses and symbol(self._vmcoreinfo, name) not in addresses:
-                raise TypesError(
-                    f"{self._path} does not belong to kernel {release}: it has {name} elsewhere",
-                    GIVE_SYMBOLS,
-                )
-
-    def _parse(self, line: bytes) -> SymbolEntry | None:
-        entry = super()._parse(line)
-        if entry is None or entry.address < self._start:
-            return entry
-        return entry._replace(address=entry.address + self._offset & _MASK_64)
-
-
-def _binding_and_kind(letter: str) -> tuple[drgn.SymbolBinding, drgn.SymbolKind]:
-    # nm(1). Lower case is a local symbol for most letters, but kallsyms makes
-    # some global ones lower case too, so that it says nothing.
-    lower = letter.lower()
-    if letter == "u":
-        binding = drgn.SymbolBinding.UNIQUE
-    elif lower in ("v", "w"):
-        binding = drgn.SymbolBinding.WEAK
-    elif letter.isupper():
-        binding = drgn.SymbolBinding.GLOBAL
-    else:
-        binding = drgn.SymbolBinding.UNKNOWN
-    if lower == "t":
-        return binding, drgn.SymbolKind.FUNC
-    if lower in ("b", "c", "d", "g", "r", "s", "v"):
-        return binding, drgn.SymbolKind.OBJECT
-    return binding, drgn.SymbolKind.UNKNOWN
-
-
-def _to_drgn(entry: SymbolEntry, size: int) -> Symbol:
-    return drgn.Symbol(entry.name, entry.address, size, *_binding_and_kind(entry.letter))
-
-
-def symbol_finder(
-    table: SymbolTable,
-) -> Callable[[Program, str | None, int | None, bool], Sequence[Symbol]]:
-    """
-    Make a drgn symbol finder of a table of symbols.
-
-    :return: callable for :meth:`drgn.Program.register_symbol_finder()`
-    """
-
-    def size_of(entry: SymbolEntry) -> int:
-        return next((size for found, size in table.containing(entry.address) if found == entry), 0)
-
-    def find(prog: Program, name: str | None, address: int | None, one: bool) -> Sequence[Symbol]:
-        if address is not None:
-            matches = [
-                (entry, size)
-                for entry, size in table.containing(address)
-                if name is None or entry.name == name
-            ]
-        elif name is not None:
-            matches = [(entry, size_of(entry)) for entry in table.named(name)]
-        else:
-            matches = [(entry, size_of(entry)) for entry in table]
-        if one:
-            # Of aliases, the one that other files can see; sorting is stable.
-            matches = sorted(matches, key=lambda match: not match[0].letter.isupper())[:1]
-        return [_to_drgn(entry, size) for entry, size in matches]
-
-    return find

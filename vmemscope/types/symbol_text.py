@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Tables of symbols as text
+-------------------------
+
+On the running kernel, ``/proc/kallsyms`` says what :mod:`.kallsyms` reads in an
+image, also before 6.0: :class:`KallsymsText`. So does the ``System.map`` of a
+build, except for where the kernel was put when it was booted: :class:`SystemMap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ..errors import TargetError, TypesError
+from ..vmcoreinfo import symbol
+from ._hints import GIVE_SYMBOLS
+from .symbols import MASK_64, ListedSymbols, SymbolEntry
+
+__all__ = ("KallsymsText", "SystemMap")
+
+
+class KallsymsText:
+    """
+    The text of ``/proc/kallsyms``: ``address letter name``, one a line.
+
+    Of the symbols that are not vmlinux's, which have the name of their module
+    in brackets behind them, none are found.
+
+    :param text: the file, 12 MB; it is searched, not parsed
+    :raises TypesError: if the kernel hides the addresses
+    """
+
+    def __init__(self, text: bytes) -> None:
+        end = text.find(b"\t[")
+        if end >= 0:
+            text = text[: text.rfind(b"\n", 0, end) + 1]
+        self._text: Final = b"\n" + text
+        self._listed: ListedSymbols | None = None
+        self._check()
+
+    def _check(self) -> None:
+        stext = self.named("_stext")
+        if not stext:
+            raise TypesError("/proc/kallsyms has no _stext")
+        if not stext[0].address:
+            raise TypesError(
+                "/proc/kallsyms hides the addresses of symbols",
+                "run as root, with kernel.kptr_restrict set to 0 or 1",
+            )
+
+    def _parse(self, line: bytes) -> SymbolEntry | None:
+        fields = line.split()
+        if len(fields) != 3:
+            return None
+        try:
+            address = int(fields[0], 16) & MASK_64
+        except ValueError:
+            return None
+        return SymbolEntry(
+            fields[2].decode(errors="backslashreplace"),
+            address,
+            fields[1][:1].decode(errors="replace"),
+        )
+
+    def __iter__(self) -> Iterator[SymbolEntry]:
+        """Iterate over all symbols, in the order of the text."""
+        return (entry for line in self._text.splitlines() if (entry := self._parse(line)))
+
+    def named(self, name: str) -> list[SymbolEntry]:
+        """Get all symbols with a name."""
+        result = []
+        pattern = b" " + name.encode(errors="surrogateescape") + b"\n"
+        found = self._text.find(pattern)
+        while found >= 0:
+            start = self._text.rfind(b"\n", 0, found) + 1
+            entry = self._parse(self._text[start : found + len(pattern) - 1])
+            if entry is not None and entry.name == name:
+                result.append(entry)
+            found = self._text.find(pattern, found + 1)
+        return result
+
+    def containing(self, address: int) -> list[tuple[SymbolEntry, int]]:
+        """Get the symbols at the closest address that is not above *address*."""
+        if self._listed is None:
+            self._listed = ListedSymbols(self)
+        return self._listed.containing(address)
+
+
+class SystemMap(KallsymsText):
+    """
+    The text of a ``System.map``, or of a ``/proc/kallsyms`` that was saved.
+
+    KASLR moves the kernel as a whole, by the distance between ``_stext`` in the
+    text and in VMCOREINFO. Per-CPU variables and absolute symbols, which come
+    before the image, stay where they are.
+
+    :param text: the file
+    :param vmcoreinfo: of the kernel that it is for, as
+        :func:`vmemscope.vmcoreinfo.parse` gives it
+    :param path: what to call it in errors
+    :raises TypesError: if it has no symbols, or belongs to another kernel
+    """
+
+    def __init__(self, text: bytes, vmcoreinfo: Mapping[str, str], path: str) -> None:
+        self._vmcoreinfo: Final = vmcoreinfo
+        self._path: Final = path
+        self._start = MASK_64
+        self._offset = 0
+        super().__init__(text)
+
+    def _check(self) -> None:
+        stext = self.named("_stext")
+        if not stext or not stext[0].address:
+            raise TypesError(
+                f"{self._path} has no address of _stext: it is no complete System.map",
+                "distributions have the real one beside the debug symbols (Debian: package"
+                " linux-image-RELEASE-dbg)",
+            )
+        release = self._vmcoreinfo.get("OSRELEASE", "of unknown release")
+        try:
+            here = symbol(self._vmcoreinfo, "_stext")
+        except TargetError as e:
+            raise TypesError(f"kernel {release} does not say where it is: {e.message}") from None
+        self._start = min(entry.address for entry in (*stext, *self.named("_text")))
+        self._offset = here - stext[0].address
+        # Other addresses that VMCOREINFO has had in all versions.
+        for name in ("init_uts_ns", "swapper_pg_dir"):
+            addresses = {entry.address for entry in self.named(name)}
+            told = f"SYMBOL({name})" in self._vmcoreinfo
+            if told and addresses and symbol(self._vmcoreinfo, name) not in addresses:
+                raise TypesError(
+                    f"{self._path} does not belong to kernel {release}: it has {name} elsewhere",
+                    GIVE_SYMBOLS,
+                )
+
+    def _parse(self, line: bytes) -> SymbolEntry | None:
+        entry = super()._parse(line)
+        if entry is None or entry.address < self._start:
+            return entry
+        return entry._replace(address=entry.address + self._offset & MASK_64)
