@@ -10,18 +10,15 @@ import numpy as np
 
 from ..columns import join, select
 from ..findings import Collector, Scope
-from ..kernel.hugetlb import (
-    Hvo,
+from ..kernel.hstate import has_hugetlb, read_hstates
+from ..kernel.hugetlb_folio import (
     Place,
     decode_folios,
-    has_hugetlb,
     no_folios,
     read_folio_layout,
     read_folios,
-    read_hstates,
-    read_hvo,
-    read_tail_pages,
 )
+from ..kernel.hugetlb_vmemmap import Hvo, read_hvo, read_tail_pages
 from ..kernel.page_flags import read_flag_layout
 from ..kernel.pglist_data import DEVICE, read_zones
 from ..kernel.vmemmap_restore import read_restore
@@ -55,7 +52,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..kernel import Damage
-    from ..kernel.hugetlb import Folios, Hstate, TailPage
+    from ..kernel.hstate import Hstate
+    from ..kernel.hugetlb_folio import Folios
+    from ..kernel.hugetlb_vmemmap import TailPage
     from ..kernel.page_flags import FlagLayout
     from ..kernel.pglist_data import Zone
     from ..pgmap import Progress

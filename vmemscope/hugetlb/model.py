@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..findings import Finding, RuleOutcome
-    from ..kernel.hugetlb import Hvo
+    from ..kernel.hugetlb_vmemmap import Hvo
     from ..model import TargetInfo
 
 __all__ = ("FolioReport", "HstateReport", "HugetlbReport", "NodeCounts", "TailFrame", "Totals")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..columns import select
 from ..findings import Scope
-from ..kernel.hugetlb import Place
+from ..kernel.hugetlb_folio import Place
 from ..model import TargetInfo
 from ..rules import rules_of
 from ..walk import Kind

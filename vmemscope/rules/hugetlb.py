@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..kernel.hugetlb import Place
+from ..kernel.hugetlb_folio import Place
 from ..text import binary_size
 from ..walk import Kind
 from . import CATALOGUE
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ..findings import Collector, Rule
     from ..hugetlb.survey import Entries, FolioMaps, ReadOnly
     from ..kernel import Damage
-    from ..kernel.hugetlb import Folios, Hstate, TailPage
+    from ..kernel.hstate import Hstate
+    from ..kernel.hugetlb_folio import Folios
+    from ..kernel.hugetlb_vmemmap import TailPage
     from ..kernel.page import PageLayout
     from ..layout import Geometry
 

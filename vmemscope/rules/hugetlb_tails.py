@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..findings import Collector
     from ..hugetlb.tails import TailPages
-    from ..kernel.hugetlb import FolioLayout
+    from ..kernel.hugetlb_folio import FolioLayout
     from ..kernel.vmemmap_restore import Restore
     from .hugetlb import Facts
 

@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-HugeTLB: its sizes, its folios, and its vmemmap optimization (HVO).
+HugeTLB's folios.
 
-Sources: ``include/linux/hugetlb.h`` (``struct hstate``, ``enum hugetlb_page_flags``),
-``mm/hugetlb.c``, ``mm/hugetlb_vmemmap.c``; ``include/linux/mmzone.h`` for
-``zone->vmemmap_tails``. What a kernel has of HVO is told by its members and
-symbols, not by its version.
+Sources: ``include/linux/hugetlb.h`` (``enum hugetlb_page_flags``), ``mm/hugetlb.c``.
 
 A folio that is free is on ``hugepage_freelists`` of its node, one in use on
 ``hugepage_activelist``, both linked by ``lru`` of the head page; one that is
@@ -21,10 +18,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from drgn import FaultError, Object, offsetof, sizeof
+from drgn import FaultError, offsetof, sizeof
 
 from ..columns import join
-from ..text import printable
 from ..vmcoreinfo import number
 from . import Damage
 
@@ -32,76 +28,20 @@ if TYPE_CHECKING:
     from drgn import Program
     from numpy.typing import NDArray
 
+    from .hstate import Hstate
     from .page import PageLayout
-    from .pglist_data import Zone
 
 __all__ = (
     "FolioLayout",
     "Folios",
-    "Hstate",
-    "Hvo",
     "Place",
-    "TailPage",
     "decode_folios",
-    "has_hugetlb",
     "no_folios",
     "read_folio_layout",
     "read_folios",
-    "read_hstates",
-    "read_hvo",
-    "read_tail_pages",
 )
 
-#: ``hstates`` has HUGE_MAX_HSTATE elements, a handful on every architecture
-_MAX_HSTATES = 64
-#: no folio is larger than 2 to this many base pages: 16 GiB pages of powerpc are 2^18
-_MAX_ORDER = 32
-#: orders of the page allocator, if types don't tell
-_ORDERS = 11
 _READ_ERRORS = (FaultError, OSError, OverflowError)
-
-
-@dataclass(frozen=True)
-class Hstate:
-    """A ``struct hstate``: one size of huge pages."""
-
-    #: virtual address of the structure
-    address: int
-    #: ``hugepages-2048kB``, made safe to print
-    name: str
-    #: log2 of the base pages in a folio
-    order: int
-    #: what the kernel counts, in folios
-    nr: int
-    free: int
-    reserved: int
-    surplus: int
-    #: nodes with folios; ``None`` if that could not be read
-    nodes: frozenset[int] | None
-    #: base pages of vmemmap that each folio keeps frames for
-    kept: int
-    #: the page allocator has no pages of that size: they are put together of smaller ones
-    gigantic: bool
-
-
-@dataclass(frozen=True)
-class Hvo:
-    """What a kernel has of the vmemmap optimization, and whether it is on."""
-
-    #: whether the kernel was built with it
-    built_in: bool
-    #: whether new folios are optimized (``vm.hugetlb_optimize_vmemmap``);
-    #: ``None`` if that could not be read
-    enabled: bool | None
-    #: how many optimized folios its static key counts; ``None`` in kernels without
-    #: one (7.1+), and if it could not be read
-    key: int | None
-    #: virtual address of the key, ``None`` in kernels without one
-    key_address: int | None
-    #: tail pages of all folios of a zone share a frame (``zone->vmemmap_tails``, 7.1+)
-    shared_tails: bool
-    #: bit of ``private`` of a head page that says that it is optimized
-    flag: int
 
 
 class Place(IntEnum):
@@ -134,19 +74,6 @@ class Folios(NamedTuple):
     sound: NDArray[np.bool_]
 
 
-class TailPage(NamedTuple):
-    """An element of ``zone->vmemmap_tails`` that is set."""
-
-    nid: int
-    #: number in ``enum zone_type``, and name
-    zone: int
-    zone_name: str
-    #: log2 of the base pages in the folios that it is for
-    order: int
-    #: virtual address of the ``struct page`` of the frame that holds the tail pages
-    page: int
-
-
 @dataclass(frozen=True)
 class FolioLayout:
     """Where things are in the first two ``struct page``s of a HugeTLB folio; in bytes."""
@@ -158,174 +85,6 @@ class FolioLayout:
     #: what marks a folio as HugeTLB's: the word of 4 bytes at this offset,
     #: under this mask, has this value; ``None`` if the types don't tell
     mark: tuple[int, int, int] | None
-
-
-def has_hugetlb(prog: Program) -> bool:
-    """Tell whether the kernel has HugeTLB at all (CONFIG_HUGETLB_PAGE)."""
-    try:
-        prog.variable("hstates")
-    except LookupError:
-        return False
-    return True
-
-
-def read_hstates(prog: Program) -> tuple[list[Hstate], list[Damage]]:
-    """Read all ``hstates``, in the kernel's order."""
-    hstate_type = prog.type("struct hstate")
-    base = prog["hstates"].address_ or 0
-    try:
-        count = int(prog["hugetlb_max_hstate"].value_())
-    except _READ_ERRORS:
-        return [], [Damage(base, "hugetlb_max_hstate can't be read", True)]
-    if not 0 <= count <= _MAX_HSTATES:
-        return [], [Damage(base, f"hugetlb_max_hstate is {count}")]
-    found, damage = [], []
-    for index in range(count):
-        address = base + index * sizeof(hstate_type)
-        try:
-            one = _read_hstate(Object(prog, hstate_type, address=address), address)
-        except _READ_ERRORS:
-            damage.append(Damage(address, "a struct hstate can't be read", True))
-            continue
-        if one.order < _MAX_ORDER:
-            found.append(one)
-        else:
-            damage.append(Damage(address, f"the order of a struct hstate is {one.order}"))
-    return found, damage
-
-
-def _read_hstate(hstate: Object, address: int) -> Hstate:
-    # Member by member: it is large, and a dump may have only parts of it.
-    order = hstate.order.value_()
-    return Hstate(
-        address=address,
-        name=_name(hstate, order),
-        order=order,
-        nr=hstate.nr_huge_pages.value_(),
-        free=hstate.free_huge_pages.value_(),
-        reserved=hstate.resv_huge_pages.value_(),
-        surplus=hstate.surplus_huge_pages.value_(),
-        nodes=_nodes(hstate.nr_huge_pages_node),
-        kept=_kept(hstate, order),
-        gigantic=order >= _orders(hstate.prog_),
-    )
-
-
-def _orders(prog: Program) -> int:
-    """Get how many orders of pages the page allocator has (MAX_ORDER, NR_PAGE_ORDERS)."""
-    try:
-        return int(prog.type("struct zone").member("free_area").type.length)
-    except (LookupError, AttributeError, TypeError):
-        return _ORDERS
-
-
-def _name(hstate: Object, order: int) -> str:
-    try:
-        return printable(hstate.name.string_())
-    except _READ_ERRORS:
-        return f"of order {order}"
-
-
-def _nodes(counters: Object) -> frozenset[int] | None:
-    try:
-        values = np.frombuffer(counters.to_bytes_(), np.uint32)
-    except _READ_ERRORS:
-        return None
-    return frozenset(np.flatnonzero(values).tolist())
-
-
-def _kept(hstate: Object, order: int) -> int:
-    # Head page and first page of tails had a frame each before "mm: hugetlb: free the
-    # 2nd vmemmap page associated with each HugeTLB page" (in v5.18); how many are
-    # freed was in struct hstate up to 5.18, 0 with the optimization off.
-    try:
-        freed = int(hstate.nr_free_vmemmap_pages.value_())
-    except AttributeError:
-        return 1
-    prog = hstate.prog_
-    pages = (sizeof(prog.type("struct page")) << order) // prog["PAGE_SIZE"]
-    return int(pages.value_()) - freed if freed else 1
-
-
-def read_hvo(prog: Program) -> tuple[Hvo, list[Damage]]:
-    """Read whether the kernel optimizes, and how."""
-    damage: list[Damage] = []
-    # "mm: hugetlb_vmemmap: introduce the name HVO" and what is around it (6.0);
-    # hugetlb_free_vmemmap_enabled from 5.14 on, the key alone in 5.18 and 5.19.
-    enabled, has_switch = _read_switch(prog, damage)
-    key, key_address = _read_key(prog, damage)
-    shared = _has_member(prog, "struct zone", "vmemmap_tails")
-    try:
-        flag = 1 << int(prog.constant("HPG_vmemmap_optimized").value_())
-    except LookupError:
-        flag = 0
-    built_in = bool(flag) and (has_switch or key_address is not None or shared)
-    return Hvo(built_in, enabled, key, key_address, shared, flag), damage
-
-
-def _read_switch(prog: Program, damage: list[Damage]) -> tuple[bool | None, bool]:
-    """Read the switch: its value, and whether there is one."""
-    try:
-        switch = prog["vmemmap_optimize_enabled"]
-    except LookupError:
-        return None, False
-    try:
-        return bool(switch.value_()), True
-    except _READ_ERRORS:
-        damage.append(Damage(switch.address_ or 0, "vmemmap_optimize_enabled can't be read", True))
-        return None, True
-
-
-def _read_key(prog: Program, damage: list[Damage]) -> tuple[int | None, int | None]:
-    """Read what the static key counts, and where it is if there is one."""
-    try:
-        key = prog["hugetlb_optimize_vmemmap_key"]
-    except LookupError:
-        return None, None
-    try:
-        return int(key.key.enabled.counter.value_()), key.address_
-    except _READ_ERRORS:
-        damage.append(Damage(key.address_ or 0, "hugetlb_optimize_vmemmap_key can't be read", True))
-        return None, key.address_
-
-
-def _has_member(prog: Program, struct: str, member: str) -> bool:
-    try:
-        offsetof(prog.type(struct), member)
-    except LookupError:
-        return False
-    return True
-
-
-def read_tail_pages(prog: Program, zones: Sequence[Zone]) -> tuple[list[TailPage], list[Damage]]:
-    """Read which tail pages zones share (``zone->vmemmap_tails``, 7.1+)."""
-    found: list[TailPage] = []
-    damage: list[Damage] = []
-    # VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap.
-    page_size = int(prog["PAGE_SIZE"].value_())
-    min_order = (2 * page_size // sizeof(prog.type("struct page"))).bit_length() - 1
-    for zone in zones:
-        address = 0
-        try:
-            slots = _node(prog, zone.nid).node_zones[zone.index].vmemmap_tails
-            address = slots.address_ or 0
-            pointers = np.frombuffer(slots.to_bytes_(), np.uint64)
-        except _READ_ERRORS:
-            damage.append(Damage(address, "vmemmap_tails of a zone can't be read", True))
-            continue
-        for slot in np.flatnonzero(pointers).tolist():
-            found.append(
-                TailPage(zone.nid, zone.index, zone.name, min_order + slot, int(pointers[slot]))
-            )
-    return found, damage
-
-
-def _node(prog: Program, nid: int) -> Object:
-    try:
-        return prog["node_data"][nid]
-    except LookupError:
-        # CONFIG_NUMA=n
-        return prog["contig_page_data"]
 
 
 def read_folio_layout(

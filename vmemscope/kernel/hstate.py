@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The sizes of HugeTLB's pages.
+
+Sources: ``include/linux/hugetlb.h`` (``struct hstate``), ``mm/hugetlb.c``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from drgn import FaultError, Object, sizeof
+
+from ..text import printable
+from . import Damage
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("Hstate", "has_hugetlb", "read_hstates")
+
+#: ``hstates`` has HUGE_MAX_HSTATE elements, a handful on every architecture
+_MAX_HSTATES = 64
+#: no folio is larger than 2 to this many base pages: 16 GiB pages of powerpc are 2^18
+_MAX_ORDER = 32
+#: orders of the page allocator, if types don't tell
+_ORDERS = 11
+_READ_ERRORS = (FaultError, OSError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Hstate:
+    """A ``struct hstate``: one size of huge pages."""
+
+    #: virtual address of the structure
+    address: int
+    #: ``hugepages-2048kB``, made safe to print
+    name: str
+    #: log2 of the base pages in a folio
+    order: int
+    #: what the kernel counts, in folios
+    nr: int
+    free: int
+    reserved: int
+    surplus: int
+    #: nodes with folios; ``None`` if that could not be read
+    nodes: frozenset[int] | None
+    #: base pages of vmemmap that each folio keeps frames for
+    kept: int
+    #: the page allocator has no pages of that size: they are put together of smaller ones
+    gigantic: bool
+
+
+def has_hugetlb(prog: Program) -> bool:
+    """Tell whether the kernel has HugeTLB at all (CONFIG_HUGETLB_PAGE)."""
+    try:
+        prog.variable("hstates")
+    except LookupError:
+        return False
+    return True
+
+
+def read_hstates(prog: Program) -> tuple[list[Hstate], list[Damage]]:
+    """Read all ``hstates``, in the kernel's order."""
+    hstate_type = prog.type("struct hstate")
+    base = prog["hstates"].address_ or 0
+    try:
+        count = int(prog["hugetlb_max_hstate"].value_())
+    except _READ_ERRORS:
+        return [], [Damage(base, "hugetlb_max_hstate can't be read", True)]
+    if not 0 <= count <= _MAX_HSTATES:
+        return [], [Damage(base, f"hugetlb_max_hstate is {count}")]
+    found, damage = [], []
+    for index in range(count):
+        address = base + index * sizeof(hstate_type)
+        try:
+            one = _read_hstate(Object(prog, hstate_type, address=address), address)
+        except _READ_ERRORS:
+            damage.append(Damage(address, "a struct hstate can't be read", True))
+            continue
+        if one.order < _MAX_ORDER:
+            found.append(one)
+        else:
+            damage.append(Damage(address, f"the order of a struct hstate is {one.order}"))
+    return found, damage
+
+
+def _read_hstate(hstate: Object, address: int) -> Hstate:
+    # Member by member: it is large, and a dump may have only parts of it.
+    order = hstate.order.value_()
+    return Hstate(
+        address=address,
+        name=_name(hstate, order),
+        order=order,
+        nr=hstate.nr_huge_pages.value_(),
+        free=hstate.free_huge_pages.value_(),
+        reserved=hstate.resv_huge_pages.value_(),
+        surplus=hstate.surplus_huge_pages.value_(),
+        nodes=_nodes(hstate.nr_huge_pages_node),
+        kept=_kept(hstate, order),
+        gigantic=order >= _orders(hstate.prog_),
+    )
+
+
+def _orders(prog: Program) -> int:
+    """Get how many orders of pages the page allocator has (MAX_ORDER, NR_PAGE_ORDERS)."""
+    try:
+        return int(prog.type("struct zone").member("free_area").type.length)
+    except (LookupError, AttributeError, TypeError):
+        return _ORDERS
+
+
+def _name(hstate: Object, order: int) -> str:
+    try:
+        return printable(hstate.name.string_())
+    except _READ_ERRORS:
+        return f"of order {order}"
+
+
+def _nodes(counters: Object) -> frozenset[int] | None:
+    try:
+        values = np.frombuffer(counters.to_bytes_(), np.uint32)
+    except _READ_ERRORS:
+        return None
+    return frozenset(np.flatnonzero(values).tolist())
+
+
+def _kept(hstate: Object, order: int) -> int:
+    # Head page and first page of tails had a frame each before "mm: hugetlb: free the
+    # 2nd vmemmap page associated with each HugeTLB page" (in v5.18); how many are
+    # freed was in struct hstate up to 5.18, 0 with the optimization off.
+    try:
+        freed = int(hstate.nr_free_vmemmap_pages.value_())
+    except AttributeError:
+        return 1
+    prog = hstate.prog_
+    pages = (sizeof(prog.type("struct page")) << order) // prog["PAGE_SIZE"]
+    return int(pages.value_()) - freed if freed else 1

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+HugeTLB's vmemmap optimization (HVO): whether it is on, and what zones share for it.
+
+Sources: ``mm/hugetlb_vmemmap.c``; ``include/linux/mmzone.h`` for
+``zone->vmemmap_tails``. What a kernel has of HVO is told by its members and
+symbols, not by its version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from drgn import FaultError, Object, offsetof, sizeof
+
+from . import Damage
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from .pglist_data import Zone
+
+__all__ = ("Hvo", "TailPage", "read_hvo", "read_tail_pages")
+
+_READ_ERRORS = (FaultError, OSError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Hvo:
+    """What a kernel has of the vmemmap optimization, and whether it is on."""
+
+    #: whether the kernel was built with it
+    built_in: bool
+    #: whether new folios are optimized (``vm.hugetlb_optimize_vmemmap``);
+    #: ``None`` if that could not be read
+    enabled: bool | None
+    #: how many optimized folios its static key counts; ``None`` in kernels without
+    #: one (7.1+), and if it could not be read
+    key: int | None
+    #: virtual address of the key, ``None`` in kernels without one
+    key_address: int | None
+    #: tail pages of all folios of a zone share a frame (``zone->vmemmap_tails``, 7.1+)
+    shared_tails: bool
+    #: bit of ``private`` of a head page that says that it is optimized
+    flag: int
+
+
+class TailPage(NamedTuple):
+    """An element of ``zone->vmemmap_tails`` that is set."""
+
+    nid: int
+    #: number in ``enum zone_type``, and name
+    zone: int
+    zone_name: str
+    #: log2 of the base pages in the folios that it is for
+    order: int
+    #: virtual address of the ``struct page`` of the frame that holds the tail pages
+    page: int
+
+
+def read_hvo(prog: Program) -> tuple[Hvo, list[Damage]]:
+    """Read whether the kernel optimizes, and how."""
+    damage: list[Damage] = []
+    # "mm: hugetlb_vmemmap: introduce the name HVO" and what is around it (6.0);
+    # hugetlb_free_vmemmap_enabled from 5.14 on, the key alone in 5.18 and 5.19.
+    enabled, has_switch = _read_switch(prog, damage)
+    key, key_address = _read_key(prog, damage)
+    shared = _has_member(prog, "struct zone", "vmemmap_tails")
+    try:
+        flag = 1 << int(prog.constant("HPG_vmemmap_optimized").value_())
+    except LookupError:
+        flag = 0
+    built_in = bool(flag) and (has_switch or key_address is not None or shared)
+    return Hvo(built_in, enabled, key, key_address, shared, flag), damage
+
+
+def _read_switch(prog: Program, damage: list[Damage]) -> tuple[bool | None, bool]:
+    """Read the switch: its value, and whether there is one."""
+    try:
+        switch = prog["vmemmap_optimize_enabled"]
+    except LookupError:
+        return None, False
+    try:
+        return bool(switch.value_()), True
+    except _READ_ERRORS:
+        damage.append(Damage(switch.address_ or 0, "vmemmap_optimize_enabled can't be read", True))
+        return None, True
+
+
+def _read_key(prog: Program, damage: list[Damage]) -> tuple[int | None, int | None]:
+    """Read what the static key counts, and where it is if there is one."""
+    try:
+        key = prog["hugetlb_optimize_vmemmap_key"]
+    except LookupError:
+        return None, None
+    try:
+        return int(key.key.enabled.counter.value_()), key.address_
+    except _READ_ERRORS:
+        damage.append(Damage(key.address_ or 0, "hugetlb_optimize_vmemmap_key can't be read", True))
+        return None, key.address_
+
+
+def _has_member(prog: Program, struct: str, member: str) -> bool:
+    try:
+        offsetof(prog.type(struct), member)
+    except LookupError:
+        return False
+    return True
+
+
+def read_tail_pages(prog: Program, zones: Sequence[Zone]) -> tuple[list[TailPage], list[Damage]]:
+    """Read which tail pages zones share (``zone->vmemmap_tails``, 7.1+)."""
+    found: list[TailPage] = []
+    damage: list[Damage] = []
+    # VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap.
+    page_size = int(prog["PAGE_SIZE"].value_())
+    min_order = (2 * page_size // sizeof(prog.type("struct page"))).bit_length() - 1
+    for zone in zones:
+        address = 0
+        try:
+            slots = _node(prog, zone.nid).node_zones[zone.index].vmemmap_tails
+            address = slots.address_ or 0
+            pointers = np.frombuffer(slots.to_bytes_(), np.uint64)
+        except _READ_ERRORS:
+            damage.append(Damage(address, "vmemmap_tails of a zone can't be read", True))
+            continue
+        for slot in np.flatnonzero(pointers).tolist():
+            found.append(
+                TailPage(zone.nid, zone.index, zone.name, min_order + slot, int(pointers[slot]))
+            )
+    return found, damage
+
+
+def _node(prog: Program, nid: int) -> Object:
+    try:
+        return prog["node_data"][nid]
+    except LookupError:
+        # CONFIG_NUMA=n
+        return prog["contig_page_data"]
