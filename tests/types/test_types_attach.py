@@ -15,7 +15,7 @@ from kernel_memory import KernelMemory
 import vmemscope.types
 from vmemscope.errors import TypesError
 from vmemscope.types import TypesSource, attach_types
-from vmemscope.types.btf import BtfError
+from vmemscope.types.btf_sections import BtfError
 
 TEXT = 0xFFFFFFFF81000000
 # As far from all else as an offset of kallsyms reaches.

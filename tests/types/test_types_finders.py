@@ -23,7 +23,8 @@ from drgn import (
 )
 
 from vmemscope.errors import TypesError
-from vmemscope.types.btf import Btf, BtfError
+from vmemscope.types.btf import Btf
+from vmemscope.types.btf_sections import BtfError
 from vmemscope.types.finders import BtfTypes, ObjectFinder, register_types
 from vmemscope.types.globals import GLOBALS, Global
 from vmemscope.types.symbols import ListedSymbols, SymbolEntry, symbol_finder

@@ -11,10 +11,11 @@ What goes in is a program set to a kernel, whose memory can be read; what comes
 out is that program, with ``prog["pgmap_array"]``, ``prog.type("struct page")`` and
 drgn's helpers working.
 
-Of these rooms, :mod:`.btf`, :mod:`.kallsyms` and :mod:`.symbol_text` decode,
-:mod:`.finders` and :mod:`.symbols` make what drgn asks for of it, :mod:`.globals` is
-the table of the C types of variables, :mod:`.modules` finds the BTF of modules,
-:mod:`.sense` says what becomes of types that turn out to make no sense.
+Of these rooms, :mod:`.btf`, :mod:`.btf_sections`, :mod:`.kallsyms` and
+:mod:`.symbol_text` decode, :mod:`.finders` and :mod:`.symbols` make what drgn asks for
+of it, :mod:`.globals` is the table of the C types of variables, :mod:`.modules` finds
+the BTF of modules, :mod:`.sense` says what becomes of types that turn out to make no
+sense.
 """
 
 from __future__ import annotations

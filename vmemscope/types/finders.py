@@ -40,7 +40,8 @@ from drgn import (
 
 from ..errors import TypesError
 from ._hints import GIVE_VMLINUX
-from .btf import Btf, BtfError, Kind, Record
+from .btf import Btf, Kind, Record
+from .btf_sections import BtfError
 from .globals import GLOBALS, Global
 
 __all__ = ("FINDER_NAME", "BtfTypes", "ObjectFinder", "TypeFinder", "register_types")

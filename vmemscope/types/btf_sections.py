@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Sections of BTF
+---------------
+
+Where the sections of a blob are, as its header says, and what is in that of strings.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import TypesError
+from ._hints import GIVE_VMLINUX
+
+__all__ = ("BtfError", "Header", "Strings")
+
+_MAGIC: Final = 0xEB9F
+_VERSION: Final = 1
+# struct btf_header from hdr_len on: hdr_len, type_off, type_len, str_off, str_len.
+_HEADER_LEN: Final = 24
+# The same with layout_off and layout_len, which say how long the records of
+# each kind are (struct btf_layout), so that a reader can step over new kinds.
+_HEADER_LEN_LAYOUT: Final = 32
+
+
+class BtfError(TypesError):
+    """A BTF blob that is damaged, or of a kind that this reader doesn't know."""
+
+    def __init__(self, message: str, hint: str | None = GIVE_VMLINUX) -> None:
+        super().__init__(message, hint)
+
+
+class Header(NamedTuple):
+    """``struct btf_header``; sections as ranges of bytes of the blob."""
+
+    byteorder: str
+    types: range
+    strings: range
+    layout: range
+
+    @staticmethod
+    def parse(data: bytes, name: str) -> Header:
+        def error(what: str) -> BtfError:
+            return BtfError(f"BTF of {name} is damaged: {what}")
+
+        if len(data) < _HEADER_LEN:
+            raise error(f"{len(data)} bytes are too few for a header")
+        byteorder, prefix = ("big", ">") if data[0] == _MAGIC >> 8 else ("little", "<")
+        magic, version, hdr_len, *sections = struct.unpack_from(prefix + "HBx5I", data)
+        if magic != _MAGIC:
+            raise error(f"magic is 0x{magic:04x}, not 0x{_MAGIC:x}")
+        if version != _VERSION:
+            raise error(f"version is {version}, not {_VERSION}")
+        if not _HEADER_LEN <= hdr_len <= len(data):
+            raise error(f"header length is {hdr_len}")
+        if hdr_len >= _HEADER_LEN_LAYOUT:
+            sections += struct.unpack_from(prefix + "2I", data, _HEADER_LEN)
+        else:
+            sections += [0, 0]
+        ranges = []
+        for what, offset, length in zip(
+            ("type", "string", "layout"), sections[::2], sections[1::2], strict=True
+        ):
+            start = hdr_len + offset
+            if start + length > len(data):
+                raise error(f"{what} section ends at byte {start + length} of {len(data)}")
+            ranges.append(range(start, start + length))
+        if len(ranges[0]) % 4:
+            raise error(f"type section is {len(ranges[0])} bytes long, not a multiple of 4")
+        return Header(byteorder, *ranges)
+
+
+class Strings:
+    # A string section, each string ending in a zero byte.
+
+    def __init__(self, section: bytes, start: int) -> None:
+        #: Offsets at which it starts and ends: those of a module's go on from
+        #: those of vmlinux.
+        self.start: Final = start
+        self.end: Final = start + len(section)
+        # So that eight bytes can be read from wherever a string starts.
+        self._data: Final = section + bytes(8)
+        self._index: tuple[NDArray[np.intp], NDArray[np.uint64]] | None = None
+
+    def get(self, offset: int) -> str:
+        start = offset - self.start
+        return self._data[start : self._data.index(0, start)].decode(errors="backslashreplace")
+
+    def offsets(self, name: str) -> list[int]:
+        # Where a string is; more than once if the encoder saw to no such thing.
+        # By its first eight bytes, all strings at a time, which takes a tenth of
+        # searching the section; a dictionary of all of them takes 50 ms to
+        # build. Strings that share their tails are not looked for: encoders
+        # of BTF don't do that.
+        encoded = name.encode(errors="surrogateescape")
+        if 0 in encoded:
+            return []
+        if self._index is None:
+            self._index = self._make_index()
+        starts, heads = self._index
+        head = np.uint64(int.from_bytes(encoded[:8], "little"))
+        string = encoded + b"\0"
+        return [
+            self.start + start
+            for start in starts[heads == head].tolist()
+            if self._data.startswith(string, start)
+        ]
+
+    def _make_index(self) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
+        # Start of each string, and its first eight bytes, zero after its end.
+        length = self.end - self.start
+        ends = np.flatnonzero(np.frombuffer(self._data, np.uint8, length) == 0)
+        starts = np.zeros_like(ends)
+        starts[1:] = ends[:-1] + 1
+        every: NDArray[np.uint64] = np.ndarray(length, "<u8", self._data, strides=(1,))
+        heads = every[starts]
+        heads &= _HEAD_MASKS.take(ends - starts, mode="clip")
+        return starts, heads
+
+
+# By the length of a string, clipped: the bits of its first eight bytes that are
+# part of it.
+_HEAD_MASKS: Final = np.array([(1 << 8 * length) - 1 for length in range(9)], np.uint64)
