@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...columns import join, select
-from ...rules.contents import (
-    check_pairs,
-    check_rows,
-    majority,
-    screen,
-    spread,
-    usual_tail,
-)
+from ...rules.contents import check_pairs, check_rows, majority, screen, spread, usual_tail
 from ...rules.struct_pages import holds_mask
 from ...rules.tally import Tally
 from ...walk import Kind
@@ -235,12 +228,7 @@ class _Some:
             usual[which[some]] = usual_tail(part, look.plain)
             check_rows(part, look.due, self.tally, look.plain)
 
-    def _record(
-        self,
-        rows: Batch,
-        seen: Glance,
-        usual: NDArray[np.uint64],
-    ) -> None:
+    def _record(self, rows: Batch, seen: Glance, usual: NDArray[np.uint64]) -> None:
         """Note which rules were held against anything."""
         look, due, page = self.look, self.look.due, self.look.vmemmap.page
         if seen.read.any():
@@ -281,12 +269,7 @@ class _Counts:
         self.seen = np.zeros(len(head), dtype=np.bool_)
         self.lost = np.zeros(len(head), dtype=np.bool_)
 
-    def add(
-        self,
-        of: NDArray[np.int64],
-        rows: Batch,
-        read: NDArray[np.bool_],
-    ) -> None:
+    def add(self, of: NDArray[np.int64], rows: Batch, read: NDArray[np.bool_]) -> None:
         """
         Add rows.
 
