@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from drgn import Program
     from numpy.typing import NDArray
 
-__all__ = ("PhysicalMemory",)
+__all__ = ("READ_ERRORS", "PhysicalMemory")
+
+#: what drgn raises where a target has no memory, where the file or the process behind it
+#: can't be read, and for an address that there can't be
+READ_ERRORS = (FaultError, OSError, OverflowError)
 
 #: most bytes asked for in one read
 _SPAN = 4 << 20
@@ -178,7 +182,7 @@ class PhysicalMemory:
             self.reads += 1
             try:
                 raw = self._prog.read(first * self.page_size, count * self.page_size, True)
-            except (FaultError, OSError, OverflowError):
+            except READ_ERRORS:
                 pass
             else:
                 self.bytes_read += len(raw)
@@ -227,7 +231,7 @@ class PhysicalMemory:
         try:
             # Without a step of the interpreter between two: there are thousands.
             parts = list(map(self._prog.read, addresses, sizes, repeat(True)))
-        except (FaultError, OSError, OverflowError):
+        except READ_ERRORS:
             return None
         self.bytes_read += int(frames.sum()) * size
         if int(frames.sum()) > len(pfns):
@@ -266,7 +270,7 @@ class PhysicalMemory:
         self.reads += 1
         try:
             raw = self._prog.read(pfn * self.page_size, size, True)
-        except (FaultError, OSError, OverflowError):
+        except READ_ERRORS:
             if last - first > 1:
                 middle = (first + last) // 2
                 self._read_span(pfn, first, middle, data, readable)

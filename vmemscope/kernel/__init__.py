@@ -3,10 +3,11 @@
 Kernel structures, read into frozen dataclasses.
 
 A module for each of the kernel's own: ``xarray``, ``dev_pagemap``, ``percpu_ref``,
-``mem_section``, ``resource``, ``page``, ``task`` and the devices that pagemaps are
-named after. They read; they judge nothing and print nothing. What the target says
-is not trusted: every walk is bounded, and what could not be followed comes back as
-a :class:`Damage` beside what could.
+``mem_section``, ``resource``, ``page``, ``task``, the devices that pagemaps are
+named after, and for HugeTLB ``hstate``, ``hugetlb_folio`` and ``hugetlb_vmemmap``.
+They read; they judge nothing and print nothing. What the target says is not trusted:
+every walk is bounded, and what could not be followed comes back as a :class:`Damage`
+beside what could.
 """
 
 from __future__ import annotations

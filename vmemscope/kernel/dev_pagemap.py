@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError, Object, TypeKind, offsetof, sizeof
 
+from ..memory import READ_ERRORS
 from . import Damage
 from .percpu_ref import PERCPU_REF_DEAD
 from .xarray import Entry, entries
@@ -133,7 +134,7 @@ def _read_pagemap(
     pagemap_type = prog.type("struct dev_pagemap")
     try:
         pgmap = Object(prog, pagemap_type, address=address).read_()
-    except (FaultError, OSError, OverflowError):
+    except READ_ERRORS:
         return Pagemap(
             address=address,
             type="unknown",
@@ -167,7 +168,7 @@ def _read_ref(pgmap: Object) -> int:
         if ref.type_.kind == TypeKind.POINTER:
             ref = ref[0]
         return int(ref.percpu_count_ptr.value_())
-    except (AttributeError, FaultError, OSError, OverflowError):
+    except (AttributeError, *READ_ERRORS):
         return 0
 
 
@@ -184,7 +185,7 @@ def _read_ranges(
     start = address + offsetof(pgmap.type_, "range")
     try:
         raw = prog.read(start, count * sizeof(range_type))
-    except (FaultError, OSError, OverflowError):
+    except READ_ERRORS:
         return (), (*damage, Damage(start, "ranges of the pagemap can't be read", True))
     ranges = []
     for offset in range(0, len(raw), sizeof(range_type)):

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from drgn import FaultError, Object, sizeof
+from drgn import Object, sizeof
 
+from ..memory import READ_ERRORS
 from ..text import printable
 from . import Damage
 
@@ -27,7 +28,6 @@ _MAX_HSTATES = 64
 _MAX_ORDER = 32
 #: orders of the page allocator, if types don't tell
 _ORDERS = 11
-_READ_ERRORS = (FaultError, OSError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_hstates(prog: Program) -> tuple[list[Hstate], list[Damage]]:
     base = prog["hstates"].address_ or 0
     try:
         count = int(prog["hugetlb_max_hstate"].value_())
-    except _READ_ERRORS:
+    except READ_ERRORS:
         return [], [Damage(base, "hugetlb_max_hstate can't be read", True)]
     if not 0 <= count <= _MAX_HSTATES:
         return [], [Damage(base, f"hugetlb_max_hstate is {count}")]
@@ -77,7 +77,7 @@ def read_hstates(prog: Program) -> tuple[list[Hstate], list[Damage]]:
         address = base + index * sizeof(hstate_type)
         try:
             one = _read_hstate(Object(prog, hstate_type, address=address), address)
-        except _READ_ERRORS:
+        except READ_ERRORS:
             damage.append(Damage(address, "a struct hstate can't be read", True))
             continue
         if one.order < _MAX_ORDER:
@@ -115,14 +115,14 @@ def _orders(prog: Program) -> int:
 def _name(hstate: Object, order: int) -> str:
     try:
         return printable(hstate.name.string_())
-    except _READ_ERRORS:
+    except READ_ERRORS:
         return f"of order {order}"
 
 
 def _nodes(counters: Object) -> frozenset[int] | None:
     try:
         values = np.frombuffer(counters.to_bytes_(), np.uint32)
-    except _READ_ERRORS:
+    except READ_ERRORS:
         return None
     return frozenset(np.flatnonzero(values).tolist())
 

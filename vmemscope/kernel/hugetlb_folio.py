@@ -18,9 +18,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from drgn import FaultError, offsetof, sizeof
+from drgn import offsetof, sizeof
 
 from ..columns import join
+from ..memory import READ_ERRORS
 from ..vmcoreinfo import number
 from . import Damage
 
@@ -40,8 +41,6 @@ __all__ = (
     "read_folio_layout",
     "read_folios",
 )
-
-_READ_ERRORS = (FaultError, OSError, OverflowError)
 
 
 class Place(IntEnum):
@@ -227,7 +226,7 @@ def _list_heads(
         start = hstate.address + offsetof(hstate_type, member)
         try:
             raw = prog.read(start, sizeof(hstate_type.member(member).type))
-        except _READ_ERRORS:
+        except READ_ERRORS:
             damage.append(Damage(start, f"{member} can't be read", True))
             continue
         pointers = np.frombuffer(raw, np.uint64).reshape(-1, size // 8)
@@ -292,7 +291,7 @@ class _Lists:
                 return False
             try:
                 raw = self._prog.read(node - self._lru, 2 * self._size)
-            except _READ_ERRORS:
+            except READ_ERRORS:
                 self.damage.append(
                     Damage(node - self._lru, "the head page of a folio can't be read", True)
                 )

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from drgn import FaultError, Object, offsetof, sizeof
+from drgn import Object, offsetof, sizeof
 
+from ..memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from .pglist_data import Zone
 
 __all__ = ("Hvo", "TailPage", "read_hvo", "read_tail_pages")
-
-_READ_ERRORS = (FaultError, OSError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def _read_switch(prog: Program, damage: list[Damage]) -> tuple[bool | None, bool
         return None, False
     try:
         return bool(switch.value_()), True
-    except _READ_ERRORS:
+    except READ_ERRORS:
         damage.append(Damage(switch.address_ or 0, "vmemmap_optimize_enabled can't be read", True))
         return None, True
 
@@ -98,7 +97,7 @@ def _read_key(prog: Program, damage: list[Damage]) -> tuple[int | None, int | No
         return None, None
     try:
         return int(key.key.enabled.counter.value_()), key.address_
-    except _READ_ERRORS:
+    except READ_ERRORS:
         damage.append(Damage(key.address_ or 0, "hugetlb_optimize_vmemmap_key can't be read", True))
         return None, key.address_
 
@@ -124,7 +123,7 @@ def read_tail_pages(prog: Program, zones: Sequence[Zone]) -> tuple[list[TailPage
             slots = _node(prog, zone.nid).node_zones[zone.index].vmemmap_tails
             address = slots.address_ or 0
             pointers = np.frombuffer(slots.to_bytes_(), np.uint64)
-        except _READ_ERRORS:
+        except READ_ERRORS:
             damage.append(Damage(address, "vmemmap_tails of a zone can't be read", True))
             continue
         for slot in np.flatnonzero(pointers).tolist():

@@ -16,6 +16,7 @@ import numpy as np
 from drgn import FaultError, offsetof, sizeof
 
 from ..errors import TargetError, UnsupportedError
+from ..memory import READ_ERRORS
 from ..vmcoreinfo import number
 from . import Damage
 
@@ -223,7 +224,7 @@ def _read(prog: Program, address: int, size: int, page_size: int, damage: list[D
     """Read virtual memory; pages that can't be read come back as zeros and damage."""
     try:
         return bytes(prog.read(address, size))
-    except (FaultError, OSError, OverflowError):
+    except READ_ERRORS:
         pass
     result = bytearray(size)
     start = address
@@ -231,7 +232,7 @@ def _read(prog: Program, address: int, size: int, page_size: int, damage: list[D
         end = min((start // page_size + 1) * page_size, address + size)
         try:
             result[start - address : end - address] = prog.read(start, end - start)
-        except (FaultError, OSError, OverflowError):
+        except READ_ERRORS:
             damage.append(Damage(start, "section table can't be read", True))
         start = end
     return bytes(result)

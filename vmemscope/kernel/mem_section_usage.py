@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from drgn import FaultError, offsetof
+from drgn import offsetof
 
+from ..memory import READ_ERRORS
 from ..spans import Spans
 from . import Damage
 
@@ -110,7 +111,7 @@ def _read_words(
         start, end = pending.pop()
         try:
             raw = prog.read(int(page[start]) * page_size, (end - start) * page_size)
-        except (FaultError, OSError, OverflowError):
+        except READ_ERRORS:
             if end - start > 1:
                 pending += [((start + end) // 2, end), (start, (start + end) // 2)]
             else:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from drgn import FaultError, Object, TypeKind, sizeof
+from drgn import Object, TypeKind, sizeof
+
+from ..memory import READ_ERRORS
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -60,7 +62,7 @@ def read_references(prog: Program, address: int) -> References:
     """
     try:
         return _read(prog, Object(prog, "struct dev_pagemap", address=address))
-    except (FaultError, OSError, OverflowError):
+    except READ_ERRORS:
         return References(None, "its reference count could not be read", unreadable=True)
     except (AttributeError, LookupError):
         return References(None, "types or variables of per-CPU counters are missing")

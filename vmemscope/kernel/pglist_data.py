@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError, Object, offsetof, sizeof
 
+from ..memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def read_zones(prog: Program) -> tuple[list[Zone], list[Damage]]:
             at = address + array + index * sizeof(zone_type)
             try:
                 zone = Object(prog, zone_type, address=at).read_()
-            except (FaultError, OSError, OverflowError):
+            except READ_ERRORS:
                 damage.append(Damage(at, "a zone can't be read", True))
                 continue
             start, spanned = zone.zone_start_pfn.value_(), zone.spanned_pages.value_()
@@ -105,7 +106,7 @@ def _nodes(prog: Program, damage: list[Damage]) -> list[tuple[int, int]]:
         pass
     try:
         raw = prog.read(node_data, size)
-    except (FaultError, OSError, OverflowError):
+    except READ_ERRORS:
         damage.append(Damage(node_data or 0, "node_data can't be read", True))
         return []
     for nid in range(size // 8):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object
+from drgn import Object
 
+from ..memory import READ_ERRORS
 from ..text import printable
 from . import Damage
 from .string import read_string
@@ -67,7 +68,7 @@ def read_resources(prog: Program) -> tuple[list[Resource], list[Damage]]:
         visited.add(address)
         try:
             resource = Object(prog, resource_type, address=address).read_()
-        except (FaultError, OSError, OverflowError):
+        except READ_ERRORS:
             damage.append(Damage(address, "resource can't be read", True))
             continue
         found.append(
@@ -93,5 +94,5 @@ def _read_name(prog: Program, address: int) -> str:
         return ""
     try:
         return printable(read_string(prog, address, _MAX_NAME))
-    except (FaultError, OSError, OverflowError):
+    except READ_ERRORS:
         return ""

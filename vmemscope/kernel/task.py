@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, offsetof, sizeof
+from drgn import Object, offsetof, sizeof
 
+from ..memory import READ_ERRORS
 from ..text import printable
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def read_address_spaces(prog: Program) -> AddressSpaces:
                 if mm and mm.value_() not in found:
                     comm = printable(task.comm.string_())
                     found[mm.value_()] = AddressSpace(task.pid.value_(), comm, mm.pgd.value_())
-            except (FaultError, OSError, OverflowError):
+            except READ_ERRORS:
                 missed["page tables of processes that could not be read"] = None
             at = following
-    except (FaultError, OSError, OverflowError):
+    except READ_ERRORS:
         missed["the list of processes could not be followed"] = None
     return AddressSpaces(tuple(found.values()), tuple(missed))

@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from drgn import FaultError
 
+from ..memory import READ_ERRORS
 from ..types.needs import has_symbol
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def read_restore(prog: Program, arch: Architecture, page_size: int) -> Restore |
         return Restore(symbol.address, None)
     try:
         code = prog.read(symbol.address, min(symbol.size, _MAX_CODE))
-    except (FaultError, OSError, OverflowError):
+    except READ_ERRORS:
         return Restore(symbol.address, None)
     kind = np.dtype(arch.constant)
     for offset in _LIST_POISON:

@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from drgn import FaultError, offsetof, sizeof
+from drgn import offsetof, sizeof
 
+from ..memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def entries(xa: Object) -> tuple[list[Entry], list[Damage]]:
         visited.add(address)
         try:
             raw = prog.read(address, sizeof(node_type))
-        except (FaultError, OSError, OverflowError):
+        except READ_ERRORS:
             damage.append(Damage(address, "XArray node can't be read", unreadable=True))
             continue
         shift = raw[shift_offset]

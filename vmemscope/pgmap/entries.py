@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from drgn import FaultError
 
 from ..kernel.task import read_address_spaces
+from ..memory import READ_ERRORS
 from ..rules import CATALOGUE
 from ..rules.entries import check_copies
 
@@ -69,6 +69,6 @@ def _entries(
     """Read entries of a table; ``None`` if that can't be done."""
     try:
         raw = prog.read(address, count * np.dtype(dtype).itemsize, physical)
-    except (FaultError, OSError, OverflowError):
+    except READ_ERRORS:
         return None
     return np.frombuffer(raw, dtype).astype(np.uint64)

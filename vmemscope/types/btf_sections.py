@@ -76,7 +76,11 @@ class Header(NamedTuple):
 
 
 class Strings:
-    # A string section, each string ending in a zero byte.
+    """
+    A string section, each string ending in a zero byte.
+
+    :param start: offset that its first string goes by
+    """
 
     def __init__(self, section: bytes, start: int) -> None:
         #: Offsets at which it starts and ends: those of a module's go on from
@@ -88,11 +92,12 @@ class Strings:
         self._index: tuple[NDArray[np.intp], NDArray[np.uint64]] | None = None
 
     def get(self, offset: int) -> str:
+        """Get the string at an offset, which must be one of the section's."""
         start = offset - self.start
         return self._data[start : self._data.index(0, start)].decode(errors="backslashreplace")
 
     def offsets(self, name: str) -> list[int]:
-        # Where a string is; more than once if the encoder saw to no such thing.
+        """Find where a string is; more than once if the encoder saw to no such thing."""
         # By its first eight bytes, all strings at a time, which takes a tenth of
         # searching the section; a dictionary of all of them takes 50 ms to
         # build. Strings that share their tails are not looked for: encoders

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TypesError
+from ..memory import READ_ERRORS
 from ._hints import GIVE_SYMBOLS, GIVE_VMLINUX
 from .symbols import MASK_64, ByAddress, SymbolEntry
 
@@ -125,7 +126,7 @@ class KallsymsImage:
     def _read(self, table: str, size: int) -> bytes:
         try:
             data: bytes = self._prog.read(self._keys[table], size)
-        except (drgn.FaultError, OSError, OverflowError) as e:
+        except READ_ERRORS as e:
             raise TypesError(
                 f"cannot read the kernel's symbol table: {size} bytes of {table} at "
                 f"0x{self._keys[table]:x}: {e}",
