@@ -49,9 +49,6 @@ COMPOUND_RULES = (
 BASE_RULES = ("pgmap-link", "stray-head", "page-refcount", "page-zone", "page-uninitialised")
 ALTMAP_RULES = ("page-refcount", "page-zone", "page-uninitialised")
 
-#: eight bytes that are each true
-_EIGHT_TRUE = np.uint64(0x0101_0101_0101_0101)
-
 
 def majority(several: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """
@@ -121,11 +118,9 @@ def _off_compounds(rows: Rows, due: Due) -> tuple[Masks, NDArray[np.bool_]]:
     if page.order == page.flags and page.pg_head <= 0xFF:
         has_flag &= ~second
     off["stray-head"] = tail & has_flag
-    size, base = np.uint64(page.size), np.uint64(due.geometry.vmemmap)
-    address = base + pfn.astype(np.uint64) * size
-    goal = (base + rows.head.astype(np.uint64) * size)[:, None]
+    address, goal = due.addresses(pfn), due.addresses(rows.head)[:, None]
     off["compound-head"] = tail & (resolve_heads(compound, address) != goal)
-    further = (rows.last - rows.first).astype(np.uint64) * size
+    further = (rows.last - rows.first).astype(np.uint64) * np.uint64(page.size)
     if further.any():
         # The same struct pages, seen from the last place that they are mapped at.
         off[FURTHER] = (tail & ~off["compound-head"] & (further != 0)[:, None]) & (
@@ -221,11 +216,8 @@ def _off(rows: Rows, due: Due) -> NDArray[np.bool_]:
     for mask in off.values():
         suspect |= mask
     # By a mask, those are right between the first and the last that is.
-    size, base = np.uint64(due.page.size), np.uint64(due.geometry.vmemmap)
-    found = resolve_heads(
-        rows.words[:, -1, due.page.compound // 8], base + _last(rows).astype(np.uint64) * size
-    )
-    wrong: NDArray[np.bool_] = found != base + rows.head.astype(np.uint64) * size
+    found = resolve_heads(rows.words[:, -1, due.page.compound // 8], due.addresses(_last(rows)))
+    wrong: NDArray[np.bool_] = found != due.addresses(rows.head)
     return suspect.any(axis=1) | wrong
 
 
@@ -242,13 +234,12 @@ def _like_first(rows: Rows, due: Due) -> NDArray[np.bool_]:
     same = rows.words.reshape(count, -1) == rows.words[0].reshape(-1)
     tail = 1 if rows.first[0] == rows.head[0] else 0
     same.reshape(count, slots, size)[:, tail:, page.compound // 8] = True
-    base = np.uint64(due.geometry.vmemmap)
-    goal = (base + rows.head.astype(np.uint64) * np.uint64(page.size))[:, None]
+    goal = due.addresses(rows.head)[:, None]
     compound = rows.words[:, tail:, page.compound // 8]
     leads = compound == goal | np.uint64(1)
     if not leads.all():
         # A mask that leads the last of them to the head leads all before there, too.
-        last = (base + _last(rows).astype(np.uint64) * np.uint64(page.size))[:, None]
+        last = due.addresses(_last(rows))[:, None]
         leads |= holds_mask(compound) & (resolve_heads(compound, last) == goal)
     if same.all() and leads.all():
         # Asking each row takes ten times the time.

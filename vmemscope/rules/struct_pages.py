@@ -104,6 +104,12 @@ class Due:
             value |= self.nid << top
         return mask, value
 
+    def addresses(self, pfn: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Get the virtual addresses of the ``struct page``s of page frames, same shape."""
+        base = np.uint64(self.geometry.vmemmap)
+        address: NDArray[np.uint64] = base + pfn.astype(np.uint64) * np.uint64(self.page.size)
+        return address
+
     def in_zone(self, flags: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Tell which ``page->flags`` are those of a page in ZONE_DEVICE, as far as is known."""
         mask, value = self.zone_mask, self.place[1]
