@@ -96,10 +96,15 @@ class Batch:
         span = _table_span(level)
         if len(address) > 1 and not (np.diff(address) == np.uint64(span)).all():
             return None
-        first, end = int(address[0]), int(address[-1]) + span
-        skip = max(self._start - first, 0) >> level.shift
-        stop = (min(self._end, end) - first) >> level.shift
-        return max(first, self._start), self._found.entry.reshape(-1)[skip:stop]
+        entry = self._found.entry.reshape(-1)[self._inside()]
+        return max(int(address[0]), self._start), entry
+
+    def _inside(self) -> slice:
+        """Tell which entries of the tables, one after the other, are in the range."""
+        address, level = self._found.address, self._table.levels[-1]
+        skip = max(self._start - int(address[0]), 0) >> level.shift
+        over = max(int(address[-1]) + _table_span(level) - self._end, 0) >> level.shift
+        return slice(skip, self._found.entry.size - over)
 
     def leaves(self) -> Leaves:
         """Get the leaves, holes and unreadable tables of the batch in order of address."""
@@ -125,12 +130,10 @@ class Batch:
         starts = np.concatenate(([True], entry[1:] != entry[:-1]))
         apart = np.diff(tables.address) != span
         starts[last.entries :: last.entries] |= apart
-        # Of the first table and the last, what is in the range.
-        skip = max(self._start - int(tables.address[0]), 0) >> last.shift
-        over = max(int(tables.address[-1]) + int(span) - self._end, 0) >> last.shift
-        starts[skip] = True
-        first = np.flatnonzero(starts[skip : len(entry) - over]) + skip
-        count = np.diff(first, append=len(entry) - over)
+        inside = self._inside()
+        starts[inside.start] = True
+        first = np.flatnonzero(starts[inside]) + inside.start
+        count = np.diff(first, append=inside.stop)
         entry = entry[first]
         present = (entry & np.uint64(self._table.present)) == np.uint64(self._table.present)
         number, within = first // last.entries, (first % last.entries).astype(np.uint64)
