@@ -233,8 +233,9 @@ class PhysicalMemory:
             parts = list(map(self._prog.read, addresses, sizes, repeat(True)))
         except READ_ERRORS:
             return None
-        self.bytes_read += int(frames.sum()) * size
-        if int(frames.sum()) > len(pfns):
+        total = int(frames.sum())
+        self.bytes_read += total * size
+        if total > len(pfns):
             parts = _without_gaps(parts, pfns, first, size)
         data = np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
         return data.reshape(-1, size)

@@ -29,10 +29,10 @@ def understand(
     :raises UsageError: if there can be no such page
     :raises TargetError: if the page tables that would tell can't be read
     """
-    if forced == "address" or (forced is None and number >> bits):
-        return _virtual(number, vmemmap, bits, prog)
     page_size = vmemmap.geometry.page_size
     frames = 1 << bits >> page_size.bit_length() - 1
+    if forced == "address" or (forced is None and number >> bits):
+        return _virtual(number, vmemmap, frames, prog)
     as_pfn, as_physical = number, number // page_size
     if forced == "pfn":
         if as_pfn >= frames:
@@ -64,9 +64,8 @@ def _is_present(pfn: int, vmemmap: Vmemmap) -> bool:
     return vmemmap.sections.index(pfn // vmemmap.sections.pages) is not None
 
 
-def _virtual(number: int, vmemmap: Vmemmap, bits: int, prog: Program) -> Meaning:
+def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> Meaning:
     geometry = vmemmap.geometry
-    frames = 1 << bits >> geometry.page_size.bit_length() - 1
     if geometry.vmemmap <= number < geometry.end(frames):
         pfn, into = divmod(number - geometry.vmemmap, geometry.struct_page_size)
         words = "address of a struct page" if not into else f"{into} bytes into a struct page"
