@@ -11,7 +11,7 @@ from drgn import FaultError
 if TYPE_CHECKING:
     from drgn import Program
 
-    from vmemscope.model import Report
+    from vmemscope.report.documents.pgmap import Report
 
 __all__ = ("PerPageLoop",)
 

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from drgn import FaultError
 
-from vmemscope.findings import Collector
+from vmemscope.audits.memmap import memmap
+from vmemscope.audits.pagemaps import Contents, audit, read_subjects
+from vmemscope.audits.pagemaps.backing import check_backing
+from vmemscope.audits.pagemaps.mapping import map_subject
 from vmemscope.kernel.page_state import read_page_states
-from vmemscope.memmap import memmap
-from vmemscope.memory import PhysicalMemory
-from vmemscope.pgmap import Contents, audit, read_subjects
-from vmemscope.pgmap.backing import check_backing
-from vmemscope.pgmap.mapping import map_subject
+from vmemscope.rules.findings import Collector
 from vmemscope.target import Target
 from vmemscope.types import attach_types
+from vmemscope.vmemmap.memory import PhysicalMemory
 
 from .loop import PerPageLoop
 

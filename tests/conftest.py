@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vmemscope.model import Report
-from vmemscope.needs import NEEDS
-from vmemscope.pgmap import audit
+from vmemscope.audits.pagemaps import audit
+from vmemscope.audits.pagemaps.needs import NEEDS
+from vmemscope.report.documents.pgmap import Report
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import Planted
 from vmemscope.target import open_core

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from vmemscope.findings import Finding, Severity
-from vmemscope.model import Report
+from vmemscope.report.documents.pgmap import Report
+from vmemscope.rules.findings import Finding, Severity
 from vmemscope.sim.image import Image
 
 from .conftest import KERNELS

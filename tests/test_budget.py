@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vmemscope.compound import judge
-from vmemscope.memory import PhysicalMemory
-from vmemscope.model import Report
-from vmemscope.pgmap import audit
+from vmemscope.audits.pagemaps import audit
+from vmemscope.report.documents.pgmap import Report
 from vmemscope.target import open_core
 from vmemscope.types import attach_types
+from vmemscope.vmemmap.compound import judge
+from vmemscope.vmemmap.memory import PhysicalMemory
 
 from .kernels import image, write
 
@@ -72,7 +72,7 @@ def test_sound_compounds_are_not_judged_one_by_one(
         judged.append(int(runs.length.sum()))
         return judge(runs, origin, size)
 
-    monkeypatch.setattr("vmemscope.pgmap.mapping.judge", counting)
+    monkeypatch.setattr("vmemscope.audits.pagemaps.mapping.judge", counting)
     report = look(core)
     size = report.pagemaps[0].compound_size or 0
     vpages = size // PAGE * 64 // PAGE
@@ -104,39 +104,39 @@ def test_short_cuts_change_nothing(
     quick = look(core)
     with monkeypatch.context() as patch:
         # Whatever the entries: each compound page is judged.
-        patch.setattr("vmemscope.pgmap.mapping.sound_compounds", lambda *_: None)
+        patch.setattr("vmemscope.audits.pagemaps.mapping.sound_compounds", lambda *_: None)
         slow = look(core)
     with monkeypatch.context() as patch:
         # Many windows, batches and reads.
-        patch.setattr("vmemscope.frame_table._WINDOW", 50)
-        patch.setattr("vmemscope.frame_table._WINDOW_ORDER", 9)
-        patch.setattr("vmemscope.frame_table._DENSE", 0)
-        patch.setattr("vmemscope.frame_table._SPARSE", 0)
-        patch.setattr("vmemscope.frame_table._NARROW", 0)
-        patch.setattr("vmemscope.vmemmap._TRANSLATED", 3)
-        patch.setattr("vmemscope.vmemmap._READ", 2)
-        patch.setattr("vmemscope.memory._GAP", 0)
+        patch.setattr("vmemscope.vmemmap.frame_table._WINDOW", 50)
+        patch.setattr("vmemscope.vmemmap.frame_table._WINDOW_ORDER", 9)
+        patch.setattr("vmemscope.vmemmap.frame_table._DENSE", 0)
+        patch.setattr("vmemscope.vmemmap.frame_table._SPARSE", 0)
+        patch.setattr("vmemscope.vmemmap.frame_table._NARROW", 0)
+        patch.setattr("vmemscope.vmemmap.vmemmap._TRANSLATED", 3)
+        patch.setattr("vmemscope.vmemmap.vmemmap._READ", 2)
+        patch.setattr("vmemscope.vmemmap.memory._GAP", 0)
         # Not so small that no batch has a whole compound page of 1 GiB.
-        patch.setattr("vmemscope.walk._BATCH", 9)
+        patch.setattr("vmemscope.vmemmap.tables._BATCH", 9)
         small = look(core)
     with monkeypatch.context() as patch:
         # Each frame is put in order and looked at.
-        patch.setattr("vmemscope.pgmap.backing.sound_frames", lambda *_: None)
+        patch.setattr("vmemscope.audits.pagemaps.backing.sound_frames", lambda *_: None)
         ordered = look(core)
     with monkeypatch.context() as patch:
         # Few compound pages at a time, whose frames are looked up anew, and read one by one.
-        patch.setattr("vmemscope.pgmap.contents.compounds._COMPOUNDS", 3)
-        patch.setattr("vmemscope.pgmap.contents.compounds._VPAGES", 5)
-        patch.setattr("vmemscope.pgmap.contents.base_pages._VPAGES", 5)
-        patch.setattr("vmemscope.pgmap.contents.reading.FRAMES", 2)
+        patch.setattr("vmemscope.audits.pagemaps.contents.compounds._COMPOUNDS", 3)
+        patch.setattr("vmemscope.audits.pagemaps.contents.compounds._VPAGES", 5)
+        patch.setattr("vmemscope.audits.pagemaps.contents.base_pages._VPAGES", 5)
+        patch.setattr("vmemscope.audits.pagemaps.contents.reading.FRAMES", 2)
         patch.setattr(
-            "vmemscope.frame_table.FrameTable.compounds_at",
+            "vmemscope.vmemmap.frame_table.FrameTable.compounds_at",
             lambda self, vpage: (np.empty(0, np.int64), np.empty((0, 2), np.uint64)),
         )
         few = look(core)
     with monkeypatch.context() as patch:
         # Each struct page is looked into.
-        patch.setattr("vmemscope.pgmap.contents.reading.alike", none_alike)
+        patch.setattr("vmemscope.audits.pagemaps.contents.reading.alike", none_alike)
         in_full = look(core)
     assert quick == slow
     assert quick == small
@@ -167,9 +167,9 @@ page = {page}
 to = "own-head"
 """
     core = write(image(scenario, "6.12"), tmp_path)
-    monkeypatch.setattr("vmemscope.walk._BATCH", 9)
+    monkeypatch.setattr("vmemscope.vmemmap.tables._BATCH", 9)
     cut = look(core)
-    monkeypatch.setattr("vmemscope.walk._BATCH", 512)
+    monkeypatch.setattr("vmemscope.vmemmap.tables._BATCH", 512)
     whole = look(core)
     assert cut == whole
     start = whole.pagemaps[0].vmemmap.start

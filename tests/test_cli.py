@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 from vmemscope.cli.progress import shown_progress
 from vmemscope.sim import build, load_scenario
 from vmemscope.target import live
@@ -218,7 +218,7 @@ class TestHelp:
 
     def test_imports_neither_numpy_nor_drgn(self) -> None:
         code = (
-            "import sys\nfrom vmemscope.cli import main\n"
+            "import sys\nfrom vmemscope.cli.main import main\n"
             "try: main(['pgmap', '--help'])\n"
             "except SystemExit: pass\n"
             "print([m for m in ('numpy', 'drgn', 'tabulate', 'kdumpling') if m in sys.modules])"

@@ -13,10 +13,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 from vmemscope.report import DIFF_SCHEMA, schema_text
+from vmemscope.report.snapshot import MAX_DOCUMENT
 from vmemscope.sim import build, load_scenario
-from vmemscope.snapshot import MAX_DOCUMENT
 
 from .test_cli import FIXTURES, assert_one_line, run
 
@@ -135,7 +135,7 @@ def test_wrong_usage(files: Path) -> None:
 
 def test_documents_need_neither_numpy_nor_drgn(files: Path) -> None:
     code = (
-        "import sys\nfrom vmemscope.cli import main\n"
+        "import sys\nfrom vmemscope.cli.main import main\n"
         f"main(['diff', {str(files / 'sound.json')!r}, {str(files / 'faulty.json')!r}])\n"
         "print([m for m in ('numpy', 'drgn') if m in sys.modules])"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 from vmemscope.rules import CATALOGUE
 
 from .test_cli import FIXTURES, assert_one_line, run
@@ -49,7 +49,7 @@ class TestRules:
 
     def test_needs_neither_target_nor_numpy_nor_drgn(self) -> None:
         code = (
-            "import sys\nfrom vmemscope.cli import main\nmain(['rules'])\n"
+            "import sys\nfrom vmemscope.cli.main import main\nmain(['rules'])\n"
             "main(['rules', 'hole', '--format', 'json'])\n"
             "print([m for m in ('numpy', 'drgn', 'tabulate', 'kdumpling') if m in sys.modules])"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vmemscope import target
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 from vmemscope.target import Target
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import vmemscope.target
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 from vmemscope.cli.watch import watch
 from vmemscope.errors import TargetError
-from vmemscope.model import Report
+from vmemscope.report.documents.pgmap import Report
 from vmemscope.sim import build, load_scenario
 from vmemscope.target import Target, open_core
 

@@ -14,13 +14,13 @@ from drgn import FaultError
 from tests import kernels
 from tests.report.builders import finding, pagemap_report, report
 from vmemscope import confirm
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 from vmemscope.confirm import Look, confirmed_audit, is_certain, merged
 from vmemscope.errors import TargetError
-from vmemscope.findings import Severity
 from vmemscope.kernel.dev_pagemap import Pagemap
-from vmemscope.model import PagemapReport, Report
 from vmemscope.report.document import schema_text, to_document
+from vmemscope.report.documents.pgmap import PagemapReport, Report
+from vmemscope.rules.findings import Severity
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.pagetable import PTE_SHIFT

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vmemscope.audits.pagemaps import Contents, audit
 from vmemscope.confirm import look
-from vmemscope.findings import Outcome
-from vmemscope.memory import PhysicalMemory
-from vmemscope.model import Report
-from vmemscope.pgmap import Contents, audit
+from vmemscope.report.documents.pgmap import Report
+from vmemscope.rules.findings import Outcome
 from vmemscope.target import open_core
 from vmemscope.types import attach_types
+from vmemscope.vmemmap.memory import PhysicalMemory
 
 from .kernels import STRUCT_PAGE, View, image, write
 
@@ -176,7 +176,7 @@ def test_a_glance_tells_as_much_as_each_struct_page(
     quick = replace(looked(core, "all"), timings={})
     with monkeypatch.context() as patch:
         patch.setattr(
-            "vmemscope.pgmap.contents.reading.alike",
+            "vmemscope.audits.pagemaps.contents.reading.alike",
             lambda words, *_: np.zeros(len(words), dtype=np.bool_),
         )
         in_full = replace(looked(core, "all"), timings={})

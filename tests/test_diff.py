@@ -12,12 +12,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from vmemscope.diff import Diff, compare
-from vmemscope.findings import Finding, Outcome, RuleOutcome, Severity
-from vmemscope.model import PagemapReport, Report
 from vmemscope.report import DIFF_SCHEMA, change_lines, diff_document, render_diff, schema_text
+from vmemscope.report.diff import Diff, compare
+from vmemscope.report.documents.pgmap import PagemapReport, Report
+from vmemscope.report.snapshot import snapshot_of
+from vmemscope.rules.findings import Finding, Outcome, RuleOutcome, Severity
 from vmemscope.sim.faults import Planted
-from vmemscope.snapshot import snapshot_of
 
 from .report.builders import PAGE, finding, hostile, of_every_kind, pagemap_report, report
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from vmemscope import hugetlb, memmap
-from vmemscope.model import Report
+from vmemscope.audits import hugetlb, memmap
+from vmemscope.report.documents.pgmap import Report
 from vmemscope.rules import CATALOGUE
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import Planted

@@ -7,8 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from vmemscope.findings import Collector, Finding, Outcome, Rule, RuleOutcome, Severity, left_of
 from vmemscope.rules import CATALOGUE
+from vmemscope.rules.findings import (
+    Collector,
+    Finding,
+    Outcome,
+    Rule,
+    RuleOutcome,
+    Severity,
+    left_of,
+)
 
 HOLE, LOW = CATALOGUE["hole"], CATALOGUE["refcount-low"]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
-from vmemscope.compound import judge, sound_compounds, whole_compounds
-from vmemscope.frame_table import FrameTable, _Part
-from vmemscope.frames import Runs, join_frames, sharing
-from vmemscope.layout import Piece, Populated
-from vmemscope.walk import Kind
+from vmemscope.vmemmap.compound import judge, sound_compounds, whole_compounds
+from vmemscope.vmemmap.frame_table import FrameTable, _Part
+from vmemscope.vmemmap.frames import Runs, join_frames, sharing
+from vmemscope.vmemmap.layout import Piece, Populated
+from vmemscope.vmemmap.tables import Kind
 
 TABLE = ARCHITECTURE.page_table({"SYMBOL(swapper_pg_dir)": "ffffffff82000000"})
 
@@ -228,7 +228,7 @@ class TestSoundCompounds:
 
 
 def test_table_adds_up_what_it_has_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmemscope.frame_table._GATHERED", 10)
+    monkeypatch.setattr("vmemscope.vmemmap.frame_table._GATHERED", 10)
     small, whole = FrameTable(), FrameTable()
     rng = np.random.default_rng(2)
     for _ in range(40):

@@ -17,13 +17,13 @@ import jsonschema
 import numpy as np
 import pytest
 
-from vmemscope.cli import main
-from vmemscope.findings import NOT_EVALUATED, Outcome, Scope
-from vmemscope.hugetlb import confirmed, look
-from vmemscope.hugetlb.model import HugetlbReport
+from vmemscope.audits.hugetlb import confirmed, look
+from vmemscope.cli.main import main
 from vmemscope.report.document import schema_text
+from vmemscope.report.documents.hugetlb import HugetlbReport
 from vmemscope.report.hugetlb import HUGETLB_SCHEMA, hugetlb_document, render_hugetlb
 from vmemscope.rules import rules_of
+from vmemscope.rules.findings import NOT_EVALUATED, Outcome, Scope
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import HUGETLB_PLANTERS, Planted
 from vmemscope.sim.scenario import HUGETLB_FAULTS, parse_scenario

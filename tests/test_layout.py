@@ -9,7 +9,7 @@ import pytest
 from vmemscope.arch.x86_64 import ARCHITECTURE
 from vmemscope.kernel.dev_pagemap import Altmap, Pagemap
 from vmemscope.kernel.mem_section import Sections
-from vmemscope.layout import (
+from vmemscope.vmemmap.layout import (
     Geometry,
     Populated,
     dedup_of,

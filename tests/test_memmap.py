@@ -19,18 +19,17 @@ import jsonschema
 import numpy as np
 import pytest
 
-from vmemscope import memmap
 from vmemscope.arch.x86_64 import ARCHITECTURE
-from vmemscope.cli import main
-from vmemscope.findings import Outcome
+from vmemscope.audits import memmap
+from vmemscope.audits.memmap import confirmed, look
+from vmemscope.audits.memmap.counters import counted_pages
+from vmemscope.cli.main import main
 from vmemscope.kernel.dev_pagemap import read_pagemaps
 from vmemscope.kernel.mem_section import Sections, read_sections
-from vmemscope.layout import Geometry
-from vmemscope.memmap import confirmed, look
-from vmemscope.memmap.counters import counted_pages
-from vmemscope.memmap.model import Area, MemmapReport
 from vmemscope.report import schema_text
+from vmemscope.report.documents.memmap import Area, MemmapReport
 from vmemscope.report.memmap import MEMMAP_SCHEMA, memmap_document, render_memmap
+from vmemscope.rules.findings import Outcome
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import Kernel
@@ -38,6 +37,7 @@ from vmemscope.sim.pagetable import KERNEL, KERNEL_LARGE, NX, PMD_SHIFT, PTE_SHI
 from vmemscope.sim.scenario import parse_scenario
 from vmemscope.target import open_core
 from vmemscope.types import attach_types
+from vmemscope.vmemmap.layout import Geometry
 
 from . import kernels
 from .conftest import KERNELS

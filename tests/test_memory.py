@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from drgn import Architecture, FaultError, Platform, Program
 
-from vmemscope.memory import PhysicalMemory
+from vmemscope.vmemmap.memory import PhysicalMemory
 
 PAGE = 4096
 #: frames that may be read, and those that there are
@@ -49,7 +49,7 @@ def one_by_one(prog: Program, pfns: list[int]) -> list[bytes | None]:
 def test_batches_against_single_frames(
     prog: Program, seed: int, frames_a_read: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmemscope.memory._SPAN", frames_a_read * PAGE)
+    monkeypatch.setattr("vmemscope.vmemmap.memory._SPAN", frames_a_read * PAGE)
     chance = random.Random(seed)
     inside = [pfn for start, end in RANGES for pfn in range(start // PAGE, (end + 1) // PAGE)]
     # Neighbours, with gaps of any length and without, some of them twice.

@@ -26,11 +26,11 @@ from drgn.helpers.linux.mm import (
 )
 from drgn.helpers.linux.mmzone import decode_section_flags, pfn_to_section
 
-from vmemscope.cli import main
+from vmemscope.audits.page import look
+from vmemscope.cli.main import main
 from vmemscope.errors import UsageError
-from vmemscope.page import look
-from vmemscope.page.model import PageReport
 from vmemscope.report import schema_text
+from vmemscope.report.documents.page import PageReport
 from vmemscope.report.page import PAGE_SCHEMA, page_document, render_page
 from vmemscope.sim.image import Image
 from vmemscope.sim.pagetable import PTE_SHIFT

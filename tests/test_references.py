@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from drgn import Program
 
-from vmemscope.findings import Outcome, RuleOutcome
+from vmemscope.audits.pagemaps import audit
 from vmemscope.kernel import percpu_ref, task
 from vmemscope.kernel.percpu_ref import read_references
 from vmemscope.kernel.task import read_address_spaces
-from vmemscope.model import Report
-from vmemscope.pgmap import audit
+from vmemscope.report.documents.pgmap import Report
+from vmemscope.rules.findings import Outcome, RuleOutcome
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.tasks import PROCESSES

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from vmemscope.confirm import Look, merged
-from vmemscope.findings import NOT_EVALUATED, Outcome, RuleOutcome, Scope
-from vmemscope.model import PagemapReport, Report
+from vmemscope.report.documents.pgmap import PagemapReport, Report
 from vmemscope.rules import CATALOGUE, rules_of
+from vmemscope.rules.findings import NOT_EVALUATED, Outcome, RuleOutcome, Scope
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.faults import Planted
 
@@ -59,7 +59,7 @@ def test_catalogue_needs_nothing_heavy() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
-    assert "vmemscope.findings" in loaded
+    assert "vmemscope.rules.findings" in loaded
     assert not {"numpy", "drgn"} & set(loaded)
 
 

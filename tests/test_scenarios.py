@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from vmemscope.findings import Severity
-from vmemscope.model import Report
+from vmemscope.report.documents.pgmap import Report
+from vmemscope.rules.findings import Severity
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.faults import Planted
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from vmemscope.errors import TargetError
-from vmemscope.model import Report
 from vmemscope.report import render_json, to_document
+from vmemscope.report.documents.pgmap import Report
+from vmemscope.report.snapshot import read_snapshot, snapshot_of
 from vmemscope.sim.image import Image
-from vmemscope.snapshot import read_snapshot, snapshot_of
 
 from .report.builders import (
     ALTMAP,

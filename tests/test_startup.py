@@ -15,7 +15,7 @@ from .kernels import image, write
 
 _CODE = """
 import sys
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 try:
     status = main(sys.argv[1:])
 except SystemExit as e:
@@ -25,7 +25,7 @@ print(status, *sys.modules, file=sys.stderr)
 #: what no format but the table takes, and what nothing does
 _HEAVY = {
     "numpy.ma", "tabulate", "tqdm", "asyncio", "multiprocessing", "kdumpling",
-    "vmemscope.sim", "vmemscope.hugetlb", "vmemscope.target.qemu", "vmemscope.target.live",
+    "vmemscope.sim", "vmemscope.audits.hugetlb", "vmemscope.target.qemu", "vmemscope.target.live",
 }  # fmt: skip
 _FORMATS = {
     "json": "vmemscope.report.document",
@@ -114,9 +114,9 @@ def test_names_of_the_package_are_what_they_are_whatever_is_imported_first(
     code = (
         "import vmemscope\n"
         + "".join(first[what] for what in order)
-        + "import vmemscope.confirm, vmemscope.model, vmemscope.target\n"
+        + "import vmemscope.confirm, vmemscope.report.documents.pgmap, vmemscope.target\n"
         "assert vmemscope.audit is audit is vmemscope.confirm.look\n"
-        "assert vmemscope.Report is Report is vmemscope.model.Report\n"
+        "assert vmemscope.Report is Report is vmemscope.report.documents.pgmap.Report\n"
         "assert vmemscope.open_core is open_core is vmemscope.target.open_core\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

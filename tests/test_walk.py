@@ -8,7 +8,7 @@ import pytest
 from drgn import Architecture, Platform
 
 from vmemscope.arch import Level, PageTable, architecture_of
-from vmemscope.walk import Kind, translate, walk, walk_batches
+from vmemscope.vmemmap.tables import Kind, translate, walk, walk_batches
 
 PRESENT, WRITABLE, LARGE = 1, 2, 1 << 7
 LEVELS = {
@@ -158,7 +158,7 @@ def test_agrees_with_a_scalar_walk(tables: Tables) -> None:
 
 
 def test_runs_of_equal_entries(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmemscope.walk._BATCH", 3)
+    monkeypatch.setattr("vmemscope.vmemmap.tables._BATCH", 3)
     base = base_of(tables)
     # The same frame at the end of a table and the start of the next, which is no neighbour.
     for page in (*range(100, 512), *range(1024, 1600), *range(4096, 4100), *range(5000, 5120)):
@@ -228,7 +228,7 @@ def test_tables_that_point_at_themselves_end(tables: Tables) -> None:
 def test_batches_cover_a_range_with_more_tables_than_one_holds(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmemscope.walk._BATCH", 2)
+    monkeypatch.setattr("vmemscope.vmemmap.tables._BATCH", 2)
     base = base_of(tables)
     for table in (0, 1, 2, 5, 6):
         tables.map(base + (table << 21) + 0x7000, 0x100 + table)

@@ -27,7 +27,7 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from .confirm import look as audit
     from .errors import VmemscopeError
-    from .model import PagemapReport, Report
+    from .report.documents.pgmap import PagemapReport, Report
     from .target import Target, open_core, open_kernel, open_qemu
 
 # None may be the name of a module here: Python sets that when it is imported.
@@ -45,8 +45,8 @@ __all__ = (
 __getattr__ = lazy(
     __name__,
     {
-        "PagemapReport": "model",
-        "Report": "model",
+        "PagemapReport": "report.documents.pgmap",
+        "Report": "report.documents.pgmap",
         "Target": "target",
         "VmemscopeError": "errors",
         "audit": "confirm:look",

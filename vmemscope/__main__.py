@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``python -m vmemscope``"""
 
-from .cli import entrypoint
+from .cli.main import entrypoint
 
 entrypoint()

@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .arch import architecture_of
+from .audits.pagemaps import Contents, audit
+from .audits.pagemaps.needs import NEEDS
 from .errors import TargetError
-from .findings import Finding, Outcome, RuleOutcome, Severity, left_of
 from .kernel.dev_pagemap import read_pagemaps
 from .kernel.resource import read_resources
-from .memory import PhysicalMemory
-from .model import FrameCounts, PagemapReport, Report
-from .needs import NEEDS
-from .pgmap import Contents, audit
+from .report.documents.pgmap import FrameCounts, PagemapReport, Report
+from .rules.findings import Finding, Outcome, RuleOutcome, Severity, left_of
 from .timing import phase
 from .types import attach_types, check_needs, sensible_types
-from .walk import Kind, translate
+from .vmemmap.memory import PhysicalMemory
+from .vmemmap.tables import Kind, translate
 
 if TYPE_CHECKING:
     import os
 
-    from .pgmap import Progress
+    from .audits.pagemaps import Progress
     from .target import Target
 
 __all__ = ("Look", "confirmed_audit", "is_certain", "look", "merged")

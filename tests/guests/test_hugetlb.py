@@ -25,7 +25,7 @@ from drgn import Program
 
 from tests import oracle, oracle_hugetlb
 from tests.patched import damaged
-from vmemscope.hugetlb import look
+from vmemscope.audits.hugetlb import look
 from vmemscope.target import open_core
 
 from .devices import GIB, MIB, Nvdimm

@@ -24,7 +24,7 @@ from drgn.helpers.linux.pid import for_each_task
 
 from tests import oracle
 from tests.patched import FAULTS, Patch, damaged, patched
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 from vmemscope.kernel.percpu_ref import read_references
 from vmemscope.kernel.task import read_address_spaces
 from vmemscope.target import open_core

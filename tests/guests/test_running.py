@@ -276,7 +276,7 @@ done &
 #: Looks again and again, in one process: Python takes long to start in a guest.
 WATCH = """
 import contextlib, io, json, sys, time
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 end, looks = time.monotonic() + float(sys.argv[1]), 0
 while time.monotonic() < end or looks < 2:
     looks += 1

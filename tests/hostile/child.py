@@ -183,7 +183,7 @@ def _run(arguments: tuple[str, ...]) -> Answer:
 
 
 def _main(arguments: tuple[str, ...]) -> tuple[int, str, str]:
-    from vmemscope.cli import main
+    from vmemscope.cli.main import main
 
     old = sys.stdout, sys.stderr
     out, err = io.StringIO(), io.StringIO()

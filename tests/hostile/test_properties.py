@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.test_frames import runs_from
 from tests.test_walk import BASE, PRESENT, WRITABLE, Tables, by_page
-from vmemscope.frame_table import FrameTable
-from vmemscope.frames import sharing
-from vmemscope.walk import Kind, translate
+from vmemscope.vmemmap.frame_table import FrameTable
+from vmemscope.vmemmap.frames import sharing
+from vmemscope.vmemmap.tables import Kind, translate
 
 SAME = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

@@ -8,10 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
-from vmemscope.findings import Finding, Outcome, RuleOutcome, Severity
 from vmemscope.kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
-from vmemscope.layout import Geometry, Piece, Populated
-from vmemscope.model import (
+from vmemscope.report.documents.pgmap import (
     FrameCounts,
     FrameSpan,
     PagemapReport,
@@ -20,6 +18,8 @@ from vmemscope.model import (
     TargetInfo,
     VmemmapCounts,
 )
+from vmemscope.rules.findings import Finding, Outcome, RuleOutcome, Severity
+from vmemscope.vmemmap.layout import Geometry, Piece, Populated
 
 PAGE = 4096
 VMEMMAP = 0xFFFFEA0000000000

@@ -10,7 +10,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from vmemscope.findings import Scope
 from vmemscope.report import (
     RULES_SCHEMA,
     render_rule,
@@ -19,6 +18,7 @@ from vmemscope.report import (
     schema_text,
 )
 from vmemscope.rules import CATALOGUE
+from vmemscope.rules.findings import Scope
 
 DOCS = Path(__file__).parents[2] / "docs" / "rules.md"
 SCHEMA = json.loads(schema_text(RULES_SCHEMA))

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from vmemscope.findings import Severity
 from vmemscope.kernel.dev_pagemap import PhysicalRange
-from vmemscope.layout import Piece, Populated
-from vmemscope.model import PagemapReport
 from vmemscope.report import render_one
+from vmemscope.report.documents.pgmap import PagemapReport
+from vmemscope.rules.findings import Severity
+from vmemscope.vmemmap.layout import Piece, Populated
 
 from .builders import ALTMAP, TARGET, finding, hostile, of_every_kind, pagemap_report, report
 

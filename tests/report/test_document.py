@@ -17,9 +17,9 @@ import pytest
 
 from vmemscope import __version__
 from vmemscope import report as reports
-from vmemscope.findings import Outcome, RuleOutcome, Severity
 from vmemscope.kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
-from vmemscope.model import FrameCounts, Summary
+from vmemscope.report.documents.pgmap import FrameCounts, Summary
+from vmemscope.rules.findings import Outcome, RuleOutcome, Severity
 
 from .builders import (
     ALTMAP,

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from vmemscope.layout import Piece, Populated
-from vmemscope.model import FrameSpan, PagemapReport
+from vmemscope.report.documents.pgmap import FrameSpan, PagemapReport
 from vmemscope.report.drawing import caption, draw
+from vmemscope.vmemmap.layout import Piece, Populated
 
 from .builders import ALTMAP, GEOMETRY, PAGE, Span, pagemap_report
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vmemscope.findings import Outcome, RuleOutcome, Severity
 from vmemscope.report import render_ktap
+from vmemscope.rules.findings import Outcome, RuleOutcome, Severity
 
 from .builders import OUTCOMES, finding, hostile, of_every_kind, pagemap_report, report
 

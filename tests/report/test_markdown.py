@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from vmemscope.findings import Severity
 from vmemscope.report import render_markdown
 from vmemscope.report.markdown import _code, _prose
 from vmemscope.rules import CATALOGUE
+from vmemscope.rules.findings import Severity
 
 from .builders import OUTCOMES, finding, hostile, of_every_kind, pagemap_report, report
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from vmemscope.findings import Severity
 from vmemscope.report import render_all
+from vmemscope.rules.findings import Severity
 
 from .builders import (
     TARGET,

@@ -12,7 +12,7 @@ from drgn import BadDataError, Object, OutOfBoundsError
 from test_types_finders import make_program
 
 from vmemscope import confirm
-from vmemscope.cli import main
+from vmemscope.cli.main import main
 from vmemscope.errors import ExitStatus, TypesError, UsageError
 from vmemscope.kernel import page
 from vmemscope.types import sensible_types

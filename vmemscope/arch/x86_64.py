@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..vmcoreinfo import number, symbol
+from ..target.vmcoreinfo import number, symbol
 from . import Architecture, EntryFlag, Level, PageTable
 
 # Low 52 bits without the offset in a page: __PHYSICAL_MASK & PAGE_MASK at

@@ -12,7 +12,7 @@ from .options import add_output_options, add_types_options
 from .pgmap import look_at
 
 if TYPE_CHECKING:
-    from ..snapshot import Snapshot
+    from ..report.snapshot import Snapshot
 
 NAME = "diff"
 HELP = "compare two reports or vmcores"
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     check_type_options(args)
     snapshots = [_snapshot(path, args) for path in (args.before, args.after)]
 
-    from ..diff import compare
     from ..report.comparison import diff_document, render_diff
+    from ..report.diff import compare
     from ..report.document import json_text
 
     diff = compare(*snapshots)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _snapshot(path: str, args: argparse.Namespace) -> Snapshot:
-    from ..snapshot import MAX_DOCUMENT, read_snapshot, snapshot_of
+    from ..report.snapshot import MAX_DOCUMENT, read_snapshot, snapshot_of
 
     try:
         with open(path, "rb") as file:

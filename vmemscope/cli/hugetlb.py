@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     check_type_options(args)
     with looking(args) as (target, how):
-        from ..hugetlb import look
+        from ..audits.hugetlb import look
 
         with vmemmap_progress(args) as progress:
             report = look(target, **how, folios=args.folios, progress=progress)

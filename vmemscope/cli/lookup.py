@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Protocol
 
-    from ..findings import Finding
-    from ..pgmap import Progress
+    from ..audits.pagemaps import Progress
+    from ..rules.findings import Finding
     from ..target import Target
 
     class Looked(Protocol):
@@ -133,7 +133,7 @@ def status(errors: bool, partial: bool) -> ExitStatus:
 
 def status_of(report: Looked) -> ExitStatus:
     """Tell the exit status for what a look found."""
-    from ..findings import Severity
+    from ..rules.findings import Severity
 
     errors = any(one.severity is Severity.ERROR for one in report.findings)
     return status(errors, report.partial)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     check_type_options(args)
     with looking(args) as (target, how):
-        from ..memmap import look
+        from ..audits.memmap import look
 
         with vmemmap_progress(args) as progress:
             report = look(target, **how, progress=progress)

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             "give a number, hexadecimal ones with 0x",
         )
     with looking(args) as (target, how):
-        from ..page import look
+        from ..audits.page import look
 
         report = look(target, number, args.meaning, **how)
     from ..report.page import render_page, render_page_json

@@ -20,7 +20,7 @@ from .lookup import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..model import PagemapReport, Report
+    from ..report.documents.pgmap import PagemapReport, Report
     from ..target import Target
     from .lookup import How
 
@@ -116,8 +116,8 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
         raise UsageError("--watch shows the table: --format and -o are not used with it")
     first: Report | None = None
     with looking(args) as (target, how):
+        from ..audits.pagemaps import Contents
         from ..confirm import confirmed_audit
-        from ..pgmap import Contents
         from .watch import watch
 
         def look() -> Report:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from ..model import Report
+    from ..report.documents.pgmap import Report
 
 __all__ = ("watch",)
 
@@ -40,9 +40,9 @@ def watch(
     :return: the last report, once the user interrupts
     :raises KeyboardInterrupt: if the user interrupts before there is a report
     """
-    from ..diff import compare
     from ..report import change_lines
-    from ..snapshot import snapshot_of
+    from ..report.diff import compare
+    from ..report.snapshot import snapshot_of
 
     out = sys.stdout if out is None else out
     report = look()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError, Object, TypeKind, offsetof, sizeof
 
-from ..memory import READ_ERRORS
+from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 from .percpu_ref import PERCPU_REF_DEAD
 from .xarray import Entry, entries

@@ -21,8 +21,8 @@ import numpy as np
 from drgn import offsetof, sizeof
 
 from ..columns import join
-from ..memory import READ_ERRORS
-from ..vmcoreinfo import number
+from ..target.vmcoreinfo import number
+from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:

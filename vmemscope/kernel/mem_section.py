@@ -16,8 +16,8 @@ import numpy as np
 from drgn import FaultError, offsetof, sizeof
 
 from ..errors import TargetError, UnsupportedError
-from ..memory import READ_ERRORS
-from ..vmcoreinfo import number
+from ..target.vmcoreinfo import number
+from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import Object, TypeKind, sizeof
 
-from ..memory import READ_ERRORS
+from ..vmemmap.memory import READ_ERRORS
 
 if TYPE_CHECKING:
     from drgn import Program

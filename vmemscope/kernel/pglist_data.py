@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError, Object, offsetof, sizeof
 
-from ..memory import READ_ERRORS
+from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from drgn import offsetof, sizeof
 
-from ..memory import READ_ERRORS
+from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:

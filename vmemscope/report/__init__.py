@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-From a :class:`~vmemscope.model.Report`, a comparison or the catalogue to text.
+From a :class:`~vmemscope.report.documents.pgmap.Report`, a comparison or the catalogue to text.
 
 * ``table``: all pagemaps in a table, totals, findings
 * ``detail``: one pagemap with its first compound page drawn (``drawing``)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from ..findings import Scope
+from ..rules.findings import Scope
 from .document import head_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..findings import Rule
+    from ..rules.findings import Rule
 
 __all__ = ("RULES_SCHEMA", "render_rule", "render_rules", "rules_document")
 

@@ -10,8 +10,8 @@ from .document import finding_object, head_object
 from .words import count, finding_line, safe
 
 if TYPE_CHECKING:
-    from ..diff import Change, Diff, FindingsDiff, PagemapDiff
-    from ..snapshot import PagemapState, Snapshot
+    from .diff import Change, Diff, FindingsDiff, PagemapDiff
+    from .snapshot import PagemapState, Snapshot
 
 __all__ = ("DIFF_SCHEMA", "change_lines", "diff_document", "render_diff")
 

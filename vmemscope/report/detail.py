@@ -7,10 +7,10 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..findings import Outcome
-from ..layout import Populated
 from ..rules import CATALOGUE
+from ..rules.findings import Outcome
 from ..text import binary_size
+from ..vmemmap.layout import Populated
 from .drawing import caption, draw
 from .words import (
     count,
@@ -28,8 +28,8 @@ from .words import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..layout import Geometry, Piece
-    from ..model import PagemapReport, Report
+    from ..vmemmap.layout import Geometry, Piece
+    from .documents.pgmap import PagemapReport, Report
 
 __all__ = ("render_one",)
 

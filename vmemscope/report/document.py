@@ -12,16 +12,16 @@ import json
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .. import __version__
-from ..findings import Outcome
+from ..rules.findings import Outcome
 from ..text import hexadecimal
 from .words import safe, tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..findings import Finding, RuleOutcome
     from ..kernel.dev_pagemap import Altmap
-    from ..model import PagemapReport, Report, TargetInfo, VmemmapCounts
+    from ..rules.findings import Finding, RuleOutcome
+    from .documents.pgmap import PagemapReport, Report, TargetInfo, VmemmapCounts
 
 __all__ = (
     "SCHEMA",

@@ -23,8 +23,8 @@ from .words import count, safe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..layout import Geometry
-    from ..model import FrameSpan, PagemapReport
+    from ..vmemmap.layout import Geometry
+    from .documents.pgmap import FrameSpan, PagemapReport
 
 __all__ = ("caption", "draw")
 

@@ -25,7 +25,7 @@ from .words import count, ending, header, safe
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..hugetlb.model import FolioReport, HstateReport, HugetlbReport, NodeCounts, TailFrame
+    from .documents.hugetlb import FolioReport, HstateReport, HugetlbReport, NodeCounts, TailFrame
 
 __all__ = ("HUGETLB_SCHEMA", "hugetlb_document", "render_hugetlb", "render_hugetlb_json")
 

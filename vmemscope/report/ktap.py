@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..findings import Outcome, RuleOutcome, Severity
+from ..rules.findings import Outcome, RuleOutcome, Severity
 from .words import finding_line, header, label, not_read, safe, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..findings import Finding
-    from ..model import PagemapReport, Report
+    from ..rules.findings import Finding
+    from .documents.pgmap import PagemapReport, Report
 
 __all__ = ("render_ktap",)
 

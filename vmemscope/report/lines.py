@@ -16,7 +16,7 @@ from .document import finding_object
 from .words import safe
 
 if TYPE_CHECKING:
-    from ..model import PagemapReport, Report
+    from .documents.pgmap import PagemapReport, Report
 
 __all__ = ("FINDING_SCHEMA", "render_ndjson")
 

@@ -14,8 +14,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..findings import Severity
 from ..rules import CATALOGUE
+from ..rules.findings import Severity
 from ..text import binary_size
 from .table import COLUMNS, RIGHT, cell, totals
 from .words import (
@@ -33,8 +33,8 @@ from .words import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..findings import Finding
-    from ..model import PagemapReport, Report
+    from ..rules.findings import Finding
+    from .documents.pgmap import PagemapReport, Report
 
 __all__ = ("render_markdown",)
 

@@ -26,7 +26,7 @@ from .words import count, ending, header, safe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ..memmap.model import Area, Counter, MemmapReport, Totals
+    from .documents.memmap import Area, Counter, MemmapReport, Totals
 
 __all__ = ("MEMMAP_SCHEMA", "memmap_document", "render_memmap", "render_memmap_json")
 

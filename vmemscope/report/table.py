@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING
 
 from ..text import binary_size
 from .grid import grid
-from .words import (
-    count,
-    finding_line,
-    header,
-    label,
-    not_read,
-    outcome_counts,
-    safe,
-    verdict_of,
-)
+from .words import count, finding_line, header, label, not_read, outcome_counts, safe, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..model import PagemapReport, Report
+    from .documents.pgmap import PagemapReport, Report
 
 __all__ = ("COLUMNS", "RIGHT", "cell", "render_all", "totals")
 

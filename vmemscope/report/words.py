@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..findings import Outcome, Severity
+from ..rules.findings import Outcome, Severity
 from ..text import binary_size, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Protocol
 
-    from ..findings import Finding, RuleOutcome
-    from ..model import PagemapReport, Report, TargetInfo
+    from ..rules.findings import Finding, RuleOutcome
+    from .documents.pgmap import PagemapReport, Report, TargetInfo
 
     class Looked(Protocol):
         """A report on something as a whole."""

@@ -13,8 +13,8 @@ marked for), ``contents`` (the ``struct page``s themselves) and ``hugetlb``.
 
 from __future__ import annotations
 
-from ..findings import Rule, Scope
 from .catalogue import RULES
+from .findings import Rule, Scope
 
 __all__ = ("CATALOGUE", "rules_of")
 

@@ -13,10 +13,10 @@ from . import CATALOGUE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..findings import Collector
-    from ..frames import Frames, Runs
     from ..kernel.dev_pagemap import Altmap
-    from ..layout import Geometry
+    from ..vmemmap.frames import Frames, Runs
+    from ..vmemmap.layout import Geometry
+    from .findings import Collector
 
 __all__ = ("check_altmap", "check_memory", "check_refcounts", "check_shared", "tell_shared")
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..arch import PageTable
-    from ..findings import Collector
     from ..kernel.task import AddressSpace
+    from .findings import Collector
 
 __all__ = ("check_copies",)
 

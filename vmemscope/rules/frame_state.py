@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..findings import Collector, Rule
-    from ..frames import Frames
     from ..kernel.page_state import PageStates
-    from ..layout import Geometry
+    from ..vmemmap.frames import Frames
+    from ..vmemmap.layout import Geometry
+    from .findings import Collector, Rule
 
 __all__ = ("OffNode", "check_states", "is_odd")
 

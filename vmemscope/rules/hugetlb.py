@@ -16,7 +16,7 @@ import numpy as np
 
 from ..kernel.hugetlb_folio import Place
 from ..text import binary_size
-from ..walk import Kind
+from ..vmemmap.tables import Kind
 from . import CATALOGUE
 from .struct_pages import holds_mask
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..findings import Collector, Rule
-    from ..hugetlb.survey import Entries, FolioMaps, ReadOnly
+    from ..audits.hugetlb.survey import Entries, FolioMaps, ReadOnly
     from ..kernel import Damage
     from ..kernel.hstate import Hstate
     from ..kernel.hugetlb_folio import Folios
     from ..kernel.hugetlb_vmemmap import TailPage
     from ..kernel.page import PageLayout
-    from ..layout import Geometry
+    from ..vmemmap.layout import Geometry
+    from .findings import Collector, Rule
 
 __all__ = (
     "Facts",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..walk import Kind
+from ..vmemmap.tables import Kind
 from . import CATALOGUE
 from .hugetlb import evaluated, told
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..findings import Collector
-    from ..hugetlb.tails import TailPages
+    from ..audits.hugetlb.tails import TailPages
     from ..kernel.hugetlb_folio import FolioLayout
     from ..kernel.vmemmap_restore import Restore
+    from .findings import Collector
     from .hugetlb import Facts
 
 __all__ = ("check_restore", "check_tail_pages", "with_tail_pages")

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..columns import select
-from ..layout import Populated
 from ..text import binary_size
-from ..walk import Kind
+from ..vmemmap.layout import Populated
+from ..vmemmap.tables import Kind
 from . import CATALOGUE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..arch import PageTable
-    from ..compound import Judged
-    from ..findings import Collector, Rule
-    from ..frames import Runs
-    from ..layout import Geometry, Piece
-    from ..walk import Leaves
+    from ..vmemmap.compound import Judged
+    from ..vmemmap.frames import Runs
+    from ..vmemmap.layout import Geometry, Piece
+    from ..vmemmap.tables import Leaves
+    from .findings import Collector, Rule
 
 __all__ = ("check_compounds", "check_holes", "check_leaves", "pass_compounds", "skip_compounds")
 

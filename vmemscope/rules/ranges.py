@@ -11,10 +11,10 @@ from ..text import binary_size
 from . import CATALOGUE
 
 if TYPE_CHECKING:
-    from ..findings import Collector
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
     from ..kernel.mem_section import Sections
-    from ..layout import Geometry
+    from ..vmemmap.layout import Geometry
+    from .findings import Collector
 
 __all__ = (
     "check_entries",

@@ -10,10 +10,10 @@ from . import CATALOGUE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..findings import Collector
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
     from ..kernel.percpu_ref import References
-    from ..layout import Geometry
+    from ..vmemmap.layout import Geometry
+    from .findings import Collector
 
 __all__ = ("check_references", "idle_references")
 

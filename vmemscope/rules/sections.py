@@ -19,10 +19,10 @@ from . import CATALOGUE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..findings import Collector
     from ..kernel.mem_section import Sections
-    from ..layout import Geometry
     from ..spans import Spans
+    from ..vmemmap.layout import Geometry
+    from .findings import Collector
 
 __all__ = (
     "check_leaks",

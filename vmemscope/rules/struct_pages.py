@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..kernel.dev_pagemap import Pagemap
     from ..kernel.page import PageLayout
     from ..kernel.page_flags import FlagLayout
-    from ..layout import Geometry
+    from ..vmemmap.layout import Geometry
 
 __all__ = ("ONES", "Due", "Rows", "holds_mask", "idle_refcount", "refcounts", "resolve_heads")
 

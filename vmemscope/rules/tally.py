@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..findings import Collector
+    from .findings import Collector
     from .struct_pages import Due, Rows
 
 __all__ = ("FURTHER", "Masks", "Off", "Tally")

@@ -36,12 +36,7 @@ from .pagetable import (
     PageTables,
 )
 from .percpu import NR_CPUS, Percpu
-from .resource import (
-    IORESOURCE_BUSY,
-    IORESOURCE_MEM,
-    IORESOURCE_SYSTEM_RAM,
-    Resources,
-)
+from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, IORESOURCE_SYSTEM_RAM, Resources
 from .scenario import Pagemap, Scenario
 from .slab import Slab
 from .sparse import Sections

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import TargetError
-from ..vmcoreinfo import parse
+from .vmcoreinfo import parse
 
 if TYPE_CHECKING:
     from drgn import Platform, Program

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from ..arch import vmcoreinfo_marks
 from ..errors import TargetError
-from ..vmcoreinfo import parse
 from .base import Target, new_program, target_of
 from .elf import NOT_IN_DUMP, Load, hide_absent, read_loads
 from .kdump import FLATTENED, check_flattened, check_whole
+from .vmcoreinfo import parse
 
 if TYPE_CHECKING:
     from drgn import Program

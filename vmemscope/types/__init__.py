@@ -119,7 +119,7 @@ def _attach_btf(
 ) -> None:
     # Nothing is registered before everything is there: an error leaves the
     # program as it was.
-    from ..vmcoreinfo import parse
+    from ..target.vmcoreinfo import parse
     from .btf import Btf
     from .finders import FINDER_NAME, register_types
     from .modules import module_types

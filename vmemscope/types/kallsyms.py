@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TypesError
-from ..memory import READ_ERRORS
+from ..vmemmap.memory import READ_ERRORS
 from ._hints import GIVE_SYMBOLS, GIVE_VMLINUX
 from .symbols import MASK_64, ByAddress, SymbolEntry
 
@@ -62,7 +62,7 @@ class KallsymsImage:
     The tables are read on construction, a few megabytes in five reads.
 
     :param prog: program whose virtual memory can be read, of a known platform
-    :param vmcoreinfo: its VMCOREINFO, as :func:`vmemscope.vmcoreinfo.parse`
+    :param vmcoreinfo: its VMCOREINFO, as :func:`vmemscope.target.vmcoreinfo.parse`
         gives it
     :raises TypesError: if VMCOREINFO doesn't tell where the tables are (before
         Linux 6.0), if they can't be read, or if they are damaged

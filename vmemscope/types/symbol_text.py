@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ..errors import TargetError, TypesError
-from ..vmcoreinfo import symbol
+from ..target.vmcoreinfo import symbol
 from ._hints import GIVE_SYMBOLS
 from .symbols import MASK_64, ListedSymbols, SymbolEntry
 
@@ -98,7 +98,7 @@ class SystemMap(KallsymsText):
 
     :param text: the file
     :param vmcoreinfo: of the kernel that it is for, as
-        :func:`vmemscope.vmcoreinfo.parse` gives it
+        :func:`vmemscope.target.vmcoreinfo.parse` gives it
     :param path: what to call it in errors
     :raises TypesError: if it has no symbols, or belongs to another kernel
     """

@@ -8,7 +8,7 @@ reports keep: from the pagemap down to the ``struct page``, HugeTLB last.
 
 from __future__ import annotations
 
-from ...findings import Rule
+from ..findings import Rule
 from . import alignment, backing, contents, frame_state, hugetlb, mapping, pagemap, sections, target
 
 __all__ = ("RULES",)

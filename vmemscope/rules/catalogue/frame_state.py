@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ...findings import Rule, Severity
+from ..findings import Rule, Severity
 
 __all__ = ("RULES",)
 

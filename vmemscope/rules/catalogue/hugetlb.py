@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ...findings import Rule, Scope, Severity
+from ..findings import Rule, Scope, Severity
 
 __all__ = ("RULES",)
 

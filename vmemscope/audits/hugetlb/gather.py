@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All that a look at HugeTLB takes in, held against the rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...columns import join, select
+from ...kernel.hstate import has_hugetlb, read_hstates
+from ...kernel.hugetlb_folio import Place, decode_folios, no_folios, read_folio_layout, read_folios
+from ...kernel.hugetlb_vmemmap import Hvo, read_hvo, read_tail_pages
+from ...kernel.page_flags import read_flag_layout
+from ...kernel.pglist_data import DEVICE, read_zones
+from ...kernel.vmemmap_restore import read_restore
+from ...rules import CATALOGUE, rules_of
+from ...rules.findings import Collector, Scope
+from ...rules.hugetlb import (
+    Facts,
+    SharedPage,
+    check_counts,
+    check_elsewhere,
+    check_flags,
+    check_head_frames,
+    check_key,
+    check_lists,
+    check_mapping,
+    check_read_only,
+    check_shared_tails,
+    check_tail_frames,
+)
+from ...rules.hugetlb_tails import check_restore, check_tail_pages, with_tail_pages
+from ...target.vmcoreinfo import physmem_frames
+from ...vmemmap.struct_pages import read_struct_pages
+from ...vmemmap.tables import Kind
+from ..pagemaps import read_subjects
+from .survey import entries_of, survey
+from .tails import read_tail_pages_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from drgn import Program
+    from numpy.typing import NDArray
+
+    from ...kernel import Damage
+    from ...kernel.hstate import Hstate
+    from ...kernel.hugetlb_folio import Folios
+    from ...kernel.hugetlb_vmemmap import TailPage
+    from ...kernel.page_flags import FlagLayout
+    from ...kernel.pglist_data import Zone
+    from ...target import Target
+    from ..pagemaps import Progress
+    from .survey import ReadOnly, Survey
+
+__all__ = ("Gathered",)
+
+#: struct pages that are read at a time
+_BATCH = 1 << 14
+
+_UNREAD_LISTS = "not all lists of folios could be followed"
+
+
+class Gathered:
+    """What is gathered in one look, on the way to its report."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.prog: Program = target.prog
+        self.findings = Collector()
+        self.unread: Counter[str] = Counter()
+        self.present = has_hugetlb(self.prog)
+        self.hvo = Hvo(False, None, None, None, False, 0)
+        self.hstates: list[Hstate] = []
+        self.folios: Folios = no_folios()
+        self.tails: list[TailPage] = []
+        self.shared: list[SharedPage] = []
+        self.nid: NDArray[np.int64] | None = None
+        self._damage: list[Damage] = []
+        #: folios of each hstate that were found on lists, before any was left out
+        self.listed = self.listed_free = np.zeros(0, dtype=np.int64)
+        self._overlaps: list[tuple[int, int]] = []
+
+    def read(self) -> None:
+        """Read the kernel's structures: hstates, lists of folios, what zones share."""
+        # What is wrong with pagemaps is for "pgmap" to tell.
+        _, self.vmemmap = read_subjects(self.target, Collector(), self.unread)
+        geometry = self.vmemmap.geometry
+        self.frames = physmem_frames(self.target.vmcoreinfo, geometry.page_size)
+        #: first vpage after the vmemmap
+        self.end = geometry.vpage_at(geometry.end(self.frames))
+        if not self.present:
+            return
+        self.hvo, damage = read_hvo(self.prog)
+        self._take(damage)
+        self.hstates, damage = read_hstates(self.prog)
+        self._take(damage)
+        #: whether all sizes are known, and all folios that are on lists
+        self.sized = self.complete = not damage
+        self.layout = read_folio_layout(self.prog, self.target.vmcoreinfo, self.vmemmap.page)
+        self.folios, damage = read_folios(
+            self.prog, self.hstates, self.layout, geometry.vmemmap, self.frames
+        )
+        self._take(damage)
+        self.complete &= not damage
+        self._read_zones()
+
+    def _take(self, damage: Iterable[Damage]) -> None:
+        for one in damage:
+            if one.unreadable:
+                self.unread[one.message] += 1
+            else:
+                self._damage.append(one)
+
+    def _read_zones(self) -> None:
+        """Read zones, where they are in page flags, and what tail pages they share."""
+        self.zones, damage = read_zones(self.prog)
+        self._take(damage)
+        zones_complete = not damage
+        self.flags = self._flag_layout([zone for zone in self.zones if zone.name != DEVICE])
+        if not self.hvo.shared_tails:
+            return
+        self.tails, damage = read_tail_pages(self.prog, self.zones)
+        self._take(damage)
+        self.tails_complete = zones_complete and not damage
+        self.shared = self._read_shared()
+
+    def _flag_layout(self, zones: list[Zone]) -> FlagLayout:
+        """Find out where zone and node are in page flags, by the first page of each zone."""
+        read = read_struct_pages(self.vmemmap, np.array([z.start for z in zones], np.int64))
+        words = read.word(self.vmemmap.page.flags, self.vmemmap.table.dtype).tolist()
+        samples = zip(zones, words, read.readable.tolist(), strict=True)
+        return read_flag_layout(
+            self.prog, [(word, zone.nid, zone.index) for zone, word, read in samples if read]
+        )
+
+    def _read_shared(self) -> list[SharedPage]:
+        """Read the frames that hold shared tail pages, and what becomes of them."""
+        geometry, found = self.vmemmap.geometry, []
+        for tail in self.tails:
+            pfn, into = divmod(tail.page - geometry.vmemmap, geometry.struct_page_size)
+            if into or not 0 <= pfn < self.frames:
+                found.append(SharedPage(tail, None, None, None, None))
+                continue
+            data, readable = self.vmemmap.memory.read_frames(np.array([pfn], dtype=np.uint64))
+            counts, counted = self.vmemmap.refcounts(np.array([pfn], dtype=np.uint64))
+            words = place = None
+            if readable[0]:
+                words = data[0].view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
+                words = words.reshape(-1, geometry.struct_page_size // 8)
+                flags, several = np.unique(
+                    words[:, self.vmemmap.page.flags // 8], return_counts=True
+                )
+                place = self.flags.zone_of(int(flags[np.argmax(several)]))
+            else:
+                self.unread["frames of shared tail pages"] += 1
+            if not counted[0]:
+                self.unread["reference counts of frames of shared tail pages"] += 1
+            found.append(
+                SharedPage(tail, pfn, words, int(counts[0]) if counted[0] else None, place)
+            )
+        return found
+
+    def walk(self, progress: Progress | None) -> None:
+        """Walk all of the vmemmap, then once more if that led to folios that no list has."""
+        self._settle()
+        self.found = self._survey(progress)
+        elsewhere = self._elsewhere() if self.present else no_folios()
+        if len(elsewhere.head):
+            self.folios = join([self.folios, elsewhere])
+            self._settle()
+            self.found = self._survey(None)
+        if self.found.unreadable:
+            self.unread["pages of vmemmap whose page tables are missing"] += self.found.unreadable
+
+    def _settle(self) -> None:
+        """Put folios in order; leave out those that are none, or lie in another."""
+        folios = self.folios
+        if not len(self.listed):
+            count = len(self.hstates)
+            self.listed = np.bincount(folios.hstate, minlength=count)
+            self.listed_free = np.bincount(
+                folios.hstate[folios.place == Place.FREE], minlength=count
+            )
+            #: folios on lists that don't look like any
+            self.unsound = select(folios, ~folios.sound)
+        folios = select(folios, folios.sound)
+        folios = select(folios, np.argsort(folios.head, kind="stable"))
+        orders = np.array([one.order for one in self.hstates], dtype=np.int64)
+        end = folios.head + (np.int64(1) << orders[folios.hstate])
+        kept, reached, by = np.ones(len(folios.head), dtype=np.bool_), -1, 0
+        if len(end) > 1 and bool((folios.head[1:] < end[:-1]).any()):
+            for i, (start, stop) in enumerate(zip(folios.head.tolist(), end.tolist(), strict=True)):
+                if start < reached:
+                    kept[i] = False
+                    self._overlaps.append((by, start))
+                else:
+                    reached, by = stop, start
+        self.folios = select(folios, kept)
+
+    def _survey(self, progress: Progress | None) -> Survey:
+        geometry, head = self.vmemmap.geometry, self.folios.head
+        per_page = max(geometry.page_size // geometry.struct_page_size, 1)
+        orders = np.array([one.order for one in self.hstates], dtype=np.int64)
+        kept = np.array([one.kept for one in self.hstates], dtype=np.int64)
+        which = self.folios.hstate
+        first = head // per_page
+        end = -(-(head + (np.int64(1) << orders[which])) // per_page)
+        sections = self.vmemmap.sections
+        total = geometry.vpage(len(sections.number) * sections.pages)
+        walked = 0
+
+        def step(pages: int) -> None:
+            nonlocal walked
+            walked += pages
+            if progress is not None:
+                progress(walked, max(total, walked))
+
+        return survey(self.vmemmap, first, end, kept[which], self.end, step)
+
+    def _elsewhere(self) -> Folios:
+        """Find folios that are on no list, by read-only vmemmap that is in none that is."""
+        geometry, stray = self.vmemmap.geometry, self.found.stray
+        per_page = max(geometry.page_size // geometry.struct_page_size, 1)
+        parts = [no_folios()]
+        for index, hstate in enumerate(self.hstates):
+            pages = geometry.compound_vpages(hstate.order)
+            whole = stray.length == pages - hstate.kept
+            head = (stray.vpage[whole] - hstate.kept) * per_page
+            head = head[(head >= 0) & (head % (1 << hstate.order) == 0)]
+            for start in range(0, len(head), _BATCH):
+                some = head[start : start + _BATCH]
+                read = read_struct_pages(self.vmemmap, (some[:, None] + np.arange(2)).ravel())
+                both = read.readable.reshape(-1, 2).all(axis=1)
+                data = read.data.reshape(len(some), -1)[both]
+                which = np.full(len(data), index, dtype=np.int64)
+                parts.append(
+                    decode_folios(
+                        some[both].tolist(), data.tobytes(), self.hstates, which, Place.NONE, -1,
+                        self.layout,
+                    )
+                )  # fmt: skip
+        found = join(parts)
+        return select(found, found.sound)
+
+    def check(self) -> None:
+        """Hold all that was gathered against the rules."""
+        if self.present and not self.sized:
+            self.findings.skipped(
+                "not all sizes of huge pages could be read", CATALOGUE["hugetlb-read-only"]
+            )
+        else:
+            check_read_only(
+                self._known_stray(), self.found.dropped, self.vmemmap.geometry, self.findings
+            )
+        if self.present:
+            self._check_folios()
+        else:
+            self.findings.skipped(
+                "the kernel has no HugeTLB",
+                *(rule for rule in rules_of(Scope.HUGETLB) if rule.id != "hugetlb-read-only"),
+            )
+
+    def _known_stray(self) -> ReadOnly:
+        """Get the read-only runs in front of which no folio may lie that could not be read."""
+        stray = self.found.stray
+        known = np.ones(len(stray.vpage), dtype=np.bool_)
+        for start in range(0, len(known), _BATCH):
+            before = self.vmemmap.read(stray.vpage[start : start + _BATCH] - 1)
+            known[start : start + _BATCH] = before.readable | before.hole
+        self.unread["pages of vmemmap in front of read-only ones"] += int(np.count_nonzero(~known))
+        return select(stray, known)
+
+    def _check_folios(self) -> None:
+        findings, maps = self.findings, self.found.maps
+        facts = self._facts()
+        check_lists(self._of(self.unsound), self._damage, self._overlaps, findings)
+        nowhere = np.bincount(
+            self.folios.hstate[self.folios.place == Place.NONE], minlength=len(self.hstates)
+        )
+        if self.complete:
+            check_counts(self.hstates, self.listed + nowhere, self.listed_free, findings)
+            missing = np.array([one.nr for one in self.hstates]) - self.listed - nowhere
+            check_elsewhere(facts, np.maximum(missing, 0).tolist(), findings)
+        else:
+            for rule in ("hugetlb-count", "hugetlb-elsewhere"):
+                findings.skipped(_UNREAD_LISTS, CATALOGUE[rule])
+        check_flags(facts, findings)
+        if not self.hvo.built_in:
+            findings.skipped(
+                "the kernel has no such optimization", *map(CATALOGUE.__getitem__, _OF_HVO)
+            )
+            return
+        check_mapping(facts, findings)
+        check_tail_frames(facts, self.hvo.shared_tails, findings)
+        refcounts, reserved, readable = self._head_frames()
+        check_head_frames(
+            facts, refcounts, reserved, readable, self.vmemmap.ram.contains(maps.head_pfn), findings
+        )
+        self._check_tails(facts)
+        self._check_key(facts)
+        if not self.hvo.shared_tails:
+            findings.skipped(
+                "tail pages map the frame of their own head page", CATALOGUE["hugetlb-shared-tail"]
+            )
+        elif not self.shared:
+            findings.skipped("no zone has any", CATALOGUE["hugetlb-shared-tail"])
+        check_shared_tails(self.shared, self.vmemmap.page, findings)
+
+    def _check_tails(self, facts: Facts) -> None:
+        """Look into the tail pages of optimized folios, and into how they are restored."""
+        geometry = self.vmemmap.geometry
+        folios = with_tail_pages(facts)
+        kept = np.array([one.kept for one in self.hstates], dtype=np.int64)
+        kept = kept[facts.folios.hstate[folios]]
+        read = read_tail_pages_of(self.vmemmap, folios, facts.maps.first[folios], kept)
+        self.unread["tail pages of optimized folios"] += check_tail_pages(
+            facts, read, self.layout, self.hvo.shared_tails, geometry.arch.poison, self.findings
+        )
+        if self.hvo.shared_tails:
+            self.findings.skipped(
+                "tail pages are restored from a frame of nothing else",
+                CATALOGUE["hugetlb-restore"],
+            )
+            return
+        size = geometry.struct_page_size
+        check_restore(facts, read_restore(self.prog, geometry.arch, size), self.findings)
+
+    def _check_key(self, facts: Facts) -> None:
+        rule = CATALOGUE["hugetlb-key"]
+        if self.hvo.key is not None and self.complete:
+            flagged = int(np.count_nonzero(facts.flagged))
+            check_key(self.hvo.key, self.hvo.key_address, flagged, self.findings)
+        elif self.hvo.key is not None:
+            self.findings.skipped(_UNREAD_LISTS, rule)
+        elif self.hvo.shared_tails:
+            self.findings.skipped("the kernel has no such key", rule)
+        else:
+            self.findings.skipped("the key is not there, or could not be read", rule)
+
+    def _facts(self) -> Facts:
+        """Put together what is known of the folios that were found."""
+        maps = self.found.maps
+        count = len(self.folios.head)
+        tail_pfn, known = maps.kept_pfn, maps.kept_pfn != 0
+        self.nid = None
+        place = self._zones_of(self.folios.flags)
+        if place is not None:
+            self.nid = place[0]
+        if self.hvo.shared_tails:
+            tail_pfn = np.zeros(count, dtype=np.uint64)
+            known = np.zeros(count, dtype=np.bool_)
+            if place is not None and self.tails_complete:
+                known[:] = True
+                orders = np.array([one.order for one in self.hstates], dtype=np.int64)
+                order = orders[self.folios.hstate]
+                for one in self.shared:
+                    here = (
+                        (place[0] == one.tail.nid)
+                        & (place[1] == one.tail.zone)
+                        & (order == one.tail.order)
+                    )
+                    tail_pfn[here] = 0 if one.pfn is None else one.pfn
+            elif count:
+                self.findings.skipped(
+                    "it is not known which frame folios of a zone share",
+                    CATALOGUE["hugetlb-tail-frame"],
+                )
+        return self._of(self.folios)._replace(
+            maps=maps,
+            flagged=(self.folios.private & np.uint64(self.hvo.flag)) != 0,
+            readable=maps.unreadable == 0,
+            tail_pfn=tail_pfn,
+            tail_known=known,
+        )
+
+    def _of(self, folios: Folios) -> Facts:
+        """Make facts of folios of whose mapping nothing is known."""
+        none = np.zeros(len(folios.head), dtype=np.bool_)
+        kinds = np.full(len(folios.head), Kind.UNREADABLE, dtype=np.uint8)
+        nothing = np.zeros(len(folios.head), dtype=np.uint64)
+        maps = self.found.maps._replace(head_kind=kinds, head_pfn=nothing)
+        return Facts(
+            folios, self.hstates, maps, none, none, nothing, none, self.vmemmap.geometry,
+            lambda i: entries_of(
+                self.vmemmap, int(self.found.maps.first[i]), int(self.found.maps.end[i])
+            ),
+        )  # fmt: skip
+
+    def _zones_of(
+        self, flags: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Get node and zone of pages by their flags; ``None`` if it is not known where they are."""
+        if self.flags.node_width is None:
+            return None
+        unique, which = np.unique(flags, return_inverse=True)
+        places = np.array(
+            [self.flags.zone_of(int(one)) for one in unique.tolist()], dtype=np.int64
+        ).reshape(-1, 2)
+        return places[which, 0], places[which, 1]
+
+    def _head_frames(
+        self,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Read reference count and PG_reserved of the frames behind head pages."""
+        maps, page = self.found.maps, self.vmemmap.page
+        reserved_flag = np.uint64(1 << int(self.prog.constant("PG_reserved").value_()))
+        count = len(maps.first)
+        refcounts = np.zeros(count, dtype=np.int64)
+        reserved = np.zeros(count, dtype=np.bool_)
+        readable = np.zeros(count, dtype=np.bool_)
+        optimized = (maps.read_only > 0) & (maps.head_kind == Kind.MAPPED)
+        index = np.flatnonzero(optimized & self.vmemmap.ram.contains(maps.head_pfn))
+        for start in range(0, len(index), _BATCH):
+            some = index[start : start + _BATCH]
+            read = read_struct_pages(self.vmemmap, maps.head_pfn[some].astype(np.int64))
+            counter = read.data[:, page.refcount : page.refcount + 4].copy()
+            refcounts[some] = counter.view(self.vmemmap.table.dtype[0] + "i4")[:, 0]
+            flags = read.word(page.flags, self.vmemmap.table.dtype)
+            reserved[some] = (flags & reserved_flag) != 0
+            readable[some] = read.readable
+        self.unread["reference counts of frames of head pages"] += int(
+            len(index) - np.count_nonzero(readable)
+        )
+        return refcounts, reserved, readable
+
+
+#: rules that say something only of kernels with the optimization
+_OF_HVO = (
+    "hugetlb-mapping",
+    "hugetlb-tail-frame",
+    "hugetlb-head-frame",
+    "hugetlb-tail-page",
+    "hugetlb-restore",
+    "hugetlb-key",
+    "hugetlb-shared-tail",
+)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From what was gathered of HugeTLB to its report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...columns import select
+from ...kernel.hugetlb_folio import Place
+from ...report.documents.hugetlb import (
+    FolioReport,
+    HstateReport,
+    HugetlbReport,
+    NodeCounts,
+    TailFrame,
+    Totals,
+)
+from ...report.documents.pgmap import TargetInfo
+from ...rules import rules_of
+from ...rules.findings import Scope
+from ...vmemmap.tables import Kind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .gather import Gathered
+
+__all__ = ("summarise",)
+
+_PLACES = {Place.FREE: "free", Place.ACTIVE: "in use", Place.NONE: "elsewhere"}
+
+
+def summarise(gathered: Gathered, types: str, folios: bool) -> HugetlbReport:
+    """
+    Sum up.
+
+    :param types: where types come from, ``btf`` or ``dwarf``
+    :param folios: list each folio, too
+    """
+    target, geometry = gathered.target, gathered.vmemmap.geometry
+    hstates = tuple(_hstate(gathered, index) for index in range(len(gathered.hstates)))
+    found = gathered.found
+    return HugetlbReport(
+        target=TargetInfo.of(target, geometry, types),
+        present=gathered.present,
+        hvo=gathered.hvo,
+        hstates=hstates,
+        tails=_tails(gathered),
+        totals=Totals(
+            folios=sum(one.folios for one in hstates),
+            optimized=sum(one.optimized for one in hstates),
+            pages=sum(one.pages for one in hstates),
+            frames=sum(one.frames for one in hstates),
+            saved_bytes=sum(one.saved_bytes for one in hstates),
+            savable_bytes=sum(one.savable_bytes for one in hstates),
+            read_only=found.read_only,
+            walked=found.mapped,
+        ),
+        folios=_folios(gathered) if folios else (),
+        findings=gathered.findings.finish(),
+        outcomes=gathered.findings.outcomes(rules_of(Scope.HUGETLB)),
+        not_read=tuple(f"{what}: {n}" for what, n in sorted(gathered.unread.items()) if n),
+    )
+
+
+def _hstate(gathered: Gathered, index: int) -> HstateReport:
+    hstate, geometry = gathered.hstates[index], gathered.vmemmap.geometry
+    here = gathered.folios.hstate == index
+    folios, maps = select(gathered.folios, here), select(gathered.found.maps, here)
+    mapped, read_only = int(maps.mapped.sum()), int(maps.read_only.sum())
+    # Frames that tail pages share with other folios; else they map that of their own head.
+    tails = maps.low[(maps.read_only > 0) & (maps.low != maps.kept_pfn)]
+    frames = mapped - read_only + len(np.unique(tails))
+    saves = gathered.hvo.built_in and not geometry.page_size % geometry.struct_page_size
+    flagged = (folios.private & np.uint64(gathered.hvo.flag)) != 0
+    return HstateReport(
+        address=hstate.address,
+        name=hstate.name,
+        order=hstate.order,
+        size=geometry.page_size << hstate.order,
+        nr_huge_pages=hstate.nr,
+        free_huge_pages=hstate.free,
+        resv_huge_pages=hstate.reserved,
+        surplus_huge_pages=hstate.surplus,
+        folios=len(folios.head),
+        free=int(np.count_nonzero(folios.place == Place.FREE)),
+        in_use=int(np.count_nonzero(folios.place == Place.ACTIVE)),
+        elsewhere=int(np.count_nonzero(folios.place == Place.NONE)),
+        flagged=int(np.count_nonzero(flagged)),
+        optimized=int(np.count_nonzero(maps.read_only)),
+        pages=int((maps.end - maps.first).sum()),
+        mapped=mapped,
+        read_only=read_only,
+        unreadable=int(maps.unreadable.sum()),
+        frames=frames,
+        saved_bytes=(mapped - frames) * geometry.page_size,
+        savable_bytes=int(maps.writable.sum()) * geometry.page_size if saves else 0,
+        by_node=_by_node(
+            None if gathered.nid is None else gathered.nid[here], folios.place, maps.read_only
+        ),
+    )
+
+
+def _by_node(
+    nid: NDArray[np.int64] | None, place: NDArray[np.uint8], read_only: NDArray[np.int64]
+) -> tuple[NodeCounts, ...]:
+    if nid is None:
+        nid = np.full(len(place), -1, dtype=np.int64)
+    counts = []
+    for one in np.unique(nid).tolist():
+        here = nid == one
+        counts.append(
+            NodeCounts(
+                nid=None if one < 0 else one,
+                folios=int(np.count_nonzero(here)),
+                free=int(np.count_nonzero(place[here] == Place.FREE)),
+                optimized=int(np.count_nonzero(read_only[here])),
+            )
+        )
+    return tuple(counts)
+
+
+def _tails(gathered: Gathered) -> tuple[TailFrame, ...]:
+    maps = gathered.found.maps
+    low = maps.low[(maps.read_only > 0) & (maps.low == maps.high)]
+    return tuple(
+        TailFrame(
+            nid=one.tail.nid,
+            zone=one.tail.zone_name,
+            order=one.tail.order,
+            pfn=one.pfn,
+            refcount=one.refcount,
+            folios=0 if one.pfn is None else int(np.count_nonzero(low == np.uint64(one.pfn))),
+        )
+        for one in gathered.shared
+    )
+
+
+def _folios(gathered: Gathered) -> tuple[FolioReport, ...]:
+    folios, maps, geometry = gathered.folios, gathered.found.maps, gathered.vmemmap.geometry
+    flagged = ((folios.private & np.uint64(gathered.hvo.flag)) != 0).tolist()
+    found = []
+    for i, pfn in enumerate(folios.head.tolist()):
+        hstate = gathered.hstates[int(folios.hstate[i])]
+        shares = bool(maps.read_only[i]) and maps.low[i] == maps.high[i]
+        found.append(
+            FolioReport(
+                pfn=pfn,
+                page=geometry.page_address(pfn),
+                hstate=hstate.name,
+                size=geometry.page_size << hstate.order,
+                nid=None if gathered.nid is None else int(gathered.nid[i]),
+                place=_PLACES[Place(int(folios.place[i]))],
+                flagged=flagged[i],
+                pages=int(maps.end[i] - maps.first[i]),
+                read_only=int(maps.read_only[i]),
+                head_pfn=int(maps.head_pfn[i]) if maps.head_kind[i] == Kind.MAPPED else None,
+                tail_pfn=int(maps.low[i]) if shares else None,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One walk over all of the vmemmap: how folios are mapped, and what else is read-only.
+
+In: folios and where their vmemmap is. Out: :class:`FolioMaps`, a row for each
+folio, and the read-only runs that are in none of them. Batches of leaves are
+handled as arrays; what is kept does not grow with the vmemmap, only with the
+number of folios (and with what is wrong).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ...columns import join, select
+from ...vmemmap.tables import Kind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ...vmemmap.tables import Leaves
+    from ...vmemmap.vmemmap import Vmemmap
+
+__all__ = ("Entries", "FolioMaps", "ReadOnly", "Survey", "entries_of", "survey")
+
+#: read-only runs outside of folios that are kept at the most
+_MAX_STRAY = 1 << 20
+
+
+class FolioMaps(NamedTuple):
+    """How the vmemmap of each folio is mapped, counted in vpages; arrays of shape ``(n,)``."""
+
+    #: first vpage of the folio, and first after it (int64)
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
+    #: frame behind the first vpage (uint64), 0 where none, and its :class:`Kind` (uint8)
+    head_pfn: NDArray[np.uint64]
+    head_kind: NDArray[np.uint8]
+    #: frame behind the last vpage that keeps its own (uint64), 0 where none: the
+    #: first, but for kernels 5.14 to 5.17
+    kept_pfn: NDArray[np.uint64]
+    #: vpages that keep their own frames and are read-only (int64)
+    head_read_only: NDArray[np.int64]
+    #: the rest of the vpages, by what they are (int64)
+    read_only: NDArray[np.int64]
+    writable: NDArray[np.int64]
+    #: all vpages that are mapped nowhere, or whose page table is missing (int64)
+    hole: NDArray[np.int64]
+    unreadable: NDArray[np.int64]
+    #: vpages that can be executed (int64)
+    executable: NDArray[np.int64]
+    #: lowest and highest frame behind the read-only vpages (uint64)
+    low: NDArray[np.uint64]
+    high: NDArray[np.uint64]
+    #: vpages of others that map the frame behind the first vpage (int64), and one of
+    #: them, -1 if there is none (int64)
+    foreign: NDArray[np.int64]
+    foreign_at: NDArray[np.int64]
+
+    @property
+    def mapped(self) -> NDArray[np.int64]:
+        """Vpages that are mapped (int64)."""
+        return self.end - self.first - self.hole - self.unreadable
+
+
+class ReadOnly(NamedTuple):
+    """Runs of read-only vpages, in order; arrays of shape ``(n,)``."""
+
+    #: first vpage (int64), and how many (int64)
+    vpage: NDArray[np.int64]
+    length: NDArray[np.int64]
+    #: frame behind the first (uint64)
+    pfn: NDArray[np.uint64]
+
+
+class Survey(NamedTuple):
+    """What the walk found."""
+
+    maps: FolioMaps
+    #: read-only, but in no folio's vmemmap
+    stray: ReadOnly
+    #: runs of these that were not kept, since there are too many
+    dropped: int
+    #: vpages: mapped, read-only, and not readable for want of a page table
+    mapped: int
+    read_only: int
+    unreadable: int
+
+
+class Entries(NamedTuple):
+    """The entries of one folio's vmemmap, a row for each vpage; arrays of shape ``(n,)``."""
+
+    #: (int64)
+    vpage: NDArray[np.int64]
+    #: frame (uint64), 0 where none
+    pfn: NDArray[np.uint64]
+    #: :class:`Kind` (uint8)
+    kind: NDArray[np.uint8]
+    #: (bool)
+    writable: NDArray[np.bool_]
+    executable: NDArray[np.bool_]
+
+
+class _Pieces(NamedTuple):
+    """Leaves, holes and what is not readable, as ranges of vpages; arrays of shape ``(n,)``."""
+
+    vpage: NDArray[np.int64]
+    pages: NDArray[np.int64]
+    pfn: NDArray[np.uint64]
+    kind: NDArray[np.uint8]
+    writable: NDArray[np.bool_]
+    executable: NDArray[np.bool_]
+
+
+def survey(
+    vmemmap: Vmemmap,
+    first: NDArray[np.int64],
+    end: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    limit: int,
+    step: Callable[[int], None],
+) -> Survey:
+    """
+    Walk the vmemmap from its start.
+
+    :param first: first vpage of each folio, in order; folios must not overlap
+    :param end: first vpage after each
+    :param kept: how many vpages of each keep their own frames
+    :param limit: first vpage after what is walked
+    :param step: called with the pages of each batch that are mapped
+    """
+    found = _Survey(vmemmap, first, end, kept)
+    for leaves in vmemmap.leaves(0, limit):
+        found.take(_pieces(leaves, vmemmap, 0, limit), step)
+    return found.finish()
+
+
+def entries_of(vmemmap: Vmemmap, first: int, end: int) -> Entries:
+    """Walk the vpages ``[first, end)`` once more, for their entries."""
+    parts = []
+    for leaves in vmemmap.leaves(first, end):
+        pieces = _pieces(leaves, vmemmap, first, end)
+        which = np.repeat(np.arange(len(pieces.vpage)), pieces.pages)
+        nth = np.arange(len(which)) - np.repeat(
+            np.cumsum(pieces.pages) - pieces.pages, pieces.pages
+        )
+        mapped = pieces.kind[which] == Kind.MAPPED
+        parts.append(
+            Entries(
+                pieces.vpage[which] + nth,
+                np.where(mapped, pieces.pfn[which] + nth.astype(np.uint64), np.uint64(0)),
+                pieces.kind[which],
+                pieces.writable[which],
+                pieces.executable[which],
+            )
+        )
+    return join(parts)
+
+
+def _pieces(leaves: Leaves, vmemmap: Vmemmap, start: int, end: int) -> _Pieces:
+    """Turn leaves into ranges of vpages, cut to ``[start, end)``."""
+    geometry, table = vmemmap.geometry, vmemmap.table
+    page_shift = np.uint64(table.levels[-1].shift)
+    base = np.uint64(geometry.vmemmap)
+    # A hole of an upper level may start before the vmemmap.
+    wraps = leaves.address < base
+    vpage = ((leaves.address - base) >> page_shift).astype(np.int64)
+    if wraps.any():
+        vpage[wraps] = -((base - leaves.address[wraps]) >> page_shift).astype(np.int64)
+    last = vpage + (np.int64(1) << (leaves.shift - page_shift).astype(np.int64))
+    first = np.maximum(vpage, start)
+    last = np.minimum(last, end)
+    mapped = leaves.kind == Kind.MAPPED
+    pieces = _Pieces(
+        first,
+        last - first,
+        leaves.pfn + np.where(mapped, first - vpage, 0).astype(np.uint64),
+        leaves.kind,
+        mapped & ((leaves.entry & np.uint64(table.writable)) != 0),
+        mapped & ((leaves.entry & np.uint64(table.no_execute)) == 0),
+    )
+    return select(pieces, last > first)
+
+
+class _Survey:
+    """Gathers what batches tell."""
+
+    def __init__(
+        self,
+        vmemmap: Vmemmap,
+        first: NDArray[np.int64],
+        end: NDArray[np.int64],
+        kept: NDArray[np.int64],
+    ) -> None:
+        self.first, self.end, self.tails = first, end, first + kept
+        count = len(first)
+        self.head_pfn, self.head_kind = vmemmap.frames_of(first)
+        self.kept_pfn, _ = vmemmap.frames_of(self.tails - 1)
+        (
+            self.head_read_only,
+            self.read_only,
+            self.writable,
+            self.hole,
+            self.unreadable,
+            self.executable,
+            self.foreign,
+        ) = np.zeros((7, count), dtype=np.int64)
+        self.low = np.full(count, np.iinfo(np.uint64).max, dtype=np.uint64)
+        self.high = np.zeros(count, dtype=np.uint64)
+        self.foreign_at = np.full(count, -1, dtype=np.int64)
+        # Frames of heads in order, each with the first folio that has it.
+        known = np.flatnonzero(self.head_kind == Kind.MAPPED)
+        self.frames, index = np.unique(self.head_pfn[known], return_index=True)
+        self.owner = known[index]
+        self.stray: list[ReadOnly] = []
+        self.strays = self.dropped = 0
+        self.total_mapped = self.total_read_only = self.total_unreadable = 0
+
+    def take(self, pieces: _Pieces, step: Callable[[int], None]) -> None:
+        """Add a batch."""
+        mapped = pieces.kind == Kind.MAPPED
+        walked = int(pieces.pages[mapped].sum())
+        self.total_mapped += walked
+        self.total_unreadable += int(pieces.pages[pieces.kind == Kind.UNREADABLE].sum())
+        read_only = mapped & ~pieces.writable
+        self.total_read_only += int(pieces.pages[read_only].sum())
+        if len(self.first):
+            self._take_folios(pieces)
+            self._take_users(select(pieces, mapped))
+        if read_only.any():
+            self._take_stray(select(pieces, read_only))
+        step(walked)
+
+    def _take_folios(self, pieces: _Pieces) -> None:
+        """Count what the pieces are to the folios that they lie in."""
+        stop = pieces.vpage + pieces.pages
+        # The folios that a piece touches: large leaves describe many, or a part of one.
+        low = np.searchsorted(self.end, pieces.vpage, side="right")
+        high = np.searchsorted(self.first, stop, side="left")
+        touched = np.maximum(high - low, 0)
+        which = np.repeat(np.arange(len(low)), touched)
+        nth = np.arange(len(which)) - np.repeat(np.cumsum(touched) - touched, touched)
+        folio = low[which] + nth
+        start, stop = pieces.vpage[which], stop[which]
+        first, tails, end = self.first[folio], self.tails[folio], self.end[folio]
+        in_head = np.maximum(np.minimum(stop, tails) - np.maximum(start, first), 0)
+        in_tails = np.maximum(np.minimum(stop, end) - np.maximum(start, tails), 0)
+        kind = pieces.kind[which]
+        mapped, writable = kind == Kind.MAPPED, pieces.writable[which]
+        read_only = mapped & ~writable
+        for counts, pages in (
+            (self.head_read_only, in_head * read_only),
+            (self.read_only, in_tails * read_only),
+            (self.writable, in_tails * writable),
+            (self.hole, (in_head + in_tails) * (kind == Kind.HOLE)),
+            (self.unreadable, (in_head + in_tails) * (kind == Kind.UNREADABLE)),
+            (self.executable, (in_head + in_tails) * pieces.executable[which]),
+        ):
+            np.add.at(counts, folio, pages)
+        shared = read_only & (in_tails > 0)
+        at = np.maximum(start, tails)[shared]
+        lowest = pieces.pfn[which][shared] + (at - start[shared]).astype(np.uint64)
+        large = (pieces.pages[which] > 1)[shared]
+        highest = lowest + np.where(large, in_tails[shared] - 1, 0).astype(np.uint64)
+        np.minimum.at(self.low, folio[shared], lowest)
+        np.maximum.at(self.high, folio[shared], highest)
+
+    def _take_users(self, pieces: _Pieces) -> None:
+        """Count entries that map the frame of a folio's head and are not the folio's."""
+        low = np.searchsorted(self.frames, pieces.pfn)
+        high = np.searchsorted(self.frames, pieces.pfn + pieces.pages.astype(np.uint64))
+        used = high - low
+        which = np.repeat(np.arange(len(low)), used)
+        nth = np.arange(len(which)) - np.repeat(np.cumsum(used) - used, used)
+        frame = low[which] + nth
+        folio = self.owner[frame]
+        vpage = pieces.vpage[which] + (self.frames[frame] - pieces.pfn[which]).astype(np.int64)
+        foreign = (vpage < self.first[folio]) | (vpage >= self.end[folio])
+        np.add.at(self.foreign, folio[foreign], 1)
+        self.foreign_at[folio[foreign]] = vpage[foreign]
+
+    def _take_stray(self, pieces: _Pieces) -> None:
+        """Keep read-only pages that are in no folio."""
+        if len(self.first):
+            # Those that are partly in a folio are large leaves, and wrong by that.
+            low = np.searchsorted(self.end, pieces.vpage, side="right")
+            inside = (low < len(self.first)) & (
+                self.first[np.minimum(low, len(self.first) - 1)] <= pieces.vpage
+            )
+            pieces = select(pieces, ~inside)
+        if not len(pieces.vpage):
+            return
+        runs = _joined(ReadOnly(pieces.vpage, pieces.pages, pieces.pfn))
+        self.strays += len(runs.vpage)
+        if self.strays <= _MAX_STRAY:
+            self.stray.append(runs)
+        else:
+            self.dropped += len(runs.vpage)
+
+    def finish(self) -> Survey:
+        """Sum up."""
+        none = np.empty(0, dtype=np.int64)
+        stray = _joined(join([ReadOnly(none, none, none.astype(np.uint64)), *self.stray]))
+        return Survey(
+            FolioMaps(
+                first=self.first,
+                end=self.end,
+                head_pfn=self.head_pfn,
+                head_kind=self.head_kind,
+                kept_pfn=self.kept_pfn,
+                head_read_only=self.head_read_only,
+                read_only=self.read_only,
+                writable=self.writable,
+                hole=self.hole,
+                unreadable=self.unreadable,
+                executable=self.executable,
+                low=self.low,
+                high=self.high,
+                foreign=self.foreign,
+                foreign_at=self.foreign_at,
+            ),
+            stray,
+            self.dropped,
+            self.total_mapped,
+            self.total_read_only,
+            self.total_unreadable,
+        )
+
+
+def _joined(runs: ReadOnly) -> ReadOnly:
+    """Join runs that touch."""
+    if len(runs.vpage) < 2:
+        return runs
+    apart = runs.vpage[1:] != runs.vpage[:-1] + runs.length[:-1]
+    first = np.flatnonzero(np.concatenate(([True], apart)))
+    return ReadOnly(runs.vpage[first], np.add.reduceat(runs.length, first), runs.pfn[first])

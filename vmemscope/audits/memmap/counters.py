@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What the kernel's counters should be, by the kernel's own arithmetic.
+
+``nr_memmap_boot_pages`` has all of the memory map that was made at boot, less
+what HugeTLB's optimization gave back of it (``mm/sparse.c: sparse_init_nid()``,
+``mm/hugetlb_vmemmap.c: free_vmemmap_page()``). ``nr_memmap_pages`` has all that was
+added since, wherever it lies, and the tables of ``page_ext``
+(``mm/sparse-vmemmap.c: section_nr_vmemmap_pages()``, ``mm/page_ext.c:
+alloc_page_ext()``). That is arithmetic on sizes, so it may differ from the frames
+that are there; :func:`counted_pages` does the same arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...report.documents.memmap import Counter
+from ...rules import CATALOGUE
+
+if TYPE_CHECKING:
+    from ...kernel.mem_section import Sections
+    from ...kernel.vmstat import Counters
+    from ...rules.findings import Collector
+    from ...vmemmap.layout import Geometry
+
+__all__ = ("check_counter", "counted_pages")
+
+# include/linux/mm.h: VMEMMAP_RESERVE_NR: a frame for the head, one for the tails
+_RESERVE = 2
+
+
+def counted_pages(first: int, end: int, order: int, geometry: Geometry, sections: Sections) -> int:
+    """
+    Count what ``section_nr_vmemmap_pages()`` adds up to for one range.
+
+    :param first: first page frame
+    :param end: first page frame after it
+    :param order: log2 of the pages in a compound page, 0 if not deduplicated:
+        before 6.12.101 and 7.2 kernels count everything as if it were not
+    """
+    pages = sections.pages
+    # __add_pages() cuts at section boundaries.
+    bounds = np.arange(first // pages + 1, -(-end // pages), dtype=np.int64) * pages
+    start = np.concatenate(([first], bounds))
+    count = np.concatenate((bounds, [end])) - start
+    # Part of a section that was there at boot has its memory map already.
+    at_boot = np.isin(start // pages, sections.number[sections.early])
+    added = ~(at_boot & (count < pages))
+    start, count = start[added], count[added]
+    compound = 1 << order
+    if not order:
+        counted = -(-count * geometry.struct_page_size // geometry.page_size)
+    elif compound < pages:
+        counted = _RESERVE * count // compound
+    else:
+        counted = np.where(start % compound == 0, _RESERVE, 0)
+    return int(counted.sum())
+
+
+def check_counter(
+    name: str,
+    counters: Counters,
+    expected: int | None,
+    unshared: int | None,
+    findings: Collector,
+) -> Counter:
+    """
+    Compare a counter with what it should be.
+
+    :param expected: what it should be, ``None`` if that is not known
+    :param unshared: what it is in kernels that count as if nothing were shared
+    """
+    rule = CATALOGUE["memmap-counter"]
+    value = counters.boot if name == "nr_memmap_boot_pages" else counters.pages
+    if value is None or expected is None:
+        if value is not None:
+            reason = "not compared, since not all of what it counts could be read"
+        elif any(name in one.message for one in counters.damage):
+            reason = "it could not be read"
+        else:
+            reason = "this kernel has no such counter (before 6.11)"
+        findings.skipped(f"{name}: {reason}", rule)
+        return Counter(name, value, expected, reason)
+    findings.checked(rule)
+    off = value - expected
+    if not off:
+        reason = "as the kernel's arithmetic on what is there has it"
+    elif value == unshared:
+        reason = (
+            f"{off} too many: this kernel counts the memory map of devices as if nothing of it"
+            " were shared (fixed in 6.12.101 and 7.2)"
+        )
+    else:
+        reason = f"{abs(off)} {'more' if off > 0 else 'fewer'} than can be explained"
+        findings.add(
+            rule,
+            f"{name} is {reason}",
+            vaddr=counters.addresses[name],
+            expected=expected,
+            observed=value,
+        )
+    return Counter(name, value, expected, reason)

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One pass over the whole vmemmap: what is mapped, by whom, with which frames.
+
+Leaves come in batches and become runs; a run costs the same whether it stands
+for one page or for the 4,095 tail pages of a compound page, and neighbouring frames
+are kept as spans. So memory grows with the fragmentation of what is mapped, and not
+with its size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...columns import select
+from ...spans import Spans, union
+from ...vmemmap.frames import runs_of
+from ...vmemmap.struct_pages import read_struct_pages
+from ...vmemmap.tables import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from ...vmemmap.frames import Runs
+    from ...vmemmap.tables import Leaves
+    from ...vmemmap.vmemmap import Vmemmap
+    from .areas import Areas
+
+__all__ = ("Survey", "Tally", "survey")
+
+#: frames whose struct page is read at a time
+_BATCH = 1 << 14
+
+
+@dataclass
+class Tally:
+    """What one owner has."""
+
+    mapped: int = 0
+    unreadable: int = 0
+    read_only: int = 0
+    #: log2 of the base pages in a leaf -> pages that such leaves map
+    by_order: Counter[int] = field(default_factory=Counter)
+    #: frames behind it, each batch's joined
+    frames: list[Spans] = field(default_factory=list)
+    #: pages with a writable entry in sections that were there at boot: with a
+    #: frame from then, and with one that was allocated since
+    boot: int = 0
+    replaced: int = 0
+    #: pages with a writable entry in other sections
+    late: int = 0
+    #: frames of which it could not be read when they were allocated
+    unread_frames: int = 0
+
+
+class Survey:
+    """What the whole vmemmap was found to be."""
+
+    def __init__(self) -> None:
+        self.tallies: dict[int, Tally] = {}
+        #: vpages that are mapped
+        self.mapped = Spans.of([], [])
+        #: vpages that are mapped by large leaves which describe something
+        self.needed = Spans.of([], [])
+        #: vpages whose page tables could not be read
+        self.unread = Spans.of([], [])
+
+    def tally(self, owner: int) -> Tally:
+        """Get the tally of an owner."""
+        return self.tallies.setdefault(owner, Tally())
+
+
+def survey(
+    vmemmap: Vmemmap,
+    areas: Areas,
+    described: Spans,
+    end: int,
+    reserved: int,
+    step: Callable[[int], None],
+) -> Survey:
+    """
+    Walk the vmemmap from its start.
+
+    :param described: vpages that present sections need
+    :param end: first vpage after what is walked
+    :param reserved: flag of a ``struct page`` whose frame was allocated at boot (PG_reserved)
+    :param step: called with the pages of each batch that are mapped
+    """
+    found = Survey()
+    mapped, needed, unread = [], [], []
+    for batch in vmemmap.batches(0, end):
+        leaves, count = batch.runs()
+        runs = runs_of(leaves, vmemmap.geometry, 0, end, count)
+        missing = select(runs, runs.kind == Kind.UNREADABLE)
+        unread.append(Spans.of(missing.vpage, missing.vpage + missing.length))
+        if (other := runs.kind != Kind.MAPPED).any():
+            runs = select(runs, ~other)
+        stop = runs.vpage + runs.length
+        mapped.append(Spans.of(runs.vpage, stop))
+        large = np.flatnonzero(runs.order)
+        useful = large[described.touches(runs.vpage[large], stop[large])]
+        needed.append(Spans.of(runs.vpage[useful], stop[useful]))
+        _take(found, runs, missing, areas)
+        _take_base(found, leaves, count, areas, vmemmap, reserved)
+        step(int(runs.length.sum()))
+    found.mapped, found.needed, found.unread = union(mapped), union(needed), union(unread)
+    return found
+
+
+def _take(found: Survey, runs: Runs, missing: Runs, areas: Areas) -> None:
+    """Count a batch for the owners of the areas that it is in."""
+    for owner, here, _ in _by_area(missing, areas):
+        found.tally(owner).unreadable += int(here.length.sum())
+    for owner, here, early in _by_area(runs, areas):
+        tally = found.tally(owner)
+        tally.mapped += int(here.length.sum())
+        large = here.order > 0
+        if large.any():
+            pages = np.bincount(here.order, weights=here.length)
+            for order in np.flatnonzero(pages).tolist():
+                tally.by_order[order] += int(pages[order])
+        else:
+            tally.by_order[0] += int(here.length.sum())
+        pfn = here.pfn.astype(np.int64)
+        tally.frames.append(Spans.of(pfn, pfn + np.where(large, here.length, 1)))
+        # Base pages are looked at one by one: neighbours may have the same frame, and
+        # only one of them be read-only.
+        if early:
+            tally.boot += int(here.length[large].sum())
+        else:
+            tally.late += int(here.length[large].sum())
+
+
+def _by_area(runs: Runs, areas: Areas) -> Iterator[tuple[int, Runs, bool]]:
+    """Cut runs to the areas that they are in; get owner, runs, and whether it is early."""
+    if not len(runs.vpage):
+        return
+    stop = runs.vpage + runs.length
+    for i in range(
+        int(np.searchsorted(areas.end, runs.vpage[0], side="right")),
+        int(np.searchsorted(areas.start, stop[-1], side="left")),
+    ):
+        start, end = int(areas.start[i]), int(areas.end[i])
+        part = slice(
+            int(np.searchsorted(stop, start, side="right")),
+            int(np.searchsorted(runs.vpage, end, side="left")),
+        )
+        here = select(runs, part).clip(start, end)
+        if len(here.vpage):
+            yield int(areas.owner[i]), here, bool(areas.early[i])
+
+
+def _take_base(
+    found: Survey,
+    leaves: Leaves,
+    length: NDArray[np.int64],
+    areas: Areas,
+    vmemmap: Vmemmap,
+    reserved: int,
+) -> None:
+    """Count what can be written through among the base pages of a batch."""
+    geometry, table = vmemmap.geometry, vmemmap.table
+    base = (leaves.kind == Kind.MAPPED) & (leaves.shift == table.levels[-1].shift)
+    if not base.any():
+        return
+    if not base.all():
+        leaves, length = select(leaves, base), length[base]
+    offset = leaves.address - np.uint64(geometry.vmemmap)
+    start = (offset >> np.uint64(table.levels[-1].shift)).astype(np.int64)
+    stop = start + length
+    pfn = leaves.pfn.astype(np.int64)
+    writable = (leaves.entry & np.uint64(table.writable)) != 0
+    for i in range(
+        int(np.searchsorted(areas.end, start[0], side="right")),
+        int(np.searchsorted(areas.start, stop[-1], side="left")),
+    ):
+        low, high = int(areas.start[i]), int(areas.end[i])
+        here = slice(
+            int(np.searchsorted(stop, low, side="right")), int(np.searchsorted(start, high))
+        )
+        pages = np.minimum(stop[here], high) - np.maximum(start[here], low)
+        own = writable[here]
+        tally = found.tally(int(areas.owner[i]))
+        count = int(pages[own].sum())
+        tally.read_only += int(pages.sum()) - count
+        if not areas.early[i]:
+            tally.late += count
+            continue
+        frames, pages = pfn[here][own], pages[own]
+        for at in range(0, len(frames), _BATCH):
+            some = slice(at, at + _BATCH)
+            _take_early(tally, frames[some], pages[some], vmemmap, reserved)
+
+
+def _take_early(
+    tally: Tally,
+    pfn: NDArray[np.int64],
+    pages: NDArray[np.int64],
+    vmemmap: Vmemmap,
+    reserved: int,
+) -> None:
+    """
+    Tell frames from boot from those that came later.
+
+    HugeTLB's optimization replaces the frame of a huge page's head, and frees the
+    others; those from boot have PG_reserved
+    (``mm/hugetlb_vmemmap.c: free_vmemmap_page()``).
+
+    :param pages: pages of the vmemmap that have each frame
+    """
+    in_ram = vmemmap.ram.contains(pfn.astype(np.uint64))
+    read, pages = read_struct_pages(vmemmap, pfn[in_ram]), pages[in_ram]
+    words = read.word(vmemmap.page.flags, vmemmap.table.dtype)
+    at_boot = (words & np.uint64(reserved)) != 0
+    tally.boot += int(pages[at_boot & read.readable].sum())
+    tally.replaced += int(pages[~at_boot & read.readable].sum())
+    tally.unread_frames += int(pages[~read.readable].sum())

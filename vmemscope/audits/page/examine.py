@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Look at one page from all sides: sections, zones, pagemaps, page tables, frame."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...columns import select
+from ...kernel.mem_section import section_flags
+from ...kernel.mem_section_usage import SUBSECTION_SIZE, read_subsections
+from ...kernel.page_words import mapcount_offset, page_type, tails_may_look_like_heads, word_names
+from ...kernel.pglist_data import DEVICE, read_zones
+from ...kernel.resource import read_resources
+from ...report.documents.page import (
+    Compound,
+    Frame,
+    PageReport,
+    Place,
+    Section,
+    Sharing,
+    SharingRun,
+    StructPage,
+)
+from ...report.documents.pgmap import TargetInfo
+from ...rules.contents import check_rows
+from ...rules.findings import Collector
+from ...rules.struct_pages import Due, Rows, holds_mask, resolve_heads
+from ...rules.tally import Tally
+from ...target.vmcoreinfo import physmem_bits
+from ...vmemmap.frames import runs_of
+from ...vmemmap.layout import first_compound, pieces_of, unknown_piece
+from ...vmemmap.struct_pages import flag_layout, read_struct_pages
+from ...vmemmap.tables import Kind
+from ...vmemmap.trace import trace
+from ..pagemaps import read_subjects
+from .meaning import understand
+from .state import describe
+
+if TYPE_CHECKING:
+    from ...kernel.resource import Resource
+    from ...rules.findings import Finding
+    from ...target import Target
+    from ...vmemmap.trace import Trace
+    from ..pagemaps.subject import Subject
+
+__all__ = ("examine",)
+
+#: log2 of the pages in the largest compound page that is believed: 16 GiB of base pages
+_MAX_ORDER = 22
+#: runs of pages that share a frame that are listed
+_MAX_RUNS = 32
+
+
+def examine(target: Target, number: int, meaning: str | None, types: str) -> PageReport:
+    """
+    Look at one page, once.
+
+    :param target: an opened target with types attached
+    :param number: page frame number, physical or virtual address
+    :param meaning: which of these: pfn, phys, address, or ``None`` to find out
+    :param types: where they come from, ``btf`` or ``dwarf``
+    :raises VmemscopeError: if there is no such page
+    """
+    look = _Examination(target)
+    understood = understand(number, meaning, look.vmemmap, look.bits, target.prog)
+    pfn = understood.pfn
+    geometry = look.vmemmap.geometry
+    resources = look.resources_of(pfn)
+    section = look.section_of(pfn)
+    place, subject = look.place_of(pfn)
+    page = look.struct_page(pfn)
+    way = trace(look.vmemmap.memory, look.vmemmap.table, geometry.page_address(pfn))
+    if way.kind is Kind.UNREADABLE:
+        look.unread["page tables on the way to the struct page"] += 1
+    elif way.kind is Kind.MAPPED and not page.readable:
+        look.unread["the struct page, which lies in " + _where(look.memory_of(way.pfn or 0))] += 1
+    frame = look.frame_of(way)
+    nid, zone = look.zone_of(pfn, page, place)
+    sharing = look.sharing(pfn, page, place, way)
+    findings = look.check(pfn, place, subject)
+    state = describe(pfn, section, place, zone, nid, resources, page, way, frame, sharing, geometry)
+    return PageReport(
+        target=TargetInfo.of(target, geometry, types),
+        meaning=understood,
+        pfn=pfn,
+        physical=pfn * geometry.page_size,
+        resources=resources,
+        section=section,
+        nid=nid,
+        zone=zone,
+        place=place,
+        page=page,
+        walk=way.steps,
+        frame=frame,
+        sharing=sharing,
+        state=tuple(state),
+        findings=findings,
+        not_read=tuple(f"{what}: {n}" for what, n in sorted(look.unread.items())),
+    )
+
+
+def _where(memory: str) -> str:
+    return {"RAM": "RAM", "device": "the device itself"}.get(memory, "no memory that is known")
+
+
+class _Examination:
+    """What is read once, and the questions to it."""
+
+    def __init__(self, target: Target) -> None:
+        self.prog, self.vmcoreinfo = target.prog, target.vmcoreinfo
+        self.unread: Counter[str] = Counter()
+        # What is wrong with the pagemaps themselves is for "pgmap" to tell.
+        self.subjects, self.vmemmap = read_subjects(target, Collector(), self.unread)
+        self.zones, damage = read_zones(self.prog)
+        self.resources, _ = read_resources(self.prog)
+        for one in damage:
+            self.unread[one.message] += 1
+        self.flags = flag_layout(self.prog, self.vmemmap, self.zones)
+        self.bits = physmem_bits(self.vmcoreinfo)
+        self.names = word_names(self.prog)
+
+    def resources_of(self, pfn: int) -> tuple[Resource, ...]:
+        """Get the resources that hold a page, from the outermost in."""
+        physical = pfn * self.vmemmap.geometry.page_size
+        holding = [r for r in self.resources if r.depth and r.start <= physical <= r.end]
+        return tuple(sorted(holding, key=lambda r: r.depth))
+
+    def section_of(self, pfn: int) -> Section:
+        """Tell of the section of a page."""
+        sections, page_size = self.vmemmap.sections, self.vmemmap.geometry.page_size
+        number, within = divmod(pfn, sections.pages)
+        subsection = within * page_size // SUBSECTION_SIZE
+        index = sections.index(number)
+        if index is None:
+            if sections.damage:
+                self.unread["part of the section table"] += 1
+            return Section(number, False, (), subsection, None if sections.damage else False)
+        found = read_subsections(self.prog, sections, page_size, np.array([index]))
+        valid: bool | None = bool(found.valid.contains(np.array([pfn]))[0])
+        if found.unknown.total:
+            self.unread["which subsections are valid"] += 1
+            valid = None
+        flags = tuple(section_flags(self.prog, int(sections.raw[index])))
+        return Section(number, True, flags, subsection, valid)
+
+    def place_of(self, pfn: int) -> tuple[Place | None, Subject | None]:
+        """Find the pagemap of a page, and where in it the page is."""
+        geometry = self.vmemmap.geometry
+        physical = pfn * geometry.page_size
+        for subject in self.subjects:
+            for one in subject.ranges:
+                if one.start <= physical <= one.end:
+                    first = one.start // geometry.page_size
+                    end = (one.end + 1) // geometry.page_size
+                    return self._place(pfn, subject, first, end), subject
+        return None, None
+
+    def _place(self, pfn: int, subject: Subject, first: int, end: int) -> Place:
+        geometry, pagemap = self.vmemmap.geometry, subject.pagemap
+        pieces = (
+            pieces_of(
+                first, end, pagemap, geometry, self.vmemmap.sections, bool(subject.dedup.expected)
+            )
+            if subject.shift_sound
+            else [unknown_piece(first, end, geometry)]
+        )
+        vpage = geometry.vpage(pfn)
+        populated = next((p.populated.value for p in pieces if p.start <= vpage < p.end), "unknown")
+        data = first_compound(pagemap, first)
+        altmap = None
+        if pagemap.altmap is not None:
+            reserved = first + pagemap.altmap.reserve
+            altmap = "reserve" if pfn < reserved else "map" if pfn < data else "data"
+        compound = head = None
+        if subject.order and pfn >= data:
+            compound = pfn - data >> subject.order
+            head = data + (compound << subject.order)
+        return Place(
+            pgmap=pagemap.address,
+            name=subject.name,
+            type=pagemap.type,
+            start=first * geometry.page_size,
+            end=end * geometry.page_size - 1,
+            populated=populated,
+            altmap=altmap,
+            compound=compound,
+            head_pfn=head,
+            order=subject.order,
+        )
+
+    def struct_page(self, pfn: int) -> StructPage:
+        """Read a ``struct page`` and take it apart."""
+        vmemmap = self.vmemmap
+        address = vmemmap.geometry.page_address(pfn)
+        read = read_struct_pages(vmemmap, np.array([pfn], dtype=np.int64))
+        if not read.readable[0]:
+            return StructPage(address)
+        words = read.data[0][: len(read.data[0]) // 8 * 8].view(vmemmap.table.dtype).tolist()
+        data = read.data[0].tobytes()
+        order = "little" if vmemmap.table.dtype[0] == "<" else "big"
+
+        def counter(offset: int) -> int:
+            return int.from_bytes(data[offset : offset + 4], order, signed=True)  # type: ignore[arg-type]
+
+        flags = words[vmemmap.page.flags // 8]
+        if vmemmap.page.order == vmemmap.page.flags and self._follows_head(pfn):
+            # folio->_flags_1: the order of the compound page, not flags of its own.
+            flags &= ~0xFF
+        mapcount = counter(mapcount_offset(self.prog))
+        kind = page_type(self.prog, self.vmcoreinfo, mapcount & 0xFFFF_FFFF)
+        return StructPage(
+            address=address,
+            words=tuple((8 * i, word, self.names.get(8 * i, ())) for i, word in enumerate(words)),
+            flags=self.flags.decode(flags),
+            refcount=counter(vmemmap.page.refcount),
+            mapcount=None if kind else mapcount,
+            type=kind,
+            compound=self._compound(pfn, address, words),
+        )
+
+    def _follows_head(self, pfn: int) -> bool:
+        """Tell whether the page before is the head of a compound page."""
+        layout, dtype = self.vmemmap.page, self.vmemmap.table.dtype
+        if not pfn:
+            return False
+        read = read_struct_pages(self.vmemmap, np.array([pfn - 1], dtype=np.int64))
+        is_head = read.word(layout.flags, dtype) & np.uint64(layout.pg_head) != 0
+        is_tail = read.word(layout.compound, dtype) & np.uint64(1) != 0
+        return bool(read.readable[0] and is_head[0] and not is_tail[0])
+
+    def _compound(self, pfn: int, address: int, words: list[int]) -> Compound:
+        """Resolve a page to its head, as ``compound_head()`` does."""
+        layout, geometry = self.vmemmap.page, self.vmemmap.geometry
+        word = np.array([words[layout.compound // 8]], dtype=np.uint64)
+        at = np.array([address], dtype=np.uint64)
+        if word[0] & np.uint64(1):
+            head = self._pfn_of(int(resolve_heads(word, at)[0]))
+            encoding = "mask" if holds_mask(word)[0] else "pointer"
+            return Compound("tail", head, encoding, self._order(head))
+        if not words[layout.flags // 8] & layout.pg_head:
+            return Compound("none", None, None, None)
+        if tails_may_look_like_heads(self.prog) and address % geometry.page_size == 0:
+            # page_fixed_fake_head(): what follows a real head is a tail of it.
+            read = read_struct_pages(self.vmemmap, np.array([pfn + 1], dtype=np.int64))
+            follows = read.word(layout.compound, self.vmemmap.table.dtype)
+            if (
+                read.readable[0]
+                and follows[0] & np.uint64(1)
+                and follows[0] - np.uint64(1) != at[0]
+            ):
+                head = self._pfn_of(int(follows[0]) - 1)
+                return Compound("fake-head", head, "pointer", self._order(head))
+        return Compound("head", pfn, None, self._order(pfn))
+
+    def _pfn_of(self, address: int) -> int | None:
+        """Get the page frame that a ``struct page`` describes, if there is one at the address."""
+        geometry = self.vmemmap.geometry
+        pfn, into = divmod(address - geometry.vmemmap, geometry.struct_page_size)
+        return pfn if not into and 0 <= pfn < 1 << self.bits else None
+
+    def _order(self, head: int | None) -> int | None:
+        """Read the order of a compound page, from its first tail."""
+        if head is None:
+            return None
+        layout = self.vmemmap.page
+        read = read_struct_pages(self.vmemmap, np.array([head + 1], dtype=np.int64))
+        return int(read.data[0, layout.order]) if read.readable[0] else None
+
+    def zone_of(
+        self, pfn: int, page: StructPage, place: Place | None
+    ) -> tuple[int | None, str | None]:
+        """Tell node and zone, by the page's flags if they make sense, else by what zones span."""
+        flags = page.flags
+        # Never written to: the frames that an altmap does not hand out.
+        blank = place is not None and place.altmap == "reserve"
+        if flags is not None and flags.zone_name is not None and not blank:
+            return flags.nid, flags.zone_name
+        spanning = [
+            (zone.nid, zone.name)
+            for zone in self.zones
+            if zone.start <= pfn < zone.end and (zone.name == DEVICE) == (place is not None)
+        ]
+        return spanning[0] if len(spanning) == 1 else (None, None)
+
+    def memory_of(self, pfn: int) -> str:
+        """Tell what memory a frame is in."""
+        one = np.array([pfn], dtype=np.uint64)
+        if self.vmemmap.ram.contains(one)[0]:
+            return "RAM"
+        return "device" if self.vmemmap.memory.contains(one)[0] else "no memory"
+
+    def frame_of(self, way: Trace) -> Frame | None:
+        """Tell of the frame that the way leads to."""
+        if way.pfn is None:
+            return None
+        page = self.struct_page(way.pfn)
+        if not page.readable:
+            self.unread["the struct page of the frame"] += 1
+        return Frame(way.pfn, way.steps[-1].size, self.memory_of(way.pfn), page)
+
+    def sharing(
+        self, pfn: int, page: StructPage, place: Place | None, way: Trace
+    ) -> Sharing | None:
+        """Find the pages of the vmemmap that map the frame, in the compound page or section."""
+        if way.pfn is None:
+            return None
+        first, end, what = self._neighbourhood(pfn, page, place)
+        geometry = self.vmemmap.geometry
+        start, stop = geometry.vpage(first), geometry.vpage_after(end)
+        size = geometry.struct_page_size
+        found: list[SharingRun] = []
+        for leaves in self.vmemmap.leaves(start, stop):
+            runs = runs_of(leaves, geometry, start, stop)
+            runs = select(runs, runs.kind == Kind.MAPPED)
+            into = np.int64(way.pfn) - runs.pfn.astype(np.int64)
+            count = np.where(runs.order == 0, 1, runs.length)
+            here = (into >= 0) & (into < count)
+            for vpage, length, order, offset in zip(
+                runs.vpage[here].tolist(),
+                runs.length[here].tolist(),
+                runs.order[here].tolist(),
+                into[here].tolist(),
+                strict=True,
+            ):
+                at = vpage + offset if order else vpage
+                found.append(
+                    SharingRun(
+                        geometry.address(at),
+                        1 if order else length,
+                        -(-at * geometry.page_size // size),
+                    )
+                )
+        return Sharing(
+            start=geometry.address(start),
+            end=geometry.address(stop),
+            what=what,
+            pages=sum(run.pages for run in found),
+            runs=tuple(found[:_MAX_RUNS]),
+            runs_left_out=max(len(found) - _MAX_RUNS, 0),
+        )
+
+    def _neighbourhood(
+        self, pfn: int, page: StructPage, place: Place | None
+    ) -> tuple[int, int, str]:
+        """Choose where to look for others: page frames ``[first, end)``, and what they are."""
+        if place is not None and place.head_pfn is not None:
+            last = (place.end + 1) // self.vmemmap.geometry.page_size
+            return place.head_pfn, min(place.head_pfn + (1 << place.order), last), "compound page"
+        compound = page.compound
+        if (
+            compound is not None
+            and compound.head_pfn is not None
+            and compound.order is not None
+            and 0 < compound.order <= _MAX_ORDER
+            and compound.head_pfn <= pfn < compound.head_pfn + (1 << compound.order)
+        ):
+            end = compound.head_pfn + (1 << compound.order)
+            return compound.head_pfn, end, "compound page"
+        pages = self.vmemmap.sections.pages
+        first = pfn // pages * pages
+        return first, first + pages, "section"
+
+    def check(self, pfn: int, place: Place | None, subject: Subject | None) -> tuple[Finding, ...]:
+        """Hold the page's compound page against the rules about contents, where it has any."""
+        geometry = self.vmemmap.geometry
+        if (
+            place is None
+            or subject is None
+            or place.head_pfn is None
+            or geometry.page_size % geometry.struct_page_size
+            or geometry.compound_vpages(place.order) < 2
+        ):
+            return ()
+        per_page = geometry.page_size // geometry.struct_page_size
+        # That of the head, and the page's own if it is another.
+        vpages = np.array(sorted({place.head_pfn // per_page, pfn // per_page}))
+        read = self.vmemmap.read(vpages)
+        words = read.data.view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
+        first = vpages * per_page
+        head = np.full(len(vpages), place.head_pfn)
+        shared = np.zeros(len(vpages), dtype=np.bool_)
+        last = (place.end + 1) // geometry.page_size
+        rows = Rows(
+            head, first, first, first, np.minimum(first + per_page, last), shared, read.pfn,
+            words.reshape(len(vpages), per_page, -1),
+        )  # fmt: skip
+        due = Due(subject.pagemap, self.vmemmap.page, geometry, self.flags)
+        findings, tally = Collector(), Tally(due, base=False)
+        check_rows(select(rows, read.readable), due, tally, self.vmemmap.page.folio_pages)
+        pages = int(np.count_nonzero(read.readable)) * per_page
+        tally.flush(findings, lambda _: (pages - int(read.readable[0]), pages))
+        return findings.finish()

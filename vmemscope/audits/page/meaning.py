@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the number that somebody gave means: which page, and how that was told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...errors import TargetError, UsageError
+from ...report.documents.page import Meaning
+from ...vmemmap.tables import Kind
+from ...vmemmap.trace import trace
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from ...vmemmap.vmemmap import Vmemmap
+
+__all__ = ("understand",)
+
+
+def understand(
+    number: int, forced: str | None, vmemmap: Vmemmap, bits: int, prog: Program
+) -> Meaning:
+    """
+    Tell which page a number means.
+
+    :param forced: pfn, phys or address, if the user said so
+    :param bits: of physical addresses, at the most
+    :raises UsageError: if there can be no such page
+    :raises TargetError: if the page tables that would tell can't be read
+    """
+    page_size = vmemmap.geometry.page_size
+    frames = 1 << bits >> page_size.bit_length() - 1
+    if forced == "address" or (forced is None and number >> bits):
+        return _virtual(number, vmemmap, frames, prog)
+    as_pfn, as_physical = number, number // page_size
+    if forced == "pfn":
+        if as_pfn >= frames:
+            raise UsageError(f"{number:#x} is no page frame number: there are {frames:#x}")
+        return Meaning(number, "pfn", as_pfn, "page frame number")
+    if forced == "phys":
+        if number >> bits:
+            raise UsageError(f"{number:#x} is no physical address: they have {bits} bits")
+        return Meaning(number, "physical", as_physical, "physical address")
+    if _is_present(as_pfn, vmemmap):
+        words = "page frame number"
+        if _is_present(as_physical, vmemmap):
+            words += f"; as a physical address it would be in pfn {as_physical:#x} (--phys)"
+        return Meaning(number, "pfn", as_pfn, words)
+    if _is_present(as_physical, vmemmap):
+        return Meaning(
+            number, "physical", as_physical, "physical address: there is no page of that number"
+        )
+    # Nothing is there either way: the reading that is nearer to what there is.
+    end = (int(vmemmap.sections.number[-1]) + 1) * vmemmap.sections.pages
+    if as_pfn < end:
+        return Meaning(number, "pfn", as_pfn, "page frame number, of no section that is present")
+    return Meaning(
+        number, "physical", as_physical, "physical address, in no section that is present"
+    )
+
+
+def _is_present(pfn: int, vmemmap: Vmemmap) -> bool:
+    return vmemmap.sections.index(pfn // vmemmap.sections.pages) is not None
+
+
+def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> Meaning:
+    geometry = vmemmap.geometry
+    if geometry.vmemmap <= number < geometry.end(frames):
+        pfn, into = divmod(number - geometry.vmemmap, geometry.struct_page_size)
+        words = "address of a struct page" if not into else f"{into} bytes into a struct page"
+        return Meaning(number, "struct-page", pfn, words)
+    # What the top table decodes, the kernel's addresses have in common above it.
+    top = vmemmap.table.levels[0]
+    above = top.shift + top.bits
+    if number >> above != geometry.vmemmap >> above:
+        raise UsageError(
+            f"{number:#x} is no virtual address of the kernel",
+            "give a page frame number, a physical address, or an address that is mapped",
+        )
+    way = trace(vmemmap.memory, vmemmap.table, number)
+    if way.kind is Kind.UNREADABLE:
+        raise TargetError(f"the page tables that map {number:#x} can't be read")
+    if way.pfn is None:
+        raise UsageError(
+            f"the kernel has nothing mapped at {number:#x}",
+            "give a page frame number, a physical address, or an address that is mapped",
+        )
+    physical = way.pfn * geometry.page_size + number % geometry.page_size
+    where = " (the direct map)" if _page_offset(prog) == number - physical else ""
+    words = f"virtual address{where}, which the page tables map to physical {physical:#x}"
+    return Meaning(number, "virtual", way.pfn, words)
+
+
+def _page_offset(prog: Program) -> int | None:
+    """Get where the direct map starts, if the kernel has a variable for it (x86)."""
+    from drgn import FaultError
+
+    try:
+        return int(prog["page_offset_base"].value_())
+    except (LookupError, FaultError, OSError):
+        return None

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What to make of a page, in words: a line for each thing that can be said, and none guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...text import binary_size
+from ...vmemmap.tables import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...kernel.resource import Resource
+    from ...report.documents.page import Compound, Frame, Place, Section, Sharing, StructPage
+    from ...vmemmap.layout import Geometry
+    from ...vmemmap.trace import Trace
+
+__all__ = ("describe",)
+
+
+def describe(
+    pfn: int,
+    section: Section,
+    place: Place | None,
+    zone: str | None,
+    nid: int | None,
+    resources: Sequence[Resource],
+    page: StructPage,
+    way: Trace,
+    frame: Frame | None,
+    sharing: Sharing | None,
+    geometry: Geometry,
+) -> Iterator[str]:
+    """Say whose the page is, what it is used for, and what is behind its ``struct page``."""
+    yield _whose(section, place, zone, nid, resources)
+    if not section.present:
+        yield "there is no struct page for it: its section is not present"
+    elif section.valid is False:
+        yield "its subsection is not valid: pfn_valid() denies it"
+    if page.readable:
+        yield from _use(pfn, place, page)
+    elif way.kind is Kind.HOLE and section.present:
+        yield "its struct page is not mapped: to touch it is a crash"
+    elif way.kind is not Kind.HOLE:
+        yield "its struct page could not be read, so nothing is said of its use"
+    if frame is not None and sharing is not None:
+        yield from _behind(frame, sharing, place, geometry)
+
+
+def _whose(
+    section: Section,
+    place: Place | None,
+    zone: str | None,
+    nid: int | None,
+    resources: Sequence[Resource],
+) -> str:
+    node = f"node {nid}" if nid is not None else "a node that can't be told"
+    if place is not None:
+        what = f"device memory of {place.name or f'the pagemap at {place.pgmap:#x}'} ({place.type})"
+        if place.altmap == "reserve":
+            what += ", in what its altmap leaves alone (metadata)"
+        elif place.altmap == "map":
+            what += ", in what its altmap takes for the memory map"
+        return f"{what}, {node}"
+    if any(one.is_system_ram for one in resources):
+        return f"System RAM, {node}, {_zone(zone)}"
+    if section.present:
+        return f"no memory: a hole in a section, {node}, {_zone(zone)}"
+    return "no memory that the kernel has struct pages for"
+
+
+def _zone(zone: str | None) -> str:
+    return f"zone {zone}" if zone else "a zone that can't be told"
+
+
+def _use(pfn: int, place: Place | None, page: StructPage) -> Iterator[str]:
+    flags = page.flags.names if page.flags is not None else ()
+    if place is not None and place.altmap == "reserve":
+        yield "the kernel never writes to struct pages there: what they say means nothing"
+        return
+    compound = page.compound
+    if compound is not None and compound.role != "none":
+        yield _compound(pfn, compound)
+    if place is not None and place.head_pfn is not None:
+        yield from _by_pagemap(pfn, place, compound)
+    if page.type == "buddy":
+        yield "free, in the buddy allocator"
+    elif page.type is not None:
+        yield f"used as {page.type}"
+    elif "PG_reserved" in flags and place is None:
+        yield "reserved: the page allocator has nothing to do with it"
+    if page.refcount is not None and (compound is None or compound.role in ("none", "head")):
+        if page.refcount == 0 and page.type is None and place is None:
+            yield "reference count 0: free on a per-CPU list, part of a larger block, or frozen"
+        elif page.refcount > 0:
+            yield f"reference count {page.refcount}" + (
+                f", mapped {page.mapcount + 1} times"
+                if page.mapcount is not None and page.mapcount >= 0
+                else ""
+            )
+
+
+def _compound(pfn: int, compound: Compound) -> str:
+    size = f" of order {compound.order}" if compound.order is not None else ""
+    if compound.role == "head":
+        return f"head of a compound page{size}"
+    if compound.head_pfn is None:
+        return "tail of a compound page, whose head is no struct page"
+    number = f"tail {pfn - compound.head_pfn}" if pfn > compound.head_pfn else "tail"
+    text = f"{number} of the compound page{size} with head pfn {compound.head_pfn:#x}"
+    if compound.role == "fake-head":
+        text += ", looking like a head since its frame is the head's"
+    return text
+
+
+def _by_pagemap(pfn: int, place: Place, compound: Compound | None) -> Iterator[str]:
+    """Say where the pagemap has the head, if the page says otherwise."""
+    role = "head" if pfn == place.head_pfn else f"tail {pfn - (place.head_pfn or 0)}"
+    said = None if compound is None or compound.role == "none" else compound.head_pfn
+    if said != place.head_pfn:
+        yield (
+            f"by the pagemap it is {role} of compound page {place.compound}, with head pfn"
+            f" {place.head_pfn:#x}: its struct page does not say so"
+        )
+    elif compound is not None and compound.order not in (None, place.order):
+        yield f"by the pagemap the compound page is of order {place.order}"
+
+
+def _behind(
+    frame: Frame, sharing: Sharing, place: Place | None, geometry: Geometry
+) -> Iterator[str]:
+    others = sharing.pages - 1
+    where = {"RAM": "RAM", "device": "the device"}.get(frame.memory, "no memory that is known")
+    leaf = (
+        f", part of a leaf of {binary_size(frame.leaf_size)}"
+        if frame.leaf_size > geometry.page_size
+        else ""
+    )
+    if others > 0:
+        yield (
+            f"its struct page lies in pfn {frame.pfn:#x} of {where}{leaf}, which"
+            f" {sharing.pages} pages of the {sharing.what}'s memory map share"
+        )
+    else:
+        yield (
+            f"its struct page lies in pfn {frame.pfn:#x} of {where}{leaf}, which no other page of"
+            f" the {sharing.what}'s memory map has"
+        )
+    if frame.memory == "no memory":
+        yield "that is no memory: what is read there means nothing"
+    page = frame.page
+    if page.type == "buddy":
+        yield "that frame is free in the buddy allocator: it will be overwritten"
+    elif page.refcount is not None and place is not None and frame.memory == "RAM":
+        # Of the memory map of RAM the count tells nothing: HugeTLB's optimization does
+        # not count entries, and boot memory has counts of its own.
+        counted = place.populated in ("compound", "base") and frame.leaf_size == geometry.page_size
+        if counted and page.refcount != sharing.pages:
+            yield (
+                f"that frame has reference count {page.refcount}, not {sharing.pages}: others map"
+                " it, or a count is off (vmemscope pgmap tells)"
+            )

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Looks into the ``struct page``s of compound pages.
+
+Some thousand at a time: the frame with the head and the one that tail pages share are
+read at a glance; only those that are not alike, or whose first few ``struct page``s have
+anything off, are looked into in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....columns import join, select
+from ....rules.contents import check_pairs, check_rows, majority, screen, spread, usual_tail
+from ....rules.struct_pages import holds_mask
+from ....rules.tally import Tally
+from ....vmemmap.tables import Kind
+from .areas import Area, Contents, picked
+from .reading import FRAMES, Batch, Glance, Reading, glance, rows_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .look import Look
+
+__all__ = ("look_at_compounds",)
+
+#: compound pages that are looked up at a time, and vpages
+_COMPOUNDS = 16384
+_VPAGES = 16384
+
+
+def look_at_compounds(look: Look, area: Area) -> None:
+    """Look into the compound pages of an area."""
+    tally = Tally(look.due, base=False)
+    numbers = picked(area, look.contents)
+    look.sampled |= len(numbers) < area.parts
+    look.heads.append(area.start)
+    for at in range(0, len(numbers), _COMPOUNDS):
+        head = area.start + (numbers[at : at + _COMPOUNDS] << area.order)
+        end = np.minimum(head + (1 << area.order), area.end)
+        first, last = head // look.per_page, -(-end // look.per_page) - 1
+        # That they map somebody else's frame is known, and what is read there is his. The
+        # shared frame of the tails is known by the first of them.
+        own = look.own(np.stack((first, np.minimum(first + 1, last), last))).all(axis=0)
+        if own.any():
+            _Some(look, tally, head[own], end[own]).look_into()
+
+
+class _Some:
+    """
+    Some compound pages.
+
+    :param head: page frames of the heads, in order, shape ``(n,)``, n at least 1
+    :param end: page frames after the compound pages, shape ``(n,)``
+    """
+
+    def __init__(
+        self, look: Look, tally: Tally, head: NDArray[np.int64], end: NDArray[np.int64]
+    ) -> None:
+        self.look, self.tally = look, tally
+        self.head, self.end = head, end
+        #: first and last vpage of each
+        self.first, self.last = head // look.per_page, -(-end // look.per_page) - 1
+        self.counts = _Counts(head)
+
+    def look_into(self) -> None:
+        """Look into them."""
+        look, counts = self.look, self.counts
+        head, end, first, last = self.head, self.end, self.first, self.last
+        some = np.stack((first, np.minimum(first + 1, last), np.minimum(first + 2, last), last))
+        pfn, kind = self._frames_behind(some)
+        usual = majority(pfn[1:])
+        at_usual = (kind[1:] == Kind.MAPPED) & (pfn[1:] == usual)
+        shared = (at_usual.sum(axis=0) > 1) & (last > first + 1)
+        heads = Batch(
+            first, head, head, head, head, np.minimum(head + look.per_page, end), shared,
+            pfn[0], kind[0],
+        )  # fmt: skip
+        # The first and the last of the vpages looked up that map the shared frame.
+        tail = np.where(at_usual[0], some[1], np.where(at_usual[1], some[2], last))
+        tail_last = np.where(at_usual[2], last, tail)
+        begin = tail * look.per_page
+        tails = Batch(
+            tail, head, begin, tail_last * look.per_page, begin,
+            np.minimum(begin + look.per_page, end), shared, usual,
+            np.full(len(head), Kind.MAPPED, dtype=np.uint8),
+        )  # fmt: skip
+        paired = np.flatnonzero(shared)
+        self._check(
+            join([heads, select(tails, paired)]),
+            np.concatenate((np.arange(len(head)), paired)),
+            paired,
+        )
+        for rest, of in self._unshared(~shared):
+            self._check(rest, of, None)
+        look.checked += int(np.count_nonzero(counts.seen))
+        look.unreadable += int(np.count_nonzero(counts.lost))
+        look.strangers |= self.tally.strangers
+        self.tally.flush(look.subject.findings, counts.of)
+
+    def _frames_behind(
+        self, some: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+        """
+        Find the frames behind the first three vpages of the compound pages and the last.
+
+        Of those that the walk has found to be mapped as they should be, it knows them.
+
+        :param some: shape ``(4, n)``
+        :return: frames and kinds, same shape. Where the second and the last have the
+            same frame, the third is taken to have it too: it would be outvoted
+        """
+        frames_of = self.look.vmemmap.frames_of
+        pfn = np.empty(some.shape, np.uint64)
+        kind = np.full(some.shape, Kind.MAPPED, np.uint8)
+        known, frames = self.look.subject.ram.compounds_at(some[0])
+        pfn[0, known], pfn[1:, known] = frames[:, 0], frames[:, 1]
+        if len(known) == some.shape[1]:
+            return pfn, kind
+        rest = np.ones(some.shape[1], dtype=np.bool_)
+        rest[known] = False
+        places = np.flatnonzero(rest)
+        asked = np.ix_(np.array([0, 1, 3]), places)
+        found, how = frames_of(some[asked].ravel())
+        pfn[asked], kind[asked] = found.reshape(3, -1), how.reshape(3, -1)
+        pfn[2, places], kind[2, places] = pfn[1, places], kind[1, places]
+        open_ = places[((pfn[1] != pfn[3]) | (kind[1] != kind[3]))[places]]
+        if len(open_):
+            pfn[2, open_], kind[2, open_] = frames_of(some[2, open_])
+        return pfn, kind
+
+    def _unshared(self, which: NDArray[np.bool_]) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+        """
+        Get the vpages after the first of compound pages whose tail pages share no frame.
+
+        :return: the vpages, and which compound page each is of
+        """
+        look, first, last = self.look, self.first, self.last
+        numbers = np.flatnonzero(which & (last > first))
+        if not len(numbers):
+            return
+        if look.contents is not Contents.ALL:
+            # The kernel writes the first two of a deduplicated compound page; of
+            # one that isn't, some kernels forgot the rest.
+            lengths = np.minimum(last - first, 3)[numbers]
+            look.sampled |= bool((last - first > 3)[numbers].any())
+        else:
+            lengths = (last - first)[numbers]
+        ends = np.cumsum(lengths)
+        for at in range(0, int(ends[-1]), _VPAGES):
+            position = np.arange(at, min(at + _VPAGES, int(ends[-1])))
+            of = np.searchsorted(ends, position, side="right")
+            nth = position - (ends - lengths)[of] + 1
+            one = numbers[of]
+            vpage = first[one] + nth
+            if look.contents is not Contents.ALL:
+                vpage = np.where(nth == 3, last[one], vpage)
+            begin = vpage * look.per_page
+            pfn, kind = look.vmemmap.frames_of(vpage)
+            rows = Batch(
+                vpage, self.head[one], begin, begin, begin,
+                np.minimum(begin + look.per_page, self.end[one]),
+                np.zeros(len(one), dtype=np.bool_), pfn, kind,
+            )  # fmt: skip
+            yield rows, one
+
+    def _check(self, rows: Batch, of: NDArray[np.int64], paired: NDArray[np.int64] | None) -> None:
+        """
+        Read rows, and check them.
+
+        :param rows: frames with heads; and those that tail pages share, or other tail pages
+        :param of: which compound page each is of, shape ``(n,)``
+        :param paired: rows with heads whose tail pages share a frame: the last of
+            ``rows``, in the same order
+        """
+        look, due, tally = self.look, self.look.due, self.tally
+        seen = glance(rows, look.vmemmap, look.plain, look.step)
+        due.learn_node(seen.plain[seen.read, look.vmemmap.page.flags // 8])
+        usual = seen.plain
+        # Where all tail pages are alike, the first few struct pages will do, and of a
+        # row without a head one.
+        same = seen.read & seen.alike & (rows.end - rows.first == look.per_page)
+        with_head, first = seen.heads, seen.first
+        if not same[with_head].all():
+            with_head, first = with_head[same[with_head]], first[same[with_head]]
+        without = np.flatnonzero(same & (rows.first != rows.head))
+        for which, words in ((with_head, first), (without, usual[without, None])):
+            short = rows_of(select(rows, which), words)
+            bad = np.flatnonzero(screen(short, due))
+            for done in range(0, len(bad), FRAMES):
+                some = spread(select(short, bad[done : done + FRAMES]), look.per_page)
+                check_rows(some, due, tally, look.plain)
+        odd = np.flatnonzero(seen.read & ~same)
+        if len(odd):
+            self._check_in_full(rows, odd, seen.read, usual)
+        if paired is not None:
+            both = seen.read[paired] & seen.read[len(rows.head) - len(paired) :]
+            one, other = paired[both], len(rows.head) - len(paired) + np.flatnonzero(both)
+            check_pairs(rows_of(rows, usual[:, None]), one, other, due, tally)
+        self._record(rows, seen, usual)
+        self.counts.add(of, rows, seen.read)
+        look.missed |= not seen.read.all()
+
+    def _check_in_full(
+        self,
+        rows: Batch,
+        which: NDArray[np.int64],
+        read: NDArray[np.bool_],
+        usual: NDArray[np.uint64],
+    ) -> None:
+        """
+        Check rows ``struct page`` by ``struct page``. They are read again for it.
+
+        :param which: numbers of these rows
+        :param read: is set to whether they could be, for each of ``rows``
+        :param usual: what most tail pages hold in each of ``rows`` is set there
+        """
+        look = self.look
+        read[which] = False
+        for words, some, at in Reading(select(rows, which), look.vmemmap).batches(_no_step):
+            part = rows_of(select(rows, which[some]), words[at])
+            read[which[some]] = True
+            usual[which[some]] = usual_tail(part, look.plain)
+            check_rows(part, look.due, self.tally, look.plain)
+
+    def _record(self, rows: Batch, seen: Glance, usual: NDArray[np.uint64]) -> None:
+        """Note which rules were held against anything."""
+        look, due, page = self.look, self.look.due, self.look.vmemmap.page
+        if seen.read.any():
+            look.asked.add("page-uninitialised")
+            if due.place[0]:
+                look.asked.add("page-zone")
+        # In another zone, they are nobody's to be held against more.
+        own = seen.read & due.in_zone(usual[:, page.flags // 8])
+        if not own.any():
+            return
+        look.asked.update(("compound-head", "stray-head", "page-refcount"))
+        if (own & rows.shared).any():
+            look.asked.add("tail-contents")
+        flags = seen.first[:, 0, page.flags // 8]
+        in_zone = due.in_zone(flags)
+        if not in_zone.any():
+            return
+        look.asked.add("head-flag")
+        lead = (seen.first[:, 0, page.compound // 8] & np.uint64(1)) != 0
+        if (in_zone & ((flags & np.uint64(page.pg_head)) != 0) & ~lead).any():
+            look.asked.update(("pgmap-link", "compound-order"))
+        masked = bool((in_zone & holds_mask(seen.first[:, 1, page.compound // 8])).any())
+        look.masked = masked or bool(look.masked)
+
+
+def _no_step(frames: int) -> None:
+    """Make no progress: what is read again has been counted."""
+
+
+class _Counts:
+    """Counts, for each of some compound pages, what was looked at."""
+
+    def __init__(self, head: NDArray[np.int64]) -> None:
+        self._head = head
+        self._tails = np.zeros(len(head), dtype=np.int64)
+        self._pages = np.zeros(len(head), dtype=np.int64)
+        #: whether any of it could be read, or could not although it is mapped
+        self.seen = np.zeros(len(head), dtype=np.bool_)
+        self.lost = np.zeros(len(head), dtype=np.bool_)
+
+    def add(self, of: NDArray[np.int64], rows: Batch, read: NDArray[np.bool_]) -> None:
+        """
+        Add rows.
+
+        :param of: which compound page each is of
+        """
+        pages = np.where(read, rows.end - rows.start, 0)
+        np.add.at(self._pages, of, pages)
+        np.add.at(self._tails, of, pages - (read & (rows.first == rows.head)))
+        self.seen[of[read]] = True
+        self.lost[of[~read & (rows.kind != Kind.HOLE)]] = True
+
+    def of(self, head: int) -> tuple[int, int]:
+        """Get how many tail pages, and how many pages in all, were looked at."""
+        at = int(np.searchsorted(self._head, head))
+        return int(self._tails[at]), int(self._pages[at])

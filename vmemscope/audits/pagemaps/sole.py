@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Frames that are as they should be, told at a glance.
+
+Most frames have one owner, a reference count of as many entries as map them, and
+no mark of any other use. That takes one comparison of raw columns of their
+``struct page``s; any window of frames where it does not hold is gone through
+frame by frame (:mod:`.backing`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...rules.frame_state import is_odd
+from ...vmemmap.frame_table import sole_owners
+from ...vmemmap.vmemmap import member_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ...kernel.page_state import PageStates
+    from ...spans import Spans
+    from ...vmemmap.frame_table import FrameTable, SoleOwners
+    from ...vmemmap.vmemmap import Vmemmap
+
+__all__ = ("sound_frames",)
+
+
+def sound_frames(
+    tables: Sequence[FrameTable],
+    first: int,
+    end: int,
+    vmemmap: Vmemmap,
+    ram: Spans,
+    states: PageStates,
+    node: int | None,
+) -> SoleOwners | None:
+    """
+    Tell that all frames in ``[first, end)`` are as they should be.
+
+    :param first: a bound that :func:`~vmemscope.vmemmap.frame_table.windows` gave, as is ``end``
+    :param ram: frames of System RAM
+    :param states: how frames say what they are used for
+    :param node: the node that they should be of, ``None`` if that is not asked
+    :return: ``None`` if any is not, or can't be read, or it takes more to tell
+    """
+    page_size, page = vmemmap.geometry.page_size, vmemmap.page
+    a_vpage = page_size // page.size
+    if page_size % page.size:
+        return None
+    found = sole_owners(tables, first, end, a_vpage)
+    if found is None or not _all_memory(found, ram):
+        return None
+    entries = found.entries.reshape(-1, a_vpage)
+    members = (
+        vmemmap.refcount,
+        (states.mapcount, vmemmap.table.dtype[0] + "u4"),
+        (page.flags, vmemmap.table.dtype),
+    )
+    used: NDArray[np.bool_] = np.any(entries != 0, axis=1)
+    for chosen, pages in vmemmap.pages_of(found.first, used):
+        if not pages.readable.all():
+            return None
+        refcount, mapcount, flags = (
+            member_of(pages.data, page.size, offset, dtype) for offset, dtype in members
+        )
+        due = entries[chosen].reshape(-1)
+        odd = refcount != due
+        odd |= is_odd(flags, mapcount, states, node)
+        odd &= due != 0
+        if odd.any():
+            return None
+    return found
+
+
+def _all_memory(found: SoleOwners, ram: Spans) -> bool:
+    """Tell whether all frames are System RAM."""
+    low = found.first
+    inside = 0
+    for start, end in ram.pairs():
+        inside += np.count_nonzero(found.entries[max(start - low, 0) : max(end - low, 0)])
+    return inside == np.count_nonzero(found.entries)

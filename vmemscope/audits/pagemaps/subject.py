@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A pagemap under audit, and what is gathered of it on the way to its report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ...rules.findings import Collector
+from ...vmemmap.frame_table import FrameTable
+from ...vmemmap.layout import Dedup, Piece
+from ...vmemmap.tables import Kind
+
+if TYPE_CHECKING:
+    from ...kernel.dev_pagemap import Pagemap, PhysicalRange
+    from ...report.documents.pgmap import FrameSpan
+
+__all__ = ("NO_RANGE", "Subject")
+
+#: why nothing is asked of a pagemap
+NO_RANGE = "it has no valid range"
+
+
+@dataclass
+class Subject:
+    """A pagemap under audit."""
+
+    pagemap: Pagemap
+    name: str | None
+    #: the ranges that can be looked at
+    ranges: tuple[PhysicalRange, ...] = ()
+    dedup: Dedup = field(default_factory=lambda: Dedup(False, None))
+    #: whether ``vmemmap_shift`` can be gone by
+    shift_sound: bool = True
+    findings: Collector = field(default_factory=Collector)
+    pieces: list[Piece] = field(default_factory=list)
+    #: base pages of the vmemmap by what they turned out to be
+    by_kind: Counter[Kind] = field(default_factory=Counter)
+    #: bytes of a leaf -> entries
+    leaf_sizes: Counter[int] = field(default_factory=Counter)
+    #: frames from the page allocator
+    ram: FrameTable = field(default_factory=FrameTable)
+    #: frames on the device itself
+    device: FrameTable = field(default_factory=FrameTable)
+    #: frames of which no more is asked: those of early pieces, which the memory
+    #: map of RAM owns, and of pieces of which nothing is known
+    boot: FrameTable = field(default_factory=FrameTable)
+    #: compound pages walked, and those of which no two tail pages share a
+    #: frame, each by the first vpage of its range and its number there
+    compounds: int = 0
+    apart: list[tuple[int, int]] = field(default_factory=list)
+    #: vpages whose frame is not theirs: what is read there is somebody else's
+    foreign: set[int] = field(default_factory=set)
+    #: what could not be read of it -> how many
+    not_read: Counter[str] = field(default_factory=Counter)
+    #: the first compound page as mapped, for drawing
+    first: list[FrameSpan] = field(default_factory=list)
+
+    @property
+    def order(self) -> int:
+        """log2 of the base pages in a compound page, 0 where it can't be gone by."""
+        return (self.pagemap.vmemmap_shift or 0) if self.shift_sound else 0
+
+    @property
+    def no_compounds(self) -> str | None:
+        """Why it has no compound pages, or none that can be gone by; ``None`` if it has."""
+        if not self.shift_sound:
+            return "its vmemmap_shift makes no sense"
+        if not self.order:
+            return "no compound pages"
+        return None
+
+    @property
+    def vpages(self) -> int:
+        """Base pages of the vmemmap that describe the pagemap."""
+        return sum(piece.end - piece.start for piece in self.pieces)
+
+    @property
+    def label(self) -> str:
+        """What to call it in a message."""
+        return self.name or f"the pagemap at {self.pagemap.address:#x}"

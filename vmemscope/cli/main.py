@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The command line: arguments in, exit status out; no kernel knowledge.
+
+One module for each subcommand. Everything costly (drgn, numpy) is imported by
+the subcommand once the arguments are known to be sound, so that ``--help``
+and a usage error answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import ExitStatus, VmemscopeError
+from ..text import printable
+from . import diff, hugetlb, memmap, page, pgmap, rules, sim, vmcoreinfo
+
+__all__ = ("entrypoint", "main")
+
+_EXIT_STATUS = """\
+exit status:
+  0  sound: everything could be read and nothing is wrong
+  1  at least one finding of severity error; something got worse (diff)
+  2  wrong usage
+  3  could not look: no target, no types, unsupported kernel or architecture
+  4  looked only in part (something could not be read) and found no error
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="vmemscope",
+        description="What does the kernel's memory map of memory really look like?",
+        epilog=_EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"vmemscope {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (pgmap, diff, rules, memmap, hugetlb, page, sim, vmcoreinfo):
+        command = commands.add_parser(
+            module.NAME,
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            epilog=f"{module.EXAMPLES}\n{getattr(module, 'EXIT_STATUS', _EXIT_STATUS)}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.add_argument(
+            "--debug", action="store_true", help="show a traceback with an error message"
+        )
+        command.set_defaults(run=module.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    :param argv: arguments without the program's name, those of the process by default
+    :return: exit status
+    """
+    args = parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except VmemscopeError as e:
+        if args.debug:
+            raise
+        _error(str(e))
+        return e.exit_status
+    except BrokenPipeError:
+        # The reader went away (| head): nobody is left to tell. Stop Python
+        # from complaining when it flushes once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except KeyboardInterrupt:
+        _error("interrupted")
+        return 128 + 2
+    except Exception as e:
+        if args.debug:
+            raise
+        _error(f"internal error: {type(e).__name__}: {e}; run again with --debug and report it")
+        return ExitStatus.CANNOT_LOOK
+    return status
+
+
+def _error(message: str) -> None:
+    # One line, whatever a path or a library's message holds.
+    line = printable(" ".join(message.split()).encode("utf-8", "surrogateescape"))
+    print(f"vmemscope: error: {line}", file=sys.stderr)
+
+
+def entrypoint() -> None:
+    """Run the command line and exit; the console script."""
+    sys.exit(main())

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Rules and findings: what must hold, and what is off, where, by which rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass, replace
+from enum import Enum, Flag, IntEnum, auto
+
+__all__ = (
+    "Collector",
+    "Finding",
+    "Outcome",
+    "Rule",
+    "RuleOutcome",
+    "Scope",
+    "Severity",
+    "left_of",
+)
+
+#: findings of one rule that are told one by one, for each pagemap
+_LIMIT = 16
+
+
+class Severity(IntEnum):
+    """How bad a finding is, worst first."""
+
+    ERROR = 0
+    WARNING = 1
+    NOTE = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class Scope(Flag):
+    """What a rule is evaluated for."""
+
+    #: each pagemap
+    PAGEMAP = auto()
+    #: what of the target all pagemaps are found by
+    TARGET = auto()
+    #: all of the memory map, whomever it describes (:mod:`vmemscope.audits.memmap`)
+    MEMORY_MAP = auto()
+    #: HugeTLB's folios (:mod:`vmemscope.audits.hugetlb`)
+    HUGETLB = auto()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the catalogue (:mod:`vmemscope.rules`)."""
+
+    #: identifier, as it stands in reports
+    id: str
+    severity: Severity
+    #: what must hold
+    text: str
+    #: where the kernel makes it so, ``file: function()``
+    source: str
+    _: KW_ONLY
+    #: first and last release that it holds for, ``None``: no such bound is known
+    since: str | None = None
+    until: str | None = None
+    #: architectures that it holds for, as ``uname -m`` has them; none: all
+    archs: tuple[str, ...] = ()
+    scope: Scope = Scope.PAGEMAP
+    #: what it means for the kernel and its user when it does not hold
+    meaning: str
+    #: what to look at next
+    look_at: str
+
+    @property
+    def versions(self) -> str:
+        """The releases that it holds for, in words."""
+        if self.since is None:
+            return "all versions" if self.until is None else f"up to {self.until}"
+        return f"{self.since}+" if self.until is None else f"{self.since} to {self.until}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One violation of one rule."""
+
+    #: identifier of the rule
+    rule: str
+    severity: Severity
+    #: virtual address that it is at, in bytes, or ``None``
+    vaddr: int | None
+    #: page frame that backs ``vaddr``, or ``None``
+    pfn: int | None
+    expected: str | int | None
+    observed: str | int | None
+    message: str
+
+
+class Outcome(Enum):
+    """What came of evaluating a rule."""
+
+    #: it was looked at, and holds wherever it could be
+    CHECKED = "checked"
+    #: it does not apply, or what it takes could not be read
+    SKIPPED = "skipped"
+    #: it does not hold
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class RuleOutcome:
+    """What came of evaluating one rule for one pagemap, or for the target as a whole."""
+
+    #: identifier of the rule
+    rule: str
+    outcome: Outcome
+    #: why it was skipped; or where, if only in part; ``None`` if nowhere
+    reason: str | None = None
+    #: places where it does not hold, those too that are not told one by one
+    violations: int = 0
+
+
+def left_of(
+    outcomes: Iterable[RuleOutcome], found: Iterable[Finding], left: Iterable[Finding], reason: str
+) -> tuple[RuleOutcome, ...]:
+    """
+    Get what came of rules when some of what was found turned out not to be so.
+
+    :param found: all findings that the outcomes are of
+    :param left: those that it comes down to
+    :param reason: why a rule of which none is left is to be taken for skipped
+    """
+    kept = Counter(one.rule for one in left)
+    dropped = Counter(one.rule for one in found)
+    dropped.subtract(kept)
+    return tuple(
+        one
+        if one.outcome is not Outcome.FAILED or not dropped[one.rule]
+        else replace(one, violations=one.violations - dropped[one.rule])
+        if kept[one.rule]
+        else RuleOutcome(one.rule, Outcome.SKIPPED, reason)
+        for one in outcomes
+    )
+
+
+#: reason of a rule that nobody evaluated and nobody said why: a bug, not a state of the target
+NOT_EVALUATED = "not evaluated"
+
+
+class Collector:
+    """
+    Collect what came of evaluating rules: what was checked, skipped and found.
+
+    Where a rule is evaluated, :meth:`checked` says so, and where it is not,
+    :meth:`skipped` says why; both may be said of one rule for different parts
+    of a pagemap. Of findings a bounded number of each rule is told one by one,
+    the rest counted.
+    """
+
+    def __init__(self) -> None:
+        self._findings: list[Finding] = []
+        self._seen: Counter[str] = Counter()
+        self._checked: set[str] = set()
+        # Reasons in the order given: a dict for its keys.
+        self._skipped: dict[str, dict[str, None]] = {}
+
+    def checked(self, *rules: Rule) -> None:
+        """Record that rules were held against something that could be read."""
+        self._checked.update(rule.id for rule in rules)
+
+    def skipped(self, reason: str, *rules: Rule) -> None:
+        """
+        Record that rules were not evaluated, or not for all of a pagemap.
+
+        :param reason: why, a clause without a full stop
+        """
+        for rule in rules:
+            self._skipped.setdefault(rule.id, {})[reason] = None
+
+    def add(
+        self,
+        rule: Rule,
+        message: str,
+        *,
+        vaddr: int | None = None,
+        pfn: int | None = None,
+        expected: str | int | None = None,
+        observed: str | int | None = None,
+    ) -> None:
+        """Add one finding."""
+        self._seen[rule.id] += 1
+        if self._seen[rule.id] <= _LIMIT:
+            self._findings.append(
+                Finding(rule.id, rule.severity, vaddr, pfn, expected, observed, message)
+            )
+
+    def add_uncounted(self, rule: Rule, more: int) -> None:
+        """Count findings of a rule that were not worth building one by one."""
+        self._seen[rule.id] += more
+
+    def room(self, rule: Rule) -> int:
+        """Tell how many more findings of a rule will be told one by one."""
+        return max(_LIMIT - self._seen[rule.id], 0)
+
+    def finish(self) -> tuple[Finding, ...]:
+        """Get the findings, worst first and in order of address."""
+        findings = list(self._findings)
+        told = Counter(f.rule for f in findings)
+        for rule, count in self._seen.items():
+            if told[rule] and count > told[rule]:
+                last = max(i for i, f in enumerate(findings) if f.rule == rule)
+                findings[last] = replace(
+                    findings[last],
+                    message=f"{findings[last].message} (and {count - told[rule]} more like it)",
+                )
+        return tuple(sorted(findings, key=lambda f: (f.severity, f.rule, f.vaddr or 0)))
+
+    def outcomes(self, rules: Iterable[Rule]) -> tuple[RuleOutcome, ...]:
+        """
+        Get what came of each rule.
+
+        :param rules: those to tell of; one that was found broken is told too
+            if it is not among them
+        """
+        names = dict.fromkeys(rule.id for rule in rules)
+        names.update(dict.fromkeys(rule for rule, count in self._seen.items() if count))
+        return tuple(self._outcome(name) for name in names)
+
+    def _outcome(self, rule: str) -> RuleOutcome:
+        reason = "; ".join(self._skipped.get(rule, ())) or None
+        if self._seen[rule]:
+            return RuleOutcome(rule, Outcome.FAILED, reason, self._seen[rule])
+        if rule in self._checked:
+            return RuleOutcome(rule, Outcome.CHECKED, reason)
+        return RuleOutcome(rule, Outcome.SKIPPED, reason or NOT_EVALUATED)

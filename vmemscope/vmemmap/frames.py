@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+From page-table entries to the frames behind them.
+
+:func:`runs_of` turns leaves into :class:`Runs`, neighbouring vpages that the
+same frame backs: a compound page of 4,096 vpages costs two. :class:`Frames` has
+them by frame: how many vpages map it, and how many of these should be its only
+owner.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..columns import join, select
+from .tables import Kind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .layout import Geometry
+    from .tables import Leaves
+
+__all__ = (
+    "FrameTotals",
+    "Frames",
+    "Runs",
+    "expand",
+    "in_order",
+    "join_frames",
+    "merge",
+    "runs_of",
+    "sharing",
+)
+
+
+class Runs(NamedTuple):
+    """Runs of vpages, in order; all arrays have shape ``(n,)``."""
+
+    #: first vpage (int64)
+    vpage: NDArray[np.int64]
+    #: number of vpages (int64)
+    length: NDArray[np.int64]
+    #: frame behind the first vpage (uint64)
+    pfn: NDArray[np.uint64]
+    #: log2 of the base pages in the leaf (uint8): 0 where one frame backs all
+    #: vpages; else a large leaf, whose frames follow one another
+    order: NDArray[np.uint8]
+    #: :class:`~vmemscope.vmemmap.tables.Kind` (uint8)
+    kind: NDArray[np.uint8]
+
+    def clip(self, start: int, end: int) -> Runs:
+        """Cut the runs to the vpages ``[start, end)``."""
+        if not len(self.vpage) or (
+            start <= self.vpage[0] and self.vpage[-1] + self.length[-1] <= end
+        ):
+            return self
+        first = np.maximum(self.vpage, start)
+        last = np.minimum(self.vpage + self.length, end)
+        moved = (first - self.vpage).astype(np.uint64) * (self.order > 0)
+        clipped = Runs(first, last - first, self.pfn + moved, self.order, self.kind)
+        return select(clipped, last > first)
+
+
+def runs_of(
+    leaves: Leaves,
+    geometry: Geometry,
+    start: int,
+    end: int,
+    count: NDArray[np.int64] | None = None,
+) -> Runs:
+    """
+    Join the base pages among leaves into runs, and cut all to ``[start, end)`` vpages.
+
+    A large leaf is a run of its own.
+
+    :param count: base pages that each row stands for (:meth:`~.tables.Batch.runs`),
+        shape ``(n,)``, one by default
+    """
+    page_shift = geometry.page_size.bit_length() - 1
+    vpage = ((leaves.address - np.uint64(geometry.vmemmap)) >> np.uint64(page_shift)).astype(
+        np.int64
+    )
+    # An upper-level hole may start before the vmemmap: its vpage wraps, so undo that.
+    wraps = leaves.address < np.uint64(geometry.vmemmap)
+    if wraps.any():
+        below = (np.uint64(geometry.vmemmap) - leaves.address[wraps]) >> np.uint64(page_shift)
+        vpage[wraps] = -below.astype(np.int64)
+    pages = np.int64(1) << (leaves.shift.astype(np.int64) - page_shift)
+    large = (leaves.kind == Kind.MAPPED) & (pages > 1)
+    if count is not None:
+        pages *= count
+    order = np.where(large, leaves.shift - page_shift, 0).astype(np.uint8)
+    joins = (leaves.kind[1:] == leaves.kind[:-1]) & (leaves.pfn[1:] == leaves.pfn[:-1])
+    joins &= ~(large[1:] | large[:-1])
+    runs = Runs(vpage, pages, leaves.pfn, order, leaves.kind)
+    if joins.any():
+        first = np.flatnonzero(np.concatenate(([True], ~joins)))
+        runs = select(runs, first)._replace(length=np.add.reduceat(pages, first))
+    return runs.clip(start, end)
+
+
+class Frames(NamedTuple):
+    """Frames in order of pfn; all arrays have shape ``(n,)``."""
+
+    #: the frame, or the first of those that the row stands for (uint64)
+    pfn: NDArray[np.uint64]
+    #: vpages that map the frame, or each of the frames (int64)
+    entries: NDArray[np.int64]
+    #: how many of them should be its only owner: head pages, the shared tail
+    #: pages of one compound page (as one), plain pages (int64)
+    owners: NDArray[np.int64]
+    #: the first vpage that maps it (int64)
+    vpage: NDArray[np.int64]
+    #: whether it is part of a large leaf, but not the first frame (bool)
+    inner: NDArray[np.bool_]
+    #: frames that the row stands for (int64): more than one where a large leaf
+    #: maps neighbours that nothing else maps; all but the first are inner ones
+    span: NDArray[np.int64]
+
+    @property
+    def total(self) -> int:
+        """How many frames there are."""
+        return int(self.span.sum())
+
+
+def join_frames(parts: Sequence[Frames]) -> Frames:
+    """Join frames that several tables have counted; each part is in order of pfn."""
+    parts = [part for part in parts if len(part.pfn)]
+    return parts[0] if len(parts) == 1 else merge(parts)
+
+
+def expand(frames: Frames, which: NDArray[np.bool_]) -> Frames:
+    """Give each frame of some rows a row of its own, in no order."""
+    rows = select(frames, which)
+    total = rows.total
+    owner = np.repeat(np.arange(len(rows.pfn)), rows.span)
+    offset = np.arange(total) - (np.cumsum(rows.span) - rows.span)[owner]
+    apart = select(rows, owner)._replace(
+        pfn=rows.pfn[owner] + offset.astype(np.uint64),
+        vpage=rows.vpage[owner] + offset,
+        inner=rows.inner[owner] | (offset > 0),
+        span=np.ones(total, dtype=np.int64),
+    )
+    return join([select(frames, ~which), apart])
+
+
+def merge(parts: Sequence[Frames]) -> Frames:
+    """Join parts, adding up what they say of the same frame."""
+    if not parts:
+        none = np.empty(0, dtype=np.int64)
+        return Frames(none.astype(np.uint64), none, none, none, none.astype(np.bool_), none)
+    joined = in_order(parts[0] if len(parts) == 1 else join(parts))
+    large = joined.span > 1
+    if large.any():
+        # Where anything else maps a frame of a large leaf, frame by frame.
+        reach = np.maximum.accumulate(joined.pfn + joined.span.astype(np.uint64))
+        overlaps = joined.pfn[1:] < reach[:-1]
+        ends = joined.pfn[:-1] + joined.span[:-1].astype(np.uint64)
+        large[1:] &= overlaps | np.append(joined.pfn[2:] < ends[1:], False)
+        large[:1] &= (joined.pfn[1:] < ends)[:1].any()
+        if large.any():
+            joined = in_order(expand(joined, large))
+    same = joined.pfn[1:] == joined.pfn[:-1]
+    if not same.any():
+        return joined
+    first = np.flatnonzero(np.concatenate(([True], ~same)))
+    return Frames(
+        joined.pfn[first],
+        np.add.reduceat(joined.entries, first),
+        np.add.reduceat(joined.owners, first),
+        np.minimum.reduceat(joined.vpage, first),
+        np.logical_and.reduceat(joined.inner, first),
+        joined.span[first],
+    )
+
+
+def in_order(frames: Frames) -> Frames:
+    """Put frames in order of pfn."""
+    if (frames.pfn[1:] >= frames.pfn[:-1]).all():
+        return frames
+    return select(frames, np.argsort(frames.pfn, kind="stable"))
+
+
+class FrameTotals:
+    """Sums over frames."""
+
+    def __init__(self) -> None:
+        #: frames
+        self.backing = 0
+        self._sharing: Counter[int] = Counter()
+
+    def add(self, frames: Frames) -> None:
+        """Add frames that are not among those that were added before."""
+        self.backing += frames.total
+        self._sharing.update(sharing(frames))
+
+    def add_alike(self, entries: int, frames: int) -> None:
+        """Add frames that were not added before, and that so many vpages each map."""
+        self.backing += frames
+        self._sharing[entries] += frames
+
+    @property
+    def sharing(self) -> dict[int, int]:
+        """Frames by the number of vpages that map them."""
+        return dict(sorted(self._sharing.items()))
+
+
+def sharing(frames: Frames) -> dict[int, int]:
+    """Count frames by the number of vpages that map them: {entries per frame: frames}."""
+    if not len(frames.pfn):
+        return {}
+    if int(frames.entries.max()) < 1 << 16:
+        # Sums of whole numbers are exact in a float up to 2**53.
+        large = (frames.span > 1).any()
+        counts = np.bincount(frames.entries, weights=frames.span if large else None)
+        entries = np.flatnonzero(counts)
+        counts = counts[entries]
+    else:
+        entries, which = np.unique(frames.entries, return_inverse=True)
+        counts = np.bincount(which, weights=frames.span)
+    return dict(zip(entries.tolist(), counts.astype(np.int64).tolist(), strict=True))

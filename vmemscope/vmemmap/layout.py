@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What the kernel should have built for a pagemap.
+
+The vmemmap of a range is populated in chunks, cut at absolute section
+boundaries (``mm/memory_hotplug.c: __add_pages()``). A chunk is one of:
+
+* **early**: part of a section that was there at boot. The section's memory
+  map covers it already and is used as it is
+  (``mm/sparse.c: section_activate()``, all versions).
+* **compound**: deduplicated (5.19+). Each compound page has one frame for its
+  head page and one that all its tail pages share
+  (``mm/sparse-vmemmap.c: vmemmap_populate_compound_pages()``).
+* **leaf**: a whole section without deduplication, one large leaf, from RAM or
+  from the altmap (``arch/x86/mm/init_64.c: vmemmap_populate()``; base pages
+  where no large block was to be had).
+* **base**: part of a section without deduplication, base pages from RAM,
+  whatever the altmap (same function).
+
+This module says what a *sound* kernel builds: a frame for the head of every
+compound page and one for its tails. ``vmemmap_populate_compound_pages()``
+itself goes wrong for a compound page larger than a subsection in a range that
+starts off a section boundary, or in a section that was there at boot; there the
+memory differs from what is said here, and that is a finding.
+
+A page of the vmemmap is named by its **vpage**, its number from the start of
+the vmemmap: the ``struct page`` of frame ``pfn`` lies in vpage
+``pfn * sizeof(struct page) // page size``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..arch import Architecture
+    from ..kernel.dev_pagemap import Pagemap
+    from ..kernel.mem_section import Sections
+
+__all__ = (
+    "Dedup",
+    "Geometry",
+    "Piece",
+    "Populated",
+    "dedup_of",
+    "expected_frames",
+    "first_compound",
+    "pieces_of",
+    "unknown_piece",
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes that the layout follows from."""
+
+    arch: Architecture
+    #: bytes
+    page_size: int
+    #: sizeof(struct page), bytes
+    struct_page_size: int
+    #: virtual address of the ``struct page`` of frame 0
+    vmemmap: int
+
+    def vpage(self, pfn: int) -> int:
+        """Get the page of the vmemmap that the ``struct page`` of a frame starts in."""
+        return pfn * self.struct_page_size // self.page_size
+
+    def vpage_after(self, pfn: int) -> int:
+        """Get the first vpage that holds nothing of the frames before ``pfn``."""
+        return -(-pfn * self.struct_page_size // self.page_size)
+
+    def address(self, vpage: int) -> int:
+        """Get the virtual address of a vpage."""
+        return (self.vmemmap + vpage * self.page_size) % (1 << 64)
+
+    def vpage_at(self, address: int) -> int:
+        """Get the vpage that a virtual address lies in."""
+        return (address - self.vmemmap) // self.page_size
+
+    def page_address(self, pfn: int) -> int:
+        """Get the virtual address of the ``struct page`` of a frame (``pfn_to_page()``)."""
+        return (self.vmemmap + pfn * self.struct_page_size) % (1 << 64)
+
+    def end(self, frames: int) -> int:
+        """
+        Get the first virtual address after the vmemmap.
+
+        :param frames: page frames that there can be (:func:`~.vmcoreinfo.physmem_frames`)
+        """
+        return min(self.vmemmap + frames * self.struct_page_size, self.arch.vmemmap_limit)
+
+    def compound_vpages(self, shift: int) -> int:
+        """Get the vpages that the ``struct page``s of a compound page of an order take."""
+        return (self.struct_page_size << shift) // self.page_size
+
+
+class Populated(Enum):
+    """How a piece of a range's vmemmap is populated."""
+
+    EARLY = "early"
+    COMPOUND = "compound"
+    LEAF = "leaf"
+    BASE = "base"
+    #: can't be told: the pagemap makes no sense
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of vpages that are populated alike."""
+
+    populated: Populated
+    #: first vpage
+    start: int
+    #: first vpage after it
+    end: int
+    #: first vpage of the range that it is of: compound pages are laid out from
+    #: there, aligned or not (``mm/mm_init.c: memmap_init_zone_device()``)
+    origin: int
+
+
+@dataclass(frozen=True)
+class Dedup:
+    """Whether a pagemap's tail pages should share frames."""
+
+    #: ``None``: this kernel may or may not do it; what is found decides
+    expected: bool | None
+    #: why not, where they should not
+    reason: str | None
+
+
+def dedup_of(pagemap: Pagemap, geometry: Geometry, osrelease: str) -> Dedup:
+    """
+    Tell whether the kernel deduplicates a pagemap's vmemmap.
+
+    ``include/linux/mm.h: vmemmap_can_optimize()``, 5.19 to 7.2. Its conditions
+    grew over time (a Kconfig gate in 6.4, at least three vpages in a compound
+    page in 6.4), but what they added never changes an answer here: with two
+    vpages or fewer, a compound page has a frame for each either way.
+    """
+    if pagemap.altmap is not None:
+        return Dedup(False, "the memory map lies on the device (altmap)")
+    if pagemap.vmemmap_shift is None:
+        return Dedup(False, "kernel without compound pages of devices (before 5.17)")
+    if not pagemap.vmemmap_shift:
+        return Dedup(False, "base pages (vmemmap_shift 0)")
+    if geometry.struct_page_size & (geometry.struct_page_size - 1):
+        return Dedup(
+            False, f"struct page has {geometry.struct_page_size} bytes, not a power of two"
+        )
+    if geometry.compound_vpages(pagemap.vmemmap_shift) <= 2:
+        return Dedup(False, "compound pages too small to gain anything")
+    if not geometry.arch.optimizes_dax_vmemmap:
+        return Dedup(False, f"{geometry.arch.name} does not deduplicate device memory")
+    if _version(osrelease) < (5, 19):
+        # Distributors' kernels carry it under older version numbers.
+        return Dedup(None, "kernel without the feature (before 5.19)")
+    return Dedup(True, None)
+
+
+def _version(osrelease: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", osrelease)
+    # A release that tells no version is taken for a current kernel.
+    return (int(match[1]), int(match[2])) if match else (1 << 16, 0)
+
+
+def pieces_of(
+    first: int, end: int, pagemap: Pagemap, geometry: Geometry, sections: Sections, dedup: bool
+) -> list[Piece]:
+    """
+    Get the pieces that the vmemmap of one range consists of, in order.
+
+    :param first: first page frame of the range
+    :param end: first page frame after it
+    :param dedup: whether the pagemap's tail pages should share frames
+    """
+    pages = sections.pages
+    origin = geometry.vpage(first)
+    # Only the first and the last chunk can be part of a section.
+    whole = min(-(-first // pages) * pages, end)
+    whole_end = max(end // pages * pages, whole)
+    chunks = [(first, whole), (whole, whole_end), (whole_end, end)]
+    memory_map = pages * geometry.struct_page_size
+    found: list[Piece] = []
+    for start, stop in chunks:
+        if start >= stop:
+            continue
+        in_section = (start, stop) != (whole, whole_end) or stop - start < pages
+        if in_section and sections.is_early(start // pages):
+            populated = Populated.EARLY
+        elif dedup:
+            populated = Populated.COMPOUND
+        elif in_section or memory_map % geometry.arch.vmemmap_leaf:
+            populated = Populated.BASE
+        else:
+            populated = Populated.LEAF
+        piece = Piece(populated, geometry.vpage(start), geometry.vpage_after(stop), origin)
+        if found and found[-1].populated is populated:
+            piece = Piece(populated, found.pop().start, piece.end, origin)
+        found.append(piece)
+    return found
+
+
+def unknown_piece(first: int, end: int, geometry: Geometry) -> Piece:
+    """Get the piece for a range of which it can't be told what the kernel should have built."""
+    start = geometry.vpage(first)
+    return Piece(Populated.UNKNOWN, start, geometry.vpage_after(end), start)
+
+
+def expected_frames(pieces: Iterable[Piece], compound: int) -> int:
+    """
+    Count the frames that should back pieces.
+
+    :param compound: vpages in a compound page
+    """
+    total = 0
+    for piece in pieces:
+        if piece.populated is not Populated.COMPOUND:
+            total += piece.end - piece.start
+            continue
+        position = piece.start
+        into = (position - piece.origin) % compound
+        if into:
+            # Tail pages of a compound page whose head lies in another piece.
+            position = min(position + compound - into, piece.end)
+            total += 1
+        whole, rest = divmod(piece.end - position, compound)
+        total += whole * 2 + min(rest, 2)
+    return total
+
+
+def first_compound(pagemap: Pagemap, first: int) -> int:
+    """
+    Get the head of the first compound page in a range.
+
+    With an altmap the memory map's own frames come first and are no compound
+    pages (``mm/mm_init.c: memmap_init_zone_device()``, ``vmem_altmap_offset()``).
+
+    :param first: first page frame of the range
+    :return: page frame number
+    """
+    if pagemap.altmap is None:
+        return first
+    return first + pagemap.altmap.reserve + pagemap.altmap.free

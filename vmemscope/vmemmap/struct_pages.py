@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+``struct page``s by their page frame numbers, many at a time.
+
+In: page frame numbers. Out: the bytes of their ``struct page``s, read through
+the page tables of the vmemmap; each page of it is read once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..kernel.page_flags import read_flag_layout
+from ..kernel.pglist_data import DEVICE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from drgn import Program
+    from numpy.typing import NDArray
+
+    from ..kernel.page_flags import FlagLayout
+    from ..kernel.pglist_data import Zone
+    from .vmemmap import Vmemmap
+
+__all__ = ("StructPages", "flag_layout", "read_struct_pages")
+
+
+class StructPages(NamedTuple):
+    """``struct page``s as read, in the order that was asked for."""
+
+    #: shape ``(n, sizeof(struct page))`` (uint8), zeros where unreadable
+    data: NDArray[np.uint8]
+    #: frame that holds the first byte of each (uint64), 0 where nothing is mapped
+    frame: NDArray[np.uint64]
+    #: whether each could be read (bool)
+    readable: NDArray[np.bool_]
+
+    def word(self, offset: int, dtype: str) -> NDArray[np.uint64]:
+        """
+        Get a word of each.
+
+        :param offset: in bytes, a multiple of 8
+        :param dtype: of a word of the target, with its byte order
+        """
+        column: NDArray[np.uint64] = self.data[:, offset : offset + 8].copy().view(dtype)[:, 0]
+        return column.astype(np.uint64, copy=False)
+
+
+def read_struct_pages(vmemmap: Vmemmap, pfns: NDArray[np.int64]) -> StructPages:
+    """Read the ``struct page``s of page frames, shape ``(n,)``."""
+    size, page_size = vmemmap.geometry.struct_page_size, vmemmap.geometry.page_size
+    # A struct page may lie across two vpages where its size is no power of two.
+    offset = pfns[:, None] * size + np.arange(size)
+    vpage, into = np.divmod(offset, page_size)
+    vpages, which = np.unique(vpage[:, [0, -1]], return_inverse=True)
+    which = which.reshape(-1, 2)
+    pages = vmemmap.read(vpages)
+    row = np.where(vpage == vpage[:, :1], which[:, :1], which[:, 1:])
+    readable = pages.readable[which[:, 0]] & pages.readable[which[:, 1]]
+    return StructPages(pages.data[row, into], pages.pfn[which[:, 0]], readable)
+
+
+def flag_layout(prog: Program, vmemmap: Vmemmap, zones: Iterable[Zone]) -> FlagLayout:
+    """
+    Find out where zone and node are in page flags, by the first page of each zone.
+
+    :param zones: gone through only if the kernel's types leave the layout open
+    """
+    return read_flag_layout(prog, _samples(vmemmap, zones))
+
+
+def _samples(vmemmap: Vmemmap, zones: Iterable[Zone]) -> Iterator[tuple[int, int, int]]:
+    """Read page flags, node and number of the zone of the first page of each zone."""
+    # The first page that a zone of RAM spans is one of its own; that of a device
+    # may never have been written to (altmap).
+    ram = [zone for zone in zones if zone.name != DEVICE]
+    read = read_struct_pages(vmemmap, np.array([zone.start for zone in ram], dtype=np.int64))
+    words = read.word(vmemmap.page.flags, vmemmap.table.dtype).tolist()
+    for zone, word, readable in zip(ram, words, read.readable.tolist(), strict=True):
+        if readable:
+            yield word, zone.nid, zone.index
