@@ -108,11 +108,10 @@ class Kernel:
         raise KeyError(name)
 
     @property
-    def end_pfn(self) -> int:
-        """A page frame beyond all memory and devices, at the start of a section."""
+    def memory_end(self) -> int:
+        """The page frame after all RAM and devices."""
         ends = [end for _, end, _ in self.ram]
-        ends += [end for record in self.pagemaps for _, end in record.ranges]
-        return (-(-max(ends) // PAGES_PER_SECTION) + 1) * PAGES_PER_SECTION
+        return max(ends + [end for record in self.pagemaps for _, end in record.ranges])
 
     # Boot, until there is a page allocator.
 
