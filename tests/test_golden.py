@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import itertools
 import json
 import logging
 import re
@@ -49,9 +48,11 @@ PLANTED = "PLANTED"
 #: stands for the address of the first pagemap
 FIRST = "FIRST"
 
+#: dumps of which single pagemaps and pages are shown
+MIXED = tuple(f"mixed@{kernel}" for kernel in KERNELS)
 #: dumps that are shown in every format
 SHOWN = (
-    *(f"mixed@{kernel}" for kernel in KERNELS),
+    *MIXED,
     "devdax-2m",
     "early-1g",
     "empty",
@@ -76,7 +77,7 @@ SHOWN = (
 )
 #: dumps of which all struct pages are looked into, and none
 CONTENTS = (
-    *(f"mixed@{kernel}" for kernel in KERNELS),
+    *MIXED,
     "early-uninitialised",
     "several-faults",
     "tail-written",
@@ -87,6 +88,8 @@ CONTENTS = (
 )
 #: faults of which "hugetlb" says something particular
 HUGETLB_TELLS = ("read-only", "unreadable-node", "unreadable-table", "unreadable-table-pmd")
+#: how the faults start that another kernel may tell in other words
+NEWEST = ("early-", "head-", "missing-", "stray-", "tail-", "uninitialised-", "wrong-")
 #: pagemaps of "mixed"
 PAGEMAPS = ("dax0.0", "dax1.0", "dax2.0", "dax3.0", "pmem4")
 #: what "page" shows of "mixed": in a file's name -> arguments
@@ -172,62 +175,70 @@ HUGETLB_SCENARIOS = hugetlb_scenarios()
 def other_kernels() -> list[str]:
     """Get the dumps that are made for other kernels than the scenario says."""
     mixed = [f"{name}@{kernel}" for name in ("mixed", "hugetlb") for kernel in KERNELS]
-    newest = [
-        f"{name}@7.2"
-        for name in (*SCENARIOS, *FAULTS)
-        if name not in ("mixed", "hugetlb", "mask-missing", "counter-boot")
-    ]
-    return [*mixed, *newest]
+    scenarios = [name for name in SCENARIOS if name not in ("mixed", "hugetlb")]
+    faults = [name for name in FAULTS if name.startswith(NEWEST)]
+    return [*mixed, *(f"{name}@7.2" for name in (*scenarios, *faults))]
 
 
-def cases_of(dump: str) -> Iterator[Case]:
+def look(dump: str, form: str, command: str, *options: str, name: str = "") -> Case:
+    """Get a command that looks at a dump, in a format; the name tells it from others."""
+    file = ".".join(part for part in (dump, name, form) if part)
+    return Case(f"{command}/{file}", (command, *options, "-c", dump, "--format", form))
+
+
+def looks(dump: str) -> Iterator[Case]:
     """Get the commands that look at a dump."""
     scenario, _, kernel = dump.partition("@")
-    fault = scenario in FAULTS
-    on_hugetlb = scenario.startswith("hugetlb")
-    core = ("-c", dump)
-    in_full = not kernel or scenario == "mixed" or dump in HUGETLB_SCENARIOS or on_hugetlb
-    looks = []
     if dump in HUGETLB_SCENARIOS:
-        looks += [("hugetlb", "", "table"), ("hugetlb", "--folios", "json")]
-    else:
-        looks += [("pgmap", "--all", "table")]
-    if in_full and dump not in HUGETLB_SCENARIOS:
-        looks += [("pgmap", "--all", "json"), ("memmap", "", "table"), ("memmap", "", "json")]
-        if not fault or scenario in HUGETLB_TELLS:
-            looks += [("hugetlb", "", "table"), ("hugetlb", "", "json")]
-        if on_hugetlb:
-            looks += [("hugetlb", "--folios", "table"), ("hugetlb", "--folios", "json")]
+        yield look(dump, "table", "hugetlb")
+        yield look(dump, "json", "hugetlb", "--folios")
+        if kernel == "7.2":
+            yield look(dump, "text", "page", PLANTED, name="planted")
+        return
+    yield look(dump, "table", "pgmap", "--all")
+    if kernel and scenario not in ("mixed", "hugetlb"):
+        # The table tells what differs between kernels.
+        return
+    yield look(dump, "json", "pgmap", "--all")
+    yield look(dump, "table", "pgmap", FIRST, name="detail")
+    for form in ("table", "json"):
+        yield look(dump, form, "memmap")
+        if scenario in SCENARIOS or scenario in HUGETLB_TELLS:
+            yield look(dump, form, "hugetlb")
+        if scenario == "hugetlb":
+            yield look(dump, form, "hugetlb", "--folios", name="folios")
+        if dump in CONTENTS:
+            for contents in ("all", "none"):
+                name = f"contents-{contents}"
+                yield look(dump, form, "pgmap", "--contents", contents, name=name)
+    if scenario in FAULTS:
+        yield look(dump, "text", "page", PLANTED, name="planted")
     if dump in SHOWN:
-        looks += [("pgmap", "--all", form) for form in ("ndjson", "ktap", "markdown")]
-    for command, option, form in looks:
-        name = f"{dump}.folios" if option == "--folios" else dump
-        options = (option,) if option else ()
-        yield Case(f"{command}/{name}.{form}", (command, *options, *core, "--format", form))
-    if in_full and not on_hugetlb:
-        forms = ["table"]
-        if dump in SHOWN:
-            forms += ["json", "markdown"]
-        if scenario == "mixed" and kernel:
-            forms += ["ndjson", "ktap"]
-        for form in forms:
-            arguments = ("pgmap", FIRST, *core, "--format", form)
-            yield Case(f"pgmap/{dump}.detail.{form}", arguments)
-    if dump in CONTENTS:
-        for contents, form in itertools.product(("all", "none"), ("table", "json")):
-            arguments = ("pgmap", *core, "--contents", contents, "--format", form)
-            yield Case(f"pgmap/{dump}.contents-{contents}.{form}", arguments)
-    if scenario == "mixed" and kernel:
-        for name in PAGEMAPS:
-            yield Case(f"pgmap/{dump}.{name}.table", ("pgmap", name, *core))
-        yield Case(f"pgmap/{dump}.error.no-such-pagemap", ("pgmap", "dax7.0", *core))
-        for name, which in PAGES.items():
-            for form in ("text",) if kernel == "6.12" else ("text", "json"):
-                yield Case(f"page/{dump}.{name}.{form}", ("page", *which, *core, "--format", form))
-    if (fault and not kernel) or (dump in HUGETLB_SCENARIOS and not dump.endswith("@6.12")):
-        for form in ("text", "json") if dump in SHOWN else ("text",):
-            arguments = ("page", PLANTED, *core, "--format", form)
-            yield Case(f"page/{dump}.planted.{form}", arguments)
+        yield from shown(dump)
+    if dump in MIXED:
+        yield from of_mixed(dump)
+
+
+def shown(dump: str) -> Iterator[Case]:
+    """Get the commands in all other formats."""
+    for form in ("ndjson", "ktap", "markdown"):
+        yield look(dump, form, "pgmap", "--all")
+    yield look(dump, "json", "pgmap", FIRST, name="detail")
+    yield look(dump, "markdown", "pgmap", FIRST, name="detail")
+    if dump in FAULTS:
+        yield look(dump, "json", "page", PLANTED, name="planted")
+
+
+def of_mixed(dump: str) -> Iterator[Case]:
+    """Get the commands that show one thing of "mixed"."""
+    yield look(dump, "ndjson", "pgmap", FIRST, name="detail")
+    yield look(dump, "ktap", "pgmap", FIRST, name="detail")
+    for name in (*PAGEMAPS, "dax7.0"):
+        yield look(dump, "table", "pgmap", name, name=name)
+    for name, which in PAGES.items():
+        yield look(dump, "text", "page", *which, name=name)
+        if dump != "mixed@6.12":
+            yield look(dump, "json", "page", *which, name=name)
 
 
 def groups() -> dict[tuple[str, ...], list[Case]]:
@@ -236,7 +247,7 @@ def groups() -> dict[tuple[str, ...], list[Case]]:
         (): [Case(file, arguments) for file, arguments in ALONE.items()]
     }
     for dump in (*SCENARIOS, *FAULTS, *other_kernels(), *HUGETLB_SCENARIOS):
-        found[dump,] = [making(dump), *cases_of(dump)]
+        found[dump,] = [making(dump), *looks(dump)]
     for pair in PAIRS:
         found[pair] = [
             Case(f"diff/{'--'.join(pair)}.{form}", ("diff", *pair, "--format", form))
