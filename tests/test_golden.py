@@ -109,7 +109,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     "shared-tail-frame": ("0x1006",),
     "hole": ("--pfn", "0x200000"),
     "nowhere": ("--pfn", "0x7fffffff"),
-    "kernel-address": ("0xffffffff81000000",),
+    "pagemap-structure": (FIRST,),
+    "address-not-mapped": ("0xffffffff81000000",),
     "small-address": ("--address", "0x1000"),
 }
 #: what "diff" compares
@@ -323,7 +324,8 @@ def pretty(text: str) -> str:
     """Lay a JSON document out so that differences are short: a line for each small object."""
     document = json.loads(text)
     # Then the layout of the document is known, and all else of it is shown.
-    assert text == json.dumps(document, indent=2) + "\n"
+    if text != json.dumps(document, indent=2) + "\n":
+        raise AssertionError(f"not as json.dumps() writes it: {text[:80]!r}")
     return "".join(f"{line}\n" for line in laid_out(document, ""))
 
 
