@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
-from vmemscope.cli import main
-from vmemscope.rules import CATALOGUE
+from vmemscope.cli.main import main
+from vmemscope.rules import RULES
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.scenario import HUGETLB_FAULTS as HUGETLB_KINDS
 
@@ -130,8 +130,8 @@ PAIRS = (
 ALONE: dict[str, tuple[str, ...]] = {
     "rules/all.text": ("rules",),
     "rules/all.json": ("rules", "--format", "json"),
-    "rules/each.text": ("rules", *CATALOGUE),
-    "rules/each.json": ("rules", *CATALOGUE, "--format", "json"),
+    "rules/each.text": ("rules", *RULES),
+    "rules/each.json": ("rules", *RULES, "--format", "json"),
     "rules/unknown.text": ("rules", "compound-haed"),
     "sim/list": ("sim", "--list"),
     "sim/unknown": ("sim", "nothing", "-o", "dump"),
