@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from vmemscope.report.documents.pgmap import Report
-from vmemscope.rules.findings import Finding, Severity
+from vmemscope.rules.findings import Finding
+from vmemscope.rules.rule import Severity
 from vmemscope.sim.image import Image
 
 from .conftest import KERNELS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vmemscope.cli.main import main
-from vmemscope.rules import CATALOGUE
+from vmemscope.rules import RULES
 
 from .test_cli import FIXTURES, assert_one_line, run
 
@@ -27,7 +27,7 @@ class TestRules:
     def test_list(self, capsys: pytest.CaptureFixture[str]) -> None:
         status, out = out_of(capsys, "rules")
         assert status == 0
-        assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == list(CATALOGUE)
+        assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == list(RULES)
 
     def test_explain_some(self, capsys: pytest.CaptureFixture[str]) -> None:
         _, out = out_of(capsys, "rules", "hole", "xarray")
@@ -37,7 +37,7 @@ class TestRules:
 
     def test_json(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         _, out = out_of(capsys, "rules", "--format", "json")
-        assert [rule["id"] for rule in json.loads(out)["rules"]] == list(CATALOGUE)
+        assert [rule["id"] for rule in json.loads(out)["rules"]] == list(RULES)
         path = tmp_path / "rules.json"
         assert out_of(capsys, "rules", "hole", "--format", "json", "-o", str(path)) == (0, "")
         assert [rule["id"] for rule in json.loads(path.read_text())["rules"]] == ["hole"]

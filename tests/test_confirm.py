@@ -20,7 +20,7 @@ from vmemscope.errors import TargetError
 from vmemscope.kernel.dev_pagemap import Pagemap
 from vmemscope.report.document import schema_text, to_document
 from vmemscope.report.documents.pgmap import PagemapReport, Report
-from vmemscope.rules.findings import Severity
+from vmemscope.rules.rule import Severity
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.pagetable import PTE_SHIFT

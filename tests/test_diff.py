@@ -16,7 +16,8 @@ from vmemscope.report import DIFF_SCHEMA, change_lines, diff_document, render_di
 from vmemscope.report.diff import Diff, compare
 from vmemscope.report.documents.pgmap import PagemapReport, Report
 from vmemscope.report.snapshot import snapshot_of
-from vmemscope.rules.findings import Finding, Outcome, RuleOutcome, Severity
+from vmemscope.rules.findings import Finding, Outcome, RuleOutcome
+from vmemscope.rules.rule import Severity
 from vmemscope.sim.faults import Planted
 
 from .report.builders import PAGE, finding, hostile, of_every_kind, pagemap_report, report

@@ -17,7 +17,7 @@ import pytest
 
 from vmemscope.audits import hugetlb, memmap
 from vmemscope.report.documents.pgmap import Report
-from vmemscope.rules import CATALOGUE
+from vmemscope.rules import RULES as CATALOGUE
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import Planted
 from vmemscope.sim.scenario import FAULTS as KINDS

@@ -7,18 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from vmemscope.rules import CATALOGUE
-from vmemscope.rules.findings import (
-    Collector,
-    Finding,
-    Outcome,
-    Rule,
-    RuleOutcome,
-    Severity,
-    left_of,
-)
+from vmemscope.rules import RULES
+from vmemscope.rules.findings import Collector, Finding, Outcome, RuleOutcome, left_of
+from vmemscope.rules.rule import Rule, Severity
 
-HOLE, LOW = CATALOGUE["hole"], CATALOGUE["refcount-low"]
+HOLE, LOW = RULES["hole"], RULES["refcount-low"]
 
 
 def outcome(collector: Collector, rule: Rule = HOLE) -> RuleOutcome:

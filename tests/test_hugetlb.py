@@ -23,7 +23,8 @@ from vmemscope.report.document import schema_text
 from vmemscope.report.documents.hugetlb import HugetlbReport
 from vmemscope.report.hugetlb import HUGETLB_SCHEMA, hugetlb_document, render_hugetlb
 from vmemscope.rules import rules_of
-from vmemscope.rules.findings import NOT_EVALUATED, Outcome, Scope
+from vmemscope.rules.findings import NOT_EVALUATED, Outcome
+from vmemscope.rules.rule import Scope
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import HUGETLB_PLANTERS, Planted
 from vmemscope.sim.scenario import HUGETLB_FAULTS, parse_scenario

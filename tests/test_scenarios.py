@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from vmemscope.report.documents.pgmap import Report
-from vmemscope.rules.findings import Severity
+from vmemscope.rules.rule import Severity
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.faults import Planted
 

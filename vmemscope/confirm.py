@@ -24,7 +24,8 @@ from .errors import TargetError
 from .kernel.dev_pagemap import read_pagemaps
 from .kernel.resource import read_resources
 from .report.documents.pgmap import FrameCounts, PagemapReport, Report
-from .rules.findings import Finding, Outcome, RuleOutcome, Severity, left_of
+from .rules.findings import Finding, Outcome, RuleOutcome, left_of
+from .rules.rule import Severity
 from .timing import phase
 from .types import attach_types, check_needs, sensible_types
 from .vmemmap.memory import PhysicalMemory

@@ -18,7 +18,8 @@ from vmemscope.report.documents.pgmap import (
     TargetInfo,
     VmemmapCounts,
 )
-from vmemscope.rules.findings import Finding, Outcome, RuleOutcome, Severity
+from vmemscope.rules.findings import Finding, Outcome, RuleOutcome
+from vmemscope.rules.rule import Severity
 from vmemscope.vmemmap.layout import Geometry, Piece, Populated
 
 PAGE = 4096

@@ -10,7 +10,7 @@ import pytest
 from vmemscope.kernel.dev_pagemap import PhysicalRange
 from vmemscope.report import render_one
 from vmemscope.report.documents.pgmap import PagemapReport
-from vmemscope.rules.findings import Severity
+from vmemscope.rules.rule import Severity
 from vmemscope.vmemmap.layout import Piece, Populated
 
 from .builders import ALTMAP, TARGET, finding, hostile, of_every_kind, pagemap_report, report

@@ -19,7 +19,8 @@ from vmemscope import __version__
 from vmemscope import report as reports
 from vmemscope.kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
 from vmemscope.report.documents.pgmap import FrameCounts, Summary
-from vmemscope.rules.findings import Outcome, RuleOutcome, Severity
+from vmemscope.rules.findings import Outcome, RuleOutcome
+from vmemscope.rules.rule import Severity
 
 from .builders import (
     ALTMAP,

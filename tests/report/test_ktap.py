@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from vmemscope.report import render_ktap
-from vmemscope.rules.findings import Outcome, RuleOutcome, Severity
+from vmemscope.rules.findings import Outcome, RuleOutcome
+from vmemscope.rules.rule import Severity
 
 from .builders import OUTCOMES, finding, hostile, of_every_kind, pagemap_report, report
 

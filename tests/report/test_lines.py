@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 
 from vmemscope.report import FINDING_SCHEMA, render_ndjson, schema_text
-from vmemscope.rules.findings import Severity
+from vmemscope.rules.rule import Severity
 
 from .builders import finding, hostile, of_every_kind, pagemap_report, report
 

@@ -9,8 +9,8 @@ import pytest
 
 from vmemscope.report import render_markdown
 from vmemscope.report.markdown import _code, _prose
-from vmemscope.rules import CATALOGUE
-from vmemscope.rules.findings import Severity
+from vmemscope.rules import RULES
+from vmemscope.rules.rule import Severity
 
 from .builders import OUTCOMES, finding, hostile, of_every_kind, pagemap_report, report
 
@@ -37,7 +37,7 @@ def test_header_table_findings_environment() -> None:
 
 def test_findings_are_explained() -> None:
     text = render_markdown(report(pagemap_report(findings=(finding("read-only"),))))
-    rule = CATALOGUE["read-only"]
+    rule = RULES["read-only"]
     plain = re.sub(r"\\(.)", r"\1", text)
     assert all(part in plain for part in (rule.text, rule.source, rule.meaning, rule.look_at))
     assert "\nerror read-only dax0.0 at 0xffffea0005001000" in text

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from vmemscope.report import render_all
-from vmemscope.rules.findings import Severity
+from vmemscope.rules.rule import Severity
 
 from .builders import (
     TARGET,

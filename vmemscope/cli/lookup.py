@@ -133,7 +133,7 @@ def status(errors: bool, partial: bool) -> ExitStatus:
 
 def status_of(report: Looked) -> ExitStatus:
     """Tell the exit status for what a look found."""
-    from ..rules.findings import Severity
+    from ..rules.rule import Severity
 
     errors = any(one.severity is Severity.ERROR for one in report.findings)
     return status(errors, report.partial)

@@ -34,12 +34,12 @@ def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     from ..report.catalogue import render_rule, render_rules, rules_document
     from ..report.document import json_text
-    from ..rules import CATALOGUE
+    from ..rules import RULES
 
-    unknown = [name for name in args.rules if name not in CATALOGUE]
+    unknown = [name for name in args.rules if name not in RULES]
     if unknown:
-        raise UsageError(f"there is no rule {unknown[0]}", _hint(unknown[0], list(CATALOGUE)))
-    rules = [CATALOGUE[name] for name in args.rules] or list(CATALOGUE.values())
+        raise UsageError(f"there is no rule {unknown[0]}", _hint(unknown[0], list(RULES)))
+    rules = [RULES[name] for name in args.rules] or list(RULES.values())
     width = columns(args)
     if args.format == "json":
         text = json_text(rules_document(rules))

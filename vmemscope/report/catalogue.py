@@ -6,13 +6,13 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from ..rules.findings import Scope
+from ..rules.rule import Scope
 from .document import head_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..rules.findings import Rule
+    from ..rules.rule import Rule
 
 __all__ = ("RULES_SCHEMA", "render_rule", "render_rules", "rules_document")
 
@@ -40,7 +40,7 @@ def render_rules(rules: Sequence[Rule], width: int) -> str:
     lines: list[str] = []
     for rule in rules:
         start = f"{rule.id:<{names}}  {rule.severity!s:<{severities}}  "
-        lines += _wrapped(rule.text, width, start, " " * len(start))
+        lines += _wrapped(rule.holds, width, start, " " * len(start))
     return "\n".join(lines) + "\n"
 
 
@@ -52,7 +52,7 @@ def render_rule(rule: Rule, width: int) -> str:
         ("evaluated for", "; ".join(words for _, words in _scopes(rule))),
         ("kernel source", rule.source),
     )
-    lines = [rule.id, *_wrapped(rule.text, width, "  ", "  "), ""]
+    lines = [rule.id, *_wrapped(rule.holds, width, "  ", "  "), ""]
     for name, value in fields:
         lines += _wrapped(value, width, f"  {name:<13}  ", " " * 17)
     for title, text in (
@@ -75,7 +75,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     return {
         "id": rule.id,
         "severity": str(rule.severity),
-        "text": rule.text,
+        "text": rule.holds,
         "source": rule.source,
         "since": rule.since,
         "until": rule.until,

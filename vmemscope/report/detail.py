@@ -7,7 +7,7 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..rules import CATALOGUE
+from ..rules import RULES
 from ..rules.findings import Outcome
 from ..text import binary_size
 from ..vmemmap.layout import Populated
@@ -206,9 +206,9 @@ def _rules(rules: Iterable[str], width: int) -> list[str]:
     """Say what must hold by the rules that are broken, and where that comes from."""
     lines = []
     for name in sorted(rules):
-        if name in CATALOGUE:
-            rule = CATALOGUE[name]
-            text = f"{name}: {rule.text} [{rule.source}, {rule.versions}]"
+        if name in RULES:
+            rule = RULES[name]
+            text = f"{name}: {rule.holds} [{rule.source}, {rule.versions}]"
             lines += _wrapped(text, width, "", "  ")
     return lines
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..rules.findings import Finding, Outcome, Severity
+from ..rules.findings import Finding, Outcome
+from ..rules.rule import Severity
 from .snapshot import PagemapState
 
 if TYPE_CHECKING:

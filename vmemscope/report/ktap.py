@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..rules.findings import Outcome, RuleOutcome, Severity
+from ..rules.findings import Outcome, RuleOutcome
+from ..rules.rule import Severity
 from .words import finding_line, header, label, not_read, safe, verdict_of
 
 if TYPE_CHECKING:

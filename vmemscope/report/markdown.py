@@ -14,8 +14,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..rules import CATALOGUE
-from ..rules.findings import Severity
+from ..rules import RULES
+from ..rules.rule import Severity
 from ..text import binary_size
 from .table import COLUMNS, RIGHT, cell, totals
 from .words import (
@@ -98,10 +98,10 @@ def _findings(report: Report, only: PagemapReport | None) -> list[str]:
         counted = tally(finding for _, finding in several)
         told = ", ".join(count(counted[s], str(s)) for s in Severity if counted[s])
         lines += ["", f"### {_code(safe(name))}: {told}", ""]
-        rule = CATALOGUE.get(name)
+        rule = RULES.get(name)
         if rule is not None:
             lines += [
-                f"Must hold: {_prose(rule.text)} ({_code(rule.source)}, {rule.versions}).",
+                f"Must hold: {_prose(rule.holds)} ({_code(rule.source)}, {rule.versions}).",
                 "",
             ]
         lines += _block(finding_line(finding, who) for who, finding in several)

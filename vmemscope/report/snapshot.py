@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import TargetError
-from ..rules.findings import Finding, Outcome, RuleOutcome, Severity
+from ..rules.findings import Finding, Outcome, RuleOutcome
+from ..rules.rule import Severity
 from ..text import printable
 
 if TYPE_CHECKING:

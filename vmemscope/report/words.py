@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..rules.findings import Outcome, Severity
+from ..rules.findings import Outcome
+from ..rules.rule import Severity
 from ..text import binary_size, printable
 
 if TYPE_CHECKING:

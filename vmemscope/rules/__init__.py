@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The rules: what must hold for the vmemmap of a pagemap.
+The rules: what must hold for the kernel's memory map.
 
-:data:`CATALOGUE` has them all, with where each comes from in the kernel; the
-package ``catalogue`` is where they are written down, a module a kind. The modules
-beside that evaluate them, one for each kind of fact: ``ranges`` (the pagemap
-itself), ``references`` (who keeps it), ``sections`` (what is valid), ``mapping``
-(page-table entries), ``entries`` (the kernel's that processes have copies of),
-``backing`` (frames and their reference counts), ``frame_state`` (what those are
-marked for), ``contents`` (the ``struct page``s themselves) and ``hugetlb``.
+A module for each topic; in it each rule is one function with its text, its source in
+the kernel, its check and its sentence (:mod:`.rule`). :mod:`.findings` evaluates them.
 """
 
 from __future__ import annotations
 
-from .catalogue import RULES
-from .findings import Rule, Scope
+from . import frames
+from .catalogue import alignment, contents, hugetlb, mapping, pagemap, sections, target
+from .rule import Rule, Scope
 
-__all__ = ("CATALOGUE", "rules_of")
+__all__ = ("RULES", "rules_of")
 
-CATALOGUE = {rule.id: rule for rule in RULES}
+#: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
+_TOPICS = (pagemap, target, alignment, sections, mapping, frames, contents, hugetlb)
+
+#: all rules by their identifiers
+RULES: dict[str, Rule] = {
+    one.id: one
+    for topic in _TOPICS
+    for one in (*getattr(topic, "RULES", ()), *vars(topic).values())
+    if isinstance(one, Rule)
+}
 
 
 def rules_of(scope: Scope) -> tuple[Rule, ...]:
-    """Get the rules that are evaluated for something, in the catalogue's order."""
-    return tuple(rule for rule in RULES if scope in rule.scope)
+    """Get the rules that are evaluated for something, in their order."""
+    return tuple(rule for rule in RULES.values() if scope in rule.scope)

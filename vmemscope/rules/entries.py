@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import CATALOGUE
+from . import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,7 +37,7 @@ def check_copies(
     :param copies: address spaces with the same entries of theirs, ``None`` if unreadable
     :param missed: why there may be more address spaces
     """
-    rule = CATALOGUE["kernel-entries"]
+    rule = RULES["kernel-entries"]
     top = table.levels[0]
     # Of an entry that points to a table: whether it does, and to which.
     mask = np.uint64(table.address | table.present)

@@ -1,81 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rules and findings: what must hold, and what is off, where, by which rule."""
+"""Findings and outcomes: where a rule does not hold, and which rules were evaluated."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, replace
-from enum import Enum, Flag, IntEnum, auto
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from .rule import Rule, Severity, Skip, Value, Violation, Violations
 
 __all__ = (
     "Collector",
     "Finding",
     "Outcome",
-    "Rule",
     "RuleOutcome",
-    "Scope",
-    "Severity",
     "left_of",
 )
 
 #: findings of one rule that are told one by one, for each pagemap
 _LIMIT = 16
-
-
-class Severity(IntEnum):
-    """How bad a finding is, worst first."""
-
-    ERROR = 0
-    WARNING = 1
-    NOTE = 2
-
-    def __str__(self) -> str:
-        return self.name.lower()
-
-
-class Scope(Flag):
-    """What a rule is evaluated for."""
-
-    #: each pagemap
-    PAGEMAP = auto()
-    #: what of the target all pagemaps are found by
-    TARGET = auto()
-    #: all of the memory map, whomever it describes (:mod:`vmemscope.audits.memmap`)
-    MEMORY_MAP = auto()
-    #: HugeTLB's folios (:mod:`vmemscope.audits.hugetlb`)
-    HUGETLB = auto()
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule of the catalogue (:mod:`vmemscope.rules`)."""
-
-    #: identifier, as it stands in reports
-    id: str
-    severity: Severity
-    #: what must hold
-    text: str
-    #: where the kernel makes it so, ``file: function()``
-    source: str
-    _: KW_ONLY
-    #: first and last release that it holds for, ``None``: no such bound is known
-    since: str | None = None
-    until: str | None = None
-    #: architectures that it holds for, as ``uname -m`` has them; none: all
-    archs: tuple[str, ...] = ()
-    scope: Scope = Scope.PAGEMAP
-    #: what it means for the kernel and its user when it does not hold
-    meaning: str
-    #: what to look at next
-    look_at: str
-
-    @property
-    def versions(self) -> str:
-        """The releases that it holds for, in words."""
-        if self.since is None:
-            return "all versions" if self.until is None else f"up to {self.until}"
-        return f"{self.since}+" if self.until is None else f"{self.since} to {self.until}"
 
 
 @dataclass(frozen=True)
@@ -175,6 +119,31 @@ class Collector:
         for rule in rules:
             self._skipped.setdefault(rule.id, {})[reason] = None
 
+    def check(self, rule: Rule, *facts: object) -> None:
+        """
+        Evaluate a rule, and keep its outcome and findings.
+
+        :param facts: what the rule's check takes
+        """
+        found = rule.check(*facts)
+        evaluated = True
+        for one in (found,) if isinstance(found, Violations) else found:
+            if isinstance(one, Skip):
+                self.skipped(one.reason, rule)
+                evaluated &= one.partly
+            elif isinstance(one, Violations):
+                room = self.room(rule)
+                for violation in one.first(room):
+                    self._add(rule, violation)
+                self._seen[rule.id] += max(len(one) - room, 0)
+            else:
+                self._add(rule, one)
+        if evaluated:
+            self.checked(rule)
+
+    def _add(self, rule: Rule, one: Violation) -> None:
+        self.add(rule, one.sentence, **{k: v for k, v in one._asdict().items() if k != "sentence"})
+
     def add(
         self,
         rule: Rule,
@@ -182,8 +151,8 @@ class Collector:
         *,
         vaddr: int | None = None,
         pfn: int | None = None,
-        expected: str | int | None = None,
-        observed: str | int | None = None,
+        expected: Value = None,
+        observed: Value = None,
     ) -> None:
         """Add one finding."""
         self._seen[rule.id] += 1

@@ -17,7 +17,7 @@ import numpy as np
 from ..kernel.hugetlb_folio import Place
 from ..text import binary_size
 from ..vmemmap.tables import Kind
-from . import CATALOGUE
+from . import RULES
 from .struct_pages import holds_mask
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from ..kernel.hugetlb_vmemmap import TailPage
     from ..kernel.page import PageLayout
     from ..vmemmap.layout import Geometry
-    from .findings import Collector, Rule
+    from .findings import Collector
+    from .rule import Rule
 
 __all__ = (
     "Facts",
@@ -99,7 +100,7 @@ def check_lists(
     :param damage: links that lead nowhere, or not back
     :param overlaps: page frames of head pages: of a folio, and of one that it reaches into
     """
-    rule = CATALOGUE["hugetlb-list"]
+    rule = RULES["hugetlb-list"]
     findings.checked(rule)
     for one in damage:
         if not one.unreadable:
@@ -135,7 +136,7 @@ def check_counts(
     :param listed: folios of each hstate that were found
     :param free: of these, those on free lists
     """
-    rule = CATALOGUE["hugetlb-count"]
+    rule = RULES["hugetlb-count"]
     findings.checked(rule)
     for hstate, found, unused in zip(hstates, listed.tolist(), free.tolist(), strict=True):
         if unused != hstate.free:
@@ -165,7 +166,7 @@ def check_elsewhere(facts: Facts, missing: Sequence[int], findings: Collector) -
 
     :param missing: for each hstate, how many folios the kernel counts and nothing leads to
     """
-    rule = CATALOGUE["hugetlb-elsewhere"]
+    rule = RULES["hugetlb-elsewhere"]
     findings.checked(rule)
     index = np.flatnonzero(facts.folios.place == Place.NONE)
     for i in told(rule.id, index, findings):
@@ -189,7 +190,7 @@ def check_elsewhere(facts: Facts, missing: Sequence[int], findings: Collector) -
 
 def check_flags(facts: Facts, findings: Collector) -> None:
     """Check that a folio says that it is optimized if and only if it is."""
-    rule, maps = CATALOGUE["hugetlb-flag"], facts.maps
+    rule, maps = RULES["hugetlb-flag"], facts.maps
     if not len(maps.first):
         findings.skipped("there are no folios", rule)
         return
@@ -221,7 +222,7 @@ def check_flags(facts: Facts, findings: Collector) -> None:
 
 def check_mapping(facts: Facts, findings: Collector) -> None:
     """Check that of an optimized folio the head is writable, all else read-only."""
-    rule, maps = CATALOGUE["hugetlb-mapping"], facts.maps
+    rule, maps = RULES["hugetlb-mapping"], facts.maps
     optimized = facts.flagged & (maps.read_only > 0)
     evaluated(rule, optimized, findings)
     for what, expected, observed, counts in (
@@ -263,7 +264,7 @@ def check_tail_frames(facts: Facts, shared: bool, findings: Collector) -> None:
 
     :param shared: it is the zone's, not the folio's own
     """
-    rule, maps = CATALOGUE["hugetlb-tail-frame"], facts.maps
+    rule, maps = RULES["hugetlb-tail-frame"], facts.maps
     optimized = maps.read_only > 0
     evaluated(rule, optimized, findings)
     wrong = optimized & (
@@ -310,7 +311,7 @@ def check_head_frames(
     :param readable: whether that could be read
     :param in_ram: whether the frames are memory
     """
-    rule, maps = CATALOGUE["hugetlb-head-frame"], facts.maps
+    rule, maps = RULES["hugetlb-head-frame"], facts.maps
     mapped = (maps.read_only > 0) & (maps.head_kind == Kind.MAPPED)
     evaluated(rule, mapped, findings)
     for i in told(rule.id, np.flatnonzero(mapped & (maps.foreign > 0)), findings):
@@ -352,7 +353,7 @@ def check_head_frames(
 
 def check_read_only(stray: ReadOnly, dropped: int, geometry: Geometry, findings: Collector) -> None:
     """Report read-only vmemmap that describes no HugeTLB folio."""
-    rule = CATALOGUE["hugetlb-read-only"]
+    rule = RULES["hugetlb-read-only"]
     findings.checked(rule)
     size = geometry.struct_page_size
     for i in told(rule.id, np.arange(len(stray.vpage)), findings):
@@ -376,7 +377,7 @@ def check_key(key: int, address: int | None, flagged: int, findings: Collector) 
 
     :param address: of the key
     """
-    rule = CATALOGUE["hugetlb-key"]
+    rule = RULES["hugetlb-key"]
     findings.checked(rule)
     if key != flagged:
         findings.add(
@@ -406,7 +407,7 @@ def check_shared_tails(
     pages: Iterable[SharedPage], layout: PageLayout, findings: Collector
 ) -> None:
     """Check the frames that the tail pages of zones share."""
-    rule = CATALOGUE["hugetlb-shared-tail"]
+    rule = RULES["hugetlb-shared-tail"]
     for one in pages:
         name = f"order {one.tail.order} of zone {one.tail.zone_name} of node {one.tail.nid}"
         if one.pfn is None:
@@ -436,7 +437,7 @@ def check_shared_tails(
 def _check_shared_words(
     one: SharedPage, name: str, layout: PageLayout, findings: Collector
 ) -> None:
-    rule, words = CATALOGUE["hugetlb-shared-tail"], one.words
+    rule, words = RULES["hugetlb-shared-tail"], one.words
     assert words is not None
     # Which of them is right is for the majority to tell: one that was written to
     # is the odd one out.
@@ -501,9 +502,9 @@ def evaluated(rule: Rule, optimized: NDArray[np.bool_], findings: Collector) -> 
 
 def told(rule: str, index: NDArray[np.int64], findings: Collector) -> Iterator[int]:
     """Go through those of many that there is room for to tell, and count the rest."""
-    room = findings.room(CATALOGUE[rule])
+    room = findings.room(RULES[rule])
     yield from index[:room].tolist()
-    findings.add_uncounted(CATALOGUE[rule], max(len(index) - room, 0))
+    findings.add_uncounted(RULES[rule], max(len(index) - room, 0))
 
 
 def _first(entries: Entries, which: NDArray[np.bool_]) -> tuple[int | None, int | None]:

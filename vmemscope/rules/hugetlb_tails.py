@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..vmemmap.tables import Kind
-from . import CATALOGUE
+from . import RULES
 from .hugetlb import evaluated, told
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def check_tail_pages(
     :param poison: what poisoned pointers are counted from
     :return: pages of vmemmap that could not be read
     """
-    rule = CATALOGUE["hugetlb-tail-page"]
+    rule = RULES["hugetlb-tail-page"]
     evaluated(rule, facts.maps.read_only > 0, findings)
     expected = _words(facts, layout, masks, poison)
     unread = 0
@@ -133,7 +133,7 @@ def check_restore(facts: Facts, restore: Restore | None, findings: Collector) ->
 
     :param restore: what it restores a page of vmemmap by
     """
-    rule = CATALOGUE["hugetlb-restore"]
+    rule = RULES["hugetlb-restore"]
     # Before 5.18 there was a page of nothing but plain tail pages to copy.
     copied = [one.kept == 1 for one in facts.hstates]
     lost = (facts.maps.read_only > 0) & np.array(copied, dtype=np.bool_)[facts.folios.hstate]

@@ -11,7 +11,7 @@ from ..columns import select
 from ..text import binary_size
 from ..vmemmap.layout import Populated
 from ..vmemmap.tables import Kind
-from . import CATALOGUE
+from . import RULES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ..vmemmap.frames import Runs
     from ..vmemmap.layout import Geometry, Piece
     from ..vmemmap.tables import Leaves
-    from .findings import Collector, Rule
+    from .findings import Collector
+    from .rule import Rule
 
 __all__ = ("check_compounds", "check_holes", "check_leaves", "pass_compounds", "skip_compounds")
 
@@ -44,7 +45,7 @@ _NO_FALLBACK = {
 
 def check_holes(runs: Runs, geometry: Geometry, findings: Collector) -> None:
     """Check that all of a piece is mapped."""
-    rule = CATALOGUE["hole"]
+    rule = RULES["hole"]
     unreadable = runs.kind == Kind.UNREADABLE
     if unreadable.any():
         findings.skipped("page tables that could not be read", rule)
@@ -75,7 +76,7 @@ def check_leaves(
 ) -> None:
     """Check the size and the permissions of a batch of leaves of a piece."""
     size, fallback, read_only, executable = (
-        CATALOGUE[rule] for rule in ("leaf-size", "leaf-fallback", "read-only", "executable")
+        RULES[rule] for rule in ("leaf-size", "leaf-fallback", "read-only", "executable")
     )
     mapped = leaves.kind == Kind.MAPPED
     if not mapped.any():
@@ -160,9 +161,9 @@ def check_compounds(
     :return: compound pages of which no two tail pages share a frame, to be
         told by the caller (all of a pagemap's, or just some)
     """
-    tail = CATALOGUE["tail-frame"]
+    tail = RULES["tail-frame"]
     if ((judged.runs.kind == Kind.MAPPED) & ~judged.head).any():
-        findings.checked(tail, CATALOGUE["not-deduplicated"])
+        findings.checked(tail, RULES["not-deduplicated"])
     else:
         skip_compounds("no tail page is mapped where it could be read", findings)
     wrong = judged.wrong & in_ram & (judged.runs.order == 0)
@@ -193,7 +194,7 @@ def pass_compounds(findings: Collector) -> None:
     """Record that compound pages were seen to be mapped as they should be, all at once."""
     findings.checked(
         *(
-            CATALOGUE[rule]
+            RULES[rule]
             for rule in (
                 "hole",
                 "leaf-size",
@@ -204,12 +205,12 @@ def pass_compounds(findings: Collector) -> None:
             )
         )
     )
-    findings.skipped(_NO_FALLBACK[Populated.COMPOUND], CATALOGUE["leaf-fallback"])
+    findings.skipped(_NO_FALLBACK[Populated.COMPOUND], RULES["leaf-fallback"])
 
 
 def skip_compounds(reason: str, findings: Collector) -> None:
     """Record why the compound pages of a piece are not checked."""
-    findings.skipped(reason, CATALOGUE["tail-frame"], CATALOGUE["not-deduplicated"])
+    findings.skipped(reason, RULES["tail-frame"], RULES["not-deduplicated"])
 
 
 def _compounds_apart(judged: Judged) -> NDArray[np.int64]:

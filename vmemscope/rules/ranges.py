@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..kernel.dev_pagemap import MAX_RANGES
 from ..text import binary_size
-from . import CATALOGUE
+from . import RULES
 
 if TYPE_CHECKING:
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
@@ -33,7 +33,7 @@ def valid_ranges(
     pagemap: Pagemap, max_physmem_bits: int, findings: Collector
 ) -> list[PhysicalRange]:
     """Check the ranges of a pagemap; return those that can be looked at."""
-    rule = CATALOGUE["nr-range"]
+    rule = RULES["nr-range"]
     unreadable = _unreadable(pagemap)
     if unreadable:
         findings.skipped(unreadable, rule)
@@ -47,7 +47,7 @@ def valid_ranges(
             expected=f"1 to {MAX_RANGES}",
             observed=pagemap.nr_range,
         )
-    rule = CATALOGUE["range-invalid"]
+    rule = RULES["range-invalid"]
     if pagemap.ranges:
         findings.checked(rule)
     else:
@@ -87,7 +87,7 @@ def check_shift(
     pagemap: Pagemap, ranges: Sequence[PhysicalRange], geometry: Geometry, findings: Collector
 ) -> bool:
     """Check that a compound page fits the pagemap; return whether it can be gone by."""
-    rule = CATALOGUE["vmemmap-shift"]
+    rule = RULES["vmemmap-shift"]
     shift = pagemap.vmemmap_shift
     if shift is None:
         older = "pagemaps of this kernel have no vmemmap_shift (before 5.17)"
@@ -117,7 +117,7 @@ def check_overlaps(
 
     :param findings: address of a pagemap to what is found of it
     """
-    rule = CATALOGUE["range-overlap"]
+    rule = RULES["range-overlap"]
     looked_at = {pagemap.address for _, pagemap in ranges}
     for address, collector in findings.items():
         if address in looked_at:
@@ -147,7 +147,7 @@ def check_entries(
 
     :return: the ranges that are there in full
     """
-    rule = CATALOGUE["xarray"]
+    rule = RULES["xarray"]
     findings.checked(rule)
     spanned = dict.fromkeys(ranges, 0)
     for entry in pagemap.entries:
@@ -188,7 +188,7 @@ def check_section_alignment(
     findings: Collector,
 ) -> None:
     """Check that ranges of compound pages larger than a section start where they can be built."""
-    rule = CATALOGUE["section-alignment"]
+    rule = RULES["section-alignment"]
     if not pagemap.vmemmap_shift or 1 << pagemap.vmemmap_shift <= sections.pages:
         findings.skipped("no compound pages larger than a section", rule)
         return
@@ -234,7 +234,7 @@ def check_mask_alignment(
     :param heads: page frame of the first compound page of each range
     :param has_mask: whether tail pages hold a mask, ``None`` if none could be read
     """
-    rule, other = CATALOGUE["mask-alignment"], CATALOGUE["compound-alignment"]
+    rule, other = RULES["mask-alignment"], RULES["compound-alignment"]
     if has_mask is None:
         findings.skipped("no tail page could be read", rule, other)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import CATALOGUE
+from . import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def check_references(
     :param ranges: those of its ranges that can be gone by
     :param order: log2 of the base pages in a compound page, ``None`` where it can't be gone by
     """
-    low, high = CATALOGUE["pagemap-ref-low"], CATALOGUE["pagemap-ref-high"]
+    low, high = RULES["pagemap-ref-low"], RULES["pagemap-ref-high"]
     reason = references.reason
     if pagemap.changing:
         reason = "it is being set up or torn down"

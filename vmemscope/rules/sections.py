@@ -14,7 +14,7 @@ import numpy as np
 
 from ..spans import subtract
 from ..text import binary_size
-from . import CATALOGUE
+from . import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ __all__ = (
 
 def check_section_maps(sections: Sections, geometry: Geometry, findings: Collector) -> None:
     """Check that all sections have their memory map in the one vmemmap."""
-    rule = CATALOGUE["section-map"]
+    rule = RULES["section-map"]
     findings.checked(rule)
     index = np.flatnonzero(sections.has_map & (sections.bases != np.uint64(sections.vmemmap)))
     told = index[: findings.room(rule)]
@@ -53,7 +53,7 @@ def check_section_maps(sections: Sections, geometry: Geometry, findings: Collect
 
 def check_usage(sections: Sections, geometry: Geometry, findings: Collector) -> None:
     """Check that each section with a memory map says which subsections are valid."""
-    rule = CATALOGUE["section-usage"]
+    rule = RULES["section-usage"]
     findings.checked(rule)
     index = np.flatnonzero(sections.has_map & (sections.usage == 0))
     told = index[: findings.room(rule)]
@@ -78,7 +78,7 @@ def check_subsections(
     :param valid: page frames of valid subsections
     :param unknown: page frames of sections that can't be told anything of
     """
-    rule = CATALOGUE["subsection-map"]
+    rule = RULES["subsection-map"]
     known = subtract(ranges, unknown)
     if known.total or not ranges.total:
         findings.checked(rule)
@@ -102,7 +102,7 @@ def check_stale(late: Spans, owned: Spans, geometry: Geometry, findings: Collect
     :param late: page frames of valid subsections in sections that were not there at boot
     :param owned: page frames of pagemaps and of System RAM
     """
-    rule = CATALOGUE["section-stale"]
+    rule = RULES["section-stale"]
     findings.checked(rule)
     for start, end in subtract(late, owned).pairs():
         findings.add(
@@ -131,7 +131,7 @@ def check_leaks(
     :param frame_at: gives the frame behind a vpage
     :return: vpages that are mapped in vain
     """
-    rule = CATALOGUE["vmemmap-leak"]
+    rule = RULES["vmemmap-leak"]
     findings.checked(rule)
     leaked = subtract(mapped, described)
     for start, end in leaked.pairs():
@@ -160,7 +160,7 @@ def check_mapped(
     :param mapped: vpages that are mapped
     :param unread: vpages whose page tables could not be read
     """
-    rule = CATALOGUE["section-unmapped"]
+    rule = RULES["section-unmapped"]
     findings.checked(rule)
     if unread.total:
         findings.skipped("page tables that could not be read", rule)

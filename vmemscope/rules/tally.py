@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..columns import join, select
-from . import CATALOGUE
+from . import RULES
 from .struct_pages import idle_refcount, refcounts, resolve_heads
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Tally:
             many ``struct page``s in all were looked at
         """
         for rule_id, parts in self._off.items():
-            rule = CATALOGUE[rule_id]
+            rule = RULES[rule_id]
             off = _by_head(parts)
             # Neighbouring rows of base pages are told as one.
             apart = np.ones(len(off.head), dtype=np.bool_)

@@ -13,7 +13,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...rules.findings import Finding, Outcome, RuleOutcome, Severity
+from ...rules.findings import Finding, Outcome, RuleOutcome
+from ...rules.rule import Severity
 from ...timing import phase
 from ...types import attach_types, check_needs, sensible_types
 from .gather import Gathered

@@ -15,8 +15,8 @@ from ...kernel.hugetlb_vmemmap import Hvo, read_hvo, read_tail_pages
 from ...kernel.page_flags import read_flag_layout
 from ...kernel.pglist_data import DEVICE, read_zones
 from ...kernel.vmemmap_restore import read_restore
-from ...rules import CATALOGUE, rules_of
-from ...rules.findings import Collector, Scope
+from ...rules import RULES, rules_of
+from ...rules.findings import Collector
 from ...rules.hugetlb import (
     Facts,
     SharedPage,
@@ -32,6 +32,7 @@ from ...rules.hugetlb import (
     check_tail_frames,
 )
 from ...rules.hugetlb_tails import check_restore, check_tail_pages, with_tail_pages
+from ...rules.rule import Scope
 from ...target.vmcoreinfo import physmem_frames
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
@@ -249,7 +250,7 @@ class Gathered:
         """Hold all that was gathered against the rules."""
         if self.present and not self.sized:
             self.findings.skipped(
-                "not all sizes of huge pages could be read", CATALOGUE["hugetlb-read-only"]
+                "not all sizes of huge pages could be read", RULES["hugetlb-read-only"]
             )
         else:
             check_read_only(
@@ -286,11 +287,11 @@ class Gathered:
             check_elsewhere(facts, np.maximum(missing, 0).tolist(), findings)
         else:
             for rule in ("hugetlb-count", "hugetlb-elsewhere"):
-                findings.skipped(_UNREAD_LISTS, CATALOGUE[rule])
+                findings.skipped(_UNREAD_LISTS, RULES[rule])
         check_flags(facts, findings)
         if not self.hvo.built_in:
             findings.skipped(
-                "the kernel has no such optimization", *map(CATALOGUE.__getitem__, _OF_HVO)
+                "the kernel has no such optimization", *map(RULES.__getitem__, _OF_HVO)
             )
             return
         check_mapping(facts, findings)
@@ -303,10 +304,10 @@ class Gathered:
         self._check_key(facts)
         if not self.hvo.shared_tails:
             findings.skipped(
-                "tail pages map the frame of their own head page", CATALOGUE["hugetlb-shared-tail"]
+                "tail pages map the frame of their own head page", RULES["hugetlb-shared-tail"]
             )
         elif not self.shared:
-            findings.skipped("no zone has any", CATALOGUE["hugetlb-shared-tail"])
+            findings.skipped("no zone has any", RULES["hugetlb-shared-tail"])
         check_shared_tails(self.shared, self.vmemmap.page, findings)
 
     def _check_tails(self, facts: Facts) -> None:
@@ -322,14 +323,14 @@ class Gathered:
         if self.hvo.shared_tails:
             self.findings.skipped(
                 "tail pages are restored from a frame of nothing else",
-                CATALOGUE["hugetlb-restore"],
+                RULES["hugetlb-restore"],
             )
             return
         size = geometry.struct_page_size
         check_restore(facts, read_restore(self.prog, geometry.arch, size), self.findings)
 
     def _check_key(self, facts: Facts) -> None:
-        rule = CATALOGUE["hugetlb-key"]
+        rule = RULES["hugetlb-key"]
         if self.hvo.key is not None and self.complete:
             flagged = int(np.count_nonzero(facts.flagged))
             check_key(self.hvo.key, self.hvo.key_address, flagged, self.findings)
@@ -366,7 +367,7 @@ class Gathered:
             elif count:
                 self.findings.skipped(
                     "it is not known which frame folios of a zone share",
-                    CATALOGUE["hugetlb-tail-frame"],
+                    RULES["hugetlb-tail-frame"],
                 )
         return self._of(self.folios)._replace(
             maps=maps,

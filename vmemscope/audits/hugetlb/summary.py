@@ -19,7 +19,7 @@ from ...report.documents.hugetlb import (
 )
 from ...report.documents.pgmap import TargetInfo
 from ...rules import rules_of
-from ...rules.findings import Scope
+from ...rules.rule import Scope
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from ...arch import architecture_of
 from ...errors import TargetError
 from ...kernel.dev_pagemap import read_pagemaps
 from ...kernel.mem_section import read_sections
-from ...rules.findings import Severity, left_of
+from ...rules.findings import left_of
+from ...rules.rule import Severity
 from ...timing import phase
 from ...types import attach_types, check_needs, sensible_types
 from .gather import Gathered

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...report.documents.memmap import Counter
-from ...rules import CATALOGUE
+from ...rules import RULES
 
 if TYPE_CHECKING:
     from ...kernel.mem_section import Sections
@@ -73,7 +73,7 @@ def check_counter(
     :param expected: what it should be, ``None`` if that is not known
     :param unshared: what it is in kernels that count as if nothing were shared
     """
-    rule = CATALOGUE["memmap-counter"]
+    rule = RULES["memmap-counter"]
     value = counters.boot if name == "nr_memmap_boot_pages" else counters.pages
     if value is None or expected is None:
         if value is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from ...kernel.mem_section_usage import read_subsections
 from ...kernel.pglist_data import DEVICE, read_zones
 from ...kernel.vmstat import read_counters
-from ...rules import CATALOGUE
+from ...rules import RULES
 from ...rules.findings import Collector
 from ...rules.sections import (
     check_leaks,
@@ -90,7 +90,7 @@ class Gathered:
         geometry, devices = self.vmemmap.geometry, union(self.ranges)
         if self.vmemmap.sections.damage:
             for rule in ("subsection-map", "vmemmap-leak"):
-                self.findings.skipped(UNREAD_SECTIONS, CATALOGUE[rule])
+                self.findings.skipped(UNREAD_SECTIONS, RULES[rule])
         else:
             check_subsections(devices, self.valid, self.unknown, geometry, self.findings)
         if self.complete:
@@ -100,7 +100,7 @@ class Gathered:
         else:
             self.findings.skipped(
                 "not all pagemaps, or not all of their ranges, are known",
-                CATALOGUE["section-stale"],
+                RULES["section-stale"],
             )
 
     def walk(self, progress: Progress | None) -> None:

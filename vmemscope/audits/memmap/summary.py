@@ -13,7 +13,7 @@ from ...kernel.vmstat import read_page_ext_size
 from ...report.documents.memmap import Area, Leak, MemmapReport, Totals
 from ...report.documents.pgmap import TargetInfo
 from ...rules import rules_of
-from ...rules.findings import Scope
+from ...rules.rule import Scope
 from ...spans import Spans, intersection, union
 from ...vmemmap.layout import first_compound
 from ...vmemmap.struct_pages import read_struct_pages

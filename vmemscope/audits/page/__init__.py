@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...rules.findings import Severity
+from ...rules.rule import Severity
 from ...timing import phase
 from ...types import attach_types, check_needs, sensible_types
 from .examine import examine

@@ -24,8 +24,8 @@ from ...kernel.percpu_ref import read_references
 from ...kernel.pglist_data import DEVICE, read_zones
 from ...kernel.resource import read_resources
 from ...report.documents.pgmap import PagemapReport, Report, Summary, TargetInfo
-from ...rules import CATALOGUE, rules_of
-from ...rules.findings import Collector, Finding, Scope, Severity
+from ...rules import RULES, rules_of
+from ...rules.findings import Collector, Finding
 from ...rules.ranges import (
     check_entries,
     check_overlaps,
@@ -34,6 +34,7 @@ from ...rules.ranges import (
     valid_ranges,
 )
 from ...rules.references import check_references
+from ...rules.rule import Scope, Severity
 from ...target.vmcoreinfo import physmem_bits, physmem_frames
 from ...timing import phase
 from ...vmemmap.layout import Geometry, dedup_of
@@ -168,12 +169,12 @@ def read_subjects(
     resources, resource_damage = read_resources(prog)
     names = name_pagemaps(prog, pagemaps, resources)
     for rule, several in (("xarray", damage), ("resource-tree", resource_damage)):
-        findings.checked(CATALOGUE[rule])
+        findings.checked(RULES[rule])
         for one in several:
             if one.unreadable:
-                findings.skipped(one.message, CATALOGUE[rule])
+                findings.skipped(one.message, RULES[rule])
             else:
-                findings.add(CATALOGUE[rule], one.message, vaddr=one.address)
+                findings.add(RULES[rule], one.message, vaddr=one.address)
     for one in (*damage, *resource_damage, *sections.damage):
         if one.unreadable:
             unread[one.message] += 1
@@ -228,12 +229,12 @@ def _check_pagemap(
     """
     pagemap = subject.pagemap
     if damage:
-        subject.findings.skipped("pgmap_array could not be followed", CATALOGUE["xarray"])
+        subject.findings.skipped("pgmap_array could not be followed", RULES["xarray"])
     elif any(one.unreadable for one in pagemap.damage):
         # It has entries and, as far as is known, no ranges: that tells nothing.
-        subject.findings.skipped("the pagemap could not be read", CATALOGUE["xarray"])
+        subject.findings.skipped("the pagemap could not be read", RULES["xarray"])
     elif len(ranges) != pagemap.nr_range:
-        subject.findings.skipped("not all of its ranges are valid", CATALOGUE["xarray"])
+        subject.findings.skipped("not all of its ranges are valid", RULES["xarray"])
     else:
         ranges = check_entries(pagemap, ranges, geometry, subject.findings)
     subject.ranges = tuple(ranges)
@@ -244,7 +245,7 @@ def _check_pagemap(
         check_section_alignment(pagemap, ranges, sections, geometry, subject.findings)
     else:
         reason = subject.no_compounds or subject.dedup.reason or "it is not deduplicated"
-        subject.findings.skipped(reason, CATALOGUE["section-alignment"])
+        subject.findings.skipped(reason, RULES["section-alignment"])
 
 
 def _summary(

@@ -10,9 +10,23 @@ import numpy as np
 
 from ...columns import join, select
 from ...kernel.pglist_data import DEVICE
-from ...rules import CATALOGUE
-from ...rules.backing import check_memory, check_refcounts, check_shared, tell_shared
-from ...rules.frame_state import OffNode, check_states, is_odd
+from ...rules.frames import (
+    MarkFacts,
+    MemoryFacts,
+    OtherNodes,
+    RefcountFacts,
+    SharedFacts,
+    Sharer,
+    frame_foreign,
+    frame_free,
+    frame_node,
+    frame_not_memory,
+    frame_poisoned,
+    frame_shared,
+    marked,
+    refcount_high,
+    refcount_low,
+)
 from ...vmemmap.frame_table import windows
 from ...vmemmap.frames import FrameTotals, expand, in_order, join_frames
 from ...vmemmap.layout import Populated, first_compound
@@ -33,19 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ("BackingChecked", "check_backing")
 
-_MEMORY, _SHARED = CATALOGUE["frame-not-memory"], CATALOGUE["frame-shared"]
-_NODE = CATALOGUE["frame-node"]
 #: rules that go by the struct pages of frames
-_STRUCT_PAGES = tuple(
-    CATALOGUE[rule]
-    for rule in (
-        "refcount-low",
-        "refcount-high",
-        "frame-free",
-        "frame-foreign",
-        "frame-poisoned",
-    )
-)
+_STRUCT_PAGES = (refcount_low, refcount_high, frame_free, frame_foreign, frame_poisoned)
 
 #: frames with several owners that are looked up one by one
 _MAX_SHARED = 64
@@ -111,8 +114,8 @@ class _Frames:
         ):
             return False
         here = [i for i, one in enumerate(self._subjects) if one.ram.touches(first, end)]
-        off_nodes = [self._nodes.get(self._subjects[i].pagemap.address) for i in here]
-        nodes = {None if one is None else one.node for one in off_nodes}
+        other_nodes = [self._nodes.get(self._subjects[i].pagemap.address) for i in here]
+        nodes = {None if one is None else one.node for one in other_nodes}
         if len(nodes) != 1:
             return False
         found = sound_frames(
@@ -128,7 +131,7 @@ class _Frames:
             return False
         for i, counts in zip(here, found.counts, strict=True):
             self._seen[i].ram = self._seen[i].memory = True
-            self._subjects[i].findings.checked(_MEMORY)
+            self._subjects[i].findings.checked(frame_not_memory)
             self._count(self._subjects[i])
             for entries, frames in counts:
                 self.done.frames[i].add_alike(entries, frames)
@@ -157,22 +160,23 @@ class _Frames:
         owners = self._owners
         for subject, what in zip(self._subjects, self._seen, strict=True):
             if what.memory:
-                subject.findings.checked(_SHARED)
+                subject.findings.checked(frame_shared)
             if owners.unseen:
                 subject.findings.skipped(
                     f"page tables that could not be read may have {owners.unseen} more entries"
                     " for a frame",
-                    CATALOGUE["refcount-high"],
+                    refcount_high,
                 )
             _skip_others(subject.findings, what)
             if what.memory and subject.pagemap.address not in self._counted:
                 # What several pagemaps map is counted with the first; so is a large leaf
                 # with its start.
                 subject.findings.skipped(
-                    "no frame of which it has the reference count", *_STRUCT_PAGES, _NODE
+                    "no frame of which it has the reference count", *_STRUCT_PAGES, frame_node
                 )
-            if off_node := self._nodes.get(subject.pagemap.address):
-                off_node.tell(self._vmemmap.geometry, subject.findings)
+            other = self._nodes.get(subject.pagemap.address)
+            if other is not None and other.first is not None:
+                subject.findings.check(frame_node, other)
         if self._several:
             _tell_shared(join(self._several), self._subjects, owners, self._vmemmap)
 
@@ -181,7 +185,7 @@ class _Frames:
         subject.findings.checked(*_STRUCT_PAGES)
         self._counted.add(subject.pagemap.address)
         if subject.pagemap.address in self._nodes:
-            subject.findings.checked(_NODE)
+            subject.findings.checked(frame_node)
 
     def _check_struct_pages(self, frames: Frames) -> None:
         """Check what the frames' own struct pages say: reference count, use and node."""
@@ -200,7 +204,7 @@ class _Frames:
             for subject, index in self._owners.split(frames.vpage[~readable]):
                 subject.not_read["reference counts of frames"] += len(index)
                 subject.findings.skipped(
-                    "reference counts that could not be read", *_STRUCT_PAGES, _NODE
+                    "reference counts that could not be read", *_STRUCT_PAGES, frame_node
                 )
             frames, refcounts = select(frames, readable), refcounts[readable]
             flags, mapcount = flags[readable], mapcount[readable]
@@ -212,24 +216,26 @@ class _Frames:
         off = np.flatnonzero(refcounts != frames.entries)
         for subject, index in self._owners.split(frames.vpage[off]):
             which = off[index]
-            check_refcounts(
+            wrong = RefcountFacts(
                 select(frames, which),
                 refcounts[which],
-                self._vmemmap.geometry,
-                subject.findings,
                 self._owners.unseen,
+                self._vmemmap.geometry,
             )
-        off = np.flatnonzero(is_odd(flags, mapcount, self._states))
+            subject.findings.check(refcount_low, wrong)
+            subject.findings.check(refcount_high, wrong)
+        off = np.flatnonzero(marked(flags, mapcount, self._states))
         for subject, index in self._owners.split(frames.vpage[off]):
             which = off[index]
-            check_states(
+            marks = MarkFacts(
                 select(frames, which),
                 flags[which],
                 mapcount[which],
                 self._states,
                 self._vmemmap.geometry,
-                subject.findings,
             )
+            for rule in (frame_free, frame_foreign, frame_poisoned):
+                subject.findings.check(rule, marks)
         if self._nodes:
             self._check_nodes(frames, flags)
 
@@ -239,11 +245,11 @@ class _Frames:
         if len(expected) == 1 and (found == np.uint64(next(iter(expected)))).all():
             return
         for subject, index in self._owners.split(frames.vpage):
-            off_node = self._nodes.get(subject.pagemap.address)
-            if off_node is None:
+            other = self._nodes.get(subject.pagemap.address)
+            if other is None:
                 continue
-            if len(off := index[found[index] != np.uint64(off_node.node)]):
-                off_node.add(select(frames, off), found[off])
+            if len(off := index[found[index] != np.uint64(other.node)]):
+                other.add(select(frames, off), found[off])
 
 
 def _check_memory(ram: Frames, subject: Subject, what: _Seen, vmemmap: Vmemmap) -> Frames:
@@ -257,7 +263,7 @@ def _check_memory(ram: Frames, subject: Subject, what: _Seen, vmemmap: Vmemmap) 
             ram = in_order(expand(ram, large))
             in_ram = vmemmap.ram.contains_runs(ram.pfn, ram.span)
         what.no_memory |= not in_ram.all()
-    check_memory(ram, in_ram, vmemmap.geometry, subject.findings)
+    subject.findings.check(frame_not_memory, MemoryFacts(ram, in_ram, vmemmap.geometry))
     what.memory |= bool(in_ram.any())
     return ram
 
@@ -272,31 +278,44 @@ def _tell_shared(
     shared: Frames, subjects: Sequence[Subject], owners: _Owners, vmemmap: Vmemmap
 ) -> None:
     """Report frames with several owners, the first of them by who that is."""
-    told = shared.pfn[:_MAX_SHARED]
-    several = _find_owners(subjects, vmemmap, told)
-    entries = dict(zip(told.tolist(), shared.entries.tolist(), strict=False))
-    check_shared(several, entries, vmemmap.geometry, lambda vpage: owners.of(vpage).findings)
-    for vpage in (vpage for found in several.values() for vpage, _ in found):
-        owners.of(vpage).foreign.add(vpage)
+    found = _find_owners(subjects, vmemmap, shared.pfn[:_MAX_SHARED])
+    entries = dict(zip(shared.pfn[:_MAX_SHARED].tolist(), shared.entries.tolist(), strict=False))
+    sharers: dict[int, list[Sharer]] = {}
+    for pfn, several in sorted(found.items()):
+        # A head page is reported rather than the tail pages whose frame it maps.
+        several.sort(key=lambda owner: (owner[1].startswith("the head"), owner[0]))
+        first_vpage, first = several[0]
+        for vpage, name in several[1:]:
+            sharers.setdefault(id(owners.of(vpage)), []).append(
+                Sharer(
+                    vpage, name, first_vpage, first, pfn, entries[pfn],
+                    name.startswith("the tail pages"),
+                )
+            )  # fmt: skip
+            owners.of(vpage).foreign.add(vpage)
+        owners.of(first_vpage).foreign.add(first_vpage)
     rest = select(shared, slice(_MAX_SHARED, None))
-    for subject, index in owners.split(rest.vpage):
-        tell_shared(select(rest, index), vmemmap.geometry, subject.findings)
+    others = {id(subject): select(rest, index) for subject, index in owners.split(rest.vpage)}
+    for subject in subjects:
+        mine, unknown = sharers.get(id(subject), ()), others.get(id(subject))
+        if mine or unknown is not None:
+            subject.findings.check(frame_shared, SharedFacts(mine, unknown, vmemmap.geometry))
 
 
 def _nodes_of(
     subjects: Sequence[Subject], vmemmap: Vmemmap, states: PageStates
-) -> dict[int, OffNode]:
+) -> dict[int, OtherNodes]:
     """Find the nodes of the devices that have memory of their own, by pagemap."""
     found = {}
     told = _told_nodes(subjects, vmemmap, states)
     for subject in subjects:
         node = told.get(subject.pagemap.address)
         if node is None:
-            subject.findings.skipped("the device's node could not be told", _NODE)
+            subject.findings.skipped("the device's node could not be told", frame_node)
         elif node not in states.memory_nodes:
-            subject.findings.skipped(f"the device's node {node} has no memory", _NODE)
+            subject.findings.skipped(f"the device's node {node} has no memory", frame_node)
         else:
-            found[subject.pagemap.address] = OffNode(node)
+            found[subject.pagemap.address] = OtherNodes(node, vmemmap.geometry)
     return found
 
 
@@ -331,24 +350,28 @@ def _skip_others(findings: Collector, what: _Seen) -> None:
     if what.device:
         findings.skipped(
             "altmap: frames on the device, which the page allocator does not count",
-            _MEMORY,
-            _SHARED,
+            frame_not_memory,
+            frame_shared,
             *_STRUCT_PAGES,
-            _NODE,
+            frame_node,
         )
     if what.boot:
         findings.skipped(
             "frames that the memory map of RAM owns, or of which nothing is known",
-            _MEMORY,
-            _SHARED,
+            frame_not_memory,
+            frame_shared,
             *_STRUCT_PAGES,
-            _NODE,
+            frame_node,
         )
     if what.no_memory:
-        findings.skipped("frames that are no memory", _SHARED, *_STRUCT_PAGES, _NODE)
+        findings.skipped("frames that are no memory", frame_shared, *_STRUCT_PAGES, frame_node)
     if not (what.ram or what.device or what.boot):
         findings.skipped(
-            "nothing of its vmemmap is known to be mapped", _MEMORY, _SHARED, *_STRUCT_PAGES, _NODE
+            "nothing of its vmemmap is known to be mapped",
+            frame_not_memory,
+            frame_shared,
+            *_STRUCT_PAGES,
+            frame_node,
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...kernel.task import read_address_spaces
-from ...rules import CATALOGUE
+from ...rules import RULES
 from ...rules.entries import check_copies
 from ...vmemmap.memory import READ_ERRORS
 
@@ -38,7 +38,7 @@ def check_entries_of_processes(
     :param changing: whether a device is being set up or torn down: entries are
         copied after they were made
     """
-    rule = CATALOGUE["kernel-entries"]
+    rule = RULES["kernel-entries"]
     geometry, table = vmemmap.geometry, vmemmap.table
     if not geometry.arch.copies_kernel_entries:
         findings.skipped("processes have no copies of the kernel's entries", rule)

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...columns import select
 from ...report.documents.pgmap import FrameSpan
-from ...rules import CATALOGUE
-from ...rules.backing import check_altmap
+from ...rules import RULES
+from ...rules.frames import AltmapFacts, altmap_frame
 from ...rules.mapping import check_compounds, check_holes, check_leaves, pass_compounds
 from ...vmemmap.compound import judge, sound_compounds, whole_compounds
 from ...vmemmap.frames import Runs, runs_of
@@ -32,10 +32,9 @@ __all__ = ("judged_compounds", "map_subject", "runs_of_piece")
 
 #: the rules that are evaluated here
 _LEAVES = tuple(
-    CATALOGUE[rule] for rule in ("hole", "leaf-size", "leaf-fallback", "read-only", "executable")
+    RULES[rule] for rule in ("hole", "leaf-size", "leaf-fallback", "read-only", "executable")
 )
-_COMPOUNDS = (CATALOGUE["tail-frame"], CATALOGUE["not-deduplicated"])
-_ALTMAP = CATALOGUE["altmap-frame"]
+_COMPOUNDS = (RULES["tail-frame"], RULES["not-deduplicated"])
 
 #: why the compound pages of a piece are not judged, by how it is populated
 _NO_COMPOUNDS = {
@@ -57,7 +56,7 @@ def map_subject(subject: Subject, vmemmap: Vmemmap, step: Callable[[int], None])
     """
     geometry = vmemmap.geometry
     if not subject.ranges:
-        subject.findings.skipped(NO_RANGE, *_LEAVES, *_COMPOUNDS, _ALTMAP)
+        subject.findings.skipped(NO_RANGE, *_LEAVES, *_COMPOUNDS, altmap_frame)
         return
     if subject.dedup.expected is None:
         shares = _shares(subject, vmemmap)
@@ -104,9 +103,9 @@ def _map_piece(
         reason = _NO_COMPOUNDS.get(piece.populated, subject.dedup.reason)
         subject.findings.skipped(reason or "it is not deduplicated", *_COMPOUNDS)
     if subject.pagemap.altmap is None:
-        subject.findings.skipped("no altmap", _ALTMAP)
+        subject.findings.skipped("no altmap", altmap_frame)
     elif piece.populated is not Populated.LEAF:
-        subject.findings.skipped("parts that have base pages of RAM, altmap or not", _ALTMAP)
+        subject.findings.skipped("parts that have base pages of RAM, altmap or not", altmap_frame)
     if piece.populated is Populated.COMPOUND:
         batches = _unsound_runs(subject, piece, vmemmap, step)
         for judged in judged_compounds(batches, piece, subject, vmemmap):
@@ -230,7 +229,7 @@ def _take_plain(subject: Subject, runs: Runs, piece: Piece, vmemmap: Vmemmap) ->
     if piece.populated in (Populated.EARLY, Populated.UNKNOWN):
         subject.boot.add(mapped, owners)
     elif altmap is not None and piece.populated is Populated.LEAF:
-        check_altmap(mapped, altmap, vmemmap.geometry, subject.findings)
+        subject.findings.check(altmap_frame, AltmapFacts(mapped, altmap, vmemmap.geometry))
         subject.device.add(mapped, owners)
     else:
         subject.ram.add(mapped, owners)
@@ -279,7 +278,7 @@ def _report_apart(subject: Subject, vmemmap: Vmemmap) -> None:
     """Report compound pages without any sharing: all of a pagemap's as one finding."""
     if not subject.apart:
         return
-    rule = CATALOGUE["not-deduplicated"]
+    rule = RULES["not-deduplicated"]
     size = vmemmap.geometry.compound_vpages(subject.order)
     if len(subject.apart) == subject.compounds:
         told = subject.apart[:1]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...rules.frame_state import is_odd
+from ...rules.frames import marked
 from ...vmemmap.frame_table import sole_owners
 from ...vmemmap.vmemmap import member_of
 
@@ -71,7 +71,7 @@ def sound_frames(
         )
         due = entries[chosen].reshape(-1)
         odd = refcount != due
-        odd |= is_odd(flags, mapcount, states, node)
+        odd |= marked(flags, mapcount, states, node)
         odd &= due != 0
         if odd.any():
             return None

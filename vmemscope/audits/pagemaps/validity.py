@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...kernel.mem_section_usage import read_subsections
-from ...rules import CATALOGUE
+from ...rules import RULES
 from ...rules.sections import check_subsections
 from ...spans import Spans, union
 
@@ -43,7 +43,7 @@ def check_validity(
     """Check the subsections of all pagemaps."""
     if sections.damage:
         for subject in subjects:
-            subject.findings.skipped(UNREAD_SECTIONS, CATALOGUE["subsection-map"])
+            subject.findings.skipped(UNREAD_SECTIONS, RULES["subsection-map"])
         return
     ranges = [frames_of(subject.ranges, geometry.page_size) for subject in subjects]
     first = sections.number * sections.pages

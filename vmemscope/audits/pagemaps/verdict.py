@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...report.documents.pgmap import FrameCounts, PagemapReport, VmemmapCounts
 from ...rules import rules_of
-from ...rules.findings import Scope
+from ...rules.rule import Scope
 from ...vmemmap.layout import Populated, expected_frames
 from ...vmemmap.tables import Kind
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from ..findings import Rule, Severity
+from ..legacy import Rule
+from ..rule import Severity
 
 __all__ = ("RULES",)
 

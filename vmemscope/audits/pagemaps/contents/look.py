@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ....rules import CATALOGUE
+from ....rules import RULES
 from ....rules.contents import BASE_RULES, COMPOUND_RULES
 from ....rules.ranges import check_mask_alignment
 from .areas import Area, Contents
@@ -16,7 +16,7 @@ from .areas import Area, Contents
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ....rules.findings import Rule
+    from ....rules.rule import Rule
     from ....rules.struct_pages import Due
     from ....vmemmap.vmemmap import Vmemmap
     from ..subject import Subject
@@ -30,7 +30,7 @@ _STRANGERS = "struct pages that are not the device's, or were never initialised"
 
 def rules_named(*names: str) -> tuple[Rule, ...]:
     """Get rules by their names."""
-    return tuple(CATALOGUE[name] for name in names)
+    return tuple(RULES[name] for name in names)
 
 
 class ContentsChecked(NamedTuple):
