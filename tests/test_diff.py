@@ -24,7 +24,7 @@ from .report.builders import PAGE, finding, hostile, of_every_kind, pagemap_repo
 
 Audited = Callable[[str, str], tuple[Report, list[Planted]]]
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+
 DOCS = Path(__file__).parent.parent / "docs" / "diff.md"
 SCHEMA = json.loads(schema_text(DIFF_SCHEMA))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -290,7 +290,7 @@ def test_nothing_hostile_reaches_a_terminal() -> None:
 
 @pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.2"])
 def test_simulated_kernel_before_and_after_a_fault(audited: Audited, kernel: str) -> None:
-    faulty, planted = audited(str(FIXTURES / "several-faults.toml"), kernel)
+    faulty, planted = audited("several-faults", kernel)
     # The same device; only what was planted differs.
     sound = replace(
         faulty,

@@ -40,8 +40,7 @@ from vmemscope.types import attach_types
 from vmemscope.vmemmap.layout import Geometry
 
 from . import kernels
-from .conftest import KERNELS
-from .kernels import PAGE, STRUCT_PAGE, View
+from .kernels import KERNELS, PAGE, STRUCT_PAGE, View
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text(MEMMAP_SCHEMA)))
 SECTION = 1 << 15

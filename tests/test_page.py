@@ -37,8 +37,7 @@ from vmemscope.sim.pagetable import PTE_SHIFT
 from vmemscope.target import open_core
 
 from . import kernels
-from .conftest import KERNELS
-from .kernels import PAGE, STRUCT_PAGE, View
+from .kernels import KERNELS, PAGE, STRUCT_PAGE, View
 from .test_memmap import DEVICE, optimise, struct_page
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text(PAGE_SCHEMA)))
@@ -114,7 +113,7 @@ def check_against_drgn(one: Looks, pfn: int, kernel: str) -> None:
     assert page_to_pfn(page).value_() == pfn
 
     # The way, and where it leads.
-    entries = view.entries(page.value_())
+    entries = [(at & -PAGE, at % PAGE // 8, entry) for _, at, entry in view.path(page.value_())]
     assert [(step.table, step.index, step.entry) for step in report.walk] == entries
     frame = follow_phys(prog["init_mm"].address_of_(), page.value_()).value_() // PAGE
     assert report.frame is not None

@@ -27,7 +27,7 @@ from vmemscope.target import open_core
 from vmemscope.types import attach_types
 
 from . import kernels
-from .conftest import KERNELS
+from .kernels import KERNELS
 
 LOW, HIGH = "pagemap-ref-low", "pagemap-ref-high"
 DEVICE = """
