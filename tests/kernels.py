@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +49,7 @@ __all__ = (
     "Leaf",
     "View",
     "able",
+    "audit_core",
     "image",
     "write",
 )
@@ -126,6 +127,17 @@ class Audited(NamedTuple):
         return {finding for planted in self.planted for finding in planted.findings}
 
 
+def audit_core(path: Path, planted: Sequence[Planted] = ()) -> Audited:
+    """Audit a dump by all commands."""
+    target = open_core(str(path))
+    return Audited(
+        audit(target, str(attach_types(target.prog, "btf"))),
+        memmap.look(open_core(str(path)), "btf"),
+        hugetlb.look(open_core(str(path)), "btf", folios=True),
+        list(planted),
+    )
+
+
 class Dumps:
     """
     Dumps of scenarios, each made and audited once.
@@ -171,14 +183,7 @@ class Dumps:
         if key not in self._audited:
             kept = key in self._cores
             path, planted = self._cores[key] if kept else self._write(*key)
-            target = open_core(str(path))
-            pgmap = audit(target, str(attach_types(target.prog, "btf")))
-            self._audited[key] = Audited(
-                pgmap,
-                memmap.look(open_core(str(path)), "btf"),
-                hugetlb.look(open_core(str(path)), "btf", folios=True),
-                planted,
-            )
+            self._audited[key] = audit_core(path, planted)
             if not kept:
                 path.unlink()
         return self._audited[key]
