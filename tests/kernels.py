@@ -19,7 +19,8 @@ from drgn import Object, Program
 from drgn.helpers.linux.xarray import xa_for_each
 
 from vmemscope.audits import hugetlb, memmap
-from vmemscope.audits.pagemaps import audit
+from vmemscope.audits.pagemaps import once
+from vmemscope.machine import Kernel as Opened
 from vmemscope.report.documents.hugetlb import HugetlbReport
 from vmemscope.report.documents.memmap import MemmapReport
 from vmemscope.report.documents.pgmap import Report
@@ -29,7 +30,6 @@ from vmemscope.sim.faults import HUGETLB_FAULTS, Finding, Planted
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.scenario import Scenario, parse_scenario
-from vmemscope.target import open_core
 from vmemscope.types import attach_types
 
 from .oracle import FRAME, PRESENT, PSE, Step, walk
@@ -129,12 +129,9 @@ class Audited(NamedTuple):
 
 def audit_core(path: Path, planted: Sequence[Planted] = ()) -> Audited:
     """Audit a dump by all commands."""
-    target = open_core(str(path))
+    opened = Opened.open_core(str(path))
     return Audited(
-        audit(target, str(attach_types(target.prog, "btf"))),
-        memmap.look(open_core(str(path)), "btf"),
-        hugetlb.look(open_core(str(path)), "btf", folios=True),
-        list(planted),
+        once(opened), memmap.audit(opened), hugetlb.audit(opened, folios=True), list(planted)
     )
 
 
