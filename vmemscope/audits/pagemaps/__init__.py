@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...arch import architecture_of
 from ...kernel import Damage
-from ...kernel.dev_pagemap import PhysicalRange, read_pagemaps
+from ...kernel.dev_pagemap import MAX_RANGES, PhysicalRange, read_pagemaps
 from ...kernel.device import name_pagemaps
 from ...kernel.mem_section import Sections, read_sections
 from ...kernel.page import read_page_layout
@@ -24,17 +24,23 @@ from ...kernel.percpu_ref import read_references
 from ...kernel.pglist_data import DEVICE, read_zones
 from ...kernel.resource import read_resources
 from ...report.documents.pgmap import PagemapReport, Report, Summary, TargetInfo
-from ...rules import RULES, rules_of
+from ...rules import rules_of
+from ...rules.alignment import section_alignment
 from ...rules.findings import Collector, Finding
-from ...rules.ranges import (
-    check_entries,
-    check_overlaps,
-    check_section_alignment,
-    check_shift,
+from ...rules.pagemap import (
+    ReferenceFacts,
+    nr_range,
+    overlaps_of,
+    pagemap_ref_high,
+    pagemap_ref_low,
+    range_invalid,
+    range_overlap,
+    shift_fits,
     valid_ranges,
+    vmemmap_shift,
 )
-from ...rules.references import check_references
 from ...rules.rule import Scope, Severity
+from ...rules.target import EntryFacts, resource_tree, xarray
 from ...target.vmcoreinfo import physmem_bits, physmem_frames
 from ...timing import phase
 from ...vmemmap.layout import Geometry, dedup_of
@@ -168,38 +174,33 @@ def read_subjects(
     pagemaps, damage = read_pagemaps(prog)
     resources, resource_damage = read_resources(prog)
     names = name_pagemaps(prog, pagemaps, resources)
-    for rule, several in (("xarray", damage), ("resource-tree", resource_damage)):
-        findings.checked(RULES[rule])
-        for one in several:
-            if one.unreadable:
-                findings.skipped(one.message, RULES[rule])
-            else:
-                findings.add(RULES[rule], one.message, vaddr=one.address)
+    findings.check(xarray, damage)
+    findings.check(resource_tree, resource_damage)
     for one in (*damage, *resource_damage, *sections.damage):
         if one.unreadable:
             unread[one.message] += 1
     subjects = [Subject(pagemap, names.get(pagemap.address)) for pagemap in pagemaps]
     subjects.sort(key=lambda s: s.pagemap.entries[0].first)
-    ranges = {s.pagemap.address: valid_ranges(s.pagemap, bits, s.findings) for s in subjects}
-    check_overlaps(
-        [(one, s.pagemap) for s in subjects for one in ranges[s.pagemap.address]],
-        {s.pagemap.address: s.findings for s in subjects},
-    )
+    ranges = {s.pagemap.address: valid_ranges(s.pagemap, bits) for s in subjects}
+    overlaps = overlaps_of((one, s.pagemap) for s in subjects for one in ranges[s.pagemap.address])
     for subject in subjects:
-        subject.not_read.update(b.message for b in subject.pagemap.damage if b.unreadable)
-        _check_pagemap(
-            subject, ranges[subject.pagemap.address], geometry, sections, target.osrelease, damage
-        )
-        references = read_references(prog, subject.pagemap.address)
+        pagemap, valid = subject.pagemap, ranges[subject.pagemap.address]
+        subject.not_read.update(b.message for b in pagemap.damage if b.unreadable)
+        subject.findings.check(nr_range, pagemap, MAX_RANGES)
+        subject.findings.check(range_invalid, pagemap, bits)
+        subject.findings.check(range_overlap, pagemap, valid, overlaps.get(pagemap.address, ()))
+        _check_pagemap(subject, valid, geometry, sections, target.osrelease, damage)
+        references = read_references(prog, pagemap.address)
         subject.not_read["reference counts of the pagemap itself"] += references.unreadable
-        check_references(
-            subject.pagemap,
+        facts = ReferenceFacts(
+            pagemap,
             subject.ranges,
             subject.order if subject.shift_sound else None,
             references,
-            geometry,
-            subject.findings,
+            geometry.page_size,
         )
+        subject.findings.check(pagemap_ref_low, facts)
+        subject.findings.check(pagemap_ref_high, facts)
     check_validity(prog, subjects, sections, geometry, unread)
     ram = [(one.start, one.end) for one in resources if one.is_system_ram]
     device = [(one.start, one.end) for subject in subjects for one in subject.ranges]
@@ -222,30 +223,25 @@ def _check_pagemap(
     damage: list[Damage],
 ) -> None:
     """
-    Check a pagemap itself, and find out what can be gone by for the rest.
+    Check a pagemap itself, and find out what of it may be used for the rest.
 
     :param damage: what of ``pgmap_array`` could not be followed: its entries
         then tell nothing
     """
     pagemap = subject.pagemap
-    if damage:
-        subject.findings.skipped("pgmap_array could not be followed", RULES["xarray"])
-    elif any(one.unreadable for one in pagemap.damage):
-        # It has entries and, as far as is known, no ranges: that tells nothing.
-        subject.findings.skipped("the pagemap could not be read", RULES["xarray"])
-    elif len(ranges) != pagemap.nr_range:
-        subject.findings.skipped("not all of its ranges are valid", RULES["xarray"])
-    else:
-        ranges = check_entries(pagemap, ranges, geometry, subject.findings)
+    entries = EntryFacts.of(pagemap, ranges, damage, geometry.page_size)
+    subject.findings.check(xarray, entries)
+    ranges = entries.usable
     subject.ranges = tuple(ranges)
-    subject.shift_sound = check_shift(pagemap, ranges, geometry, subject.findings)
+    subject.findings.check(vmemmap_shift, pagemap, ranges, geometry.page_size)
+    subject.shift_sound = shift_fits(pagemap.vmemmap_shift, ranges, geometry.page_size)
     if subject.shift_sound:
         subject.dedup = dedup_of(pagemap, geometry, osrelease)
     if subject.dedup.expected:
-        check_section_alignment(pagemap, ranges, sections, geometry, subject.findings)
+        subject.findings.check(section_alignment, pagemap, ranges, sections, geometry)
     else:
         reason = subject.no_compounds or subject.dedup.reason or "it is not deduplicated"
-        subject.findings.skipped(reason, RULES["section-alignment"])
+        subject.findings.skipped(reason, section_alignment)
 
 
 def _summary(

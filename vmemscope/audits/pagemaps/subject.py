@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from ...kernel.dev_pagemap import Pagemap, PhysicalRange
     from ...report.documents.pgmap import FrameSpan
 
-__all__ = ("NO_RANGE", "Subject")
-
-#: why nothing is asked of a pagemap
-NO_RANGE = "it has no valid range"
+__all__ = ("Subject",)
 
 
 @dataclass
