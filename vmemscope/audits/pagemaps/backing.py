@@ -174,7 +174,8 @@ class _Frames:
                 subject.findings.skipped(
                     "no frame of which it has the reference count", *_STRUCT_PAGES, frame_node
                 )
-            if other := self._nodes.get(subject.pagemap.address):
+            other = self._nodes.get(subject.pagemap.address)
+            if other is not None and other.first is not None:
                 subject.findings.check(frame_node, other)
         if self._several:
             _tell_shared(join(self._several), self._subjects, owners, self._vmemmap)
