@@ -10,9 +10,10 @@ from ..text import binary_size
 from .rule import Severity, Skip, Violation, rule
 
 if TYPE_CHECKING:
-    from ..kernel.dev_pagemap import Pagemap, PhysicalRange
+    from ..kernel.dev_pagemap import Pagemap
     from ..kernel.mem_section import Sections
     from ..vmemmap.layout import Geometry
+    from ..vmemmap.pagemaps import PagemapLayout
 
 __all__ = (
     "HEAD_ALIGNMENT",
@@ -45,13 +46,13 @@ __all__ = (
     " happen.",
 )
 def section_alignment(
-    pagemap: Pagemap, ranges: Sequence[PhysicalRange], sections: Sections, geometry: Geometry
+    layout: PagemapLayout, sections: Sections, geometry: Geometry
 ) -> Iterator[Violation | Skip]:
-    if not pagemap.vmemmap_shift or 1 << pagemap.vmemmap_shift <= sections.pages:
+    if not layout.order or 1 << layout.order <= sections.pages:
         yield Skip("no compound pages larger than a section")
         return
-    size = binary_size(geometry.page_size << pagemap.vmemmap_shift)
-    for one in ranges:
+    size = binary_size(geometry.page_size << layout.order)
+    for one in layout.ranges:
         first, pages = one.start // geometry.page_size, one.size // geometry.page_size
         into = first % sections.pages
         vpages = geometry.vpage(pages)

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-Rules about a pagemap itself: its ranges, the size of its compound pages, its references.
-
-:func:`valid_ranges` and :func:`shift_fits` say for the rest of the audit what of a
-pagemap may be used, by the same conditions as the rules.
-"""
+"""Rules about a pagemap itself: its ranges, the size of its compound pages, its references."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..vmemmap.layout import SUBSECTION_SIZE
+from ..vmemmap.pagemaps import range_problem
 from .rule import Severity, Skip, Violation, rule
 
 if TYPE_CHECKING:
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
     from ..kernel.percpu_ref import References
+    from ..vmemmap.pagemaps import PagemapLayout
 
 __all__ = (
     "NO_RANGE",
@@ -28,8 +24,6 @@ __all__ = (
     "pagemap_ref_low",
     "range_invalid",
     "range_overlap",
-    "shift_fits",
-    "valid_ranges",
     "vmemmap_shift",
 )
 
@@ -40,25 +34,6 @@ NO_RANGE = "it has no valid range"
 def _unreadable(pagemap: Pagemap) -> str | None:
     """Say what of a pagemap could not be read, ``None`` if all could."""
     return next((one.message for one in pagemap.damage if one.unreadable), None)
-
-
-def _problem(one: PhysicalRange, physmem_bits: int) -> str | None:
-    if one.end < one.start:
-        return "ends before it starts"
-    if one.end >> physmem_bits:
-        return f"lies outside of {physmem_bits} bits of physical address space"
-    if one.start % SUBSECTION_SIZE or (one.end + 1) % SUBSECTION_SIZE:
-        return "does not start and end on a subsection boundary"
-    return None
-
-
-def valid_ranges(pagemap: Pagemap, physmem_bits: int) -> list[PhysicalRange]:
-    """
-    Return the ranges of a pagemap that may be used.
-
-    :param physmem_bits: bits of a physical address
-    """
-    return [one for one in pagemap.ranges if _problem(one, physmem_bits) is None]
 
 
 @rule(
@@ -80,7 +55,7 @@ def range_invalid(pagemap: Pagemap, physmem_bits: int) -> Iterator[Violation | S
     if not pagemap.ranges:
         yield Skip(_unreadable(pagemap) or "it has no ranges")
     for index, one in enumerate(pagemap.ranges):
-        problem = _problem(one, physmem_bits)
+        problem = range_problem(one, physmem_bits)
         if problem is not None:
             yield Violation(
                 f"range {index} {problem}; it is not looked at",
@@ -130,16 +105,14 @@ def overlaps_of(ranges: Iterable[tuple[PhysicalRange, Pagemap]]) -> dict[int, li
     look_at="Which of the two agrees with pgmap_array (rule xarray) and with /proc/iomem: the"
     " other is wrong.",
 )
-def range_overlap(
-    pagemap: Pagemap, ranges: Sequence[PhysicalRange], overlaps: Iterable[Overlap]
-) -> Iterator[Violation | Skip]:
-    if not ranges:
+def range_overlap(layout: PagemapLayout, overlaps: Iterable[Overlap]) -> Iterator[Violation | Skip]:
+    if not layout.valid:
         yield Skip(NO_RANGE)
     for later, earlier, owner in overlaps:
         yield Violation(
             f"range {later.start:#x}-{later.end:#x} overlaps {earlier.start:#x}-"
             f"{earlier.end:#x} of the pagemap at {owner:#x}",
-            vaddr=pagemap.address,
+            vaddr=layout.pagemap.address,
             expected=f"start after {earlier.end:#x}",
             observed=f"{later.start:#x}",
         )
@@ -172,18 +145,6 @@ def nr_range(pagemap: Pagemap, most: int) -> Iterator[Violation | Skip]:
         )
 
 
-def shift_fits(shift: int | None, ranges: Sequence[PhysicalRange], page_size: int) -> bool:
-    """
-    Return whether a compound page fits the largest range, as far as there is one.
-
-    :param shift: log2 of the pages in a compound page
-    :param page_size: bytes
-    """
-    if not shift:
-        return True
-    return shift < 64 and (not ranges or page_size << shift <= max(one.size for one in ranges))
-
-
 @rule(
     "vmemmap-shift",
     Severity.ERROR,
@@ -198,16 +159,14 @@ def shift_fits(shift: int | None, ranges: Sequence[PhysicalRange], page_size: in
     " (/sys/bus/dax/devices/*/align): vmemmap_shift is log2 of it in pages. What the page"
     " tables say of compound pages is in the vmemmap, which is still walked for holes.",
 )
-def vmemmap_shift(
-    pagemap: Pagemap, ranges: Sequence[PhysicalRange], page_size: int
-) -> Iterator[Violation | Skip]:
-    shift = pagemap.vmemmap_shift
+def vmemmap_shift(layout: PagemapLayout) -> Iterator[Violation | Skip]:
+    pagemap, shift = layout.pagemap, layout.pagemap.vmemmap_shift
     if shift is None:
         older = "pagemaps of this kernel have no vmemmap_shift (before 5.17)"
         yield Skip(_unreadable(pagemap) or older)
-    elif 0 < shift < 64 and not ranges:
+    elif 0 < shift < 64 and not layout.ranges:
         yield Skip(NO_RANGE)
-    elif not shift_fits(shift, ranges, page_size):
+    elif not layout.shift_sound:
         yield Violation(
             "the pagemap's compound pages are larger than its ranges",
             vaddr=pagemap.address,
@@ -227,11 +186,7 @@ _WITH_USERS = ("p2pdma",)
 class ReferenceFacts(NamedTuple):
     """How often a pagemap is referenced, and what its references are for."""
 
-    pagemap: Pagemap
-    #: the ranges that may be used
-    ranges: Sequence[PhysicalRange]
-    #: log2 of the pages in a compound page, ``None`` where ``vmemmap_shift`` makes no sense
-    order: int | None
+    layout: PagemapLayout
     references: References
     #: bytes
     page_size: int
@@ -244,28 +199,29 @@ class ReferenceFacts(NamedTuple):
     @property
     def expected(self) -> int:
         """References that ``mm/memremap.c: pagemap_range()`` takes: ``pfn_len()`` of each range."""
-        altmap = self.pagemap.altmap
+        altmap = self.layout.pagemap.altmap
         count = 0
-        for number, one in enumerate(self.ranges):
+        for number, one in enumerate(self.layout.ranges):
             pages = one.size // self.page_size
             # Only a pagemap of one range can have an altmap.
             if altmap is not None and not number:
                 pages -= altmap.reserve + altmap.free
-            count += max(pages, 0) >> (self.order or 0)
+            count += max(pages, 0) >> self.layout.order
         return count
 
     @property
     def reason(self) -> str | None:
         """Why they can't be compared, ``None`` if they can."""
-        if self.pagemap.changing:
+        pagemap = self.layout.pagemap
+        if pagemap.changing:
             return "it is being set up or torn down"
-        if self.pagemap.type == "unknown":
+        if pagemap.type == "unknown":
             return "what its pages are references to depends on its type, which is unknown"
-        if self.pagemap.type in _HANDED_OUT:
-            return f"pages of type {self.pagemap.type} have references while they are in use only"
-        if self.order is None:
+        if pagemap.type in _HANDED_OUT:
+            return f"pages of type {pagemap.type} have references while they are in use only"
+        if not self.layout.shift_sound:
             return "its vmemmap_shift makes no sense"
-        if len(self.ranges) != self.pagemap.nr_range:
+        if len(self.layout.ranges) != pagemap.nr_range:
             return "not all of its ranges are valid"
         if self.references.count is None:
             return self.references.reason or "its reference count could not be read"
@@ -275,7 +231,7 @@ class ReferenceFacts(NamedTuple):
         """Make the violation of a count that is wrong."""
         return Violation(
             f"the pagemap has {self.observed} references, {how_many}",
-            vaddr=self.pagemap.address,
+            vaddr=self.layout.pagemap.address,
             expected=self.expected,
             observed=self.observed,
         )
@@ -322,7 +278,7 @@ def pagemap_ref_low(facts: ReferenceFacts) -> Iterator[Violation | Skip]:
 def pagemap_ref_high(facts: ReferenceFacts) -> Iterator[Violation | Skip]:
     if facts.reason is not None:
         yield Skip(facts.reason)
-    elif facts.pagemap.type in _WITH_USERS:
+    elif facts.layout.pagemap.type in _WITH_USERS:
         yield Skip("whoever uses its pages has references as well")
     elif facts.observed > facts.expected:
         yield facts.violation(

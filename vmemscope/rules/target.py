@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..vmemmap.pagemaps import spanned_frames
 from .rule import Scope, Severity, Skip, Violation, rule
 
 if TYPE_CHECKING:
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
     from ..arch import PageTable
     from ..kernel import Damage
-    from ..kernel.dev_pagemap import Pagemap, PhysicalRange
     from ..kernel.task import AddressSpace
-    from ..kernel.xarray import Entry
+    from ..vmemmap.layout import Geometry
+    from ..vmemmap.pagemaps import PagemapLayout
 
 __all__ = ("CopyFacts", "EntryFacts", "kernel_entries", "resource_tree", "xarray")
 
@@ -33,64 +34,24 @@ def _damage(several: Iterable[Damage]) -> Iterator[Violation | Skip]:
 
 @dataclass(frozen=True)
 class EntryFacts:
-    """The entries of ``pgmap_array`` for one pagemap, by the range that they lie in."""
+    """A pagemap, and what ``pgmap_array`` says of it."""
 
-    pagemap: Pagemap
-    #: valid ranges of the pagemap
-    ranges: Sequence[PhysicalRange]
-    #: bytes
-    page_size: int
-    #: why they can't be compared, ``None`` if they can
-    reason: str | None
-    #: entries that lie in none of the ranges
-    strays: Sequence[Entry]
-    #: range -> frames that entries have of it
-    frames: dict[PhysicalRange, int]
-
-    @classmethod
-    def of(
-        cls,
-        pagemap: Pagemap,
-        ranges: Sequence[PhysicalRange],
-        damage: Sequence[Damage],
-        page_size: int,
-    ) -> EntryFacts:
-        """
-        Compare a pagemap's entries with its ranges.
-
-        :param damage: what of ``pgmap_array`` could not be followed: its entries then say nothing
-        """
-        reason = None
-        if damage:
-            reason = "pgmap_array could not be followed"
-        elif any(one.unreadable for one in pagemap.damage):
-            # It has entries and, as far as is known, no ranges: that says nothing.
-            reason = "the pagemap could not be read"
-        elif len(ranges) != pagemap.nr_range:
-            reason = "not all of its ranges are valid"
-        strays = []
-        frames = dict.fromkeys(ranges, 0)
-        for entry in pagemap.entries if reason is None else ():
-            start = entry.first * page_size
-            end = start + entry.span * page_size
-            for one in ranges:
-                if one.start <= start and end <= one.end + 1:
-                    frames[one] += entry.span
-                    break
-            else:
-                strays.append(entry)
-        return cls(pagemap, ranges, page_size, reason, strays, frames)
-
-    def missing(self, one: PhysicalRange) -> bool:
-        """Return whether entries have other frames of a range than all, each once."""
-        return self.frames[one] != one.size // self.page_size
+    layout: PagemapLayout
+    #: whether all of ``pgmap_array`` could be followed: otherwise its entries say nothing
+    followed: bool
+    geometry: Geometry
 
     @property
-    def usable(self) -> list[PhysicalRange]:
-        """The ranges that are there in full, as far as can be said."""
-        if self.reason is not None:
-            return list(self.ranges)
-        return [one for one in self.frames if not self.missing(one)]
+    def reason(self) -> str | None:
+        """Why entries can't be compared with ranges, ``None`` if they can."""
+        if not self.followed:
+            return "pgmap_array could not be followed"
+        if any(one.unreadable for one in self.layout.pagemap.damage):
+            # It has entries and, as far as is known, no ranges: that says nothing.
+            return "the pagemap could not be read"
+        if len(self.layout.valid) != self.layout.pagemap.nr_range:
+            return "not all of its ranges are valid"
+        return None
 
 
 @rule(
@@ -115,23 +76,26 @@ def xarray(facts: EntryFacts | Sequence[Damage]) -> Iterator[Violation | Skip]:
     if facts.reason is not None:
         yield Skip(facts.reason)
         return
-    for entry in facts.strays:
-        start = entry.first * facts.page_size
-        place = f"{start:#x}-{start + entry.span * facts.page_size - 1:#x}"
-        yield Violation(
-            f"pgmap_array has the pagemap at {place}, which is in none of its ranges",
-            vaddr=facts.pagemap.address,
-            pfn=entry.first,
-            expected="frames of the pagemap's ranges",
-            observed=place,
-        )
-    for one, frames in facts.frames.items():
-        if facts.missing(one):
+    pagemap, valid, page_size = facts.layout.pagemap, facts.layout.valid, facts.geometry.page_size
+    for entry in pagemap.entries:
+        start = entry.first * page_size
+        last = start + entry.span * page_size - 1
+        if not any(one.start <= start and last <= one.end for one in valid):
+            yield Violation(
+                f"pgmap_array has the pagemap at {start:#x}-{last:#x}, which is in none of its"
+                " ranges",
+                vaddr=pagemap.address,
+                pfn=entry.first,
+                expected="frames of the pagemap's ranges",
+                observed=f"{start:#x}-{last:#x}",
+            )
+    for one, frames in spanned_frames(pagemap, valid, facts.geometry).items():
+        if frames != one.size // page_size:
             yield Violation(
                 f"pgmap_array has {frames} frames of range {one.start:#x}-{one.end:#x};"
                 " it is not looked at",
-                vaddr=facts.pagemap.address,
-                expected=one.size // facts.page_size,
+                vaddr=pagemap.address,
+                expected=one.size // page_size,
                 observed=frames,
             )
 

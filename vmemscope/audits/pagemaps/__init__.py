@@ -9,20 +9,15 @@ of all of them together (:mod:`.backing`), then the ``struct page``s themselves
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ...arch import architecture_of
-from ...kernel import Damage
-from ...kernel.dev_pagemap import MAX_RANGES, PhysicalRange, read_pagemaps
-from ...kernel.device import name_pagemaps
-from ...kernel.mem_section import Sections, read_sections
-from ...kernel.page import read_page_layout
-from ...kernel.page_state import PageStates, read_page_states
+from ...confirm import confirmed
+from ...kernel.dev_pagemap import MAX_RANGES
 from ...kernel.percpu_ref import read_references
-from ...kernel.pglist_data import DEVICE, read_zones
-from ...kernel.resource import read_resources
 from ...report.documents.pgmap import PagemapReport, Report, Summary, TargetInfo
 from ...rules import rules_of
 from ...rules.alignment import section_alignment
@@ -35,65 +30,74 @@ from ...rules.pagemap import (
     pagemap_ref_low,
     range_invalid,
     range_overlap,
-    shift_fits,
-    valid_ranges,
     vmemmap_shift,
 )
 from ...rules.rule import Scope, Severity
 from ...rules.target import EntryFacts, resource_tree, xarray
-from ...target.vmcoreinfo import physmem_bits, physmem_frames
 from ...timing import phase
-from ...vmemmap.layout import Geometry, dedup_of
-from ...vmemmap.memory import PhysicalMemory
-from ...vmemmap.struct_pages import flag_layout
 from ...vmemmap.tables import Kind
-from ...vmemmap.vmemmap import Vmemmap
 from .backing import BackingChecked, check_backing
 from .contents import Contents, ContentsChecked, check_contents, frames_to_read
 from .entries import check_entries_of_processes
 from .mapping import map_subject
+from .needs import NEEDS
+from .parts import Pagemaps
 from .subject import Subject
 from .validity import check_validity
 from .verdict import report_on
 
 if TYPE_CHECKING:
-    from ...kernel.page_flags import FlagLayout
-    from ...target import Target
+    from collections.abc import Sequence
 
-__all__ = ("Contents", "Progress", "audit", "read_subjects")
+    from ...machine import Kernel
+    from ...rules.pagemap import Overlap
+
+__all__ = ("Contents", "Progress", "audit", "once")
 
 #: is called with the pages of vmemmap walked and read so far, and how many there are
 Progress = Callable[[int, int], None]
 
 
 def audit(
-    target: Target,
-    types: str,
-    timings: dict[str, float] | None = None,
+    kernel: Kernel,
+    *,
+    contents: Contents | str = Contents.SAMPLE,
     progress: Progress | None = None,
-    contents: Contents = Contents.SAMPLE,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Report:
     """
-    Audit all pagemaps of a target, once.
+    Audit all pagemaps of a kernel; on a live one, report a violation only if it lasts.
 
-    :param target: an opened target with types attached
-    :param types: where they come from, ``btf`` or ``dwarf``
-    :param timings: seconds per phase, added to
-    :param progress: told how much of the vmemmap has been walked and read
-    :param contents: how many ``struct page``s are looked into
-    :raises VmemscopeError: if the target can't be looked at
+    :param contents: how many ``struct page``s are checked: ``all``, a ``sample`` of
+        each range's, or ``none``
+    :param progress: called with the pages of vmemmap walked and read so far, and how many
+        there are
+    :param sleep: waits that many seconds between passes
+    :raises VmemscopeError: if types are missing, or the kernel can't be audited
     """
-    timings = {} if timings is None else timings
+    check = partial(once, contents=Contents(contents), progress=progress)
+    return confirmed(kernel, check, Pagemaps(), sleep)
+
+
+def once(
+    kernel: Kernel,
+    *,
+    contents: Contents = Contents.SAMPLE,
+    progress: Progress | None = None,
+) -> Report:
+    """Audit all pagemaps in one pass; parameters and errors are those of :func:`audit`."""
+    kernel.require(NEEDS)
+    timings = kernel.timings
     unread: Counter[str] = Counter()
     findings = Collector()
     with phase(timings, "pagemaps"):
-        subjects, vmemmap = read_subjects(target, findings, unread)
-        words = _page_words(target, vmemmap) if subjects else None
+        subjects, vmemmap = _read_subjects(kernel, findings, unread), kernel.vmemmap
+        states = kernel.page_states if subjects else None
     with phase(timings, "audit"):
         check_entries_of_processes(
-            target.prog,
+            kernel.prog,
             vmemmap,
-            physmem_frames(target.vmcoreinfo, vmemmap.geometry.page_size),
+            kernel.max_frames,
             any(subject.pagemap.changing for subject in subjects),
             findings,
         )
@@ -118,9 +122,9 @@ def audit(
                 Kind.UNREADABLE
             ]
     with phase(timings, "frames"):
-        flags, states = words or (None, None)
         backing = check_backing(subjects, vmemmap, states) if states else BackingChecked(0)
     with phase(timings, "contents"):
+        flags = states.layout if states else None
         looked = []
         for subject in subjects:
             looked.append(check_contents(subject, vmemmap, flags, contents, step))
@@ -137,7 +141,7 @@ def audit(
                 unread[f"{what}, of {subject.label}"] += count
     loose = findings.finish()
     return Report(
-        target=TargetInfo.of(target, vmemmap.geometry, types),
+        target=TargetInfo.of(kernel),
         geometry=vmemmap.geometry,
         pagemaps=reports,
         findings=loose,
@@ -147,101 +151,37 @@ def audit(
     )
 
 
-def _page_words(target: Target, vmemmap: Vmemmap) -> tuple[FlagLayout | None, PageStates]:
-    """Look up how struct pages say of which node and zone they are, and what they are used for."""
-    prog = target.prog
-    try:
-        zones = tuple(one for one in read_zones(prog)[0] if one.name != DEVICE)
-        flags = flag_layout(prog, vmemmap, zones)
-    except LookupError:
-        # The types lack zones or flags: node and zone are then not asked.
-        return None, read_page_states(prog, target.vmcoreinfo)
-    return flags, read_page_states(prog, target.vmcoreinfo, flags, zones)
-
-
-def read_subjects(
-    target: Target, findings: Collector, unread: Counter[str]
-) -> tuple[list[Subject], Vmemmap]:
-    """Read the kernel's structures: pagemaps in order of address, and the vmemmap."""
-    prog = target.prog
-    arch = architecture_of(prog.platform)
-    table = arch.page_table(target.vmcoreinfo)
-    sections = read_sections(prog, target.vmcoreinfo, table.page_size, arch.kernel_space)
-    page = read_page_layout(prog)
-    geometry = Geometry(arch, table.page_size, page.size, sections.vmemmap)
-    bits = physmem_bits(target.vmcoreinfo)
-
-    pagemaps, damage = read_pagemaps(prog)
-    resources, resource_damage = read_resources(prog)
-    names = name_pagemaps(prog, pagemaps, resources)
-    findings.check(xarray, damage)
-    findings.check(resource_tree, resource_damage)
-    for one in (*damage, *resource_damage, *sections.damage):
-        if one.unreadable:
-            unread[one.message] += 1
-    subjects = [Subject(pagemap, names.get(pagemap.address)) for pagemap in pagemaps]
-    subjects.sort(key=lambda s: s.pagemap.entries[0].first)
-    ranges = {s.pagemap.address: valid_ranges(s.pagemap, bits) for s in subjects}
-    overlaps = overlaps_of((one, s.pagemap) for s in subjects for one in ranges[s.pagemap.address])
+def _read_subjects(kernel: Kernel, findings: Collector, unread: Counter[str]) -> list[Subject]:
+    """Check the kernel's structures, in order of the pagemaps' first page frames."""
+    findings.check(xarray, kernel.pagemap_damage)
+    findings.check(resource_tree, kernel.resource_damage)
+    unread += kernel.unread
+    subjects = [Subject(layout) for layout in kernel.layouts]
+    overlaps = overlaps_of([(one, s.pagemap) for s in subjects for one in s.layout.valid])
     for subject in subjects:
-        pagemap, valid = subject.pagemap, ranges[subject.pagemap.address]
-        subject.not_read.update(b.message for b in pagemap.damage if b.unreadable)
-        subject.findings.check(nr_range, pagemap, MAX_RANGES)
-        subject.findings.check(range_invalid, pagemap, bits)
-        subject.findings.check(range_overlap, pagemap, valid, overlaps.get(pagemap.address, ()))
-        _check_pagemap(subject, valid, geometry, sections, target.osrelease, damage)
-        references = read_references(prog, pagemap.address)
-        subject.not_read["reference counts of the pagemap itself"] += references.unreadable
-        facts = ReferenceFacts(
-            pagemap,
-            subject.ranges,
-            subject.order if subject.shift_sound else None,
-            references,
-            geometry.page_size,
-        )
-        subject.findings.check(pagemap_ref_low, facts)
-        subject.findings.check(pagemap_ref_high, facts)
-    check_validity(prog, subjects, sections, geometry, unread)
-    ram = [(one.start, one.end) for one in resources if one.is_system_ram]
-    device = [(one.start, one.end) for subject in subjects for one in subject.ranges]
-    return subjects, Vmemmap(
-        geometry=geometry,
-        table=table,
-        sections=sections,
-        page=page,
-        ram=PhysicalMemory(prog, table.page_size, ram),
-        memory=PhysicalMemory(prog, table.page_size, ram + device),
-    )
+        subject.not_read.update(b.message for b in subject.pagemap.damage if b.unreadable)
+        _check_pagemap(subject, overlaps.get(subject.pagemap.address, ()), kernel)
+    check_validity(kernel.prog, subjects, kernel.sections, kernel.geometry, unread)
+    return subjects
 
 
-def _check_pagemap(
-    subject: Subject,
-    ranges: list[PhysicalRange],
-    geometry: Geometry,
-    sections: Sections,
-    osrelease: str,
-    damage: list[Damage],
-) -> None:
-    """
-    Check a pagemap itself, and find out what of it may be used for the rest.
-
-    :param damage: what of ``pgmap_array`` could not be followed: its entries
-        then tell nothing
-    """
-    pagemap = subject.pagemap
-    entries = EntryFacts.of(pagemap, ranges, damage, geometry.page_size)
-    subject.findings.check(xarray, entries)
-    ranges = entries.usable
-    subject.ranges = tuple(ranges)
-    subject.findings.check(vmemmap_shift, pagemap, ranges, geometry.page_size)
-    subject.shift_sound = shift_fits(pagemap.vmemmap_shift, ranges, geometry.page_size)
-    if subject.shift_sound:
-        subject.dedup = dedup_of(pagemap, geometry, osrelease)
+def _check_pagemap(subject: Subject, overlaps: Sequence[Overlap], kernel: Kernel) -> None:
+    """Check a pagemap itself."""
+    findings, layout, geometry = subject.findings, subject.layout, kernel.geometry
+    findings.check(nr_range, layout.pagemap, MAX_RANGES)
+    findings.check(range_invalid, layout.pagemap, kernel.physmem_bits)
+    findings.check(range_overlap, layout, overlaps)
+    findings.check(xarray, EntryFacts(layout, not kernel.pagemap_damage, geometry))
+    findings.check(vmemmap_shift, layout)
     if subject.dedup.expected:
-        subject.findings.check(section_alignment, pagemap, ranges, sections, geometry)
+        findings.check(section_alignment, layout, kernel.sections, geometry)
     else:
         reason = subject.no_compounds or subject.dedup.reason or "it is not deduplicated"
-        subject.findings.skipped(reason, section_alignment)
+        findings.skipped(reason, section_alignment)
+    references = read_references(kernel.prog, layout.pagemap.address)
+    subject.not_read["reference counts of the pagemap itself"] += references.unreadable
+    for rule in (pagemap_ref_low, pagemap_ref_high):
+        findings.check(rule, ReferenceFacts(layout, references, geometry.page_size))
 
 
 def _summary(
