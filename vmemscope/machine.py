@@ -257,7 +257,7 @@ class Kernel:
         return layouts_of(
             self.pagemaps,
             name_pagemaps(self.prog, self.pagemaps, self.resources),
-            not self.pagemap_damage,
+            self.pagemap_damage,
             self.physmem_bits,
             self.geometry,
             self.target.osrelease,

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from . import frames
-from .catalogue import alignment, contents, hugetlb, mapping, pagemap, sections, target
+from . import alignment, frames, leaves, pagemap, sections, target
+from .catalogue import contents, hugetlb
 from .rule import Rule, Scope
 
 __all__ = ("RULES", "rules_of")
 
 #: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
-_TOPICS = (pagemap, target, alignment, sections, mapping, frames, contents, hugetlb)
+_TOPICS = (pagemap, target, alignment, sections, leaves, frames, contents, hugetlb)
 
 #: all rules by their identifiers
 RULES: dict[str, Rule] = {

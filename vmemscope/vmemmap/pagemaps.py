@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .layout import Dedup, dedup_of
+from .layout import SUBSECTION_SIZE, Dedup, dedup_of
 
 if TYPE_CHECKING:
+    from ..kernel import Damage
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
+    from ..kernel.xarray import Entry
     from .layout import Geometry
 
-__all__ = ("PagemapLayout", "layouts_of", "range_problem", "spanned_frames")
-
-# include/linux/mmzone.h: SUBSECTION_SHIFT, the same on every architecture
-SUBSECTION_SIZE = 1 << 21
+__all__ = ("ArrayEntries", "PagemapLayout", "layouts_of", "range_problem", "shift_fits")
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,10 @@ class PagemapLayout:
 
     pagemap: Pagemap
     name: str | None
-    #: trusted ranges
+    #: ranges that can exist
+    valid: tuple[PhysicalRange, ...]
+    entries: ArrayEntries
+    #: trusted ranges: those that can exist and that ``pgmap_array`` has in full
     ranges: tuple[PhysicalRange, ...]
     #: whether ``vmemmap_shift`` is trusted
     shift_sound: bool
@@ -60,8 +62,8 @@ class PagemapLayout:
 def layouts_of(
     pagemaps: Sequence[Pagemap],
     names: Mapping[int, str],
-    followed: bool,
-    max_physmem_bits: int,
+    damage: Sequence[Damage],
+    physmem_bits: int,
     geometry: Geometry,
     osrelease: str,
 ) -> list[PagemapLayout]:
@@ -69,61 +71,109 @@ def layouts_of(
     Return pagemaps with what of each is trusted, in order of their first page frame.
 
     :param names: names of devices by address of the pagemap
-    :param followed: whether all of ``pgmap_array`` could be followed: otherwise it does not
-        say which ranges are there in full
-    :param max_physmem_bits: bits that a physical address has
+    :param damage: what of ``pgmap_array`` could not be followed
+    :param physmem_bits: bits of a physical address
     :param osrelease: the kernel's release, used only where nothing else says whether
         the kernel deduplicates
     """
     layouts = []
     for pagemap in sorted(pagemaps, key=lambda one: one.entries[0].first):
-        ranges = [one for one in pagemap.ranges if range_problem(one, max_physmem_bits) is None]
-        readable = not any(one.unreadable for one in pagemap.damage)
-        if followed and readable and len(ranges) == pagemap.nr_range:
-            spanned = spanned_frames(pagemap, ranges, geometry)
-            ranges = [one for one, n in spanned.items() if n == one.size // geometry.page_size]
-        shift = pagemap.vmemmap_shift
-        sound = (
-            not shift
-            or (shift < 64 and not ranges)
-            or (shift < 64 and geometry.page_size << shift <= max(one.size for one in ranges))
-        )
+        valid = tuple(one for one in pagemap.ranges if range_problem(one, physmem_bits) is None)
+        entries = ArrayEntries.of(pagemap, valid, damage, geometry.page_size)
+        ranges = tuple(entries.usable)
+        sound = shift_fits(pagemap.vmemmap_shift, ranges, geometry.page_size)
         dedup = dedup_of(pagemap, geometry, osrelease) if sound else Dedup(False, None)
-        layouts.append(
-            PagemapLayout(pagemap, names.get(pagemap.address), tuple(ranges), sound, dedup)
-        )
+        name = names.get(pagemap.address)
+        layouts.append(PagemapLayout(pagemap, name, valid, entries, ranges, sound, dedup))
     return layouts
 
 
-def range_problem(one: PhysicalRange, max_physmem_bits: int) -> str | None:
+def range_problem(one: PhysicalRange, physmem_bits: int) -> str | None:
     """
     Return why a range can't exist, ``None`` if it can.
 
     ``mm/memory_hotplug.c: check_pfn_span()``: ranges consist of whole subsections.
+
+    :param physmem_bits: bits of a physical address
     """
     if one.end < one.start:
         return "ends before it starts"
-    if one.end >> max_physmem_bits:
-        return f"lies outside of {max_physmem_bits} bits of physical address space"
+    if one.end >> physmem_bits:
+        return f"lies outside of {physmem_bits} bits of physical address space"
     if one.start % SUBSECTION_SIZE or (one.end + 1) % SUBSECTION_SIZE:
         return "does not start and end on a subsection boundary"
     return None
 
 
-def spanned_frames(
-    pagemap: Pagemap, ranges: Sequence[PhysicalRange], geometry: Geometry
-) -> dict[PhysicalRange, int]:
+def shift_fits(shift: int | None, ranges: Sequence[PhysicalRange], page_size: int) -> bool:
     """
-    Count the page frames of each range that ``pgmap_array`` has.
+    Return whether a compound page fits the largest range, as far as there is one.
 
-    ``mm/memremap.c: pagemap_range()`` stores each range as entries of powers of two.
+    :param shift: log2 of the pages in a compound page
+    :param page_size: bytes
     """
-    spanned = dict.fromkeys(ranges, 0)
-    for entry in pagemap.entries:
-        start = entry.first * geometry.page_size
-        last = (entry.first + entry.span) * geometry.page_size - 1
-        for one in ranges:
-            if one.start <= start and last <= one.end:
-                spanned[one] += entry.span
-                break
-    return spanned
+    if not shift:
+        return True
+    return shift < 64 and (not ranges or page_size << shift <= max(one.size for one in ranges))
+
+
+@dataclass(frozen=True)
+class ArrayEntries:
+    """The entries of ``pgmap_array`` for one pagemap, by the range that they lie in."""
+
+    pagemap: Pagemap
+    #: valid ranges of the pagemap
+    ranges: Sequence[PhysicalRange]
+    #: bytes
+    page_size: int
+    #: why they can't be compared, ``None`` if they can
+    reason: str | None
+    #: entries that lie in none of the ranges
+    strays: Sequence[Entry]
+    #: range -> frames that entries have of it
+    frames: dict[PhysicalRange, int]
+
+    @classmethod
+    def of(
+        cls,
+        pagemap: Pagemap,
+        ranges: Sequence[PhysicalRange],
+        damage: Sequence[Damage],
+        page_size: int,
+    ) -> ArrayEntries:
+        """
+        Compare a pagemap's entries with its ranges.
+
+        :param damage: what of ``pgmap_array`` could not be followed: its entries then say nothing
+        """
+        reason = None
+        if damage:
+            reason = "pgmap_array could not be followed"
+        elif any(one.unreadable for one in pagemap.damage):
+            # It has entries and, as far as is known, no ranges: that says nothing.
+            reason = "the pagemap could not be read"
+        elif len(ranges) != pagemap.nr_range:
+            reason = "not all of its ranges are valid"
+        strays = []
+        frames = dict.fromkeys(ranges, 0)
+        for entry in pagemap.entries if reason is None else ():
+            start = entry.first * page_size
+            end = start + entry.span * page_size
+            for one in ranges:
+                if one.start <= start and end <= one.end + 1:
+                    frames[one] += entry.span
+                    break
+            else:
+                strays.append(entry)
+        return cls(pagemap, ranges, page_size, reason, strays, frames)
+
+    def missing(self, one: PhysicalRange) -> bool:
+        """Return whether entries have other frames of a range than all, each once."""
+        return self.frames[one] != one.size // self.page_size
+
+    @property
+    def usable(self) -> list[PhysicalRange]:
+        """The ranges that are there in full, as far as can be said."""
+        if self.reason is not None:
+            return list(self.ranges)
+        return [one for one in self.frames if not self.missing(one)]

@@ -10,19 +10,23 @@ import numpy as np
 
 from ...kernel.mem_section_usage import read_subsections
 from ...kernel.vmstat import read_counters
-from ...rules import RULES
 from ...rules.findings import Collector
 from ...rules.sections import (
-    check_leaks,
-    check_mapped,
-    check_section_maps,
-    check_stale,
-    check_subsections,
-    check_usage,
+    UNREAD_SECTIONS,
+    LateFacts,
+    LeakFacts,
+    RequiredFacts,
+    ValidFacts,
+    section_map,
+    section_stale,
+    section_unmapped,
+    section_usage,
+    subsection_map,
+    vmemmap_leak,
 )
 from ...spans import Spans, subtract, union
 from ...vmemmap.tables import Kind
-from ..pagemaps.validity import UNREAD_SECTIONS, frames_of
+from ..pagemaps.validity import frames_of
 from .areas import Owners, cut
 from .tally import survey
 
@@ -69,26 +73,26 @@ class Gathered:
             and not kernel.resource_damage
             and all(layout.complete for layout in self.layouts)
         )
-        check_section_maps(sections, geometry, self.findings)
-        check_usage(sections, geometry, self.findings)
+        self.findings.check(section_map, sections, geometry)
+        self.findings.check(section_usage, sections, geometry)
         self._check_validity()
         self.flags = kernel.flags
 
     def _check_validity(self) -> None:
         geometry, devices = self.vmemmap.geometry, union(self.ranges)
         if self.vmemmap.sections.damage:
-            for rule in ("subsection-map", "vmemmap-leak"):
-                self.findings.skipped(UNREAD_SECTIONS, RULES[rule])
+            self.findings.skipped(UNREAD_SECTIONS, subsection_map, vmemmap_leak)
         else:
-            check_subsections(devices, self.valid, self.unknown, geometry, self.findings)
+            facts = ValidFacts(devices, self.valid, self.unknown, geometry)
+            self.findings.check(subsection_map, facts)
         if self.complete:
             owned = union((devices, self.vmemmap.ram.frames))
             late = subtract(self.valid, self.early)
-            check_stale(late, owned, geometry, self.findings)
+            self.findings.check(section_stale, LateFacts(late, owned, geometry))
         else:
             self.findings.skipped(
                 "not all pagemaps, or not all of their ranges, are known",
-                RULES["section-stale"],
+                section_stale,
             )
 
     def walk(self, progress: Progress | None) -> None:
@@ -115,15 +119,11 @@ class Gathered:
             )
         self.leaked = Spans.of([], [])
         if not self.vmemmap.sections.damage:
-            self.leaked = check_leaks(
-                subtract(self.survey.mapped, self.survey.needed),
-                described,
-                self._frame_at,
-                geometry,
-                self.findings,
-            )
+            self.leaked = subtract(subtract(self.survey.mapped, self.survey.needed), described)
+            self.findings.check(vmemmap_leak, LeakFacts(self.leaked, self._frame_at, geometry))
         required = self._vpages(union((self.valid, self.early)))
-        check_mapped(required, self.survey.mapped, self.survey.unread, geometry, self.findings)
+        facts = RequiredFacts(required, self.survey.mapped, self.survey.unread, geometry)
+        self.findings.check(section_unmapped, facts)
 
     def _vpages(self, frames: Spans) -> Spans:
         """Get the vpages that describe page frames."""

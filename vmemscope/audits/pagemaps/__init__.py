@@ -16,19 +16,24 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...confirm import confirmed
+from ...kernel.dev_pagemap import MAX_RANGES
 from ...kernel.percpu_ref import read_references
 from ...report.documents.pgmap import PagemapReport, Report, Summary, TargetInfo
-from ...rules import RULES, rules_of
+from ...rules import rules_of
+from ...rules.alignment import section_alignment
 from ...rules.findings import Collector, Finding
-from ...rules.ranges import (
-    check_entries,
-    check_overlaps,
-    check_section_alignment,
-    check_shift,
-    valid_ranges,
+from ...rules.pagemap import (
+    ReferenceFacts,
+    nr_range,
+    overlaps_of,
+    pagemap_ref_high,
+    pagemap_ref_low,
+    range_invalid,
+    range_overlap,
+    vmemmap_shift,
 )
-from ...rules.references import check_references
 from ...rules.rule import Scope, Severity
+from ...rules.target import resource_tree, xarray
 from ...timing import phase
 from ...vmemmap.tables import Kind
 from .backing import BackingChecked, check_backing
@@ -42,11 +47,7 @@ from .validity import check_validity
 from .verdict import report_on
 
 if TYPE_CHECKING:
-    from ...kernel import Damage
-    from ...kernel.dev_pagemap import PhysicalRange
-    from ...kernel.mem_section import Sections
     from ...machine import Kernel
-    from ...vmemmap.layout import Geometry
 
 __all__ = ("Contents", "Progress", "audit", "once")
 
@@ -149,71 +150,38 @@ def once(
 
 def _read_subjects(kernel: Kernel, findings: Collector, unread: Counter[str]) -> list[Subject]:
     """Check the kernel's structures, in order of the pagemaps' first page frames."""
-    geometry, sections = kernel.geometry, kernel.sections
-    damage = kernel.pagemap_damage
-    for rule, several in (("xarray", damage), ("resource-tree", kernel.resource_damage)):
-        findings.checked(RULES[rule])
-        for one in several:
-            if one.unreadable:
-                findings.skipped(one.message, RULES[rule])
-            else:
-                findings.add(RULES[rule], one.message, vaddr=one.address)
+    geometry, layouts = kernel.geometry, kernel.layouts
+    findings.check(xarray, kernel.pagemap_damage)
+    findings.check(resource_tree, kernel.resource_damage)
     unread += kernel.unread
-    subjects = [Subject(layout) for layout in kernel.layouts]
-    ranges = {
-        s.pagemap.address: valid_ranges(s.pagemap, kernel.physmem_bits, s.findings)
-        for s in subjects
-    }
-    check_overlaps(
-        [(one, s.pagemap) for s in subjects for one in ranges[s.pagemap.address]],
-        {s.pagemap.address: s.findings for s in subjects},
-    )
+    overlaps = overlaps_of((one, layout.pagemap) for layout in layouts for one in layout.valid)
+    subjects = [Subject(layout) for layout in layouts]
     for subject in subjects:
-        subject.not_read.update(b.message for b in subject.pagemap.damage if b.unreadable)
-        _check_pagemap(subject, ranges[subject.pagemap.address], geometry, sections, damage)
-        references = read_references(kernel.prog, subject.pagemap.address)
+        layout, pagemap, findings = subject.layout, subject.pagemap, subject.findings
+        subject.not_read.update(b.message for b in pagemap.damage if b.unreadable)
+        findings.check(nr_range, pagemap, MAX_RANGES)
+        findings.check(range_invalid, pagemap, kernel.physmem_bits)
+        findings.check(range_overlap, pagemap, layout.valid, overlaps.get(pagemap.address, ()))
+        findings.check(xarray, layout.entries)
+        findings.check(vmemmap_shift, pagemap, layout.ranges, geometry.page_size)
+        if layout.dedup.expected:
+            findings.check(section_alignment, pagemap, layout.ranges, kernel.sections, geometry)
+        else:
+            reason = subject.no_compounds or layout.dedup.reason or "it is not deduplicated"
+            findings.skipped(reason, section_alignment)
+        references = read_references(kernel.prog, pagemap.address)
         subject.not_read["reference counts of the pagemap itself"] += references.unreadable
-        check_references(
-            subject.pagemap,
-            subject.ranges,
+        facts = ReferenceFacts(
+            pagemap,
+            layout.ranges,
             subject.order if subject.shift_sound else None,
             references,
-            geometry,
-            subject.findings,
+            geometry.page_size,
         )
-    check_validity(kernel.prog, subjects, sections, geometry, unread)
+        findings.check(pagemap_ref_low, facts)
+        findings.check(pagemap_ref_high, facts)
+    check_validity(kernel.prog, subjects, kernel.sections, geometry, unread)
     return subjects
-
-
-def _check_pagemap(
-    subject: Subject,
-    ranges: list[PhysicalRange],
-    geometry: Geometry,
-    sections: Sections,
-    damage: list[Damage],
-) -> None:
-    """
-    Check a pagemap itself.
-
-    :param damage: what of ``pgmap_array`` could not be followed: its entries
-        then tell nothing
-    """
-    pagemap = subject.pagemap
-    if damage:
-        subject.findings.skipped("pgmap_array could not be followed", RULES["xarray"])
-    elif any(one.unreadable for one in pagemap.damage):
-        # It has entries and, as far as is known, no ranges: that tells nothing.
-        subject.findings.skipped("the pagemap could not be read", RULES["xarray"])
-    elif len(ranges) != pagemap.nr_range:
-        subject.findings.skipped("not all of its ranges are valid", RULES["xarray"])
-    else:
-        ranges = check_entries(pagemap, ranges, geometry, subject.findings)
-    check_shift(pagemap, ranges, geometry, subject.findings)
-    if subject.dedup.expected:
-        check_section_alignment(pagemap, ranges, sections, geometry, subject.findings)
-    else:
-        reason = subject.no_compounds or subject.dedup.reason or "it is not deduplicated"
-        subject.findings.skipped(reason, RULES["section-alignment"])
 
 
 def _summary(

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from ...report.documents.pgmap import FrameSpan
     from ...vmemmap.pagemaps import PagemapLayout
 
-__all__ = ("NO_RANGE", "Subject")
-
-#: why nothing is asked of a pagemap
-NO_RANGE = "it has no valid range"
+__all__ = ("Subject",)
 
 
 @dataclass
