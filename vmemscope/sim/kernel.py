@@ -41,12 +41,11 @@ from .scenario import Pagemap, Scenario
 from .slab import Slab
 from .sparse import Sections
 from .tasks import Tasks
-from .units import MIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_SECTION, SECTION_SIZE_BITS
+from .units import MIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_SECTION, SECTION_SIZE_BITS, ZONE_LIMITS
 from .versions import BEHAVIOUR
 from .vmcoreinfo import vmcoreinfo
 from .vmemmap import Vmemmap
 from .xarray import XArray
-from .zones import ZONE_LIMITS
 
 __all__ = ("Kernel",)
 

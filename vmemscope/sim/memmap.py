@@ -17,8 +17,7 @@ from .addresses import STRUCT_PAGE_SIZE, AddressSpace
 from .layouts import Layouts
 from .memory import LE64, Memory, Words
 from .pagetable import PageTables
-from .units import PAGE_SIZE
-from .zones import MAX_DMA32_PFN, MAX_DMA_PFN
+from .units import MAX_DMA32_PFN, MAX_DMA_PFN, PAGE_SIZE
 
 __all__ = ("NODES_PGSHIFT", "ZONES_PGSHIFT", "MemMap", "struct_pages_per_page")
 
