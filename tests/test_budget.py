@@ -6,15 +6,15 @@ What an audit may cost, in counts that no machine changes, and that its short cu
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from vmemscope.audits.pagemaps import audit
-from vmemscope.report.documents.pgmap import Report
+from vmemscope.report.documents.pgmap import PgmapTimings, Report
 from vmemscope.target import open_core
 from vmemscope.types import attach_types
 from vmemscope.vmemmap.compound import judge
@@ -38,7 +38,7 @@ BUDGETS = {
 def look(core: str) -> Report:
     target = open_core(core)
     attach_types(target.prog, "btf")
-    return replace(audit(target, "btf"), timings={})
+    return replace(audit(target, "btf"), timings=PgmapTimings())
 
 
 def none_alike(words: np.ndarray, *_: Any) -> np.ndarray:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from .arch import architecture_of
 from .audits.pagemaps import Contents, audit
@@ -124,7 +124,7 @@ def _stopped(report: Report) -> Report:
     pagemaps = tuple(
         _not_told(one, _STOPPED) if one in changing else one for one in report.pagemaps
     )
-    return _summed(replace(report, pagemaps=pagemaps), changing)
+    return _with_changing(report, changing, pagemaps=pagemaps)
 
 
 def _half_done(one: PagemapReport) -> bool:
@@ -138,7 +138,8 @@ def _half_done(one: PagemapReport) -> bool:
     begun = one.vmemmap.unmapped > 0 or any(
         finding.rule in ("xarray", "subsection-map") for finding in one.findings
     )
-    return one.pagemap.changing and (one.pagemap.nr_range == 0 or begun)
+    pagemap = one.detail.pagemap
+    return pagemap.changing and (pagemap.nr_range == 0 or begun)
 
 
 class Look(NamedTuple):
@@ -161,7 +162,7 @@ def _look(
     steady = [
         one
         for one in report.pagemaps
-        if not one.pagemap.changing and now.get(one.address) == one.pagemap
+        if not one.detail.pagemap.changing and now.get(one.address) == one.detail.pagemap
     ]
     moved = _moved(target, [one for one in steady if one.findings])
     return Look(report, frozenset(one.address for one in steady) - moved)
@@ -182,13 +183,13 @@ def _moved(target: Target, pagemaps: Sequence[PagemapReport]) -> set[int]:
     memory = PhysicalMemory(target.prog, table.page_size, ram)
     moved = set()
     for one in pagemaps:
-        addresses = np.array([span.address for span in one.first], dtype=np.uint64)
+        addresses = np.array([span.address for span in one.detail.first], dtype=np.uint64)
         pfns, kinds = translate(memory, table, addresses)
         now = [
             pfn if kind == Kind.MAPPED else None
             for pfn, kind in zip(pfns.tolist(), kinds.tolist(), strict=True)
         ]
-        if now != [span.pfn for span in one.first]:
+        if now != [span.pfn for span in one.detail.first]:
             moved.add(one.address)
     return moved
 
@@ -226,13 +227,13 @@ def merged(looks: Sequence[Look]) -> Report:
             outcomes = left_of(one.outcomes, one.findings, left, _PASSING)
             pagemaps.append(replace(one, findings=left, outcomes=outcomes))
     loose = _in_all(last.report.findings, [look.report.findings for look in looks[:-1]])
-    report = replace(
+    return _with_changing(
         last.report,
+        changed,
         pagemaps=tuple(pagemaps),
         findings=loose,
         outcomes=left_of(last.report.outcomes, last.report.findings, loose, _PASSING),
     )
-    return _summed(report, changed)
 
 
 def _violations(findings: Iterable[Finding]) -> list[Finding]:
@@ -268,34 +269,20 @@ def _not_told(one: PagemapReport, reason: str) -> PagemapReport:
         ),
         frames=FrameCounts(0, None, {}),
         saved_bytes=0,
-        savable_bytes=0,
         state="unreadable",
         reason=reason,
         findings=(),
         outcomes=tuple(
             RuleOutcome(outcome.rule, Outcome.SKIPPED, reason) for outcome in one.outcomes
         ),
-        not_read=(reason,),
-        first=(),
+        detail=replace(one.detail, savable_bytes=0, not_read=(reason,), first=()),
     )
 
 
-def _summed(report: Report, changed: Sequence[PagemapReport]) -> Report:
-    severities = [f.severity for _, f in report.all_findings()]
-    not_read = report.summary.not_read
-    if changed:
-        names = ", ".join(one.name or f"{one.address:#x}" for one in changed)
-        not_read += (f"pagemaps being set up or torn down: {len(changed)} ({names})",)
-    return replace(
-        report,
-        summary=replace(
-            report.summary,
-            backing_frames=sum(one.frames.backing for one in report.pagemaps),
-            saved_bytes=sum(one.saved_bytes for one in report.pagemaps),
-            savable_bytes=sum(one.savable_bytes for one in report.pagemaps),
-            errors=severities.count(Severity.ERROR),
-            warnings=severities.count(Severity.WARNING),
-            notes=severities.count(Severity.NOTE),
-            not_read=not_read,
-        ),
-    )
+def _with_changing(report: Report, changing: Sequence[PagemapReport], **changes: Any) -> Report:
+    """Return a report with other fields, which says which pagemaps were changing."""
+    not_read = ""
+    if changing:
+        names = ", ".join(one.label for one in changing)
+        not_read = f"pagemaps being set up or torn down: {len(changing)} ({names})"
+    return report.changed(not_read=(not_read,) if changing else (), **changes)

@@ -10,7 +10,6 @@ sums it up (:mod:`.summary`).
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...rules.findings import Finding, Outcome, RuleOutcome
@@ -80,8 +79,7 @@ def confirmed(earlier: HugetlbReport, later: HugetlbReport) -> HugetlbReport:
         one for one in later.findings if one.severity is Severity.NOTE or _key(one) in known
     )
     left = {one.rule for one in findings}
-    return replace(
-        later,
+    return later.changed(
         findings=findings,
         outcomes=tuple(
             one
@@ -124,4 +122,4 @@ def hugetlb(
     with phase(timings, "check"):
         gathered.check()
         report = summarise(gathered, types, folios)
-    return replace(report, timings=timings)
+    return report.timed(timings)

@@ -11,7 +11,6 @@ to the kernel's own counters (:mod:`.summary`, :mod:`.counters`).
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from drgn import FaultError
@@ -127,15 +126,14 @@ def _violations(report: MemmapReport) -> bool:
 def _unsettled(report: MemmapReport, reason: str) -> MemmapReport:
     """Leave out of a report what may be half of one state and half of another."""
     notes = tuple(one for one in report.findings if one.severity is Severity.NOTE)
-    return replace(_with_findings(report, notes, _CHANGING), not_read=(*report.not_read, _CHANGING))
+    return _with_findings(report, notes, _CHANGING).changed(not_read=(_CHANGING,))
 
 
 def _with_findings(
     report: MemmapReport, findings: tuple[Finding, ...], reason: str
 ) -> MemmapReport:
     """Leave some findings out, with the reason why their rules are to be taken for skipped."""
-    return replace(
-        report,
+    return report.changed(
         findings=findings,
         outcomes=left_of(report.outcomes, report.findings, findings, reason),
     )
@@ -178,4 +176,4 @@ def memmap(
         gathered.walk(progress)
     with phase(timings, "sum"):
         report = summarise(gathered, types)
-    return replace(report, timings=timings)
+    return report.timed(timings)

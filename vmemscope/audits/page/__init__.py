@@ -9,7 +9,6 @@ all sides, :mod:`.state` says in words what to make of that.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...rules.rule import Severity
@@ -67,5 +66,5 @@ def look(
             sleep(_PAUSE)
             report = examine(target, number, meaning, source)
             kept = tuple(f for f in report.findings if (f.rule, f.vaddr, f.pfn) in known)
-            report = replace(report, findings=kept)
-    return replace(report, timings=timings)
+            report = report.changed(findings=kept)
+    return report.timed(timings)

@@ -23,9 +23,10 @@ from ...kernel.page_state import PageStates, read_page_states
 from ...kernel.percpu_ref import read_references
 from ...kernel.pglist_data import DEVICE, read_zones
 from ...kernel.resource import read_resources
-from ...report.documents.pgmap import PagemapReport, Report, Summary, TargetInfo
+from ...report.documents.common import TargetInfo
+from ...report.documents.pgmap import Report, Summary
 from ...rules import RULES, rules_of
-from ...rules.findings import Collector, Finding
+from ...rules.findings import Collector
 from ...rules.ranges import (
     check_entries,
     check_overlaps,
@@ -34,7 +35,7 @@ from ...rules.ranges import (
     valid_ranges,
 )
 from ...rules.references import check_references
-from ...rules.rule import Scope, Severity
+from ...rules.rule import Scope
 from ...target.vmcoreinfo import physmem_bits, physmem_frames
 from ...timing import phase
 from ...vmemmap.layout import Geometry, dedup_of
@@ -129,16 +130,14 @@ def audit(
         for subject in subjects:
             for what, count in subject.not_read.items():
                 unread[f"{what}, of {subject.label}"] += count
-    loose = findings.finish()
-    return Report(
-        target=TargetInfo.of(target, vmemmap.geometry, types),
-        geometry=vmemmap.geometry,
+    report = Report(
+        target=TargetInfo.about(target, vmemmap.geometry, types),
         pagemaps=reports,
-        findings=loose,
+        findings=findings.finish(),
         outcomes=findings.outcomes(rules_of(Scope.TARGET)),
-        summary=_summary(reports, loose, backing, contents, looked, unread),
-        timings=timings,
+        summary=_summary(backing, contents, looked, unread),
     )
+    return report.changed().timed(timings)
 
 
 def _page_words(target: Target, vmemmap: Vmemmap) -> tuple[FlagLayout | None, PageStates]:
@@ -249,25 +248,12 @@ def _check_pagemap(
 
 
 def _summary(
-    reports: tuple[PagemapReport, ...],
-    findings: tuple[Finding, ...],
     backing: BackingChecked,
     contents: Contents,
     looked: list[ContentsChecked],
     unread: Counter[str],
 ) -> Summary:
-    severities = Counter(
-        one.severity for group in (findings, *(r.findings for r in reports)) for one in group
-    )
     return Summary(
-        pagemaps=len(reports),
-        vmemmap_pages=sum(r.vmemmap.pages for r in reports),
-        backing_frames=sum(r.frames.backing for r in reports),
-        saved_bytes=sum(r.saved_bytes for r in reports),
-        savable_bytes=sum(r.savable_bytes for r in reports),
-        errors=severities[Severity.ERROR],
-        warnings=severities[Severity.WARNING],
-        notes=severities[Severity.NOTE],
         refcounts_checked=backing.refcounts_checked,
         refcounts_unreadable=backing.refcounts_unreadable,
         contents=contents.value,
