@@ -7,9 +7,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, TargetError
-from .lookup import check_type_options, looking, write
+from .lookup import check_type_options, opened_kernel, write
 from .options import add_output_options, add_types_options
-from .pgmap import look_at
+from .pgmap import audited
 
 if TYPE_CHECKING:
     from ..report.documents.pgmap import Report
@@ -85,5 +85,5 @@ def _report(path: str, args: argparse.Namespace) -> Report:
     except ValueError as e:
         raise TargetError(f"cannot open {path}: {e}") from e
     chosen = argparse.Namespace(**{**vars(args), "core": path, "qemu": None, "sim": None})
-    with looking(chosen) as (target, how):
-        return look_at(target, chosen, how)
+    with opened_kernel(chosen) as kernel:
+        return audited(kernel, chosen)

@@ -20,8 +20,7 @@ from ...rules.findings import Finding, Outcome, RuleOutcome
 from ...rules.rule import Severity
 
 if TYPE_CHECKING:
-    from ...target import Target
-    from ...vmemmap.layout import Geometry
+    from ...machine import Kernel
 
 __all__ = (
     "Document",
@@ -71,18 +70,14 @@ class TargetInfo(TargetName, frozen=True):
     types: Literal["btf", "dwarf"]
 
     @classmethod
-    def about(cls, target: Target, geometry: Geometry, types: str) -> TargetInfo:
-        """
-        Describe a target.
-
-        :param types: where types come from, ``btf`` or ``dwarf``
-        """
+    def about(cls, kernel: Kernel) -> TargetInfo:
+        """Describe the target of a kernel that was audited."""
         return cls.of(
-            target,
-            arch=geometry.arch.name,
-            page_size=geometry.page_size,
-            struct_page_size=geometry.struct_page_size,
-            types=types,
+            kernel.target,
+            arch=kernel.arch.name,
+            page_size=kernel.page_size,
+            struct_page_size=kernel.page.size,
+            types=kernel.types,
         )
 
 
@@ -160,15 +155,16 @@ class TargetReport(Document, frozen=True, kw_only=True, tag=""):
         """Return the report with the seconds that each phase took."""
         return replace(self, timings=self.timings.measured(timings))
 
-    def changed(self: _R, *, not_read: Iterable[str] = (), **changes: Any) -> _R:
+    def changed(self: _R, *, not_read: tuple[str, ...] | None = None, **changes: Any) -> _R:
         """
         Return the report with other fields, and a summary that fits them.
 
-        :param not_read: what could not be read besides, in words
+        :param not_read: what could not be read, in words; as before if ``None``
         """
         report = replace(self, **changes)
-        summary = replace(report.summary, not_read=(*report.not_read, *not_read))
-        return replace(report, summary=replace(summary, **report.sums()))
+        not_read = report.not_read if not_read is None else not_read
+        summary = replace(report.summary, not_read=not_read, **report.sums())
+        return replace(report, summary=summary)
 
     def sums(self) -> dict[str, int]:
         """Return the fields of the summary that follow from the rest of the report."""
