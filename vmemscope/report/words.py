@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ..rules.findings import Finding, RuleOutcome
-    from .documents.pgmap import PagemapReport, Report, TargetInfo
+    from .documents.common import TargetInfo
+    from .documents.pgmap import PagemapReport, Report
 
     class Looked(Protocol):
         """A report on something as a whole."""
@@ -68,7 +69,7 @@ def safe(text: str) -> str:
 
 def label(one: PagemapReport) -> str:
     """Get what a pagemap is called: its name, or the address of its structure."""
-    return safe(one.name) if one.name else f"{one.address:#x}"
+    return safe(one.label)
 
 
 def header(target: TargetInfo) -> str:
