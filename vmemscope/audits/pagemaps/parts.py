@@ -88,7 +88,7 @@ def _moved(one: PagemapReport, after: Kernel) -> bool:
     )
     pfns, kinds = after.vmemmap.frames_of(vpages)
     now = np.where(kinds == Kind.MAPPED, pfns.astype(np.int64), -1).tolist()
-    seen = [-1 if span.pfn is None else span.pfn for span in first]
+    seen = [-1 if span.pfn is None else span.pfn for span in one.detail.first]
     return bool(now != seen)
 
 
