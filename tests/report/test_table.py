@@ -60,6 +60,11 @@ def test_header_names_the_kind_of_target(kind: str, words: str) -> None:
     assert first.endswith("types from DWARF")
 
 
+def test_header_of_a_simulated_kernel() -> None:
+    first = render_all(report(target=replace(TARGET, path="sim:mixed")), 100).splitlines()[0]
+    assert first.startswith("simulated kernel mixed: Linux ")
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
 @pytest.mark.parametrize("name", [None, "dax0.0", "namespace10.12", "n" * 64])
 def test_table_fits_its_width(width: int, name: str | None) -> None:

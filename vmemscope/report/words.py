@@ -46,6 +46,8 @@ __all__ = (
 )
 
 _TARGETS = {"core": "core dump", "live": "running kernel", "qemu": "QEMU guest"}
+#: how the path of a simulated kernel starts; the rest is its scenario
+_SIMULATED = "sim:"
 
 
 def safe(text: str) -> str:
@@ -74,8 +76,11 @@ def label(one: PagemapReport) -> str:
 
 def header(target: TargetInfo) -> str:
     """Say in one line what was looked at."""
+    kind, path = _TARGETS.get(target.kind, safe(target.kind)), target.path
+    if target.kind == "core" and path.startswith(_SIMULATED):
+        kind, path = "simulated kernel", path.removeprefix(_SIMULATED)
     return (
-        f"{_TARGETS.get(target.kind, safe(target.kind))} {safe(target.path)}:"
+        f"{kind} {safe(path)}:"
         f" Linux {safe(target.osrelease)}, {safe(target.arch)},"
         f" {binary_size(target.page_size)} pages, types from {safe(target.types).upper()}"
     )
