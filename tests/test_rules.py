@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from vmemscope.audits.pagemaps.parts import Pagemaps
 from vmemscope.report.documents.pgmap import PagemapReport, Report
@@ -66,7 +67,7 @@ def test_text_without_a_meaning_is_wrong() -> None:
         {"look_at": "see rule no-such-rule, and all that is written about it elsewhere."},
         {"source": "Documentation/mm/vmemmap_dedup.rst"},
     ):
-        assert list(faults_of(replace(hole, **change))), change
+        assert list(faults_of(dataclasses.replace(hole, **change))), change
 
 
 def test_rules_do_not_need_drgn() -> None:
