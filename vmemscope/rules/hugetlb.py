@@ -18,7 +18,7 @@ from ..kernel.hugetlb_folio import Place
 from ..text import binary_size
 from ..vmemmap.tables import Kind
 from . import RULES
-from .struct_pages import holds_mask
+from .page_rows import holds_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -25,10 +25,10 @@ from ...report.documents.page import (
     StructPage,
 )
 from ...report.documents.pgmap import TargetInfo
-from ...rules.contents import check_rows
 from ...rules.findings import Collector
-from ...rules.struct_pages import Due, Rows, holds_mask, resolve_heads
-from ...rules.tally import Tally
+from ...rules.page_rows import Expected, PageKind, Rows, StructPages, holds_mask, resolve_heads
+from ...rules.page_violations import PageViolations
+from ...rules.struct_pages import COMPOUND_RULES
 from ...target.vmcoreinfo import physmem_bits
 from ...vmemmap.frames import runs_of
 from ...vmemmap.layout import first_compound, pieces_of, unknown_piece
@@ -387,9 +387,11 @@ class _Examination:
             head, first, first, first, np.minimum(first + per_page, last), shared, read.pfn,
             words.reshape(len(vpages), per_page, -1),
         )  # fmt: skip
-        due = Due(subject.pagemap, self.vmemmap.page, geometry, self.flags)
-        findings, tally = Collector(), Tally(due, base=False)
-        check_rows(select(rows, read.readable), due, tally, self.vmemmap.page.folio_pages)
+        expected = Expected(subject.pagemap, self.vmemmap.page, geometry, self.flags)
+        findings, violations = Collector(), PageViolations(expected, PageKind.COMPOUND)
+        violations.check(
+            StructPages(select(rows, read.readable), expected, PageKind.COMPOUND), COMPOUND_RULES
+        )
         pages = int(np.count_nonzero(read.readable)) * per_page
-        tally.flush(findings, lambda _: (pages - int(read.readable[0]), pages))
+        violations.report(findings, lambda _: (pages - int(read.readable[0]), pages))
         return findings.finish()
