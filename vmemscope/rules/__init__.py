@@ -8,14 +8,25 @@ the kernel, its check and its sentence (:mod:`.rule`). :mod:`.findings` evaluate
 
 from __future__ import annotations
 
-from . import frames, struct_pages
-from .catalogue import alignment, hugetlb, mapping, pagemap, sections, target
+from . import frames, hugetlb, hugetlb_tails, hugetlb_vmemmap, struct_pages
+from .catalogue import alignment, mapping, pagemap, sections, target
 from .rule import Rule, Scope
 
 __all__ = ("RULES", "rules_of")
 
 #: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
-_TOPICS = (pagemap, target, alignment, sections, mapping, frames, struct_pages, hugetlb)
+_TOPICS = (
+    pagemap,
+    target,
+    alignment,
+    sections,
+    mapping,
+    frames,
+    struct_pages,
+    hugetlb,
+    hugetlb_tails,
+    hugetlb_vmemmap,
+)
 
 #: all rules by their identifiers
 RULES: dict[str, Rule] = {

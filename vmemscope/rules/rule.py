@@ -100,6 +100,7 @@ class Violations:
     :param sentence: a clause without a full stop
     :param vaddr: virtual address in bytes
     :param pfn: page frame that backs it
+    :param more: violations that have no row, and are only counted
     """
 
     def __init__(
@@ -111,9 +112,11 @@ class Violations:
         pfn: int | NDArray[Any] | Callable[[int], int | None] | None = None,
         expected: Value | NDArray[Any] | Callable[[int], Value] = None,
         observed: Value | NDArray[Any] | Callable[[int], Value] = None,
+        more: int = 0,
     ) -> None:
         values = sentence, vaddr, pfn, expected, observed
         self._rows = where.nonzero()[0] if where.dtype == bool else where
+        self._more = more
         self._make = lambda row: Violation(*(_value_of(one, row) for one in values))
 
     @classmethod
@@ -129,8 +132,8 @@ class Violations:
         return violations
 
     def __len__(self) -> int:
-        """Count the rows."""
-        return len(self._rows)
+        """Count the violations."""
+        return len(self._rows) + self._more
 
     def first(self, count: int) -> Iterator[Violation]:
         """Make violations of the first rows."""
