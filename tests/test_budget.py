@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vmemscope.audits.pagemaps import audit
+from vmemscope.audits.pagemaps import once
+from vmemscope.machine import Kernel
 from vmemscope.report.documents.pgmap import Report
-from vmemscope.target import open_core
-from vmemscope.types import attach_types
 from vmemscope.vmemmap.compound import judge
 from vmemscope.vmemmap.memory import PhysicalMemory
 
@@ -36,9 +35,7 @@ BUDGETS = {
 
 
 def look(core: str) -> Report:
-    target = open_core(core)
-    attach_types(target.prog, "btf")
-    return replace(audit(target, "btf"), timings={})
+    return replace(once(Kernel.open_core(core)), timings={})
 
 
 def none_alike(words: np.ndarray, *_: Any) -> np.ndarray:
@@ -192,10 +189,10 @@ start = 0x100000000
 size = "{size}"
 align = "{align}"
 """
-    target = open_core(write(image(scenario, "6.12"), tmp_path))
-    attach_types(target.prog, "btf")
+    kernel = Kernel.open_core(write(image(scenario, "6.12"), tmp_path))
     # What is looked up once, and kept, is not counted.
-    audit(target, "btf")
+    once(kernel)
+    kernel = kernel.again()
     calls = most = 0
     before = sys.getallocatedblocks()
 
@@ -207,7 +204,7 @@ align = "{align}"
     other = sys.getprofile()
     sys.setprofile(count)
     try:
-        audit(target, "btf")
+        once(kernel)
     finally:
         sys.setprofile(other)
     return calls, most

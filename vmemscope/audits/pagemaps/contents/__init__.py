@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ....rules import RULES
+from ....rules.alignment import HEAD_ALIGNMENT
 from ....rules.page_rows import Expected
+from ....rules.pagemap import NO_RANGE
 from ....rules.struct_pages import BASE_RULES, COMPOUND_RULES, RULES_BY_KIND
-from ..subject import NO_RANGE
 from .areas import Contents, areas_of, picked, why_not
 from .base_pages import look_at_base_pages
 from .compounds import look_at_compounds
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 __all__ = ("Contents", "ContentsChecked", "check_contents", "frames_to_read")
 
 #: the rules that are evaluated here
-_ALIGNMENT = ("mask-alignment", "compound-alignment")
-_RULES = (*COMPOUND_RULES, *map(RULES.__getitem__, _ALIGNMENT))
+_RULES = (*COMPOUND_RULES, *HEAD_ALIGNMENT)
 _OF_COMPOUNDS = tuple(rule for rule in _RULES if rule not in BASE_RULES)
 
 

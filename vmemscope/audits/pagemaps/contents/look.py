@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ....rules.alignment import HEAD_ALIGNMENT, HeadFacts
 from ....rules.page_rows import PageKind
-from ....rules.ranges import check_mask_alignment
 from ....rules.struct_pages import (
     RULES_BY_KIND,
     compound_order,
@@ -118,9 +118,9 @@ class Look:
                     findings.skipped("no struct page that could be read is a head", rule)
             if tail_contents not in self.asked:
                 findings.skipped("no tail pages that share a frame", tail_contents)
-            check_mask_alignment(
-                self.subject.pagemap, self.heads, self.masked, self.vmemmap.geometry, findings
-            )
+            facts = HeadFacts(self.subject.pagemap, self.heads, self.masked, self.vmemmap.geometry)
+            for one in HEAD_ALIGNMENT:
+                findings.check(one, facts)
         return counted(areas, self.vmemmap)._replace(
             compounds_checked=self.checked,
             compounds_unreadable=self.unreadable,

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All rules, from all topics."""
+
+from __future__ import annotations
+
+from . import (
+    alignment,
+    frames,
+    hugetlb,
+    hugetlb_tails,
+    hugetlb_vmemmap,
+    leaves,
+    pagemap,
+    sections,
+    struct_pages,
+    target,
+)
+from .rule import Rule, Scope
+
+__all__ = ("RULES", "rules_of")
+
+#: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
+_TOPICS = (
+    pagemap, target, alignment, sections, leaves, frames, struct_pages, hugetlb, hugetlb_tails,
+    hugetlb_vmemmap,
+)  # fmt: skip
+
+#: all rules by their identifiers
+RULES: dict[str, Rule] = {
+    one.id: one for topic in _TOPICS for one in vars(topic).values() if isinstance(one, Rule)
+}
+
+
+def rules_of(scope: Scope) -> tuple[Rule, ...]:
+    """Get the rules that are evaluated for something, in their order."""
+    return tuple(rule for rule in RULES.values() if scope in rule.scope)
