@@ -132,10 +132,10 @@ class Collector:
                 self.skipped(one.reason, rule)
                 evaluated &= one.partly
             elif isinstance(one, Violations):
-                room = self.room(rule)
-                for violation in one.first(room):
+                first = [*one.first(self.room(rule))]
+                for violation in first:
                     self._add(rule, violation)
-                self._seen[rule.id] += max(len(one) - room, 0)
+                self._seen[rule.id] += len(one) - len(first)
             else:
                 self._add(rule, one)
         if evaluated:

@@ -29,10 +29,10 @@ from ...report.documents.page import (
     StructPage,
     Word,
 )
-from ...rules.contents import check_rows
 from ...rules.findings import Collector
-from ...rules.struct_pages import Due, Rows, holds_mask, resolve_heads
-from ...rules.tally import Tally
+from ...rules.page_rows import Expected, PageKind, Rows, StructPages, holds_mask, resolve_heads
+from ...rules.page_violations import PageViolations
+from ...rules.struct_pages import COMPOUND_RULES
 from ...vmemmap.frames import runs_of
 from ...vmemmap.layout import SUBSECTION_SIZE, first_compound, pieces_of, unknown_piece
 from ...vmemmap.struct_pages import read_struct_pages
@@ -390,9 +390,11 @@ class _Examination:
             head, first, first, first, np.minimum(first + per_page, last), shared, read.pfn,
             words.reshape(len(vpages), per_page, -1),
         )  # fmt: skip
-        due = Due(layout.pagemap, self.vmemmap.page, geometry, self.flags)
-        findings, tally = Collector(), Tally(due, base=False)
-        check_rows(select(rows, read.readable), due, tally, self.vmemmap.page.folio_pages)
+        expected = Expected(layout.pagemap, self.vmemmap.page, geometry, self.flags)
+        findings, violations = Collector(), PageViolations(expected, PageKind.COMPOUND)
+        violations.check(
+            StructPages(select(rows, read.readable), expected, PageKind.COMPOUND), COMPOUND_RULES
+        )
         pages = int(np.count_nonzero(read.readable)) * per_page
-        tally.flush(findings, lambda _: (pages - int(read.readable[0]), pages))
+        violations.report(findings, lambda _: (pages - int(read.readable[0]), pages))
         return findings.finish()
