@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
-from vmemscope.vmemmap.compound import judge, sound_compounds, whole_compounds
-from vmemscope.vmemmap.frame_table import FrameTable, _Part
-from vmemscope.vmemmap.frames import Runs, join_frames, sharing
+from vmemscope.limits import LIMITS
+from vmemscope.vmemmap.frame_table import FrameTable
+from vmemscope.vmemmap.frames import sharing
 from vmemscope.vmemmap.layout import Piece, Populated
+from vmemscope.vmemmap.runs import Runs, judge, whole_compounds
 from vmemscope.vmemmap.tables import Kind
 
 TABLE = ARCHITECTURE.page_table({"SYMBOL(swapper_pg_dir)": "ffffffff82000000"})
@@ -184,63 +185,17 @@ def test_empty_frame_table() -> None:
     assert sharing(frames) == {}
 
 
-class TestSoundCompounds:
-    """The glance at raw entries must agree with the judgement of runs."""
-
-    DUE = TABLE.present | TABLE.writable | TABLE.no_execute
-
-    def entries(self, pfns: list[int]) -> np.ndarray:
-        return np.array([pfn << 12 | self.DUE | 0x60 for pfn in pfns], dtype=np.uint64)
-
-    def test_heads_and_tails(self) -> None:
-        found = sound_compounds(self.entries([1, 2, 2, 2, 3, 4, 4, 4]), TABLE, 4)
-        assert found is not None
-        assert found.tolist() == [[1, 2], [3, 4]]
-
-    @pytest.mark.parametrize("at", range(16))
-    @pytest.mark.parametrize("bit", [TABLE.present, TABLE.writable, TABLE.no_execute])
-    def test_missing_bit_anywhere(self, at: int, bit: int) -> None:
-        entries = self.entries([1, *[2] * 7, 3, *[4] * 7])
-        entries[at] &= np.uint64(~bit & (1 << 64) - 1)
-        assert sound_compounds(entries, TABLE, 8) is None
-
-    @pytest.mark.parametrize("at", [*range(1, 8), *range(9, 16)])
-    def test_wrong_tail_anywhere(self, at: int) -> None:
-        pfns = [1, *[2] * 7, 3, *[4] * 7]
-        pfns[at] = 9
-        assert sound_compounds(self.entries(pfns), TABLE, 8) is None
-
-    def test_counts_as_judging_does(self) -> None:
-        rng = np.random.default_rng(5)
-        pfns = []
-        for _ in range(50):
-            # Frames that several compound pages share among them.
-            head, tail = rng.integers(1, 60, 2).tolist()
-            pfns += [head, *[tail] * 7]
-        found = sound_compounds(self.entries(pfns), TABLE, 8)
-        assert found is not None
-        glanced, judging = FrameTable(), FrameTable()
-        glanced.add_compounds(found, 24, 8)
-        judged = judge(runs_from(mapped(*pfns), 24), 24, 8)
-        judging.add(judged.runs, judged.owner)
-        for one, other in zip(glanced.finish(), judging.finish(), strict=True):
-            assert one.tolist() == other.tolist()
-
-
 def test_table_adds_up_what_it_has_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmemscope.vmemmap.frame_table._GATHERED", 10)
-    small, whole = FrameTable(), FrameTable()
     rng = np.random.default_rng(2)
-    for _ in range(40):
-        runs = runs_from(mapped(*rng.integers(1, 30, 7).tolist()))
-        owners = np.ones(len(runs.vpage), dtype=np.int64)
-        small.add(runs, owners)
-        whole._parts.append(_Part.of(join_frames([frames_of(runs, owners)])))
-    for one, other in zip(small.finish(), whole.finish(), strict=True):
+    batches = [runs_from(mapped(*rng.integers(1, 30, 7).tolist())) for _ in range(40)]
+
+    def table() -> FrameTable:
+        found = FrameTable()
+        for runs in batches:
+            found.add(runs, np.ones(len(runs.vpage), dtype=np.int64))
+        return found
+
+    whole = table().finish()
+    monkeypatch.setattr(LIMITS, "gathered", 10)
+    for one, other in zip(table().finish(), whole, strict=True):
         assert one.tolist() == other.tolist()
-
-
-def frames_of(runs: Runs, owners: np.ndarray):  # type: ignore[no-untyped-def]
-    table = FrameTable()
-    table.add(runs, owners)
-    return table.finish()

@@ -3,23 +3,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drgn import Architecture, Platform
 
-from vmemscope.arch import Level, PageTable, architecture_of
-from vmemscope.vmemmap.tables import Kind, translate, walk, walk_batches
+from vmemscope.arch import AddressBits, Bits, EntryFormat, Level, PageTable, architecture_of
+from vmemscope.limits import LIMITS
+from vmemscope.vmemmap.tables import Kind, translate, walk
 
 PRESENT, WRITABLE, LARGE = 1, 2, 1 << 7
+ADDRESS = (AddressBits(0x000F_FFFF_FFFF_F000),)
+UPPER = EntryFormat(
+    present=Bits(PRESENT, PRESENT),
+    table=Bits(LARGE, 0),
+    frame=ADDRESS,
+    pointer=ADDRESS,
+    writable=Bits(WRITABLE, WRITABLE),
+    no_execute=Bits(1 << 63, 1 << 63),
+)
+NAMES = (("pgd", 48), ("p4d", 39), ("pud", 30), ("pmd", 21))
 LEVELS = {
-    4: (Level("pgd", 39, 9), Level("pud", 30, 9), Level("pmd", 21, 9), Level("pte", 12, 9)),
-    5: (
-        Level("pgd", 48, 9),
-        Level("p4d", 39, 9),
-        Level("pud", 30, 9),
-        Level("pmd", 21, 9),
-        Level("pte", 12, 9),
-    ),
+    count: (
+        *(Level(name, shift, 9, UPPER) for name, shift in NAMES[5 - count :]),
+        Level("pte", 12, 9, replace(UPPER, table=None)),
+    )
+    for count in (4, 5)
 }
 
 
@@ -33,11 +43,6 @@ class Tables:
             root=0x1000,
             levels=LEVELS[levels],
             dtype="<u8",
-            present=PRESENT,
-            leaf=LARGE,
-            address=0x000F_FFFF_FFFF_F000,
-            writable=WRITABLE,
-            no_execute=1 << 63,
         )
         self.frames = {1: np.zeros(512, dtype="<u8")}
         self.next_frame = 2
@@ -97,38 +102,19 @@ def by_page(tables: Tables, start: int, end: int) -> list[tuple[Kind, int]]:
     found: list[tuple[Kind, int]] = []
     expected_next = None
     for leaves in walk(tables, tables.table, start, end):  # type: ignore[arg-type]
-        for address, shift, pfn, kind in zip(
-            leaves.address.tolist(),
-            leaves.shift.tolist(),
-            leaves.pfn.tolist(),
-            leaves.kind.tolist(),
-            strict=True,
-        ):
-            assert expected_next is None or address == expected_next
-            expected_next = address + (1 << shift)
-            for page in range(max(address, start), min(expected_next, end), 4096):
-                within = (page - address) >> 12 if kind == Kind.MAPPED else 0
-                found.append((Kind(kind), pfn + within))
-    assert by_run(tables, start, end) == found
-    return found
-
-
-def by_run(tables: Tables, start: int, end: int) -> list[tuple[Kind, int]]:
-    """Do the same with neighbouring base pages of equal entries as one row."""
-    found: list[tuple[Kind, int]] = []
-    expected_next = None
-    for batch in walk_batches(tables, tables.table, start, end):  # type: ignore[arg-type]
-        leaves, count = batch.runs()
-        assert len(count) == len(leaves.address)
-        columns = (leaves.address, leaves.shift, leaves.pfn, leaves.kind, count)
+        columns = (leaves.address, leaves.shift, leaves.pfn, leaves.kind, leaves.pieces)
         for address, shift, pfn, kind, pieces in zip(*(c.tolist() for c in columns), strict=True):
             assert pieces == 1 or shift == 12
-            for piece in range(address, address + (pieces << shift), 1 << shift):
-                assert expected_next is None or piece == expected_next
-                expected_next = piece + (1 << shift)
-                for page in range(max(piece, start), min(expected_next, end), 4096):
-                    within = (page - piece) >> 12 if kind == Kind.MAPPED else 0
-                    found.append((Kind(kind), pfn + within))
+            assert expected_next is None or address == expected_next
+            expected_next = address + (pieces << shift)
+            for page in range(max(address, start), min(expected_next, end), 4096):
+                within = (page - address) >> 12 if kind == Kind.MAPPED and shift > 12 else 0
+                found.append((Kind(kind), pfn + within))
+        apart = leaves.apart()
+        assert apart.pieces.max(initial=1) == 1
+        assert int((apart.pieces << apart.shift).sum()) == int(
+            (leaves.pieces << leaves.shift).sum()
+        )
     return found
 
 
@@ -158,7 +144,7 @@ def test_agrees_with_a_scalar_walk(tables: Tables) -> None:
 
 
 def test_runs_of_equal_entries(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmemscope.vmemmap.tables._BATCH", 3)
+    monkeypatch.setattr(LIMITS, "tables", 3)
     base = base_of(tables)
     # The same frame at the end of a table and the start of the next, which is no neighbour.
     for page in (*range(100, 512), *range(1024, 1600), *range(4096, 4100), *range(5000, 5120)):
@@ -167,9 +153,8 @@ def test_runs_of_equal_entries(tables: Tables, monkeypatch: pytest.MonkeyPatch) 
     for start, end in ((0, 5120), (200, 1500), (511, 1025), (1030, 1031), (300, 1024), (2, 5119)):
         found = by_page(tables, base + start * 4096, base + end * 4096)
         assert found == [tables.lookup(base + page * 4096) for page in range(start, end)]
-    [batch, *_] = walk_batches(tables, tables.table, base, base + (3 << 21))  # type: ignore[arg-type]
-    leaves, count = batch.runs()
-    assert count.tolist() == [100, 412, 1, 512]
+    [leaves, *_] = walk(tables, tables.table, base, base + (3 << 21))  # type: ignore[arg-type]
+    assert leaves.pieces.tolist() == [100, 412, 1, 512]
     assert leaves.shift.tolist() == [12, 12, 21, 12]
 
 
@@ -228,7 +213,7 @@ def test_tables_that_point_at_themselves_end(tables: Tables) -> None:
 def test_batches_cover_a_range_with_more_tables_than_one_holds(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmemscope.vmemmap.tables._BATCH", 2)
+    monkeypatch.setattr(LIMITS, "tables", 2)
     base = base_of(tables)
     for table in (0, 1, 2, 5, 6):
         tables.map(base + (table << 21) + 0x7000, 0x100 + table)

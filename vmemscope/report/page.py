@@ -22,7 +22,7 @@ from .document import (
 from .words import count, finding_line, header, not_read, safe
 
 if TYPE_CHECKING:
-    from ..vmemmap.trace import Step
+    from ..vmemmap.tables import Step
     from .documents.page import Frame, PageReport, Place, Sharing, StructPage
 
 __all__ = ("PAGE_SCHEMA", "page_document", "render_page", "render_page_json")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..vmemmap.tables import decode
 from . import RULES
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ def check_copies(
     """
     rule = RULES["kernel-entries"]
     top = table.levels[0]
-    # Of an entry that points to a table: whether it does, and to which.
-    mask = np.uint64(table.address | table.present)
+    known = decode(top, own)
     wrong: dict[int, list[tuple[AddressSpace, int]]] = {}
     count = 0
     for space, entries in copies:
@@ -48,7 +48,9 @@ def check_copies(
             findings.skipped("page tables of processes that could not be read", rule)
             continue
         count += 1
-        for index in np.flatnonzero((entries ^ own) & mask).tolist():
+        found = decode(top, entries)
+        other = (found.present != known.present) | (found.address != known.address)
+        for index in np.flatnonzero(other).tolist():
             wrong.setdefault(index, []).append((space, int(entries[index])))
     for reason in missed:
         findings.skipped(reason, rule)
@@ -58,7 +60,8 @@ def check_copies(
     findings.checked(rule)
     for index, several in sorted(wrong.items()):
         space, entry = several[0]
-        what = "is missing" if not entry & table.present else "is another"
+        present = decode(top, np.array([entry], dtype=np.uint64)).present[0]
+        what = "is another" if present else "is missing"
         findings.add(
             rule,
             f"the kernel's top-level entry {what} in {len(several)} of {count} page tables of"

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..arch import PageTable
-    from ..vmemmap.compound import Judged
-    from ..vmemmap.frames import Runs
     from ..vmemmap.layout import Geometry, Piece
+    from ..vmemmap.runs import Judged, Runs
     from ..vmemmap.tables import Leaves
     from .findings import Collector
     from .rule import Rule
 
-__all__ = ("check_compounds", "check_holes", "check_leaves", "pass_compounds", "skip_compounds")
+__all__ = ("check_compounds", "check_holes", "check_leaves", "skip_compounds")
 
 _NOT_MAPPED = "parts that are not mapped, or could not be read"
 _EARLY = "parts in sections that were there at boot, whose memory map is RAM's"
@@ -102,12 +101,13 @@ def check_leaves(
     if piece.populated in _NO_FALLBACK:
         findings.skipped(_NO_FALLBACK[piece.populated], fallback)
     else:
-        base = mapped & ~large
+        pages = leaves.apart()
+        base = (pages.kind == Kind.MAPPED) & (pages.shift == table.levels[-1].shift)
         # One note for each large leaf's worth of base pages.
-        region = leaves.address // np.uint64(geometry.arch.vmemmap_leaf)
+        region = pages.address // np.uint64(geometry.arch.vmemmap_leaf)
         base[1:] &= ~base[:-1] | (region[1:] != region[:-1])
         _report(
-            leaves,
+            pages,
             base,
             fallback,
             "base pages where a section has a large leaf when memory allows",
@@ -118,10 +118,10 @@ def check_leaves(
         # HugeTLB's optimization shares it, and maps it read-only.
         findings.skipped(_EARLY, read_only)
     else:
-        off = mapped & ((leaves.entry & np.uint64(table.writable)) == 0)
+        off = mapped & ~leaves.writable
         values = ("writable", "read-only")
         _report(leaves, off, read_only, "a read-only entry", values, findings)
-    off = mapped & ((leaves.entry & np.uint64(table.no_execute)) == 0)
+    off = mapped & ~leaves.no_execute
     values = ("not executable", "executable")
     _report(leaves, off, executable, "an executable entry", values, findings)
 
@@ -135,10 +135,12 @@ def _report(
     findings: Collector,
 ) -> None:
     findings.checked(rule)
-    index = np.flatnonzero(which)
-    told = index[: findings.room(rule)]
+    if not which.any():
+        return
+    leaves = leaves.apart(which)
+    told = range(min(len(leaves.address), findings.room(rule)))
     expected, observed = values
-    for i in told.tolist():
+    for i in told:
         findings.add(
             rule,
             message,
@@ -147,7 +149,7 @@ def _report(
             expected=expected,
             observed=observed or binary_size(1 << int(leaves.shift[i])),
         )
-    findings.add_uncounted(rule, len(index) - len(told))
+    findings.add_uncounted(rule, len(leaves.address) - len(told))
 
 
 def check_compounds(
@@ -188,24 +190,6 @@ def check_compounds(
         )
     findings.add_uncounted(tail, len(index) - len(told))
     return apart
-
-
-def pass_compounds(findings: Collector) -> None:
-    """Record that compound pages were seen to be mapped as they should be, all at once."""
-    findings.checked(
-        *(
-            RULES[rule]
-            for rule in (
-                "hole",
-                "leaf-size",
-                "read-only",
-                "executable",
-                "tail-frame",
-                "not-deduplicated",
-            )
-        )
-    )
-    findings.skipped(_NO_FALLBACK[Populated.COMPOUND], RULES["leaf-fallback"])
 
 
 def skip_compounds(reason: str, findings: Collector) -> None:

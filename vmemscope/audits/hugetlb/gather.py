@@ -131,7 +131,7 @@ class Gathered:
     def _flag_layout(self, zones: list[Zone]) -> FlagLayout:
         """Find out where zone and node are in page flags, by the first page of each zone."""
         read = read_struct_pages(self.vmemmap, np.array([z.start for z in zones], np.int64))
-        words = read.word(self.vmemmap.page.flags, self.vmemmap.table.dtype).tolist()
+        words = read.word(self.vmemmap.page.flags, self.vmemmap.word).tolist()
         samples = zip(zones, words, read.readable.tolist(), strict=True)
         return read_flag_layout(
             self.prog, [(word, zone.nid, zone.index) for zone, word, read in samples if read]
@@ -149,7 +149,7 @@ class Gathered:
             counts, counted = self.vmemmap.refcounts(np.array([pfn], dtype=np.uint64))
             words = place = None
             if readable[0]:
-                words = data[0].view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
+                words = data[0].view(self.vmemmap.word).astype(np.uint64, copy=False)
                 words = words.reshape(-1, geometry.struct_page_size // 8)
                 flags, several = np.unique(
                     words[:, self.vmemmap.page.flags // 8], return_counts=True
@@ -418,8 +418,8 @@ class Gathered:
             some = index[start : start + _BATCH]
             read = read_struct_pages(self.vmemmap, maps.head_pfn[some].astype(np.int64))
             counter = read.data[:, page.refcount : page.refcount + 4].copy()
-            refcounts[some] = counter.view(self.vmemmap.table.dtype[0] + "i4")[:, 0]
-            flags = read.word(page.flags, self.vmemmap.table.dtype)
+            refcounts[some] = counter.view(self.vmemmap.word[0] + "i4")[:, 0]
+            flags = read.word(page.flags, self.vmemmap.word)
             reserved[some] = (flags & reserved_flag) != 0
             readable[some] = read.readable
         self.unread["reference counts of frames of head pages"] += int(

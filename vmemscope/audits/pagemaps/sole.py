@@ -59,8 +59,8 @@ def sound_frames(
     entries = found.entries.reshape(-1, a_vpage)
     members = (
         vmemmap.refcount,
-        (states.mapcount, vmemmap.table.dtype[0] + "u4"),
-        (page.flags, vmemmap.table.dtype),
+        (states.mapcount, vmemmap.word[0] + "u4"),
+        (page.flags, vmemmap.word),
     )
     used: NDArray[np.bool_] = np.any(entries != 0, axis=1)
     for chosen, pages in vmemmap.pages_of(found.first, used):

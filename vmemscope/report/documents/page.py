@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...kernel.page_flags import PageFlags
     from ...kernel.resource import Resource
     from ...rules.findings import Finding
-    from ...vmemmap.trace import Step
+    from ...vmemmap.tables import Step
     from .pgmap import TargetInfo
 
 __all__ = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....columns import select
+from ....limits import LIMITS
 from ....rules.contents import ALTMAP_RULES, BASE_RULES, check_frames, plain_base
 from ....rules.tally import Tally
 from ....vmemmap.tables import Kind
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ("look_at_base_pages",)
 
-#: vpages that are looked up at a time
-_VPAGES = 16384
-
 
 def look_at_base_pages(look: Look, area: Area) -> None:
     """Look into the pages of an area without compound pages."""
@@ -31,8 +29,8 @@ def look_at_base_pages(look: Look, area: Area) -> None:
     tally = Tally(due, base=True)
     numbers = picked(area, look.contents) + area.start // look.per_page
     look.sampled |= len(numbers) < area.parts
-    for done in range(0, len(numbers), _VPAGES):
-        vpage = numbers[done : done + _VPAGES]
+    for done in range(0, len(numbers), LIMITS.vpages):
+        vpage = numbers[done : done + LIMITS.vpages]
         vpage = vpage[look.own(vpage)]
         first = vpage * look.per_page
         start = np.maximum(first, area.start)
