@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from vmemscope.target import open_qemu
+from vmemscope.machine import Kernel
 
 from .measure import measure
 from .targets import guest, simulated
@@ -139,13 +139,13 @@ def main() -> None:
     wanted += [("simulated", simulated, one) for one in in_dumps]
     results = []
     if args.qemu:
-        found = measure(open_qemu(args.qemu), args.n, clock, True)
+        found = measure(Kernel.open_qemu(args.qemu), args.n, clock, True)
         results.append({"where": "guest", "size": args.qemu, "align": "?", **found})
     for where, context, text in wanted:
         size, align = text.split(":")
         print(f"{where} {size} in {align} ...", file=sys.stderr, flush=True)
-        with context(_size(size), _size(align)) as (target, address):
-            found = measure(target, args.n, clock, where == "guest")
+        with context(_size(size), _size(align)) as (kernel, address):
+            found = measure(kernel, args.n, clock, where == "guest")
             if address:
                 found["memory"] = _memory(address)
         results.append({"where": where, "size": size, "align": align, **found})

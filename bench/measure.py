@@ -8,21 +8,18 @@ slows all of them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from drgn import FaultError
 
-from vmemscope.audits.memmap import memmap
-from vmemscope.audits.pagemaps import Contents, audit, read_subjects
+from vmemscope.audits import memmap
+from vmemscope.audits.pagemaps import Contents, once
 from vmemscope.audits.pagemaps.backing import check_backing
 from vmemscope.audits.pagemaps.mapping import map_subject
-from vmemscope.kernel.page_state import read_page_states
-from vmemscope.rules.findings import Collector
-from vmemscope.target import Target
-from vmemscope.types import attach_types
+from vmemscope.audits.pagemaps.subject import Subject
+from vmemscope.machine import Kernel
 from vmemscope.vmemmap.memory import PhysicalMemory
 
 from .loop import PerPageLoop
@@ -43,16 +40,15 @@ class Bench:
     :param clock: what is timed by
     """
 
-    def __init__(self, target: Target, clock: Callable[[], float]) -> None:
-        self.target = target
+    def __init__(self, kernel: Kernel, clock: Callable[[], float]) -> None:
+        self.kernel = kernel
         self._clock = clock
-        attach_types(target.prog, "btf")
         tables, struct_pages, self.memory_map = self._frames()
         self.spans = self._best_spans(np.union1d(tables, struct_pages))
-        report = audit(target, "btf")
+        report = once(kernel.again())
         self.vpages = sum(one.vmemmap.pages for one in report.pagemaps)
         self.backing = report.summary.backing_frames
-        self.loop = PerPageLoop(target.prog, report)
+        self.loop = PerPageLoop(kernel.prog, report)
 
     def _frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
@@ -72,7 +68,9 @@ class Bench:
             seen.append(np.arange(first, first + count, dtype=np.uint64))
             return run(memory, first, count)
 
-        subjects, vmemmap = read_subjects(self.target, Collector(), Counter())
+        kernel = self.kernel.again()
+        subjects, vmemmap = [Subject(layout) for layout in kernel.layouts], kernel.vmemmap
+        states = kernel.page_states
         self.vmemmap = vmemmap
         setattr(PhysicalMemory, "read_batches", read_batches)  # noqa: B010
         setattr(PhysicalMemory, "read_run", read_run)  # noqa: B010
@@ -81,9 +79,7 @@ class Bench:
                 map_subject(subject, vmemmap, lambda vpages: None)
             tables = np.unique(np.concatenate(seen))
             seen.clear()
-            check_backing(
-                subjects, vmemmap, read_page_states(self.target.prog, self.target.vmcoreinfo)
-            )
+            check_backing(subjects, vmemmap, states)
         finally:
             setattr(PhysicalMemory, "read_batches", batches)  # noqa: B010
             setattr(PhysicalMemory, "read_run", run)  # noqa: B010
@@ -112,7 +108,7 @@ class Bench:
         return [(first * size, (end - first) * size) for first, end in spans]
 
     def _read(self, spans: list[tuple[int, int]]) -> float:
-        read = self.target.prog.read
+        read = self.kernel.prog.read
         start = self._clock()
         for address, size in spans:
             read(address, size, True)
@@ -124,36 +120,39 @@ class Bench:
 
     def ours(self) -> float:
         """Audit layout and reference counts."""
-        self.phases: dict[str, float] = {}
-        audit(self.target, "btf", self.phases, contents=Contents.NONE)
+        self.phases = once(self._fresh(), contents=Contents.NONE).timings
         return sum(self.phases[phase] for phase in LAYOUT)
 
     def contents(self) -> float:
-        """Look into all struct pages of the devices."""
-        timings: dict[str, float] = {}
-        audit(self.target, "btf", timings, contents=Contents.ALL)
-        return timings["contents"]
+        """Check all struct pages of the devices."""
+        return once(self._fresh(), contents=Contents.ALL).timings["contents"]
 
     def whole_audit(self) -> float:
         """Audit layout and reference counts, the reading of pagemaps included."""
         start = self._clock()
-        audit(self.target, "btf", contents=Contents.NONE)
+        once(self._fresh(), contents=Contents.NONE)
         return self._clock() - start
 
     def whole_memmap(self) -> float:
-        """Go over the whole memory map."""
+        """Audit the whole memory map."""
         start = self._clock()
-        memmap(self.target, "btf")
+        memmap.once(self._fresh())
         return self._clock() - start
 
+    def _fresh(self) -> Kernel:
+        """Return the kernel with nothing read, and no phase timed."""
+        kernel = self.kernel.again()
+        kernel.timings = {}
+        return kernel
 
-def measure(target: Target, runs: int, clock: Callable[[], float], whole: bool) -> dict[str, Any]:
+
+def measure(kernel: Kernel, runs: int, clock: Callable[[], float], whole: bool) -> dict[str, Any]:
     """
     Time all ``runs`` times, in turn; seconds.
 
     :param whole: also time what reads the devices' own struct pages, and ``memmap``
     """
-    bench = Bench(target, clock)
+    bench = Bench(kernel, clock)
     figures: dict[str, list[float]] = {"ours": [], "floor": [], "loop": []}
     others: dict[str, Callable[[], float]] = {}
     if whole:

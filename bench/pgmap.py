@@ -88,13 +88,12 @@ def measure(
 
 def per_page_loop(path: str) -> Callable[[], float]:
     """Prepare the loop that one would write by hand."""
-    from vmemscope.confirm import look
-    from vmemscope.target import open_core
+    from vmemscope import Kernel, audit
 
     from .loop import PerPageLoop
 
-    target = open_core(path)
-    loop = PerPageLoop(target.prog, look(target))
+    kernel = Kernel.open_core(path)
+    loop = PerPageLoop(kernel.prog, audit(kernel))
     return lambda: loop.run(time.perf_counter)
 
 

@@ -8,30 +8,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmemscope.target import Target, open_core, open_qemu
+from vmemscope.machine import Kernel
 
 __all__ = ("guest", "simulated")
 
 
 @contextmanager
-def simulated(size: int, align: int) -> Iterator[tuple[Target, list[str]]]:
+def simulated(size: int, align: int) -> Iterator[tuple[Kernel, list[str]]]:
     """
     Make a dump with one devdax.
 
     :param size: of it in bytes
     :param align: of its compound pages in bytes
-    :return: the target, and the options that vmemscope opens it with
+    :return: the kernel, and the options that vmemscope opens it with
     """
     from .sparse import write_sparse
 
     with tempfile.TemporaryDirectory(prefix="vmemscope-bench-") as scratch:
         path = Path(scratch) / "vmcore"
         write_sparse(path, size, align)
-        yield open_core(str(path)), ["-c", str(path)]
+        yield Kernel.open_core(str(path)), ["-c", str(path)]
 
 
 @contextmanager
-def guest(size: int, align: int) -> Iterator[tuple[Target, list[str]]]:
+def guest(size: int, align: int) -> Iterator[tuple[Kernel, list[str]]]:
     """Boot a guest with 8 GiB of RAM and one devdax, otherwise as :func:`simulated`."""
     from tests.guests.devices import Nvdimm
     from tests.guests.guest import Guest
@@ -40,4 +40,4 @@ def guest(size: int, align: int) -> Iterator[tuple[Target, list[str]]]:
     device = Nvdimm(size=size, align=align)
     with Guest(get_kernel("6.12"), [device], memory=8 << 30) as running:
         # A QMP socket serves one client at a time.
-        yield open_qemu(f"unix:{running.qmp}"), []
+        yield Kernel.open_qemu(f"unix:{running.qmp}"), []

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vmemscope.audits.pagemaps import audit
-from vmemscope.audits.pagemaps.needs import NEEDS
+from vmemscope.audits.pagemaps import once
+from vmemscope.machine import Kernel
 from vmemscope.report.documents.pgmap import Report
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import Planted
-from vmemscope.target import open_core
-from vmemscope.types import attach_types, check_needs
 
 #: the kernels that the simulator knows
 KERNELS = ("6.1", "6.12", "7.2")
@@ -32,11 +30,8 @@ def audited(
             image = build(load_scenario(scenario), kernel=kernel)
             path: Path = tmp_path_factory.mktemp("sim") / "vmcore"
             image.write(path)
-            target = open_core(str(path))
-            types = attach_types(target.prog, "btf")
-            check_needs(target.prog, NEEDS)
             # Not the image itself: hundreds of them take gigabytes.
-            done[scenario, kernel] = audit(target, str(types)), image.planted
+            done[scenario, kernel] = once(Kernel.open_core(str(path))), image.planted
             path.unlink()
         return done[scenario, kernel]
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from vmemscope.audits.pagemaps import audit
+from vmemscope.audits.pagemaps import once
 from vmemscope.limits import LIMITS
+from vmemscope.machine import Kernel
 from vmemscope.report.documents.pgmap import Report
-from vmemscope.target import open_core
-from vmemscope.types import attach_types
 from vmemscope.vmemmap.memory import PhysicalMemory
 from vmemscope.vmemmap.runs import judge
 
@@ -36,9 +35,7 @@ BUDGETS = {
 
 
 def look(core: str) -> Report:
-    target = open_core(core)
-    attach_types(target.prog, "btf")
-    return replace(audit(target, "btf"), timings={})
+    return replace(once(Kernel.open_core(core)), timings={})
 
 
 #: limits that make many batches of a small target
@@ -150,7 +147,9 @@ to = "own-head"
     cut = look(core)
     monkeypatch.setattr(LIMITS, "tables", 512)
     whole = look(core)
-    assert cut == whole
+    monkeypatch.setattr(LIMITS, "short_cuts", False)
+    plain = look(core)
+    assert cut == whole == plain
     start = whole.pagemaps[0].vmemmap.start
     [found] = [one for one in whole.pagemaps[0].findings if one.rule == "tail-frame"]
     assert found.vaddr == start + (compound * 4096 + page) * PAGE
@@ -171,10 +170,10 @@ start = 0x100000000
 size = "{size}"
 align = "{align}"
 """
-    target = open_core(write(image(scenario, "6.12"), tmp_path))
-    attach_types(target.prog, "btf")
+    kernel = Kernel.open_core(write(image(scenario, "6.12"), tmp_path))
     # What is looked up once, and kept, is not counted.
-    audit(target, "btf")
+    once(kernel)
+    kernel = kernel.again()
     calls = most = 0
     before = sys.getallocatedblocks()
 
@@ -186,7 +185,7 @@ align = "{align}"
     other = sys.getprofile()
     sys.setprofile(count)
     try:
-        audit(target, "btf")
+        once(kernel)
     finally:
         sys.setprofile(other)
     return calls, most

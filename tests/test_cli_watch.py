@@ -130,10 +130,10 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int]
         path = tmp_path / "vmcore"
         build(load_scenario(scenario), kernel="7.2").write(path)
 
-        def open_kernel(vmcoreinfo: str | None = None) -> Target:
+        def open_live(vmcoreinfo: str | None = None) -> Target:
             return replace(open_core(str(path)), kind="live", path="/proc/kcore")
 
-        monkeypatch.setattr(vmemscope.target, "open_kernel", open_kernel)
+        monkeypatch.setattr(vmemscope.target, "open_live", open_live)
         clock = Clock(sleeps)
         # Bound when it was defined: nothing else of the run takes its time from here.
         defaults = dict(watch.__kwdefaults__ or {}, sleep=clock.sleep, clock=clock.time)

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -13,19 +15,19 @@ from drgn import FaultError
 
 from tests import kernels
 from tests.report.builders import finding, pagemap_report, report
-from vmemscope import confirm
+from vmemscope.audits import pagemaps
+from vmemscope.audits.pagemaps.parts import Pagemaps
 from vmemscope.cli.main import main
-from vmemscope.confirm import Look, confirmed_audit, is_certain, merged
+from vmemscope.confirm import Division, Key, Pass, is_certain, merged
 from vmemscope.errors import TargetError
-from vmemscope.kernel.dev_pagemap import Pagemap
+from vmemscope.machine import Kernel as OpenedKernel
 from vmemscope.report.document import schema_text, to_document
 from vmemscope.report.documents.pgmap import PagemapReport, Report
 from vmemscope.rules.rule import Severity
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.pagetable import PTE_SHIFT
-from vmemscope.target import Target, open_core
-from vmemscope.types import attach_types
+from vmemscope.target import open_core
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -34,12 +36,25 @@ BROKEN = pagemap_report(findings=(finding(),))
 OTHER = pagemap_report("dax1.0", address=0xFFFF888101235000, ranges=((0x180000000, 0x19FFFFFFF),))
 
 
-def steady(*pagemaps: PagemapReport) -> Look:
-    return Look(report(*pagemaps), frozenset(one.address for one in pagemaps))
+def after_passes(division: Division[Any], *reports: Any, unsteady: Iterable[Key] = ()) -> Any:
+    """Merge reports of passes, in which all parts but the unsteady ones held still."""
+    parts = [division.parts(one) for one in reports]
+    return merged(
+        [
+            Pass(one, several, several.keys() - set(unsteady))
+            for one, several in zip(reports, parts, strict=True)
+        ],
+        division,
+    )
 
 
-def unsteady(*pagemaps: PagemapReport, but: tuple[PagemapReport, ...] = ()) -> Look:
-    return Look(report(*pagemaps), frozenset(one.address for one in but))
+def steady(*pagemaps: PagemapReport) -> Pass[Report]:
+    return unsteady(*pagemaps, but=pagemaps)
+
+
+def unsteady(*pagemaps: PagemapReport, but: tuple[PagemapReport, ...] = ()) -> Pass[Report]:
+    whole = report(*pagemaps)
+    return Pass(whole, Pagemaps().parts(whole), {None, *(one.address for one in but)})
 
 
 class TestIsCertain:
@@ -60,9 +75,10 @@ class TestIsCertain:
         assert is_certain([unsteady(SOUND), steady(SOUND)])
 
     def test_of_no_single_pagemap(self) -> None:
-        look = Look(report(findings=(finding("xarray"),)), frozenset())
-        assert not is_certain([look])
-        assert is_certain([look, look])
+        whole = report(findings=(finding("xarray"),))
+        one = Pass(whole, Pagemaps().parts(whole), {None})
+        assert not is_certain([one])
+        assert is_certain([one, one])
 
     def test_a_note_is_not_worth_a_second_look(self) -> None:
         note = finding("leaf-fallback", Severity.NOTE)
@@ -74,13 +90,13 @@ class TestMerged:
         passing = finding("hole", vaddr=1)
         first = replace(BROKEN, findings=(passing, finding()))
         second = replace(BROKEN, findings=(finding(), finding("hole", vaddr=2)))
-        result = merged([steady(first), steady(second)])
+        result = merged([steady(first), steady(second)], Pagemaps())
         assert result.pagemaps[0].findings == (finding(),)
         assert result.summary.errors == 1
         assert not result.summary.partial
 
     def test_looks_that_do_not_count_do_not_acquit(self) -> None:
-        result = merged([steady(BROKEN), unsteady(SOUND), steady(BROKEN)])
+        result = merged([steady(BROKEN), unsteady(SOUND), steady(BROKEN)], Pagemaps())
         assert result.pagemaps[0].findings == (finding(),)
 
     @pytest.mark.parametrize(
@@ -91,8 +107,8 @@ class TestMerged:
             [steady(SOUND, OTHER), unsteady(SOUND, OTHER, but=(OTHER,))],
         ],
     )
-    def test_nothing_is_told_of_what_kept_changing(self, looks: list[Look]) -> None:
-        result = merged(looks)
+    def test_nothing_is_told_of_what_kept_changing(self, looks: list[Pass[Report]]) -> None:
+        result = merged(looks, Pagemaps())
         one, other = result.pagemaps
         assert (one.state, one.findings, one.saved_bytes) == ("unreadable", (), 0)
         assert one.reason is not None
@@ -106,54 +122,55 @@ class TestMerged:
         assert result.summary.not_read == ("pagemaps being set up or torn down: 1 (dax0.0)",)
 
     def test_document_of_what_kept_changing(self) -> None:
-        document = to_document(merged([unsteady(BROKEN)]))
+        document = to_document(merged([unsteady(BROKEN)], Pagemaps()))
         jsonschema.validate(document, json.loads(schema_text()))
         assert document["pgmaps"][0]["state"] == "unreadable"
 
     def test_what_went_is_not_told(self) -> None:
-        assert merged([steady(BROKEN, OTHER), steady(OTHER)]).pagemaps == (OTHER,)
+        assert merged([steady(BROKEN, OTHER), steady(OTHER)], Pagemaps()).pagemaps == (OTHER,)
 
     def test_one_look_is_as_it_is(self) -> None:
-        assert merged([steady(SOUND)]) == report(SOUND)
+        assert merged([steady(SOUND)], Pagemaps()) == report(SOUND)
 
 
 class TestConfirmedAudit:
     @pytest.fixture
-    def target(self, tmp_path: Path) -> Target:
+    def live(self, tmp_path: Path) -> OpenedKernel:
         """A simulated kernel with a hole, as if it were running."""
         image = build(load_scenario(str(FIXTURES / "hole.toml")), kernel="6.1")
         image.write(tmp_path / "vmcore")
-        target = replace(open_core(str(tmp_path / "vmcore")), kind="live")
-        attach_types(target.prog, "btf")
-        return target
+        path = str(tmp_path / "vmcore")
+        return OpenedKernel.open(lambda: replace(open_core(path), kind="live"))
 
-    def test_found_in_two_looks(self, target: Target) -> None:
+    def test_found_in_two_looks(self, live: OpenedKernel) -> None:
         pauses: list[float] = []
-        result = confirmed_audit(target, "btf", {}, sleep=pauses.append)
+        result = pagemaps.audit(live, sleep=pauses.append)
         assert [f.rule for _, f in result.all_findings()] == ["hole"]
         assert len(pauses) == 1
 
     def test_torn_down_at_the_end_of_each_look(
-        self, target: Target, monkeypatch: pytest.MonkeyPatch
+        self, live: OpenedKernel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def read_pagemaps(prog: object) -> tuple[list[Pagemap], list[object]]:
-            pagemaps, damage = original(prog)  # type: ignore[arg-type]
-            return [replace(pagemap, ref=pagemap.ref | 2) for pagemap in pagemaps], damage  # type: ignore[return-value]
+        def again(self: OpenedKernel) -> OpenedKernel:
+            kernel = original(self)
+            found, damage = kernel._pagemaps
+            kernel._pagemaps = [replace(one, ref=one.ref | 2) for one in found], damage
+            return kernel
 
-        original = confirm.read_pagemaps
-        monkeypatch.setattr(confirm, "read_pagemaps", read_pagemaps)
+        original = OpenedKernel.again
+        monkeypatch.setattr(OpenedKernel, "again", again)
         pauses: list[float] = []
-        result = confirmed_audit(target, "btf", {}, sleep=pauses.append)
+        result = pagemaps.audit(live, sleep=pauses.append)
         assert len(pauses) == 4
         assert result.all_findings() == []
         assert {one.state for one in result.pagemaps} == {"unreadable"}
         assert result.summary.partial
 
     def test_other_frames_at_the_end_of_each_look(
-        self, target: Target, monkeypatch: pytest.MonkeyPatch
+        self, live: OpenedKernel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def audit(*args: object) -> Report:
-            result = original(*args)  # type: ignore[arg-type]
+        def once(*args: object, **more: object) -> Report:
+            result = original(*args, **more)  # type: ignore[arg-type]
             return replace(
                 result,
                 pagemaps=tuple(
@@ -162,37 +179,39 @@ class TestConfirmedAudit:
                 ),
             )
 
-        original = confirm.audit
-        monkeypatch.setattr(confirm, "audit", audit)
-        result = confirmed_audit(target, "btf", {}, sleep=lambda seconds: None)
+        original = pagemaps.once
+        monkeypatch.setattr(pagemaps, "once", once)
+        result = pagemaps.audit(live, sleep=lambda seconds: None)
         assert result.all_findings() == []
         states = {bool(one.findings) or one.state == "unreadable" for one in result.pagemaps}
         assert states == {True}
 
     def test_a_look_that_fails_is_made_again(
-        self, target: Target, monkeypatch: pytest.MonkeyPatch
+        self, live: OpenedKernel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         failures = [FaultError("gone", 0x1000), OSError(14, "Bad address")]
 
-        def audit(*args: object) -> Report:
+        def once(*args: object, **more: object) -> Report:
             if failures:
                 raise failures.pop()
-            return original(*args)  # type: ignore[arg-type]
+            return original(*args, **more)  # type: ignore[arg-type]
 
-        original = confirm.audit
-        monkeypatch.setattr(confirm, "audit", audit)
-        result = confirmed_audit(target, "btf", {}, sleep=lambda seconds: None)
+        original = pagemaps.once
+        monkeypatch.setattr(pagemaps, "once", once)
+        result = pagemaps.audit(live, sleep=lambda seconds: None)
         assert [f.rule for _, f in result.all_findings()] == ["hole"]
 
         failures += [FaultError("gone", 0x1000)] * 5
         with pytest.raises(TargetError, match=r"could not be read in 5 attempts: gone"):
-            confirmed_audit(target, "btf", {}, sleep=lambda seconds: None)
+            pagemaps.audit(live, sleep=lambda seconds: None)
 
-    def test_a_dump_is_looked_at_once(self, target: Target) -> None:
+    def test_a_dump_is_looked_at_once(self, live: OpenedKernel) -> None:
         def sleep(seconds: float) -> None:
             raise AssertionError("nothing to wait for")
 
-        result = confirmed_audit(replace(target, kind="core"), "btf", {}, sleep=sleep)
+        dump = live.again()
+        dump.target = replace(live.target, kind="core")
+        result = pagemaps.audit(dump, sleep=sleep)
         assert [f.rule for _, f in result.all_findings()] == ["hole"]
 
 
@@ -252,7 +271,7 @@ align = "2M"
         whole, half = json.loads(capsys.readouterr().out)["pgmaps"]
         assert (whole["state"], whole["findings"]) == ("deduplicated", [])
         assert (half["state"], half["findings"]) == ("unreadable", [])
-        assert half["reason"] == "it was being set up or torn down when the kernel stopped"
+        assert half["reason"] == "a device was being set up or torn down when the kernel stopped"
         assert main(["memmap", "-c", path, "--types", "btf", "--format", "json"]) == 4
         report = json.loads(capsys.readouterr().out)
         assert report["findings"] == []

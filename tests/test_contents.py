@@ -14,13 +14,11 @@ from typing import Any
 
 import pytest
 
-from vmemscope.audits.pagemaps import Contents, audit
-from vmemscope.confirm import look
+from vmemscope.audits.pagemaps import Contents, audit, once
 from vmemscope.limits import LIMITS
+from vmemscope.machine import Kernel
 from vmemscope.report.documents.pgmap import Report
 from vmemscope.rules.findings import Outcome
-from vmemscope.target import open_core
-from vmemscope.types import attach_types
 from vmemscope.vmemmap.memory import PhysicalMemory
 
 from .kernels import STRUCT_PAGE, View, image, write
@@ -43,7 +41,7 @@ compound = 1
 
 
 def looked(core: str, contents: str) -> Report:
-    return look(open_core(core), contents=contents)
+    return audit(Kernel.open_core(core), contents=contents)
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +125,11 @@ def test_each_frame_is_read_once(
         sizes.append(count)
         return run(self, first, count)
 
-    target = open_core(core)
-    attach_types(target.prog, "btf")
+    kernel = Kernel.open_core(core)
     progress: list[tuple[int, int]] = []
     monkeypatch.setattr(PhysicalMemory, "read_batches", recorded)
     monkeypatch.setattr(PhysicalMemory, "read_run", recorded_run)
-    audit(target, "btf", {}, lambda *step: progress.append(step), Contents.ALL)
+    once(kernel, contents=Contents.ALL, progress=lambda *step: progress.append(step))
     times = Counter(read)
     assert len(backing) == (640 if align == "2M" else 2560)
     # One of them is also asked for the node that the device is on.

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from vmemscope.audits import hugetlb, memmap
+from vmemscope.machine import Kernel
 from vmemscope.report.documents.pgmap import Report
 from vmemscope.rules import RULES as CATALOGUE
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import Planted
 from vmemscope.sim.scenario import FAULTS as KINDS
-from vmemscope.target import open_core
 
 from . import patched
 from .conftest import KERNELS
@@ -73,14 +73,14 @@ def test_fault_by_other_commands(tmp_path: Path, fault: str, kernel: str) -> Non
     image = build(load_scenario(FIXTURES / f"{fault}.toml"), kernel=image_kernel(fault, kernel))
     core = str(tmp_path / "vmcore")
     image.write(core)
-    for look, told in ((memmap.look, MEMMAP), (hugetlb.look, HUGETLB)):
+    for audit, told in ((memmap.audit, MEMMAP), (hugetlb.audit, HUGETLB)):
         expected = {
             (rule, place(planted))
             for planted in image.planted
             for rule, place in told.get(planted.kind, {}).items()
             if place(planted) is not None
         }
-        report = look(open_core(core), "btf")
+        report = audit(Kernel.open_core(core))
         assert {(one.rule, one.vaddr) for one in report.findings} == expected
 
 

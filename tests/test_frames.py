@@ -13,8 +13,8 @@ from vmemscope.limits import LIMITS
 from vmemscope.vmemmap.frame_table import FrameTable
 from vmemscope.vmemmap.frames import sharing
 from vmemscope.vmemmap.layout import Piece, Populated
-from vmemscope.vmemmap.runs import Runs, judge, whole_compounds
-from vmemscope.vmemmap.tables import Kind
+from vmemscope.vmemmap.runs import Runs, are_regular, judge, whole_compounds
+from vmemscope.vmemmap.tables import Kind, Leaves
 
 TABLE = ARCHITECTURE.page_table({"SYMBOL(swapper_pg_dir)": "ffffffff82000000"})
 
@@ -183,6 +183,59 @@ def test_empty_frame_table() -> None:
     frames = FrameTable().finish()
     assert len(frames.pfn) == 0
     assert sharing(frames) == {}
+
+
+def leaves_of(pfns: list[int]) -> Leaves:
+    """Make leaves of base pages, as a walk gives them."""
+    runs = runs_from(mapped(*pfns))
+    yes = np.ones(len(runs.pfn), dtype=np.bool_)
+    address = (runs.vpage << 12).astype(np.uint64)
+    shift = np.full(len(yes), 12, dtype=np.uint8)
+    return Leaves(address, shift, runs.length, runs.pfn, runs.kind, yes, yes.copy())
+
+
+class TestRegularCompounds:
+    """Compound pages that are taken many at a time must be those that judging finds nothing in."""
+
+    PFNS = (1, *[2] * 7, 3, *[4] * 7)
+
+    def test_heads_and_tails(self) -> None:
+        assert are_regular(leaves_of(list(self.PFNS)), 8, 12)
+        assert not are_regular(leaves_of([]), 8, 12)
+
+    @pytest.mark.parametrize("row", range(4))
+    @pytest.mark.parametrize("column", ["writable", "no_execute", "kind", "shift"])
+    def test_entry_that_is_another_anywhere(self, row: int, column: str) -> None:
+        leaves = leaves_of(list(self.PFNS))
+        getattr(leaves, column)[row] ^= 1
+        assert not are_regular(leaves, 8, 12)
+
+    @pytest.mark.parametrize("at", [*range(1, 8), *range(9, 16)])
+    def test_wrong_tail_anywhere(self, at: int) -> None:
+        pfns = list(self.PFNS)
+        pfns[at] = 9
+        assert not are_regular(leaves_of(pfns), 8, 12)
+
+    @pytest.mark.parametrize("seed", range(50))
+    def test_counts_as_judging_does(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        pfns: list[int] = []
+        for _ in range(50):
+            # Frames that several compound pages share among them; a tail frame apart.
+            head, tail = rng.integers(1, 600, 2).tolist()
+            pfns += [head, *[tail] * 7]
+        if seed % 2:
+            pfns[int(rng.integers(len(pfns)))] = int(rng.integers(1, 600))
+        leaves = leaves_of(pfns)
+        judged = judge(runs_from(mapped(*pfns), 24), 24, 8)
+        if not are_regular(leaves, 8, 12):
+            return
+        assert not judged.wrong.any()
+        taken, judging = FrameTable(), FrameTable()
+        taken.add_compounds(leaves.pfn.reshape(-1, 2), 24, 8)
+        judging.add(judged.runs, judged.owner)
+        for one, other in zip(taken.finish(), judging.finish(), strict=True):
+            assert one.tolist() == other.tolist()
 
 
 def test_table_adds_up_what_it_has_gathered(monkeypatch: pytest.MonkeyPatch) -> None:

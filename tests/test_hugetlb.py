@@ -17,8 +17,10 @@ import jsonschema
 import numpy as np
 import pytest
 
-from vmemscope.audits.hugetlb import confirmed, look
+from tests.test_confirm import after_passes
+from vmemscope.audits.hugetlb import DIVISION, audit
 from vmemscope.cli.main import main
+from vmemscope.machine import Kernel
 from vmemscope.report.document import schema_text
 from vmemscope.report.documents.hugetlb import HugetlbReport
 from vmemscope.report.hugetlb import HUGETLB_SCHEMA, hugetlb_document, render_hugetlb
@@ -28,7 +30,6 @@ from vmemscope.rules.rule import Scope
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import HUGETLB_PLANTERS, Planted
 from vmemscope.sim.scenario import HUGETLB_FAULTS, parse_scenario
-from vmemscope.target import open_core
 
 from .conftest import KERNELS
 
@@ -52,7 +53,7 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> Looked:
             image = build(scenario, kernel=kernel)
             path = tmp_path_factory.mktemp("hugetlb") / "vmcore"
             image.write(path)
-            done[added, kernel] = look(open_core(str(path)), "btf", folios=True), image.planted
+            done[added, kernel] = audit(Kernel.open_core(str(path)), folios=True), image.planted
             path.unlink()
         return done[added, kernel]
 
@@ -134,7 +135,7 @@ class TestSound:
     def test_gigantic_pages(self, tmp_path: Path, kernel: str) -> None:
         text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n[[hugetlb]]\nsize = "1G"\noptimized = false\n'
         build(parse_scenario(text, "test"), kernel=kernel).write(tmp_path / "vmcore")
-        report = look(open_core(str(tmp_path / "vmcore")), "btf")
+        report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
         assert report.findings == ()
         one = report.hstates[1]
         assert (one.size, one.folios, one.optimized) == (1 << 30, 2, 1)
@@ -160,7 +161,7 @@ def test_gigantic_pages_without_tail_mapping(
     # Of a folio that goes over three or four struct pages.
     memmap.poke(folio.pfn + 3, mapping, 0x1000 if 3 in wrong else 0)
     image.write(tmp_path / "vmcore")
-    report = look(open_core(str(tmp_path / "vmcore")), "btf")
+    report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
     assert {one.rule for one in report.findings} == ({"hugetlb-tail-page"} if told else set())
 
 
@@ -256,7 +257,7 @@ class TestUnreadable:
         text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n'
         scenario = parse_scenario(text + fault("unreadable", folio=0, page=1000), "test")
         build(scenario, kernel=kernel).write(tmp_path / "vmcore")
-        report = look(open_core(str(tmp_path / "vmcore")), "btf")
+        report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
         one = report.hstates[1]
         assert report.findings == ()
         assert (one.folios, one.optimized, one.unreadable) == (1, 1, 512)
@@ -284,7 +285,7 @@ def test_many_findings_are_counted(tmp_path: Path) -> None:
     faults = "".join(fault("tail-writable", folio=i) for i in range(40))
     text = "[[hugetlb]]\ncount = 40\n" + faults
     build(parse_scenario(text, "test")).write(tmp_path / "vmcore")
-    report = look(open_core(str(tmp_path / "vmcore")), "btf")
+    report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
     told = {one.rule: one for one in report.outcomes}
     assert told["hugetlb-mapping"].violations == 40
     assert len(report.findings) == 16
@@ -294,19 +295,19 @@ def test_many_findings_are_counted(tmp_path: Path) -> None:
 def test_a_second_look_confirms(looked: Looked) -> None:
     sound, _ = looked("", "6.1")
     broken, _ = planted_by(looked, "tail-writable", "{}", "6.1")
-    assert confirmed(broken, broken).findings == broken.findings
-    passed = confirmed(sound, broken)
+    assert after_passes(DIVISION, broken, broken).findings == broken.findings
+    passed = after_passes(DIVISION, sound, broken)
     assert passed.findings == ()
     told = {one.rule: one for one in passed.outcomes}
-    assert told["hugetlb-mapping"].outcome is Outcome.CHECKED
+    assert told["hugetlb-mapping"].outcome is Outcome.SKIPPED
     # A counter that differs by another number each time tells nothing.
     other = tuple(replace(one, observed="else") for one in broken.findings)
-    assert confirmed(replace(broken, findings=other), broken).findings == ()
+    assert after_passes(DIVISION, replace(broken, findings=other), broken).findings == ()
 
 
 def test_kernel_without_folios(tmp_path: Path) -> None:
     build(load_scenario("empty")).write(tmp_path / "vmcore")
-    report = look(open_core(str(tmp_path / "vmcore")), "btf")
+    report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
     assert report.findings == ()
     assert report.totals.folios == 0
     assert not report.hvo.enabled

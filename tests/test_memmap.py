@@ -21,11 +21,11 @@ import pytest
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
 from vmemscope.audits import memmap
-from vmemscope.audits.memmap import confirmed, look
+from vmemscope.audits.memmap import DIVISION, audit
 from vmemscope.audits.memmap.counters import counted_pages
 from vmemscope.cli.main import main
-from vmemscope.kernel.dev_pagemap import read_pagemaps
-from vmemscope.kernel.mem_section import Sections, read_sections
+from vmemscope.kernel.mem_section import Sections
+from vmemscope.machine import Kernel as OpenedKernel
 from vmemscope.report import schema_text
 from vmemscope.report.documents.memmap import Area, MemmapReport
 from vmemscope.report.memmap import MEMMAP_SCHEMA, memmap_document, render_memmap
@@ -36,12 +36,12 @@ from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.pagetable import KERNEL, KERNEL_LARGE, NX, PMD_SHIFT, PTE_SHIFT, TABLE
 from vmemscope.sim.scenario import parse_scenario
 from vmemscope.target import open_core
-from vmemscope.types import attach_types
 from vmemscope.vmemmap.layout import Geometry
 
 from . import kernels
 from .conftest import KERNELS
 from .kernels import PAGE, STRUCT_PAGE, View
+from .test_confirm import after_passes
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text(MEMMAP_SCHEMA)))
 SECTION = 1 << 15
@@ -57,7 +57,7 @@ align = "2M"
 
 def look_at(built: Image, directory: Path) -> MemmapReport:
     """Write a kernel's dump and look at it; all that is reported fits the schema."""
-    report = look(open_core(kernels.write(built, directory)), "btf")
+    report = audit(OpenedKernel.open_core(kernels.write(built, directory)))
     VALIDATOR.validate(memmap_document(report))
     return report
 
@@ -479,11 +479,11 @@ class TestLive:
     ) -> None:
         sound, leaking = sound_and_leaking
         # There the first time only, or the second time only: on its way.
-        assert confirmed(leaking, sound).findings == ()
-        passed = confirmed(sound, leaking)
+        assert after_passes(DIVISION, leaking, sound).findings == ()
+        passed = after_passes(DIVISION, sound, leaking)
         assert passed.findings == ()
         assert {o.outcome for o in passed.outcomes if o.rule == "vmemmap-leak"} == {Outcome.SKIPPED}
-        assert confirmed(leaking, leaking).findings == leaking.findings != ()
+        assert after_passes(DIVISION, leaking, leaking).findings == leaking.findings != ()
 
     @pytest.mark.parametrize(
         ("steady", "looks", "told"),
@@ -508,14 +508,15 @@ class TestLive:
         states = iter([state for same in steady for state in ((0, 0) if same else (0, 1))])
         taken = []
 
-        def take(*_: object) -> MemmapReport:
+        def take(*_: object, **__: object) -> MemmapReport:
             taken.append(leaking)
             return leaking
 
         monkeypatch.setattr(memmap, "_devices", lambda target: next(states))
-        monkeypatch.setattr(memmap, "memmap", take)
-        target = open_core(kernels.write(kernels.image(DEVICE, "6.12"), tmp_path))
-        report = look(replace(target, kind="qemu"), "btf", sleep=lambda seconds: None)
+        monkeypatch.setattr(memmap, "once", take)
+        path = kernels.write(kernels.image(DEVICE, "6.12"), tmp_path)
+        kernel = OpenedKernel.open(lambda: replace(open_core(path), kind="qemu"))
+        report = audit(kernel, sleep=lambda seconds: None)
         assert len(taken) == looks
         if told:
             assert report == leaking
@@ -523,36 +524,30 @@ class TestLive:
         assert report.findings == ()
         assert report.not_read == (
             *leaking.not_read,
-            "devices came or went while the memory map was looked at",
+            "a device was being set up or torn down during the audit",
         )
 
-    def test_what_a_device_changes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_a_device_changes(self, tmp_path: Path) -> None:
         """A pagemap on its way is no state at all; one section fewer makes another."""
-        target = open_core(kernels.write(kernels.image(DEVICE, "6.12"), tmp_path))
-        attach_types(target.prog, "btf")
-        before = memmap._devices(target)
+        kernel = OpenedKernel.open_core(kernels.write(kernels.image(DEVICE, "6.12"), tmp_path))
+        before = memmap._devices(kernel)
         assert before is not None
-        assert memmap._devices(target) == before
+        assert memmap._devices(kernel.again()) == before
 
-        def fewer(*args: Any) -> Sections:
-            sections = read_sections(*args)
-            return replace(sections, number=sections.number[:-1], raw=sections.raw[:-1])
-
-        with monkeypatch.context() as patch:
-            patch.setattr(memmap, "read_sections", fewer)
-            assert memmap._devices(target) not in (None, before)
-        pagemaps, damage = read_pagemaps(target.prog)
-        half = [replace(one, nr_range=0) for one in pagemaps]
-        monkeypatch.setattr(memmap, "read_pagemaps", lambda prog: (half, damage))
-        assert memmap._devices(target) is None
+        fewer, sections = kernel.again(), kernel.sections
+        fewer.sections = replace(sections, number=sections.number[:-1], raw=sections.raw[:-1])
+        assert memmap._devices(fewer) not in (None, before)
+        half = kernel.again()
+        half._pagemaps = [replace(one, nr_range=0) for one in kernel.pagemaps], []
+        assert memmap._devices(half) is None
 
 
 def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    target = open_core(kernels.write(kernels.image("mixed", "6.1"), tmp_path))
-    report = look(target, "btf", progress=lambda done, total: told.append((done, total)))
+    kernel = OpenedKernel.open_core(kernels.write(kernels.image("mixed", "6.1"), tmp_path))
+    report = audit(kernel, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (report.totals.mapped, report.totals.mapped)
-    assert set(report.timings) == {"types", "read", "walk", "sum"}
+    assert set(report.timings) == {"attach", "types", "read", "walk", "sum"}
 
 
 @pytest.mark.parametrize(

@@ -26,15 +26,15 @@ from drgn.helpers.linux.mm import (
 )
 from drgn.helpers.linux.mmzone import decode_section_flags, pfn_to_section
 
-from vmemscope.audits.page import look
+from vmemscope.audits.page import audit
 from vmemscope.cli.main import main
 from vmemscope.errors import UsageError
+from vmemscope.machine import Kernel
 from vmemscope.report import schema_text
 from vmemscope.report.documents.page import PageReport
 from vmemscope.report.page import PAGE_SCHEMA, page_document, render_page
 from vmemscope.sim.image import Image
 from vmemscope.sim.pagetable import PTE_SHIFT
-from vmemscope.target import open_core
 
 from . import kernels
 from .conftest import KERNELS
@@ -55,7 +55,7 @@ class Looks:
 
     def page(self, number: int, meaning: str | None = None) -> PageReport:
         """Look at a page; all that is reported fits the schema, and lines are lines."""
-        report = look(open_core(self.core), number, meaning, "btf")
+        report = audit(Kernel.open_core(self.core), number, meaning)
         VALIDATOR.validate(page_document(report))
         assert all(line.isprintable() for line in render_page(report).splitlines())
         return report

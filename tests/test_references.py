@@ -14,17 +14,16 @@ import numpy as np
 import pytest
 from drgn import Program
 
-from vmemscope.audits.pagemaps import audit
+from vmemscope.audits.pagemaps import once
 from vmemscope.kernel import percpu_ref, task
 from vmemscope.kernel.percpu_ref import read_references
 from vmemscope.kernel.task import read_address_spaces
+from vmemscope.machine import Kernel as OpenedKernel
 from vmemscope.report.documents.pgmap import Report
 from vmemscope.rules.findings import Outcome, RuleOutcome
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.tasks import PROCESSES
-from vmemscope.target import open_core
-from vmemscope.types import attach_types
 
 from . import kernels
 from .conftest import KERNELS
@@ -46,9 +45,8 @@ def audited(tmp_path: Path, scenario: str, kernel: str, change: Change) -> tuple
     """Audit a kernel that something was done to before it was dumped."""
     built: Image = kernels.image(scenario, kernel)
     change(built.kernel)
-    target = open_core(kernels.write(built, tmp_path))
-    attach_types(target.prog, "btf")
-    return audit(target, "btf"), target.prog
+    opened = OpenedKernel.open_core(kernels.write(built, tmp_path))
+    return once(opened), opened.prog
 
 
 def outcome(report: Report, rule: str) -> RuleOutcome:

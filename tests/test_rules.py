@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vmemscope.confirm import Look, merged
+from vmemscope.audits.pagemaps.parts import Pagemaps
 from vmemscope.report.documents.pgmap import PagemapReport, Report
 from vmemscope.rules import RULES, rules_of
 from vmemscope.rules.findings import NOT_EVALUATED, Outcome, RuleOutcome
@@ -21,6 +21,7 @@ from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.faults import Planted
 
 from .conftest import KERNELS
+from .test_confirm import after_passes
 from .test_scenarios import image_kernel
 
 Audited = Callable[[str, str], tuple[Report, list[Planted]]]
@@ -194,8 +195,8 @@ class TestConfirmed:
         broken, _ = audited(str(FIXTURES / "several-faults.toml"), "6.1")
         [one] = broken.pagemaps
         earlier = replace(broken, pagemaps=(replace(one, findings=one.findings[:1]),))
-        addresses = frozenset({one.address}) if steady else frozenset()
-        return broken, merged([Look(earlier, addresses), Look(broken, addresses)])
+        unsteady = () if steady else (one.address,)
+        return broken, after_passes(Pagemaps(), earlier, broken, unsteady=unsteady)
 
     def test_what_passed_is_skipped(self, audited: Audited) -> None:
         broken, report = self.merged(audited, steady=True)
@@ -206,7 +207,9 @@ class TestConfirmed:
         assert told[kept].outcome is Outcome.FAILED
         for finding in broken.pagemaps[0].findings[1:]:
             assert told[finding.rule].outcome is Outcome.SKIPPED
-            assert "from one look to the next" in (told[finding.rule].reason or "")
+            assert "did not hold in one pass, and held in another" in (
+                told[finding.rule].reason or ""
+            )
         assert report.outcome_counts()[Outcome.FAILED] == 1
 
     def test_nothing_is_told_of_what_changes(self, audited: Audited) -> None:

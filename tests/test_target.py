@@ -20,7 +20,7 @@ from drgn import Architecture, FaultError, Platform, Program
 from kdumpling import KdumpBuilder
 
 from vmemscope.errors import ExitStatus, TargetError
-from vmemscope.target import live, open_core, open_kernel, open_qemu, qemu
+from vmemscope.target import live, open_core, open_live, open_qemu, qemu
 from vmemscope.target.qmp import Event, Monitor, MonitorError
 
 GREETING = {"QMP": {"version": {}, "capabilities": []}}
@@ -109,7 +109,7 @@ class TestKernel:
     ) -> None:
         monkeypatch.setattr(live, "_KCORE", str(tmp_path / "kcore"))
         with pytest.raises(TargetError, match=r"there is no .*-c.*--qemu.*--sim") as caught:
-            open_kernel()
+            open_live()
         assert caught.value.exit_status is ExitStatus.CANNOT_LOOK
 
     def test_without_root(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ class TestKernel:
         monkeypatch.setattr(os, "open", refuse)
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         with pytest.raises(TargetError, match=r"not permitted to read .*run as root"):
-            open_kernel()
+            open_live()
 
     def test_lockdown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lockdown = tmp_path / "lockdown"
@@ -132,7 +132,7 @@ class TestKernel:
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(live, "_LOCKDOWN", str(lockdown))
         with pytest.raises(TargetError, match="locked down"):
-            open_kernel()
+            open_live()
 
 
 class TestQemu:

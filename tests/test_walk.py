@@ -11,7 +11,7 @@ from drgn import Architecture, Platform
 
 from vmemscope.arch import AddressBits, Bits, EntryFormat, Level, PageTable, architecture_of
 from vmemscope.limits import LIMITS
-from vmemscope.vmemmap.tables import Kind, translate, walk
+from vmemscope.vmemmap.tables import Kind, decode, trace, translate, walk
 
 PRESENT, WRITABLE, LARGE = 1, 2, 1 << 7
 ADDRESS = (AddressBits(0x000F_FFFF_FFFF_F000),)
@@ -240,3 +240,76 @@ def test_kernel_space_is_what_the_widest_tables_can_map(platform: str) -> None:
     # The upper half of what they map, sign-extended.
     assert arch.kernel_space == (1 << 64) - (1 << top.shift + top.bits - 1)
     assert arch.kernel_space < arch.vmemmap_limit
+
+
+def test_decode_of_other_formats() -> None:
+    # Invalid bit clear, a pointer by two bits, an address in two pieces, shifted.
+    form = EntryFormat(
+        present=Bits(0x20, 0),
+        table=Bits(3, 3),
+        frame=(AddressBits(0x0000_FFFF_FFFF_F000), AddressBits(0x300, 42)),
+        pointer=(AddressBits(0x003F_FFFF_FFFF_FC00, 2),),
+        writable=Bits(0x80, 0),
+        no_execute=Bits(0x40, 0x40),
+    )
+    level = Level("pmd", 21, 9, form)
+    entry = np.array([0x1234_5678_9301, 0x20, 0x48D0C0 | 3, 0x1], dtype=np.uint64)
+    found = decode(level, entry)
+    assert found.present.tolist() == [True, False, True, True]
+    assert found.leaf.tolist() == [True, False, False, True]
+    # A leaf is aligned to 2 MiB; a pointer is shifted.
+    assert int(found.address[0]) == 0x1234_5660_0000 | 3 << 50
+    assert int(found.address[2]) == (0x48D0C3 & 0x3F_FFFF_FFFF_FC00) << 2
+    assert found.writable.tolist() == [True, True, False, True]
+    assert found.no_execute.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize(("upper", "lower"), [(11, 8), (5, 13), (9, 9)])
+def test_tables_of_other_sizes_and_byte_order(upper: int, lower: int) -> None:
+    # Tables of 2 KiB and 16 KiB, or 256 bytes and 64 KiB; entries in big-endian order.
+    address = (AddressBits(~0xFF & (1 << 52) - 1),)
+    one = EntryFormat(
+        Bits(1, 1), Bits(LARGE, 0), address, address, Bits(2, 2), Bits(1 << 63, 1 << 63)
+    )
+    levels = (
+        Level("pmd", 12 + lower, upper, one),
+        Level("pte", 12, lower, replace(one, table=None)),
+    )
+    memory = np.zeros(1 << 20, dtype=np.uint8)
+    root, sizes = 0x10000, (8 << upper, 8 << lower)
+    table = PageTable(root=root, levels=levels, dtype=">u8")
+    place, expected = {}, {}
+    rng = np.random.default_rng(upper)
+    for page in rng.choice(1 << lower + 1, 300, replace=False).tolist():
+        top = page >> lower
+        if top not in place:
+            place[top] = 0x40000 + top * sizes[1]
+            memory[root + 8 * top :][:8] = list((place[top] | 1).to_bytes(8, "big"))
+        pfn = int(rng.integers(1, 1 << 30))
+        at = place[top] + 8 * (page & (1 << lower) - 1)
+        memory[at : at + 8] = list((pfn << 12 | 3).to_bytes(8, "big"))
+        expected[page] = pfn
+
+    class Memory:
+        page_size = 4096
+
+        def read_batches(self, pfns, count):  # type: ignore[no-untyped-def]
+            pages = memory.reshape(-1, 4096)
+            for start in range(0, len(pfns), count):
+                part = pfns[start : start + count].astype(np.int64)
+                yield pages[part], np.ones(len(part), dtype=bool)
+
+    end = 1 << lower + 1 + 12
+    found = {}
+    for leaves in walk(Memory(), table, 0, end):  # type: ignore[arg-type]
+        pages = leaves.apart()
+        for start, pfn, kind in zip(pages.address, pages.pfn, pages.kind, strict=True):
+            if kind == Kind.MAPPED:
+                found[int(start) >> 12] = int(pfn)
+    assert found == expected
+    chosen = np.array(sorted(expected), dtype=np.uint64)
+    pfns, kinds = translate(Memory(), table, chosen << np.uint64(12))  # type: ignore[arg-type]
+    assert pfns.tolist() == [expected[page] for page in chosen.tolist()]
+    assert not kinds.any()
+    way = trace(Memory(), table, int(chosen[-1]) << 12)  # type: ignore[arg-type]
+    assert way.pfn == expected[int(chosen[-1])]

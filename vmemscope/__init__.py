@@ -2,17 +2,18 @@
 """
 What does the kernel's memory map of memory really look like?
 
-For scripts:
+For scripts, and at drgn's prompt::
 
     import vmemscope
 
-    target = vmemscope.open_core("vmcore")
-    report = vmemscope.audit(target)
+    report = vmemscope.audit(prog)
     for pagemap in report.pagemaps:
         print(pagemap.name, pagemap.state, pagemap.saved_bytes)
 
-:func:`open_core`, :func:`open_kernel` and :func:`open_qemu` open a target,
-:func:`audit` attaches types and returns a :class:`Report`. What can go wrong on
+``prog`` is a :class:`drgn.Program`, or a :class:`Kernel`, which opens a target itself:
+:meth:`Kernel.open_core`, :meth:`Kernel.open_live`, :meth:`Kernel.open_qemu`.
+:func:`audit` audits the pagemaps, :func:`audit_hugetlb`, :func:`audit_memmap` and
+:func:`audit_page` the rest; each returns a report. What can go wrong on
 purpose is a :class:`VmemscopeError`.
 """
 
@@ -25,33 +26,42 @@ from ._lazy import lazy
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from .confirm import look as audit
+    from .audits import audit, audit_hugetlb, audit_memmap, audit_page
     from .errors import VmemscopeError
+    from .machine import Kernel
+    from .report.documents.hugetlb import HugetlbReport
+    from .report.documents.memmap import MemmapReport
+    from .report.documents.page import PageReport
     from .report.documents.pgmap import PagemapReport, Report
-    from .target import Target, open_core, open_kernel, open_qemu
 
 # None may be the name of a module here: Python sets that when it is imported.
 __all__ = (
+    "HugetlbReport",
+    "Kernel",
+    "MemmapReport",
+    "PageReport",
     "PagemapReport",
     "Report",
-    "Target",
     "VmemscopeError",
     "audit",
-    "open_core",
-    "open_kernel",
-    "open_qemu",
+    "audit_hugetlb",
+    "audit_memmap",
+    "audit_page",
 )
 
 __getattr__ = lazy(
     __name__,
     {
+        "HugetlbReport": "report.documents.hugetlb",
+        "Kernel": "machine",
+        "MemmapReport": "report.documents.memmap",
+        "PageReport": "report.documents.page",
         "PagemapReport": "report.documents.pgmap",
         "Report": "report.documents.pgmap",
-        "Target": "target",
         "VmemscopeError": "errors",
-        "audit": "confirm:look",
-        "open_core": "target",
-        "open_kernel": "target",
-        "open_qemu": "target",
+        "audit": "audits",
+        "audit_hugetlb": "audits",
+        "audit_memmap": "audits",
+        "audit_page": "audits",
     },
 )

@@ -1,301 +1,230 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Look at a target, and on a live one confirm what was found by looking again.
+Audit a kernel that may change while it is read, and report only what is certain.
 
-A running kernel changes under the audit: a device may come or go between the
-page tables and the reference counts. So a look counts for a pagemap only if the
-kernel neither was setting it up or tearing it down nor had done so by the end,
-and a violation only if it is in two looks that count.
+A device may come or go between the page tables and the reference counts. So an audit of a
+running kernel consists of passes. A part of a report (a pagemap, or all of it) counts
+only if it was the same at the end of its pass as at the start, and a violation only if
+it is in two passes that count and in all of them.
+
+A dump is read once. It can have caught a device half set up; what is wrong with that is
+not reported as damage.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
-import numpy as np
-
-from .arch import architecture_of
-from .audits.pagemaps import Contents, audit
-from .audits.pagemaps.needs import NEEDS
 from .errors import TargetError
-from .kernel.dev_pagemap import read_pagemaps
-from .kernel.resource import read_resources
-from .report.documents.pgmap import FrameCounts, PagemapReport, Report
-from .rules.findings import Finding, Outcome, RuleOutcome, left_of
+from .rules.findings import Finding, RuleOutcome, left_of
 from .rules.rule import Severity
-from .timing import phase
-from .types import attach_types, check_needs, sensible_types
-from .vmemmap.memory import PhysicalMemory
-from .vmemmap.tables import Kind, translate
+from .types import sensible_types
 
 if TYPE_CHECKING:
-    import os
+    from .machine import Kernel
 
-    from .audits.pagemaps import Progress
-    from .target import Target
+__all__ = (
+    "Division",
+    "Key",
+    "Part",
+    "Pass",
+    "Whole",
+    "confirmed",
+    "is_certain",
+    "merged",
+    "notes_of",
+    "violations_of",
+)
 
-__all__ = ("Look", "confirmed_audit", "is_certain", "look", "merged")
-
-#: seconds between two looks: onlining or removing a device takes less per section
+#: seconds between two passes: onlining or removing a device takes less per section
 _PAUSE = 0.2
-#: looks until what still changes is reported as changing
-_MAX_LOOKS = 5
+#: passes until what still changes is reported as changing
+_MAX_PASSES = 5
+
+CHANGING = "a device was being set up or torn down during the audit"
+STOPPED = "a device was being set up or torn down when the kernel stopped"
+_PASSING = "it did not hold in one pass, and held in another"
+
+ReportT = TypeVar("ReportT")
+#: a part of a report: the address of a pagemap, or ``None`` for all that is of none
+Key = int | None
+
+
+class Part(NamedTuple):
+    """What was found out about a part of a report."""
+
+    findings: tuple[Finding, ...]
+    outcomes: tuple[RuleOutcome, ...]
+
+
+class Division(Protocol[ReportT]):
+    """How a report divides into parts that are confirmed each by itself."""
+
+    def parts(self, report: ReportT) -> dict[Key, Part]:
+        """Divide a report."""
+
+    def key(self, finding: Finding) -> tuple[object, ...]:
+        """Return what a finding has in common with the same one of another pass."""
+
+    def changed(self, report: ReportT, before: Kernel, after: Kernel) -> set[Key]:
+        """
+        Return the parts that a pass did not see as one state.
+
+        :param before: what the pass read
+        :param after: the same kernel, read again after it
+        """
+
+    def half_done(self, report: ReportT, kernel: Kernel) -> set[Key]:
+        """Return the parts with findings that a stopped kernel was in the middle of changing."""
+
+    def put_together(
+        self, report: ReportT, parts: Mapping[Key, Part], unsettled: Iterable[Key], reason: str
+    ) -> ReportT:
+        """
+        Return a report with other findings.
+
+        :param parts: what is left of parts that differ from the report's
+        :param unsettled: parts of which nothing is certain
+        :param reason: why
+        """
+
+
+class Pass(NamedTuple, Generic[ReportT]):
+    """One pass over a live kernel."""
+
+    report: ReportT
+    parts: dict[Key, Part]
+    #: the parts that were the same at its end as at its start
+    steady: set[Key]
 
 
 @sensible_types()
-def look(
-    target: Target,
-    types: str = "auto",
-    symbols: Sequence[str | os.PathLike[str]] = (),
-    *,
-    system_map: str | os.PathLike[str] | None = None,
-    timings: dict[str, float] | None = None,
-    progress: Progress | None = None,
-    contents: Contents | str = Contents.SAMPLE,
-) -> Report:
-    """
-    Attach types to a target that was just opened, and audit it.
-
-    :param types: ``auto``, ``btf`` or ``dwarf``
-    :param symbols: files with debug symbols
-    :param system_map: ``System.map`` of the kernel, for those before Linux 6.0
-    :param timings: seconds per phase, added to
-    :param progress: told how much of the vmemmap has been walked and read
-    :param contents: how many ``struct page``s are looked into: ``all``, a ``sample`` of
-        each range's, or ``none``
-    :raises VmemscopeError: if types are missing, or the target can't be looked at
-    """
-    contents = Contents(contents)
-    timings = {} if timings is None else timings
-    with phase(timings, "types"):
-        source = attach_types(target.prog, types, symbols, system_map=system_map)
-        check_needs(target.prog, NEEDS)
-    return confirmed_audit(target, str(source), timings, progress=progress, contents=contents)
-
-
-def confirmed_audit(
-    target: Target,
-    types: str,
-    timings: dict[str, float],
-    *,
-    progress: Progress | None = None,
-    contents: Contents = Contents.SAMPLE,
+def confirmed(
+    kernel: Kernel,
+    once: Callable[[Kernel], ReportT],
+    division: Division[ReportT],
     sleep: Callable[[float], None] = time.sleep,
-) -> Report:
+) -> ReportT:
     """
-    Audit a target; on a live one, look again until what is found is certain.
+    Audit a kernel; if it is live, pass over it until what is found is certain.
 
-    :param types: where types come from, ``btf`` or ``dwarf``
-    :param timings: seconds per phase, added to
-    :param progress: told how much of the vmemmap has been walked and read
-    :param contents: how many ``struct page``s are looked into
-    :param sleep: waits that many seconds between looks
-    :raises VmemscopeError: if the target can't be looked at
+    :param once: makes one pass
+    :param sleep: waits that many seconds between passes
+    :raises VmemscopeError: if the kernel can't be audited
     """
-    if not target.live:
-        return _stopped(audit(target, types, timings, progress, contents))
+    if not kernel.live:
+        report = once(kernel)
+        stopped = division.half_done(report, kernel)
+        return division.put_together(report, {}, stopped, STOPPED) if stopped else report
     from drgn import FaultError
 
-    looks: list[Look] = []
+    passes: list[Pass[ReportT]] = []
     failure: Exception | None = None
-    for number in range(_MAX_LOOKS):
+    for number in range(_MAX_PASSES):
         if number:
             sleep(_PAUSE)
+            kernel = kernel.again()
         try:
-            looks.append(_look(target, types, timings, progress, contents))
+            report = once(kernel)
+            changed = division.changed(report, kernel, kernel.again())
         except (FaultError, OSError) as e:
+            # Tables and structures were freed under it.
             failure = e
             continue
-        if is_certain(looks):
+        parts = division.parts(report)
+        passes.append(Pass(report, parts, parts.keys() - changed))
+        if is_certain(passes):
             break
-    if not looks:
-        raise TargetError(f"the kernel could not be read in {_MAX_LOOKS} attempts: {failure}")
-    return merged(looks)
+    if not passes:
+        raise TargetError(f"the kernel could not be read in {_MAX_PASSES} attempts: {failure}")
+    return merged(passes, division)
 
 
-def _stopped(report: Report) -> Report:
-    """Tell nothing of a pagemap that looks wrong because the kernel stopped while changing it."""
-    changing = [one for one in report.pagemaps if one.findings and _half_done(one)]
-    if not changing:
-        return report
-    pagemaps = tuple(
-        _not_told(one, _STOPPED) if one in changing else one for one in report.pagemaps
+def is_certain(passes: Sequence[Pass[ReportT]]) -> bool:
+    """Return whether passes suffice: all is steady, and each violation was in two of them."""
+    last = passes[-1]
+    return last.steady >= last.parts.keys() and all(
+        sum(key in one.steady for one in passes) > 1
+        for key, part in last.parts.items()
+        if violations_of(part.findings)
     )
-    return _summed(replace(report, pagemaps=pagemaps), changing)
 
 
-def _half_done(one: PagemapReport) -> bool:
+def merged(passes: Sequence[Pass[ReportT]], division: Division[ReportT]) -> ReportT:
     """
-    Tell whether a pagemap is partly there.
+    Return the last report, with the violations that all passes have.
 
-    ``mm/memremap.c: memunmap_pages()`` kills the ``percpu_ref`` and then waits for
-    all references to go, with everything as it was, for as long as it takes.
-    ``pageunmap_range()`` comes after that.
+    Of a part that never was steady for long enough, it says nothing but that.
     """
-    begun = one.vmemmap.unmapped > 0 or any(
-        finding.rule in ("xarray", "subsection-map") for finding in one.findings
-    )
-    return one.pagemap.changing and (one.pagemap.nr_range == 0 or begun)
+    last = passes[-1]
+    kept: dict[Key, Part] = {}
+    unsettled: list[Key] = []
+    for key, part in last.parts.items():
+        others = [one.parts[key].findings for one in passes[:-1] if key in one.steady]
+        if key not in last.steady or (violations_of(part.findings) and not others):
+            unsettled.append(key)
+            continue
+        known = [{division.key(one) for one in other} for other in others]
+        left = tuple(
+            one
+            for one in part.findings
+            if one.severity is Severity.NOTE or all(division.key(one) in keys for keys in known)
+        )
+        if left != part.findings:
+            outcomes = left_of(part.outcomes, part.findings, left, _PASSING)
+            kept[key] = Part(left, outcomes)
+    if not (kept or unsettled):
+        return last.report
+    return division.put_together(last.report, kept, unsettled, CHANGING)
 
 
-class Look(NamedTuple):
-    """One audit of a live target."""
+class Whole(Generic[ReportT]):
+    """A :class:`Division` of reports that are confirmed as one."""
 
-    report: Report
-    #: addresses of the pagemaps that were the same at its end as at its start
-    steady: frozenset[int]
+    def parts(self, report: ReportT) -> dict[Key, Part]:
+        whole: Any = report
+        return {None: Part(whole.findings, whole.outcomes)}
 
+    def key(self, finding: Finding) -> tuple[object, ...]:
+        return finding.rule, finding.vaddr, finding.pfn
 
-def _look(
-    target: Target,
-    types: str,
-    timings: dict[str, float],
-    progress: Progress | None,
-    contents: Contents,
-) -> Look:
-    report = audit(target, types, timings, progress, contents)
-    now = {pagemap.address: pagemap for pagemap in read_pagemaps(target.prog)[0]}
-    steady = [
-        one
-        for one in report.pagemaps
-        if not one.pagemap.changing and now.get(one.address) == one.pagemap
-    ]
-    moved = _moved(target, [one for one in steady if one.findings])
-    return Look(report, frozenset(one.address for one in steady) - moved)
-
-
-def _moved(target: Target, pagemaps: Sequence[PagemapReport]) -> set[int]:
-    """
-    Find the pagemaps whose first pages of vmemmap no longer have the frames that were seen.
-
-    A device that went and came back has its structures at the same addresses,
-    more often than not, but not the same frames from the page allocator.
-    """
-    if not pagemaps:
+    def changed(self, report: ReportT, before: Kernel, after: Kernel) -> set[Key]:
         return set()
-    table = architecture_of(target.prog.platform).page_table(target.vmcoreinfo)
-    resources, _ = read_resources(target.prog)
-    ram = [(one.start, one.end) for one in resources if one.is_system_ram]
-    memory = PhysicalMemory(target.prog, table.page_size, ram)
-    moved = set()
-    for one in pagemaps:
-        addresses = np.array([span.address for span in one.first], dtype=np.uint64)
-        pfns, kinds = translate(memory, table, addresses)
-        now = [
-            pfn if kind == Kind.MAPPED else None
-            for pfn, kind in zip(pfns.tolist(), kinds.tolist(), strict=True)
-        ]
-        if now != [span.pfn for span in one.first]:
-            moved.add(one.address)
-    return moved
+
+    def half_done(self, report: ReportT, kernel: Kernel) -> set[Key]:
+        return set()
+
+    def put_together(
+        self, report: ReportT, parts: Mapping[Key, Part], unsettled: Iterable[Key], reason: str
+    ) -> ReportT:
+        whole: Any = report
+        part, not_read = parts.get(None), whole.not_read
+        if part is None:
+            part, not_read = notes_of(self.parts(report)[None], reason), (*not_read, reason)
+        return self.replaced(report, part, not_read)
+
+    def replaced(self, report: ReportT, part: Part, not_read: tuple[str, ...]) -> ReportT:
+        """Return a report with other findings and outcomes."""
+        whole: Any = report
+        return cast(
+            ReportT,
+            replace(whole, findings=part.findings, outcomes=part.outcomes, not_read=not_read),
+        )
 
 
-def is_certain(looks: Sequence[Look]) -> bool:
-    """Tell whether looks suffice: all is steady, and what is wrong was so in two of them."""
-    last = looks[-1]
-    if any(one.address not in last.steady for one in last.report.pagemaps):
-        return False
-    if _violations(last.report.findings) and len(looks) < 2:
-        return False
-    return all(
-        sum(one.address in look.steady for look in looks) > 1
-        for one in last.report.pagemaps
-        if _violations(one.findings)
-    )
-
-
-def merged(looks: Sequence[Look]) -> Report:
+def notes_of(part: Part, reason: str) -> Part:
     """
-    Take the last look, with the violations that all looks have.
+    Leave violations out of a part.
 
-    Of a pagemap that was never steady for long enough, nothing is told but that.
+    :param reason: why nothing is certain of the rules that they violate
     """
-    last = looks[-1]
-    pagemaps = []
-    changed = []
-    for one in last.report.pagemaps:
-        others = [_of(one.address, look) for look in looks[:-1] if one.address in look.steady]
-        if one.address not in last.steady or (_violations(one.findings) and not others):
-            pagemaps.append(_not_told(one, _CHANGING))
-            changed.append(one)
-        else:
-            left = _in_all(one.findings, others)
-            outcomes = left_of(one.outcomes, one.findings, left, _PASSING)
-            pagemaps.append(replace(one, findings=left, outcomes=outcomes))
-    loose = _in_all(last.report.findings, [look.report.findings for look in looks[:-1]])
-    report = replace(
-        last.report,
-        pagemaps=tuple(pagemaps),
-        findings=loose,
-        outcomes=left_of(last.report.outcomes, last.report.findings, loose, _PASSING),
-    )
-    return _summed(report, changed)
+    left = tuple(one for one in part.findings if one.severity is Severity.NOTE)
+    return Part(left, left_of(part.outcomes, part.findings, left, reason))
 
 
-def _violations(findings: Iterable[Finding]) -> list[Finding]:
-    return [finding for finding in findings if finding.severity is not Severity.NOTE]
-
-
-def _of(address: int, look: Look) -> tuple[Finding, ...]:
-    return next(one.findings for one in look.report.pagemaps if one.address == address)
-
-
-def _in_all(
-    findings: tuple[Finding, ...], others: Sequence[tuple[Finding, ...]]
-) -> tuple[Finding, ...]:
-    known = [{(f.rule, f.vaddr, f.pfn) for f in other} for other in others]
-    return tuple(
-        f
-        for f in findings
-        if f.severity is Severity.NOTE or all((f.rule, f.vaddr, f.pfn) in one for one in known)
-    )
-
-
-_CHANGING = "it was being set up or torn down while it was looked at"
-_STOPPED = "it was being set up or torn down when the kernel stopped"
-_PASSING = "it was otherwise from one look to the next"
-
-
-def _not_told(one: PagemapReport, reason: str) -> PagemapReport:
-    """Leave out of a pagemap's report what may be half of one state and half of another."""
-    return replace(
-        one,
-        vmemmap=replace(
-            one.vmemmap, mapped=0, unmapped=0, unreadable=one.vmemmap.pages, leaf_sizes={}
-        ),
-        frames=FrameCounts(0, None, {}),
-        saved_bytes=0,
-        savable_bytes=0,
-        state="unreadable",
-        reason=reason,
-        findings=(),
-        outcomes=tuple(
-            RuleOutcome(outcome.rule, Outcome.SKIPPED, reason) for outcome in one.outcomes
-        ),
-        not_read=(reason,),
-        first=(),
-    )
-
-
-def _summed(report: Report, changed: Sequence[PagemapReport]) -> Report:
-    severities = [f.severity for _, f in report.all_findings()]
-    not_read = report.summary.not_read
-    if changed:
-        names = ", ".join(one.name or f"{one.address:#x}" for one in changed)
-        not_read += (f"pagemaps being set up or torn down: {len(changed)} ({names})",)
-    return replace(
-        report,
-        summary=replace(
-            report.summary,
-            backing_frames=sum(one.frames.backing for one in report.pagemaps),
-            saved_bytes=sum(one.saved_bytes for one in report.pagemaps),
-            savable_bytes=sum(one.savable_bytes for one in report.pagemaps),
-            errors=severities.count(Severity.ERROR),
-            warnings=severities.count(Severity.WARNING),
-            notes=severities.count(Severity.NOTE),
-            not_read=not_read,
-        ),
-    )
+def violations_of(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings that are no notes."""
+    return [one for one in findings if one.severity is not Severity.NOTE]

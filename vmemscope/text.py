@@ -9,7 +9,7 @@ remember.
 
 from __future__ import annotations
 
-__all__ = ("binary_size", "hexadecimal", "printable")
+__all__ = ("binary_size", "count", "hexadecimal", "printable")
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -41,6 +41,16 @@ def binary_size(size: int) -> str:
     scaled = size / (1 << 10 * unit)
     number = f"{scaled:.0f}" if scaled == int(scaled) else f"{scaled:.1f}"
     return f"{number} {_UNITS[unit]}"
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """
+    Format a number of things.
+
+    >>> count(1, "page"), count(2, "entry", "entries")
+    ('1 page', '2 entries')
+    """
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def hexadecimal(value: int | None) -> str | None:

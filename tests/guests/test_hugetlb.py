@@ -25,8 +25,8 @@ from drgn import Program
 
 from tests import oracle, oracle_hugetlb
 from tests.patched import damaged
-from vmemscope.audits.hugetlb import look
-from vmemscope.target import open_core
+from vmemscope.audits.hugetlb import audit
+from vmemscope.machine import Kernel
 
 from .devices import GIB, MIB, Nvdimm
 from .guest import Guest
@@ -406,7 +406,7 @@ def test_damage_is_named(name: str, small: Small, truth: dict[str, Any]) -> None
     words, address = damage(small.prog, folios)
     changes = {at: word.to_bytes(8, "little") for at, word in words.items()}
     with damaged(small.core, changes):
-        report = look(open_core(str(small.core)), "btf")
+        report = audit(Kernel.open_core(str(small.core)))
     if series == "7.2":
         # It has no key.
         expected = expected - {"hugetlb-key"}

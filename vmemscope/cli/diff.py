@@ -7,9 +7,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, TargetError
-from .lookup import check_type_options, looking, write
+from .lookup import check_type_options, opened_kernel, write
 from .options import add_output_options, add_types_options
-from .pgmap import look_at
+from .pgmap import audited
 
 if TYPE_CHECKING:
     from ..report.snapshot import Snapshot
@@ -85,5 +85,5 @@ def _snapshot(path: str, args: argparse.Namespace) -> Snapshot:
     except ValueError as e:
         raise TargetError(f"cannot open {path}: {e}") from e
     chosen = argparse.Namespace(**{**vars(args), "core": path, "qemu": None, "sim": None})
-    with looking(chosen) as (target, how):
-        return snapshot_of(look_at(target, chosen, how), path)
+    with opened_kernel(chosen) as kernel:
+        return snapshot_of(audited(kernel, chosen), path)

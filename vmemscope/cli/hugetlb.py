@@ -7,9 +7,8 @@ import argparse
 
 from .lookup import (
     add_look_options,
-    check_type_options,
     columns,
-    looking,
+    opened_kernel,
     status_of,
     vmemmap_progress,
     write,
@@ -41,12 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    check_type_options(args)
-    with looking(args) as (target, how):
-        from ..audits.hugetlb import look
+    with opened_kernel(args) as kernel:
+        from ..audits.hugetlb import audit
 
         with vmemmap_progress(args) as progress:
-            report = look(target, **how, folios=args.folios, progress=progress)
+            report = audit(kernel, folios=args.folios, progress=progress)
     from ..report.hugetlb import render_hugetlb, render_hugetlb_json
 
     if args.format == "json":

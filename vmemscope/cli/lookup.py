@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What subcommands that look at a target share: from the options to the exit status.
-
-A ``look`` is what the package of each subcommand calls so: a function that takes an
-opened target and, by name, what :class:`How` has.
+What subcommands that audit a kernel share: from the options to the exit status.
 """
 
 from __future__ import annotations
@@ -12,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, UsageError
-from .options import add_output_options, add_target_options, opened_target
+from .options import add_output_options, add_target_options, opener
 from .progress import shown_progress
 
 if TYPE_CHECKING:
@@ -24,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ..audits.pagemaps import Progress
+    from ..machine import Kernel
     from ..rules.findings import Finding
-    from ..target import Target
 
     class Looked(Protocol):
         """A report of a look."""
@@ -37,11 +34,10 @@ if TYPE_CHECKING:
 
 
 __all__ = (
-    "How",
     "add_look_options",
     "check_type_options",
     "columns",
-    "looking",
+    "opened_kernel",
     "status",
     "status_of",
     "vmemmap_progress",
@@ -50,15 +46,6 @@ __all__ = (
 
 #: columns where the output is no terminal
 _WIDTH = 100
-
-
-class How(TypedDict):
-    """What every look takes: where types and symbols come from, and where times go."""
-
-    types: str
-    symbols: list[str]
-    system_map: str | None
-    timings: dict[str, float]
 
 
 def add_look_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
@@ -80,24 +67,17 @@ def check_type_options(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def looking(args: argparse.Namespace) -> Iterator[tuple[Target, How]]:
+def opened_kernel(args: argparse.Namespace) -> Iterator[Kernel]:
     """
-    Open the target that the arguments choose.
+    Open the kernel that the arguments choose, with the types that they choose.
 
-    :return: the target, and how to look at it
     :raises VmemscopeError: if it can't be opened
     """
-    timings: dict[str, float] = {}
-    with opened_target(args, timings) as target:
-        yield (
-            target,
-            How(
-                types=args.types,
-                symbols=args.symbols,
-                system_map=args.system_map,
-                timings=timings,
-            ),
-        )
+    from ..machine import Kernel
+
+    check_type_options(args)
+    with opener(args) as opened:
+        yield Kernel.open(opened, args.types, args.symbols, args.system_map)
 
 
 def vmemmap_progress(args: argparse.Namespace) -> AbstractContextManager[Progress | None]:

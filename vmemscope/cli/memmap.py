@@ -7,9 +7,8 @@ import argparse
 
 from .lookup import (
     add_look_options,
-    check_type_options,
     columns,
-    looking,
+    opened_kernel,
     status_of,
     vmemmap_progress,
     write,
@@ -40,12 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    check_type_options(args)
-    with looking(args) as (target, how):
-        from ..audits.memmap import look
+    with opened_kernel(args) as kernel:
+        from ..audits.memmap import audit
 
         with vmemmap_progress(args) as progress:
-            report = look(target, **how, progress=progress)
+            report = audit(kernel, progress=progress)
     from ..report.memmap import render_memmap, render_memmap_json
 
     if args.format == "json":

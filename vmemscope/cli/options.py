@@ -6,15 +6,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ("add_output_options", "add_target_options", "add_types_options", "opened_target")
+__all__ = ("add_output_options", "add_target_options", "add_types_options", "opener")
 
 
 def add_target_options(parser: argparse.ArgumentParser, *, types: bool = True) -> None:
@@ -81,15 +80,12 @@ def add_output_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]
 
 
 @contextmanager
-def opened_target(args: argparse.Namespace, timings: dict[str, float]) -> Iterator[Target]:
+def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
     """
-    Open the target that the arguments choose.
+    Provide the target that the arguments choose, to be opened by calling what is given.
 
     A simulated kernel is a vmcore in a temporary file that is there as long
-    as the context.
-
-    :param timings: gets the seconds that the phase ``attach`` took
-    :raises VmemscopeError: if it can't be opened
+    as the context. What the target's user should know is printed once it is open.
     """
     with ExitStack() as stack:
         core = args.core
@@ -101,18 +97,20 @@ def opened_target(args: argparse.Namespace, timings: dict[str, float]) -> Iterat
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vmemscope-"))
             core = os.path.join(scratch, "vmcore")
             build(load_scenario(args.sim)).write(core)
-        start = time.perf_counter()
-        target = _open(core, args)
-        timings["attach"] = time.perf_counter() - start
-        if not getattr(args, "quiet", False):
-            for note in target.notes:
-                print(f"vmemscope: note: {note}", file=sys.stderr)
-        if args.sim:
-            from dataclasses import replace
 
-            # The path is only for people, and that of a temporary file tells them nothing.
-            target = replace(target, path=f"sim:{args.sim}")
-        yield target
+        def opened() -> Target:
+            target = _open(core, args)
+            if not getattr(args, "quiet", False):
+                for note in target.notes:
+                    print(f"vmemscope: note: {note}", file=sys.stderr)
+            if args.sim:
+                from dataclasses import replace
+
+                # That of a temporary file says nothing to people.
+                return replace(target, path=f"sim:{args.sim}")
+            return target
+
+        yield opened
 
 
 def _set_up_logging(args: argparse.Namespace) -> None:
@@ -150,4 +148,4 @@ def _open(core: str | None, args: argparse.Namespace) -> Target:
         return target.open_core(core, args.vmcoreinfo)
     if args.qemu is not None:
         return target.open_qemu(args.qemu, args.vmcoreinfo)
-    return target.open_kernel(args.vmcoreinfo)
+    return target.open_live(args.vmcoreinfo)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UsageError
-from .lookup import add_look_options, check_type_options, looking, status_of, write
+from .lookup import add_look_options, opened_kernel, status_of, write
 
 NAME = "page"
 HELP = "everything about one page"
@@ -51,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    check_type_options(args)
     try:
         number = int(args.which, 0)
     except ValueError:
@@ -61,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
             f"{args.which} is no page frame number and no address",
             "give a number, hexadecimal ones with 0x",
         )
-    with looking(args) as (target, how):
-        from ..audits.page import look
+    with opened_kernel(args) as kernel:
+        from ..audits.page import audit
 
-        report = look(target, number, args.meaning, **how)
+        report = audit(kernel, number, args.meaning)
     from ..report.page import render_page, render_page_json
 
     write((render_page_json if args.format == "json" else render_page)(report), args)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from ..errors import ExitStatus, UsageError
 from .lookup import (
     add_look_options,
-    check_type_options,
     columns,
-    looking,
+    opened_kernel,
     status,
     vmemmap_progress,
     write,
@@ -20,9 +19,8 @@ from .lookup import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..machine import Kernel
     from ..report.documents.pgmap import PagemapReport, Report
-    from ..target import Target
-    from .lookup import How
 
 NAME = "pgmap"
 HELP = "audit the vmemmap of device memory"
@@ -77,25 +75,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    check_type_options(args)
     if args.watch is not None:
         return _watch(args)
-    with looking(args) as (target, how):
-        report = look_at(target, args, how)
+    with opened_kernel(args) as kernel:
+        report = audited(kernel, args)
     write(_rendered(report, args), args)
     return exit_status(report)
 
 
-def look_at(target: Target, args: argparse.Namespace, how: How) -> Report:
-    """
-    Audit a target that was just opened, with the types that the arguments choose.
-
-    :raises VmemscopeError: if it can't be looked at
-    """
-    from ..confirm import look
+def audited(kernel: Kernel, args: argparse.Namespace) -> Report:
+    """Audit the pagemaps of a kernel as the arguments say, and show progress."""
+    from ..audits.pagemaps import audit
 
     with vmemmap_progress(args) as progress:
-        return look(target, **how, progress=progress, contents=args.contents)
+        return audit(kernel, contents=args.contents, progress=progress)
 
 
 def _seconds(text: str) -> float:
@@ -115,18 +108,16 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
     if args.format != "table" or args.output is not None:
         raise UsageError("--watch shows the table: --format and -o are not used with it")
     first: Report | None = None
-    with looking(args) as (target, how):
-        from ..audits.pagemaps import Contents
-        from ..confirm import confirmed_audit
+    with opened_kernel(args) as kernel:
+        from ..audits.pagemaps import audit
         from .watch import watch
 
-        def look() -> Report:
+        def pass_over() -> Report:
             nonlocal first
             if first is None:
-                first = look_at(target, args, how)
+                first = audited(kernel, args)
                 return first
-            # The types are attached by now.
-            return confirmed_audit(target, first.target.types, {}, contents=Contents(args.contents))
+            return audit(kernel.again(), contents=args.contents)
 
         def render(report: Report) -> str:
             try:
@@ -134,10 +125,10 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
             except UsageError as e:
                 if report is first:
                     raise
-                # It was there in the first look, and may come back.
+                # It was there in the first pass, and may come back.
                 return f"{e.message}\n"
 
-        return exit_status(watch(look, render, args.watch))
+        return exit_status(watch(pass_over, render, args.watch))
 
 
 def exit_status(report: Report) -> ExitStatus:

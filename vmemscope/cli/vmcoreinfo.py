@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import ExitStatus
-from .options import add_target_options, opened_target
+from .options import add_target_options, opener
 
 NAME = "vmcoreinfo"
 HELP = "save a kernel's VMCOREINFO note"
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     from ..report import write_atomically
 
-    with opened_target(args, {}) as target:
-        text: bytes = target.prog["VMCOREINFO"].string_()
+    with opener(args) as opened:
+        text: bytes = opened().prog["VMCOREINFO"].string_()
     write_atomically(args.output, text.decode("ascii", "backslashreplace"))
     return ExitStatus.SOUND

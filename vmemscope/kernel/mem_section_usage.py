@@ -16,6 +16,7 @@ import numpy as np
 from drgn import offsetof
 
 from ..spans import Spans
+from ..vmemmap.layout import SUBSECTION_SIZE
 from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
@@ -25,11 +26,7 @@ if TYPE_CHECKING:
 
     from .mem_section import Sections
 
-__all__ = ("SUBSECTION_SIZE", "Subsections", "read_subsections")
-
-#: bytes of physical memory that a bit of ``subsection_map`` stands for
-SUBSECTION_SIZE = 1 << 21
-
+__all__ = ("Subsections", "read_subsections")
 
 _WORD = (1 << 64) - 1
 

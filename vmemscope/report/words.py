@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..rules.findings import Outcome
 from ..rules.rule import Severity
-from ..text import binary_size, printable
+from ..text import binary_size, count, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -64,16 +64,6 @@ def safe(text: str) -> str:
         else printable(char.encode("utf-8", "backslashreplace"))
         for char in text
     )
-
-
-def count(number: int, singular: str, plural: str | None = None) -> str:
-    """
-    Format a number of things.
-
-    >>> count(1, "page"), count(2, "entry", "entries")
-    ('1 page', '2 entries')
-    """
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def label(one: PagemapReport) -> str:

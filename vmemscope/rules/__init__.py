@@ -8,24 +8,14 @@ the kernel, its check and its sentence (:mod:`.rule`). :mod:`.findings` evaluate
 
 from __future__ import annotations
 
-from . import frames
-from .catalogue import alignment, contents, hugetlb, mapping, pagemap, sections, target
-from .rule import Rule, Scope
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from .registry import RULES, rules_of
 
 __all__ = ("RULES", "rules_of")
 
-#: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
-_TOPICS = (pagemap, target, alignment, sections, mapping, frames, contents, hugetlb)
-
-#: all rules by their identifiers
-RULES: dict[str, Rule] = {
-    one.id: one
-    for topic in _TOPICS
-    for one in (*getattr(topic, "RULES", ()), *vars(topic).values())
-    if isinstance(one, Rule)
-}
-
-
-def rules_of(scope: Scope) -> tuple[Rule, ...]:
-    """Get the rules that are evaluated for something, in their order."""
-    return tuple(rule for rule in RULES.values() if scope in rule.scope)
+# A document that is only read takes no rule: their checks take numpy.
+__getattr__ = lazy(__name__, {"RULES": "registry", "rules_of": "registry"})

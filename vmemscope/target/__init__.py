@@ -17,9 +17,9 @@ from .base import Target
 
 if TYPE_CHECKING:
     from .core import open_core
-    from .live import open_kernel
+    from .live import open_live
     from .qemu import open_qemu
 
-__all__ = ("Target", "open_core", "open_kernel", "open_qemu")
+__all__ = ("Target", "open_core", "open_live", "open_qemu")
 
-__getattr__ = lazy(__name__, {"open_core": "core", "open_kernel": "live", "open_qemu": "qemu"})
+__getattr__ = lazy(__name__, {"open_core": "core", "open_live": "live", "open_qemu": "qemu"})

@@ -8,13 +8,13 @@ import os
 from ..errors import TargetError
 from .base import Target, new_program, target_of
 
-__all__ = ("open_kernel",)
+__all__ = ("open_live",)
 
 _KCORE = "/proc/kcore"
 _LOCKDOWN = "/sys/kernel/security/lockdown"
 
 
-def open_kernel(vmcoreinfo: str | None = None) -> Target:
+def open_live(vmcoreinfo: str | None = None) -> Target:
     """
     Open the running kernel.
 

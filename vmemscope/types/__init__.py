@@ -43,6 +43,7 @@ __all__ = (
     "TypesSource",
     "attach_types",
     "check_needs",
+    "has_types",
     "sensible_types",
 )
 
@@ -55,6 +56,15 @@ class TypesSource(str, Enum):
     DWARF = "dwarf"
 
     __str__ = str.__str__
+
+
+def has_types(prog: Program) -> bool:
+    """Return whether a program has types of its kernel already, from wherever."""
+    try:
+        prog.type("struct page")
+    except LookupError:
+        return False
+    return True
 
 
 _SYS_BTF = "/sys/kernel/btf/vmlinux"

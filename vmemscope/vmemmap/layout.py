@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ..kernel.mem_section import Sections
 
 __all__ = (
+    "SUBSECTION_SIZE",
     "Dedup",
     "Geometry",
     "Piece",
@@ -57,6 +58,10 @@ __all__ = (
     "pieces_of",
     "unknown_piece",
 )
+
+#: bytes of physical memory in a subsection (``include/linux/mmzone.h: SUBSECTION_SHIFT``):
+#: the same on every architecture
+SUBSECTION_SIZE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,9 @@ class Geometry:
 
     def addresses(self, vpages: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Get the virtual addresses of vpages, bytes, shape ``(n,)``."""
-        offset: NDArray[np.uint64] = vpages.astype(np.uint64) * np.uint64(self.page_size)
-        return offset + np.uint64(self.vmemmap)
+        found: NDArray[np.uint64] = vpages.astype(np.uint64) * np.uint64(self.page_size)
+        found += np.uint64(self.vmemmap)
+        return found
 
     def page_address(self, pfn: int) -> int:
         """Get the virtual address of the ``struct page`` of a frame (``pfn_to_page()``)."""

@@ -205,7 +205,7 @@ def _read(
     for batch, (data, readable) in enumerate(memory.read_batches(pfns, count * pages)):
         entry = data.view(table.dtype).reshape(-1, pages * page // item)
         if pages > 1:
-            readable = readable.reshape(-1, pages).all(axis=1)
+            readable = np.logical_and.reduce(readable.reshape(-1, pages), axis=1)
         if size < page:
             # A table is aligned to its size.
             number = (places[batch * count : (batch + 1) * count] & np.uint64(page - 1)) // size
@@ -239,8 +239,9 @@ def _pieces(
         starts = np.empty(len(entry), dtype=np.bool_)
         np.not_equal(entry[1:], entry[:-1], out=starts[1:])
         starts[skip] = True
-        apart: NDArray[np.bool_] = np.diff(address) != np.uint64(level.span)
-        starts[level.entries :: level.entries] |= apart | (readable[1:] != readable[:-1])
+        tables = starts[level.entries :: level.entries]
+        tables |= np.diff(address) != np.uint64(level.span)
+        tables |= readable[1:] != readable[:-1]
         index = np.flatnonzero(starts[skip:stop])
         index += skip
         count = np.empty(len(index), dtype=np.int64)

@@ -12,8 +12,6 @@ from ...columns import join, select
 from ...kernel.hstate import has_hugetlb, read_hstates
 from ...kernel.hugetlb_folio import Place, decode_folios, no_folios, read_folio_layout, read_folios
 from ...kernel.hugetlb_vmemmap import Hvo, read_hvo, read_tail_pages
-from ...kernel.page_flags import read_flag_layout
-from ...kernel.pglist_data import DEVICE, read_zones
 from ...kernel.vmemmap_restore import read_restore
 from ...rules import RULES, rules_of
 from ...rules.findings import Collector
@@ -33,10 +31,8 @@ from ...rules.hugetlb import (
 )
 from ...rules.hugetlb_tails import check_restore, check_tail_pages, with_tail_pages
 from ...rules.rule import Scope
-from ...target.vmcoreinfo import physmem_frames
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
-from ..pagemaps import read_subjects
 from .survey import entries_of, survey
 from .tails import read_tail_pages_of
 
@@ -50,9 +46,7 @@ if TYPE_CHECKING:
     from ...kernel.hstate import Hstate
     from ...kernel.hugetlb_folio import Folios
     from ...kernel.hugetlb_vmemmap import TailPage
-    from ...kernel.page_flags import FlagLayout
-    from ...kernel.pglist_data import Zone
-    from ...target import Target
+    from ...machine import Kernel
     from ..pagemaps import Progress
     from .survey import ReadOnly, Survey
 
@@ -67,9 +61,9 @@ _UNREAD_LISTS = "not all lists of folios could be followed"
 class Gathered:
     """What is gathered in one look, on the way to its report."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.prog: Program = target.prog
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.prog: Program = kernel.prog
         self.findings = Collector()
         self.unread: Counter[str] = Counter()
         self.present = has_hugetlb(self.prog)
@@ -86,12 +80,8 @@ class Gathered:
 
     def read(self) -> None:
         """Read the kernel's structures: hstates, lists of folios, what zones share."""
-        # What is wrong with pagemaps is for "pgmap" to tell.
-        _, self.vmemmap = read_subjects(self.target, Collector(), self.unread)
-        geometry = self.vmemmap.geometry
-        self.frames = physmem_frames(self.target.vmcoreinfo, geometry.page_size)
-        #: first vpage after the vmemmap
-        self.end = geometry.vpage_at(geometry.end(self.frames))
+        self.vmemmap, geometry = self.kernel.vmemmap, self.kernel.geometry
+        self.unread += self.kernel.unread
         if not self.present:
             return
         self.hvo, damage = read_hvo(self.prog)
@@ -100,9 +90,9 @@ class Gathered:
         self._take(damage)
         #: whether all sizes are known, and all folios that are on lists
         self.sized = self.complete = not damage
-        self.layout = read_folio_layout(self.prog, self.target.vmcoreinfo, self.vmemmap.page)
+        self.layout = read_folio_layout(self.prog, self.kernel.target.vmcoreinfo, self.vmemmap.page)
         self.folios, damage = read_folios(
-            self.prog, self.hstates, self.layout, geometry.vmemmap, self.frames
+            self.prog, self.hstates, self.layout, geometry.vmemmap, self.kernel.max_frames
         )
         self._take(damage)
         self.complete &= not damage
@@ -117,32 +107,21 @@ class Gathered:
 
     def _read_zones(self) -> None:
         """Read zones, where they are in page flags, and what tail pages they share."""
-        self.zones, damage = read_zones(self.prog)
-        self._take(damage)
-        zones_complete = not damage
-        self.flags = self._flag_layout([zone for zone in self.zones if zone.name != DEVICE])
+        self.zones, self.flags = self.kernel.zones, self.kernel.flags
+        self._take(self.kernel.zone_damage)
         if not self.hvo.shared_tails:
             return
         self.tails, damage = read_tail_pages(self.prog, self.zones)
         self._take(damage)
-        self.tails_complete = zones_complete and not damage
+        self.tails_complete = not (damage or self.kernel.zone_damage)
         self.shared = self._read_shared()
-
-    def _flag_layout(self, zones: list[Zone]) -> FlagLayout:
-        """Find out where zone and node are in page flags, by the first page of each zone."""
-        read = read_struct_pages(self.vmemmap, np.array([z.start for z in zones], np.int64))
-        words = read.word(self.vmemmap.page.flags, self.vmemmap.word).tolist()
-        samples = zip(zones, words, read.readable.tolist(), strict=True)
-        return read_flag_layout(
-            self.prog, [(word, zone.nid, zone.index) for zone, word, read in samples if read]
-        )
 
     def _read_shared(self) -> list[SharedPage]:
         """Read the frames that hold shared tail pages, and what becomes of them."""
         geometry, found = self.vmemmap.geometry, []
         for tail in self.tails:
             pfn, into = divmod(tail.page - geometry.vmemmap, geometry.struct_page_size)
-            if into or not 0 <= pfn < self.frames:
+            if into or not 0 <= pfn < self.kernel.max_frames:
                 found.append(SharedPage(tail, None, None, None, None))
                 continue
             data, readable = self.vmemmap.memory.read_frames(np.array([pfn], dtype=np.uint64))
@@ -219,7 +198,7 @@ class Gathered:
             if progress is not None:
                 progress(walked, max(total, walked))
 
-        return survey(self.vmemmap, first, end, kept[which], self.end, step)
+        return survey(self.vmemmap, first, end, kept[which], self.kernel.vmemmap_end, step)
 
     def _elsewhere(self) -> Folios:
         """Find folios that are on no list, by read-only vmemmap that is in none that is."""
@@ -407,7 +386,6 @@ class Gathered:
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
         """Read reference count and PG_reserved of the frames behind head pages."""
         maps, page = self.found.maps, self.vmemmap.page
-        reserved_flag = np.uint64(1 << int(self.prog.constant("PG_reserved").value_()))
         count = len(maps.first)
         refcounts = np.zeros(count, dtype=np.int64)
         reserved = np.zeros(count, dtype=np.bool_)
@@ -420,7 +398,7 @@ class Gathered:
             counter = read.data[:, page.refcount : page.refcount + 4].copy()
             refcounts[some] = counter.view(self.vmemmap.word[0] + "i4")[:, 0]
             flags = read.word(page.flags, self.vmemmap.word)
-            reserved[some] = (flags & reserved_flag) != 0
+            reserved[some] = (flags & np.uint64(page.pg_reserved)) != 0
             readable[some] = read.readable
         self.unread["reference counts of frames of head pages"] += int(
             len(index) - np.count_nonzero(readable)

@@ -32,18 +32,16 @@ __all__ = ("summarise",)
 _PLACES = {Place.FREE: "free", Place.ACTIVE: "in use", Place.NONE: "elsewhere"}
 
 
-def summarise(gathered: Gathered, types: str, folios: bool) -> HugetlbReport:
+def summarise(gathered: Gathered, folios: bool) -> HugetlbReport:
     """
     Sum up.
 
-    :param types: where types come from, ``btf`` or ``dwarf``
     :param folios: list each folio, too
     """
-    target, geometry = gathered.target, gathered.vmemmap.geometry
     hstates = tuple(_hstate(gathered, index) for index in range(len(gathered.hstates)))
     found = gathered.found
     return HugetlbReport(
-        target=TargetInfo.of(target, geometry, types),
+        target=TargetInfo.of(gathered.kernel),
         present=gathered.present,
         hvo=gathered.hvo,
         hstates=hstates,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...report.documents.memmap import Counter
-from ...rules import RULES
+from ...rules.sections import CounterFacts, memmap_counter
 
 if TYPE_CHECKING:
     from ...kernel.mem_section import Sections
@@ -73,33 +73,13 @@ def check_counter(
     :param expected: what it should be, ``None`` if that is not known
     :param unshared: what it is in kernels that count as if nothing were shared
     """
-    rule = RULES["memmap-counter"]
-    value = counters.boot if name == "nr_memmap_boot_pages" else counters.pages
-    if value is None or expected is None:
-        if value is not None:
-            reason = "not compared, since not all of what it counts could be read"
-        elif any(name in one.message for one in counters.damage):
-            reason = "it could not be read"
-        else:
-            reason = "this kernel has no such counter (before 6.11)"
-        findings.skipped(f"{name}: {reason}", rule)
-        return Counter(name, value, expected, reason)
-    findings.checked(rule)
-    off = value - expected
-    if not off:
-        reason = "as the kernel's arithmetic on what is there has it"
-    elif value == unshared:
-        reason = (
-            f"{off} too many: this kernel counts the memory map of devices as if nothing of it"
-            " were shared (fixed in 6.12.101 and 7.2)"
-        )
-    else:
-        reason = f"{abs(off)} {'more' if off > 0 else 'fewer'} than can be explained"
-        findings.add(
-            rule,
-            f"{name} is {reason}",
-            vaddr=counters.addresses[name],
-            expected=expected,
-            observed=value,
-        )
-    return Counter(name, value, expected, reason)
+    facts = CounterFacts(
+        name,
+        counters.boot if name == "nr_memmap_boot_pages" else counters.pages,
+        expected,
+        unshared,
+        counters.addresses.get(name),
+        unreadable=any(name in one.message for one in counters.damage),
+    )
+    findings.check(memmap_counter, facts)
+    return Counter(name, facts.value, expected, facts.reason)

@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...kernel.mem_section_usage import read_subsections
-from ...kernel.pglist_data import DEVICE, read_zones
 from ...kernel.vmstat import read_counters
-from ...rules import RULES
 from ...rules.findings import Collector
 from ...rules.sections import (
-    check_leaks,
-    check_mapped,
-    check_section_maps,
-    check_stale,
-    check_subsections,
-    check_usage,
+    UNREAD_SECTIONS,
+    LateFacts,
+    LeakFacts,
+    RequiredFacts,
+    ValidFacts,
+    section_map,
+    section_stale,
+    section_unmapped,
+    section_usage,
+    subsection_map,
+    vmemmap_leak,
 )
 from ...spans import Spans, subtract, union
-from ...target.vmcoreinfo import physmem_frames
-from ...vmemmap.struct_pages import flag_layout
 from ...vmemmap.tables import Kind
-from ..pagemaps import read_subjects
-from ..pagemaps.validity import UNREAD_SECTIONS, frames_of
+from ..pagemaps.validity import frames_of
 from .areas import Owners, cut
 from .tally import survey
 
 if TYPE_CHECKING:
     from drgn import Program
 
-    from ...target import Target
+    from ...machine import Kernel
     from ..pagemaps import Progress
 
 __all__ = ("Gathered",)
@@ -42,75 +42,65 @@ __all__ = ("Gathered",)
 class Gathered:
     """What is gathered in one look, on the way to its report."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.prog: Program = target.prog
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.prog: Program = kernel.prog
         self.findings = Collector()
         self.unread: Counter[str] = Counter()
 
     def read(self) -> None:
         """Read the kernel's structures, and hold sections against what they describe."""
-        # What is wrong with the pagemaps themselves is for "pgmap" to tell.
-        of_pagemaps = Collector()
-        self.subjects, self.vmemmap = read_subjects(self.target, of_pagemaps, self.unread)
-        # Of all that leads to pagemaps and to System RAM.
-        known = not self.unread
-        geometry, sections = self.vmemmap.geometry, self.vmemmap.sections
-        for subject in self.subjects:
-            for what, count in subject.not_read.items():
-                self.unread[f"{what}, of {subject.label}"] += count
+        kernel, geometry, sections = self.kernel, self.kernel.geometry, self.kernel.sections
+        self.vmemmap, self.layouts = kernel.vmemmap, kernel.layouts
+        self.unread += kernel.unread
+        for layout in self.layouts:
+            for one in layout.pagemap.damage:
+                self.unread[f"{one.message}, of {layout.label}"] += one.unreadable
         subsections = read_subsections(self.prog, sections, geometry.page_size)
-        self.zones, zone_damage = read_zones(self.prog)
+        self.zones = kernel.zones
         self.counters = read_counters(self.prog)
-        # Of subsections, those of pagemaps have been read before: the same counts once.
-        damage = (*subsections.damage, *zone_damage, *self.counters.damage)
-        self.unread |= Counter(one.message for one in damage)
-        self.ranges = [frames_of(one.ranges, geometry.page_size) for one in self.subjects]
+        damage = (*subsections.damage, *kernel.zone_damage, *self.counters.damage)
+        self.unread += Counter(one.message for one in damage)
+        self.ranges = [frames_of(one.ranges, geometry.page_size) for one in self.layouts]
         first = sections.number[sections.early] * sections.pages
         self.early = Spans.of(first, first + sections.pages)
         self.valid, self.unknown = subsections.valid, subsections.unknown
         self.present = union((self.valid, self.early, self.unknown))
         #: whether all pagemaps are known with all their ranges and their compound pages
         self.complete = (
-            known
-            and not of_pagemaps.finish()
-            and all(
-                len(one.ranges) == one.pagemap.nr_range
-                and one.shift_sound
-                and not one.pagemap.damage
-                for one in self.subjects
-            )
+            not kernel.unread
+            and not kernel.pagemap_damage
+            and not kernel.resource_damage
+            and all(layout.complete for layout in self.layouts)
         )
-        check_section_maps(sections, geometry, self.findings)
-        check_usage(sections, geometry, self.findings)
+        self.findings.check(section_map, sections, geometry)
+        self.findings.check(section_usage, sections, geometry)
         self._check_validity()
-        self.flags = flag_layout(self.prog, self.vmemmap, self.zones)
+        self.flags = kernel.flags
 
     def _check_validity(self) -> None:
         geometry, devices = self.vmemmap.geometry, union(self.ranges)
         if self.vmemmap.sections.damage:
-            for rule in ("subsection-map", "vmemmap-leak"):
-                self.findings.skipped(UNREAD_SECTIONS, RULES[rule])
+            self.findings.skipped(UNREAD_SECTIONS, subsection_map, vmemmap_leak)
         else:
-            check_subsections(devices, self.valid, self.unknown, geometry, self.findings)
+            facts = ValidFacts(devices, self.valid, self.unknown, geometry)
+            self.findings.check(subsection_map, facts)
         if self.complete:
             owned = union((devices, self.vmemmap.ram.frames))
             late = subtract(self.valid, self.early)
-            check_stale(late, owned, geometry, self.findings)
+            self.findings.check(section_stale, LateFacts(late, owned, geometry))
         else:
             self.findings.skipped(
                 "not all pagemaps, or not all of their ranges, are known",
-                RULES["section-stale"],
+                section_stale,
             )
 
     def walk(self, progress: Progress | None) -> None:
         """Walk the vmemmap, and hold what is mapped against what is described."""
         geometry = self.vmemmap.geometry
-        frames = physmem_frames(self.target.vmcoreinfo, geometry.page_size)
         #: first vpage after the vmemmap
-        self.end = geometry.vpage_at(geometry.end(frames))
-        ram = [zone for zone in self.zones if zone.name != DEVICE]
-        self.owners = Owners(ram, self.ranges)
+        self.end = self.kernel.vmemmap_end
+        self.owners = Owners(self.kernel.ram_zones, self.ranges)
         self.areas = cut(self.end, self.present, self.early, self.owners, self.vmemmap, self.flags)
         described = self._vpages(self.present)
         total, walked = described.total, 0
@@ -121,7 +111,7 @@ class Gathered:
             if progress is not None:
                 progress(walked, max(total, walked))
 
-        reserved = 1 << int(self.prog.constant("PG_reserved").value_())
+        reserved = self.kernel.page.pg_reserved
         self.survey = survey(self.vmemmap, self.areas, described, self.end, reserved, step)
         if self.survey.unread.total:
             self.unread["pages of vmemmap whose page tables are missing"] += (
@@ -129,15 +119,11 @@ class Gathered:
             )
         self.leaked = Spans.of([], [])
         if not self.vmemmap.sections.damage:
-            self.leaked = check_leaks(
-                subtract(self.survey.mapped, self.survey.needed),
-                described,
-                self._frame_at,
-                geometry,
-                self.findings,
-            )
+            self.leaked = subtract(subtract(self.survey.mapped, self.survey.needed), described)
+            self.findings.check(vmemmap_leak, LeakFacts(self.leaked, self._frame_at, geometry))
         required = self._vpages(union((self.valid, self.early)))
-        check_mapped(required, self.survey.mapped, self.survey.unread, geometry, self.findings)
+        facts = RequiredFacts(required, self.survey.mapped, self.survey.unread, geometry)
+        self.findings.check(section_unmapped, facts)
 
     def _vpages(self, frames: Spans) -> Spans:
         """Get the vpages that describe page frames."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...report.documents.memmap import Counter
-    from ..pagemaps.subject import Subject
+    from ...vmemmap.pagemaps import PagemapLayout
     from .gather import Gathered
 
 __all__ = ("summarise",)
@@ -34,11 +34,10 @@ __all__ = ("summarise",)
 _MAX_LEAKS = 64
 
 
-def summarise(gathered: Gathered, types: str) -> MemmapReport:
+def summarise(gathered: Gathered) -> MemmapReport:
     """
     Sum up.
 
-    :param types: where types come from, ``btf`` or ``dwarf``
     """
     geometry = gathered.vmemmap.geometry
     added = _added(gathered)
@@ -62,9 +61,8 @@ def summarise(gathered: Gathered, types: str) -> MemmapReport:
     )
     if counters[0].value is None:
         areas = tuple(replace(one, counted=None, note=None) for one in areas)
-    target = gathered.target
     return MemmapReport(
-        target=TargetInfo.of(target, geometry, types),
+        target=TargetInfo.of(gathered.kernel),
         start=geometry.vmemmap,
         end=geometry.vmemmap + gathered.end * geometry.page_size,
         sections=len(gathered.vmemmap.sections.number),
@@ -90,8 +88,8 @@ def _added(gathered: Gathered) -> list[tuple[int, int]]:
     """
     geometry, sections = gathered.vmemmap.geometry, gathered.vmemmap.sections
     counts = []
-    for subject, frames in zip(gathered.subjects, gathered.ranges, strict=True):
-        order = subject.order if subject.dedup.expected else 0
+    for layout, frames in zip(gathered.layouts, gathered.ranges, strict=True):
+        order = layout.order if layout.dedup.expected else 0
         counts.append(
             (
                 sum(counted_pages(*one, order, geometry, sections) for one in frames.pairs()),
@@ -152,7 +150,7 @@ def _places(gathered: Gathered, frames: Spans) -> tuple[int, int]:
 
 def _areas(gathered: Gathered, added: Sequence[int]) -> tuple[Area, ...]:
     zones = gathered.owners.zones
-    numbers = [*range(len(zones) + len(gathered.subjects)), UNKNOWN, NOTHING]
+    numbers = [*range(len(zones) + len(gathered.layouts)), UNKNOWN, NOTHING]
     found = []
     for owner in numbers:
         mine = gathered.areas.owner == owner
@@ -198,13 +196,13 @@ def _areas(gathered: Gathered, added: Sequence[int]) -> tuple[Area, ...]:
             area = _counted(area, at_boot + tally.late, tally)
         elif owner >= len(zones):
             number = owner - len(zones)
-            subject = gathered.subjects[number]
+            layout = gathered.layouts[number]
             area = replace(
                 area,
                 kind="pagemap",
-                name=subject.name,
-                pgmap=subject.pagemap.address,
-                nid=_node_of(gathered, subject),
+                name=layout.name,
+                pgmap=layout.pagemap.address,
+                nid=_node_of(gathered, layout),
                 zone=DEVICE,
             )
             area = _counted(area, at_boot + added[number], tally)
@@ -237,16 +235,16 @@ def _counted(area: Area, counted: int, tally: Tally) -> Area:
     return replace(area, counted=counted, note=note)
 
 
-def _node_of(gathered: Gathered, subject: Subject) -> int | None:
+def _node_of(gathered: Gathered, layout: PagemapLayout) -> int | None:
     """Get the node of a pagemap: that in its first struct page, else of the only zone there."""
-    if not subject.ranges:
+    if not layout.ranges:
         return None
     vmemmap = gathered.vmemmap
     page_size = vmemmap.geometry.page_size
-    first, last = subject.ranges[0].start // page_size, subject.ranges[0].end // page_size
+    first, last = layout.ranges[0].start // page_size, layout.ranges[0].end // page_size
     # The struct pages of the memory map's own frames may never have been written to.
     page = read_struct_pages(
-        vmemmap, np.array([min(first_compound(subject.pagemap, first), last)], dtype=np.int64)
+        vmemmap, np.array([min(first_compound(layout.pagemap, first), last)], dtype=np.int64)
     )
     if page.readable[0]:
         word = int(page.word(vmemmap.page.flags, vmemmap.word)[0])

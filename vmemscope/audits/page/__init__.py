@@ -2,70 +2,64 @@
 """
 Everything about one page, in the manner of crash's ``vtop``.
 
-:mod:`.meaning` tells which page a number means, :mod:`.examine` looks at it from
-all sides, :mod:`.state` says in words what to make of that.
+:mod:`.meaning` finds out which page a number means, :mod:`.examine` reads all there is
+about it, :mod:`.state` says in words what to make of that.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ...rules.rule import Severity
+from ...confirm import Key, Part, Whole, confirmed
 from ...timing import phase
-from ...types import attach_types, check_needs, sensible_types
 from .examine import examine
 from .needs import NEEDS
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from ...machine import Kernel
     from ...report.documents.page import PageReport
-    from ...target import Target
 
-__all__ = ("examine", "look")
-
-#: seconds between two looks at a live target
-_PAUSE = 0.2
+__all__ = ("DIVISION", "audit", "once")
 
 
-@sensible_types()
-def look(
-    target: Target,
+class _Division(Whole["PageReport"]):
+    def parts(self, report: PageReport) -> dict[Key, Part]:
+        return {None: Part(report.findings, ())}
+
+    def replaced(self, report: PageReport, part: Part, not_read: tuple[str, ...]) -> PageReport:
+        return replace(report, findings=part.findings, not_read=not_read)
+
+
+#: how the report is confirmed on a live kernel
+DIVISION = _Division()
+
+
+def audit(
+    kernel: Kernel,
     number: int,
     meaning: str | None = None,
-    types: str = "auto",
-    symbols: Sequence[str | os.PathLike[str]] = (),
     *,
-    system_map: str | os.PathLike[str] | None = None,
-    timings: dict[str, float] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> PageReport:
     """
-    Attach types to a target that was just opened, and look at one page.
-
-    On a live target a violation counts only if it is in two looks.
+    Read everything about one page; on a live kernel, report a violation only if it lasts.
 
     :param number: page frame number, physical or virtual address
     :param meaning: which of these: pfn, phys, address, or ``None`` to find out
-    :param types: ``auto``, ``btf`` or ``dwarf``
-    :param symbols: files with debug symbols
-    :param system_map: file with symbols, where the kernel does not say where its own are
-    :param timings: seconds per phase, added to
+    :param sleep: waits that many seconds between passes
     :raises VmemscopeError: if types are missing, or there is no such page
     """
-    timings = {} if timings is None else timings
-    with phase(timings, "types"):
-        source = str(attach_types(target.prog, types, symbols, system_map=system_map))
-        check_needs(target.prog, NEEDS)
-    with phase(timings, "read"):
-        report = examine(target, number, meaning, source)
-        if target.live and any(one.severity is not Severity.NOTE for one in report.findings):
-            known = {(one.rule, one.vaddr, one.pfn) for one in report.findings}
-            sleep(_PAUSE)
-            report = examine(target, number, meaning, source)
-            kept = tuple(f for f in report.findings if (f.rule, f.vaddr, f.pfn) in known)
-            report = replace(report, findings=kept)
-    return replace(report, timings=timings)
+    return confirmed(kernel, partial(once, number=number, meaning=meaning), DIVISION, sleep)
+
+
+def once(kernel: Kernel, number: int, meaning: str | None = None) -> PageReport:
+    """Read a page in one pass; parameters and errors are those of :func:`audit`."""
+    kernel.require(NEEDS)
+    with phase(kernel.timings, "read"):
+        report = examine(kernel, number, meaning)
+    return replace(report, timings=kernel.timings)

@@ -10,10 +10,9 @@ import numpy as np
 
 from ...columns import select
 from ...kernel.mem_section import section_flags
-from ...kernel.mem_section_usage import SUBSECTION_SIZE, read_subsections
+from ...kernel.mem_section_usage import read_subsections
 from ...kernel.page_words import mapcount_offset, page_type, tails_may_look_like_heads, word_names
-from ...kernel.pglist_data import DEVICE, read_zones
-from ...kernel.resource import read_resources
+from ...kernel.pglist_data import DEVICE
 from ...report.documents.page import (
     Compound,
     Frame,
@@ -29,21 +28,19 @@ from ...rules.contents import check_rows
 from ...rules.findings import Collector
 from ...rules.struct_pages import Due, Rows, holds_mask, resolve_heads
 from ...rules.tally import Tally
-from ...target.vmcoreinfo import physmem_bits
-from ...vmemmap.layout import first_compound, pieces_of, unknown_piece
+from ...vmemmap.layout import SUBSECTION_SIZE, first_compound, pieces_of, unknown_piece
 from ...vmemmap.runs import runs_of
-from ...vmemmap.struct_pages import flag_layout, read_struct_pages
+from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind, trace
-from ..pagemaps import read_subjects
 from .meaning import understand
 from .state import describe
 
 if TYPE_CHECKING:
     from ...kernel.resource import Resource
+    from ...machine import Kernel
     from ...rules.findings import Finding
-    from ...target import Target
+    from ...vmemmap.pagemaps import PagemapLayout
     from ...vmemmap.tables import Trace
-    from ..pagemaps.subject import Subject
 
 __all__ = ("examine",)
 
@@ -53,23 +50,21 @@ _MAX_ORDER = 22
 _MAX_RUNS = 32
 
 
-def examine(target: Target, number: int, meaning: str | None, types: str) -> PageReport:
+def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
     """
     Look at one page, once.
 
-    :param target: an opened target with types attached
     :param number: page frame number, physical or virtual address
     :param meaning: which of these: pfn, phys, address, or ``None`` to find out
-    :param types: where they come from, ``btf`` or ``dwarf``
     :raises VmemscopeError: if there is no such page
     """
-    look = _Examination(target)
-    understood = understand(number, meaning, look.vmemmap, look.bits, target.prog)
+    look = _Examination(kernel)
+    understood = understand(number, meaning, look.vmemmap, kernel.physmem_bits, kernel.prog)
     pfn = understood.pfn
     geometry = look.vmemmap.geometry
     resources = look.resources_of(pfn)
     section = look.section_of(pfn)
-    place, subject = look.place_of(pfn)
+    place, layout = look.place_of(pfn)
     page = look.struct_page(pfn)
     way = trace(look.vmemmap.memory, look.vmemmap.table, geometry.page_address(pfn))
     if way.kind is Kind.UNREADABLE:
@@ -79,10 +74,10 @@ def examine(target: Target, number: int, meaning: str | None, types: str) -> Pag
     frame = look.frame_of(way)
     nid, zone = look.zone_of(pfn, page, place)
     sharing = look.sharing(pfn, page, place, way)
-    findings = look.check(pfn, place, subject)
+    findings = look.check(pfn, place, layout)
     state = describe(pfn, section, place, zone, nid, resources, page, way, frame, sharing, geometry)
     return PageReport(
-        target=TargetInfo.of(target, geometry, types),
+        target=TargetInfo.of(kernel),
         meaning=understood,
         pfn=pfn,
         physical=pfn * geometry.page_size,
@@ -108,17 +103,12 @@ def _where(memory: str) -> str:
 class _Examination:
     """What is read once, and the questions to it."""
 
-    def __init__(self, target: Target) -> None:
-        self.prog, self.vmcoreinfo = target.prog, target.vmcoreinfo
-        self.unread: Counter[str] = Counter()
-        # What is wrong with the pagemaps themselves is for "pgmap" to tell.
-        self.subjects, self.vmemmap = read_subjects(target, Collector(), self.unread)
-        self.zones, damage = read_zones(self.prog)
-        self.resources, _ = read_resources(self.prog)
-        for one in damage:
-            self.unread[one.message] += 1
-        self.flags = flag_layout(self.prog, self.vmemmap, self.zones)
-        self.bits = physmem_bits(self.vmcoreinfo)
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.prog, self.vmcoreinfo = kernel.prog, kernel.target.vmcoreinfo
+        self.layouts, self.vmemmap = kernel.layouts, kernel.vmemmap
+        self.zones, self.resources, self.flags = kernel.zones, kernel.resources, kernel.flags
+        self.unread = kernel.unread + Counter(one.message for one in kernel.zone_damage)
         self.names = word_names(self.prog)
 
     def resources_of(self, pfn: int) -> tuple[Resource, ...]:
@@ -145,25 +135,25 @@ class _Examination:
         flags = tuple(section_flags(self.prog, int(sections.raw[index])))
         return Section(number, True, flags, subsection, valid)
 
-    def place_of(self, pfn: int) -> tuple[Place | None, Subject | None]:
+    def place_of(self, pfn: int) -> tuple[Place | None, PagemapLayout | None]:
         """Find the pagemap of a page, and where in it the page is."""
         geometry = self.vmemmap.geometry
         physical = pfn * geometry.page_size
-        for subject in self.subjects:
-            for one in subject.ranges:
+        for layout in self.layouts:
+            for one in layout.ranges:
                 if one.start <= physical <= one.end:
                     first = one.start // geometry.page_size
                     end = (one.end + 1) // geometry.page_size
-                    return self._place(pfn, subject, first, end), subject
+                    return self._place(pfn, layout, first, end), layout
         return None, None
 
-    def _place(self, pfn: int, subject: Subject, first: int, end: int) -> Place:
-        geometry, pagemap = self.vmemmap.geometry, subject.pagemap
+    def _place(self, pfn: int, layout: PagemapLayout, first: int, end: int) -> Place:
+        geometry, pagemap = self.vmemmap.geometry, layout.pagemap
         pieces = (
             pieces_of(
-                first, end, pagemap, geometry, self.vmemmap.sections, bool(subject.dedup.expected)
+                first, end, pagemap, geometry, self.vmemmap.sections, bool(layout.dedup.expected)
             )
-            if subject.shift_sound
+            if layout.shift_sound
             else [unknown_piece(first, end, geometry)]
         )
         vpage = geometry.vpage(pfn)
@@ -174,12 +164,12 @@ class _Examination:
             reserved = first + pagemap.altmap.reserve
             altmap = "reserve" if pfn < reserved else "map" if pfn < data else "data"
         compound = head = None
-        if subject.order and pfn >= data:
-            compound = pfn - data >> subject.order
-            head = data + (compound << subject.order)
+        if layout.order and pfn >= data:
+            compound = pfn - data >> layout.order
+            head = data + (compound << layout.order)
         return Place(
             pgmap=pagemap.address,
-            name=subject.name,
+            name=layout.name,
             type=pagemap.type,
             start=first * geometry.page_size,
             end=end * geometry.page_size - 1,
@@ -187,7 +177,7 @@ class _Examination:
             altmap=altmap,
             compound=compound,
             head_pfn=head,
-            order=subject.order,
+            order=layout.order,
         )
 
     def struct_page(self, pfn: int) -> StructPage:
@@ -258,7 +248,7 @@ class _Examination:
         """Get the page frame that a ``struct page`` describes, if there is one at the address."""
         geometry = self.vmemmap.geometry
         pfn, into = divmod(address - geometry.vmemmap, geometry.struct_page_size)
-        return pfn if not into and 0 <= pfn < 1 << self.bits else None
+        return pfn if not into and 0 <= pfn < 1 << self.kernel.physmem_bits else None
 
     def _order(self, head: int | None) -> int | None:
         """Read the order of a compound page, from its first tail."""
@@ -362,12 +352,14 @@ class _Examination:
         first = pfn // pages * pages
         return first, first + pages, "section"
 
-    def check(self, pfn: int, place: Place | None, subject: Subject | None) -> tuple[Finding, ...]:
+    def check(
+        self, pfn: int, place: Place | None, layout: PagemapLayout | None
+    ) -> tuple[Finding, ...]:
         """Hold the page's compound page against the rules about contents, where it has any."""
         geometry = self.vmemmap.geometry
         if (
             place is None
-            or subject is None
+            or layout is None
             or place.head_pfn is None
             or geometry.page_size % geometry.struct_page_size
             or geometry.compound_vpages(place.order) < 2
@@ -386,7 +378,7 @@ class _Examination:
             head, first, first, first, np.minimum(first + per_page, last), shared, read.pfn,
             words.reshape(len(vpages), per_page, -1),
         )  # fmt: skip
-        due = Due(subject.pagemap, self.vmemmap.page, geometry, self.flags)
+        due = Due(layout.pagemap, self.vmemmap.page, geometry, self.flags)
         findings, tally = Collector(), Tally(due, base=False)
         check_rows(select(rows, read.readable), due, tally, self.vmemmap.page.folio_pages)
         pages = int(np.count_nonzero(read.readable)) * per_page

@@ -9,85 +9,92 @@ of all of them together (:mod:`.backing`), then the ``struct page``s themselves
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ...arch import architecture_of
-from ...kernel import Damage
-from ...kernel.dev_pagemap import PhysicalRange, read_pagemaps
-from ...kernel.device import name_pagemaps
-from ...kernel.mem_section import Sections, read_sections
-from ...kernel.page import read_page_layout
-from ...kernel.page_state import PageStates, read_page_states
+from ...confirm import confirmed
+from ...kernel.dev_pagemap import MAX_RANGES
 from ...kernel.percpu_ref import read_references
-from ...kernel.pglist_data import DEVICE, read_zones
-from ...kernel.resource import read_resources
 from ...report.documents.pgmap import PagemapReport, Report, Summary, TargetInfo
-from ...rules import RULES, rules_of
+from ...rules import rules_of
+from ...rules.alignment import section_alignment
 from ...rules.findings import Collector, Finding
-from ...rules.ranges import (
-    check_entries,
-    check_overlaps,
-    check_section_alignment,
-    check_shift,
-    valid_ranges,
+from ...rules.pagemap import (
+    ReferenceFacts,
+    nr_range,
+    overlaps_of,
+    pagemap_ref_high,
+    pagemap_ref_low,
+    range_invalid,
+    range_overlap,
+    vmemmap_shift,
 )
-from ...rules.references import check_references
 from ...rules.rule import Scope, Severity
-from ...target.vmcoreinfo import physmem_bits, physmem_frames
+from ...rules.target import resource_tree, xarray
 from ...timing import phase
-from ...vmemmap.layout import Geometry, dedup_of
-from ...vmemmap.memory import PhysicalMemory
-from ...vmemmap.struct_pages import flag_layout
 from ...vmemmap.tables import Kind
-from ...vmemmap.vmemmap import Vmemmap
 from .backing import BackingChecked, check_backing
 from .contents import Contents, ContentsChecked, check_contents, frames_to_read
 from .entries import check_entries_of_processes
 from .mapping import map_subject
+from .needs import NEEDS
+from .parts import Pagemaps
 from .subject import Subject
 from .validity import check_validity
 from .verdict import report_on
 
 if TYPE_CHECKING:
-    from ...kernel.page_flags import FlagLayout
-    from ...target import Target
+    from ...machine import Kernel
 
-__all__ = ("Contents", "Progress", "audit", "read_subjects")
+__all__ = ("Contents", "Progress", "audit", "once")
 
 #: is called with the pages of vmemmap walked and read so far, and how many there are
 Progress = Callable[[int, int], None]
 
 
 def audit(
-    target: Target,
-    types: str,
-    timings: dict[str, float] | None = None,
+    kernel: Kernel,
+    *,
+    contents: Contents | str = Contents.SAMPLE,
     progress: Progress | None = None,
-    contents: Contents = Contents.SAMPLE,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Report:
     """
-    Audit all pagemaps of a target, once.
+    Audit all pagemaps of a kernel; on a live one, report a violation only if it lasts.
 
-    :param target: an opened target with types attached
-    :param types: where they come from, ``btf`` or ``dwarf``
-    :param timings: seconds per phase, added to
-    :param progress: told how much of the vmemmap has been walked and read
-    :param contents: how many ``struct page``s are looked into
-    :raises VmemscopeError: if the target can't be looked at
+    :param contents: how many ``struct page``s are checked: ``all``, a ``sample`` of
+        each range's, or ``none``
+    :param progress: called with the pages of vmemmap walked and read so far, and how many
+        there are
+    :param sleep: waits that many seconds between passes
+    :raises VmemscopeError: if types are missing, or the kernel can't be audited
     """
-    timings = {} if timings is None else timings
+    check = partial(once, contents=Contents(contents), progress=progress)
+    return confirmed(kernel, check, Pagemaps(), sleep)
+
+
+def once(
+    kernel: Kernel,
+    *,
+    contents: Contents = Contents.SAMPLE,
+    progress: Progress | None = None,
+) -> Report:
+    """Audit all pagemaps in one pass; parameters and errors are those of :func:`audit`."""
+    kernel.require(NEEDS)
+    timings = kernel.timings
     unread: Counter[str] = Counter()
     findings = Collector()
     with phase(timings, "pagemaps"):
-        subjects, vmemmap = read_subjects(target, findings, unread)
-        words = _page_words(target, vmemmap) if subjects else None
+        subjects, vmemmap = _read_subjects(kernel, findings, unread), kernel.vmemmap
+        states = kernel.page_states if subjects else None
     with phase(timings, "audit"):
         check_entries_of_processes(
-            target.prog,
+            kernel.prog,
             vmemmap,
-            physmem_frames(target.vmcoreinfo, vmemmap.geometry.page_size),
+            kernel.max_frames,
             any(subject.pagemap.changing for subject in subjects),
             findings,
         )
@@ -112,9 +119,9 @@ def audit(
                 Kind.UNREADABLE
             ]
     with phase(timings, "frames"):
-        flags, states = words or (None, None)
         backing = check_backing(subjects, vmemmap, states) if states else BackingChecked(0)
     with phase(timings, "contents"):
+        flags = states.layout if states else None
         looked = []
         for subject in subjects:
             looked.append(check_contents(subject, vmemmap, flags, contents, step))
@@ -131,7 +138,7 @@ def audit(
                 unread[f"{what}, of {subject.label}"] += count
     loose = findings.finish()
     return Report(
-        target=TargetInfo.of(target, vmemmap.geometry, types),
+        target=TargetInfo.of(kernel),
         geometry=vmemmap.geometry,
         pagemaps=reports,
         findings=loose,
@@ -141,111 +148,40 @@ def audit(
     )
 
 
-def _page_words(target: Target, vmemmap: Vmemmap) -> tuple[FlagLayout | None, PageStates]:
-    """Look up how struct pages say of which node and zone they are, and what they are used for."""
-    prog = target.prog
-    try:
-        zones = tuple(one for one in read_zones(prog)[0] if one.name != DEVICE)
-        flags = flag_layout(prog, vmemmap, zones)
-    except LookupError:
-        # The types lack zones or flags: node and zone are then not asked.
-        return None, read_page_states(prog, target.vmcoreinfo)
-    return flags, read_page_states(prog, target.vmcoreinfo, flags, zones)
-
-
-def read_subjects(
-    target: Target, findings: Collector, unread: Counter[str]
-) -> tuple[list[Subject], Vmemmap]:
-    """Read the kernel's structures: pagemaps in order of address, and the vmemmap."""
-    prog = target.prog
-    arch = architecture_of(prog.platform)
-    table = arch.page_table(target.vmcoreinfo)
-    sections = read_sections(prog, target.vmcoreinfo, table.page_size, arch.kernel_space)
-    page = read_page_layout(prog)
-    geometry = Geometry(arch, table.page_size, page.size, sections.vmemmap)
-    bits = physmem_bits(target.vmcoreinfo)
-
-    pagemaps, damage = read_pagemaps(prog)
-    resources, resource_damage = read_resources(prog)
-    names = name_pagemaps(prog, pagemaps, resources)
-    for rule, several in (("xarray", damage), ("resource-tree", resource_damage)):
-        findings.checked(RULES[rule])
-        for one in several:
-            if one.unreadable:
-                findings.skipped(one.message, RULES[rule])
-            else:
-                findings.add(RULES[rule], one.message, vaddr=one.address)
-    for one in (*damage, *resource_damage, *sections.damage):
-        if one.unreadable:
-            unread[one.message] += 1
-    subjects = [Subject(pagemap, names.get(pagemap.address)) for pagemap in pagemaps]
-    subjects.sort(key=lambda s: s.pagemap.entries[0].first)
-    ranges = {s.pagemap.address: valid_ranges(s.pagemap, bits, s.findings) for s in subjects}
-    check_overlaps(
-        [(one, s.pagemap) for s in subjects for one in ranges[s.pagemap.address]],
-        {s.pagemap.address: s.findings for s in subjects},
-    )
+def _read_subjects(kernel: Kernel, findings: Collector, unread: Counter[str]) -> list[Subject]:
+    """Check the kernel's structures, in order of the pagemaps' first page frames."""
+    geometry, layouts = kernel.geometry, kernel.layouts
+    findings.check(xarray, kernel.pagemap_damage)
+    findings.check(resource_tree, kernel.resource_damage)
+    unread += kernel.unread
+    overlaps = overlaps_of((one, layout.pagemap) for layout in layouts for one in layout.valid)
+    subjects = [Subject(layout) for layout in layouts]
     for subject in subjects:
-        subject.not_read.update(b.message for b in subject.pagemap.damage if b.unreadable)
-        _check_pagemap(
-            subject, ranges[subject.pagemap.address], geometry, sections, target.osrelease, damage
-        )
-        references = read_references(prog, subject.pagemap.address)
+        layout, pagemap, findings = subject.layout, subject.pagemap, subject.findings
+        subject.not_read.update(b.message for b in pagemap.damage if b.unreadable)
+        findings.check(nr_range, pagemap, MAX_RANGES)
+        findings.check(range_invalid, pagemap, kernel.physmem_bits)
+        findings.check(range_overlap, pagemap, layout.valid, overlaps.get(pagemap.address, ()))
+        findings.check(xarray, layout.entries)
+        findings.check(vmemmap_shift, pagemap, layout.ranges, geometry.page_size)
+        if layout.dedup.expected:
+            findings.check(section_alignment, pagemap, layout.ranges, kernel.sections, geometry)
+        else:
+            reason = subject.no_compounds or layout.dedup.reason or "it is not deduplicated"
+            findings.skipped(reason, section_alignment)
+        references = read_references(kernel.prog, pagemap.address)
         subject.not_read["reference counts of the pagemap itself"] += references.unreadable
-        check_references(
-            subject.pagemap,
-            subject.ranges,
+        facts = ReferenceFacts(
+            pagemap,
+            layout.ranges,
             subject.order if subject.shift_sound else None,
             references,
-            geometry,
-            subject.findings,
+            geometry.page_size,
         )
-    check_validity(prog, subjects, sections, geometry, unread)
-    ram = [(one.start, one.end) for one in resources if one.is_system_ram]
-    device = [(one.start, one.end) for subject in subjects for one in subject.ranges]
-    return subjects, Vmemmap(
-        geometry=geometry,
-        table=table,
-        sections=sections,
-        page=page,
-        ram=PhysicalMemory(prog, table.page_size, ram),
-        memory=PhysicalMemory(prog, table.page_size, ram + device),
-    )
-
-
-def _check_pagemap(
-    subject: Subject,
-    ranges: list[PhysicalRange],
-    geometry: Geometry,
-    sections: Sections,
-    osrelease: str,
-    damage: list[Damage],
-) -> None:
-    """
-    Check a pagemap itself, and find out what can be gone by for the rest.
-
-    :param damage: what of ``pgmap_array`` could not be followed: its entries
-        then tell nothing
-    """
-    pagemap = subject.pagemap
-    if damage:
-        subject.findings.skipped("pgmap_array could not be followed", RULES["xarray"])
-    elif any(one.unreadable for one in pagemap.damage):
-        # It has entries and, as far as is known, no ranges: that tells nothing.
-        subject.findings.skipped("the pagemap could not be read", RULES["xarray"])
-    elif len(ranges) != pagemap.nr_range:
-        subject.findings.skipped("not all of its ranges are valid", RULES["xarray"])
-    else:
-        ranges = check_entries(pagemap, ranges, geometry, subject.findings)
-    subject.ranges = tuple(ranges)
-    subject.shift_sound = check_shift(pagemap, ranges, geometry, subject.findings)
-    if subject.shift_sound:
-        subject.dedup = dedup_of(pagemap, geometry, osrelease)
-    if subject.dedup.expected:
-        check_section_alignment(pagemap, ranges, sections, geometry, subject.findings)
-    else:
-        reason = subject.no_compounds or subject.dedup.reason or "it is not deduplicated"
-        subject.findings.skipped(reason, RULES["section-alignment"])
+        findings.check(pagemap_ref_low, facts)
+        findings.check(pagemap_ref_high, facts)
+    check_validity(kernel.prog, subjects, kernel.sections, geometry, unread)
+    return subjects
 
 
 def _summary(

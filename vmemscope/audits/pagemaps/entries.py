@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...kernel.task import read_address_spaces
-from ...rules import RULES
-from ...rules.entries import check_copies
+from ...rules.target import CopyFacts, kernel_entries
 from ...vmemmap.memory import READ_ERRORS
 
 if TYPE_CHECKING:
@@ -38,13 +37,12 @@ def check_entries_of_processes(
     :param changing: whether a device is being set up or torn down: entries are
         copied after they were made
     """
-    rule = RULES["kernel-entries"]
     geometry, table = vmemmap.geometry, vmemmap.table
     if not geometry.arch.copies_kernel_entries:
-        findings.skipped("processes have no copies of the kernel's entries", rule)
+        findings.skipped("processes have no copies of the kernel's entries", kernel_entries)
         return
     if changing:
-        findings.skipped("a device is being set up or torn down", rule)
+        findings.skipped("a device is being set up or torn down", kernel_entries)
         return
     top = table.levels[0]
     first = geometry.vmemmap >> top.shift
@@ -52,7 +50,7 @@ def check_entries_of_processes(
     offset = first % top.entries * np.dtype(table.dtype).itemsize
     own = _entries(prog, table.root + offset, count, table.dtype, physical=True)
     if own is None:
-        findings.skipped("the kernel's own page table could not be read", rule)
+        findings.skipped("the kernel's own page table could not be read", kernel_entries)
         return
 
     def copies(spaces: Iterable[AddressSpace]) -> Iterator[tuple[AddressSpace, _Entries | None]]:
@@ -60,7 +58,8 @@ def check_entries_of_processes(
             yield space, _entries(prog, space.pgd + offset, count, table.dtype)
 
     spaces = read_address_spaces(prog)
-    check_copies(geometry.vmemmap, own, copies(spaces.found), table, spaces.missed, findings)
+    facts = CopyFacts(table, geometry.vmemmap, own, copies(spaces.found), spaces.missed)
+    findings.check(kernel_entries, facts)
 
 
 def _entries(

@@ -11,13 +11,23 @@ import numpy as np
 from ...columns import select
 from ...limits import LIMITS
 from ...report.documents.pgmap import FrameSpan
-from ...rules import RULES
 from ...rules.frames import AltmapFacts, altmap_frame
-from ...rules.mapping import check_compounds, check_holes, check_leaves
+from ...rules.leaves import (
+    COMPOUND_RULES,
+    LEAF_RULES,
+    NO_COMPOUNDS,
+    NO_TAIL,
+    ApartFacts,
+    LeafFacts,
+    TailFacts,
+    hole,
+    not_deduplicated,
+    tail_frame,
+)
+from ...rules.pagemap import NO_RANGE
 from ...vmemmap.layout import Dedup, Populated, pieces_of, unknown_piece
 from ...vmemmap.runs import are_regular, judge, runs_of, whole_compounds
 from ...vmemmap.tables import Kind
-from .subject import NO_RANGE
 
 if TYPE_CHECKING:
     from ...vmemmap.layout import Piece
@@ -27,18 +37,6 @@ if TYPE_CHECKING:
     from .subject import Subject
 
 __all__ = ("judged_compounds", "map_subject", "runs_of_piece")
-
-#: the rules that are evaluated here
-_LEAVES = tuple(
-    RULES[rule] for rule in ("hole", "leaf-size", "leaf-fallback", "read-only", "executable")
-)
-_COMPOUNDS = (RULES["tail-frame"], RULES["not-deduplicated"])
-
-#: why the compound pages of a piece are not judged, by how it is populated
-_NO_COMPOUNDS = {
-    Populated.EARLY: "parts in sections that were there at boot, whose memory map is RAM's",
-    Populated.UNKNOWN: "it can't be told what the kernel should have built",
-}
 
 #: vpages drawn where there are no compound pages
 _DRAWN_PLAIN = 8
@@ -54,7 +52,7 @@ def map_subject(subject: Subject, vmemmap: Vmemmap, step: Callable[[int], None])
     """
     geometry = vmemmap.geometry
     if not subject.ranges:
-        subject.findings.skipped(NO_RANGE, *_LEAVES, *_COMPOUNDS, altmap_frame)
+        subject.findings.skipped(NO_RANGE, hole, *LEAF_RULES, *COMPOUND_RULES, altmap_frame)
         return
     if subject.dedup.expected is None:
         shares = _shares(subject, vmemmap)
@@ -69,7 +67,11 @@ def map_subject(subject: Subject, vmemmap: Vmemmap, step: Callable[[int], None])
         ):
             subject.pieces.append(piece)
             _map_piece(subject, piece, vmemmap, step)
-    _report_apart(subject, vmemmap)
+    if subject.apart:
+        size = geometry.compound_vpages(subject.order)
+        subject.findings.check(
+            not_deduplicated, ApartFacts(subject.apart, subject.compounds, size, geometry)
+        )
 
 
 def runs_of_piece(piece: Piece, vmemmap: Vmemmap) -> Iterator[Runs]:
@@ -98,8 +100,8 @@ def _map_piece(
     subject: Subject, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
 ) -> None:
     if piece.populated is not Populated.COMPOUND:
-        reason = _NO_COMPOUNDS.get(piece.populated, subject.dedup.reason)
-        subject.findings.skipped(reason or "it is not deduplicated", *_COMPOUNDS)
+        reason = NO_COMPOUNDS.get(piece.populated, subject.dedup.reason)
+        subject.findings.skipped(reason or "it is not deduplicated", *COMPOUND_RULES)
     if subject.pagemap.altmap is None:
         subject.findings.skipped("no altmap", altmap_frame)
     elif piece.populated is not Populated.LEAF:
@@ -177,14 +179,16 @@ def _checked_runs(
         for level in vmemmap.table.levels:
             if (here := mapped & (leaves.shift == level.shift)).any():
                 subject.leaf_sizes[level.size] += int(leaves.pieces.sum(where=here))
-        check_leaves(leaves, piece, vmemmap.table, geometry, subject.findings)
+        facts = LeafFacts.of(leaves, piece.populated, vmemmap.table, geometry)
+        for rule in LEAF_RULES:
+            subject.findings.check(rule, facts)
         runs = runs_of(leaves, geometry, piece.start, piece.end)
         pages = 0
         for kind in Kind:
             if (of_kind := runs.kind == kind).any():
                 pages += (count := int(runs.length.sum(where=of_kind)))
                 subject.by_kind[kind] += count
-        check_holes(runs, geometry, subject.findings)
+        subject.findings.check(hole, runs, geometry)
         step(pages)
         yield runs
 
@@ -208,13 +212,18 @@ def _take_compounds(subject: Subject, judged: Judged, piece: Piece, vmemmap: Vme
     roles = np.where(judged.head[:_DRAWN_SPANS], "head", "tail").tolist()
     _keep_first(subject, judged.runs, roles, vmemmap)
     in_ram = vmemmap.ram.contains(judged.runs.pfn) if judged.wrong.any() else judged.wrong
-    apart = check_compounds(judged, in_ram, vmemmap.geometry, subject.findings)
-    subject.apart.extend((piece.origin, number) for number in apart.tolist())
+    facts = TailFacts.of(judged, in_ram, vmemmap.geometry)
+    subject.findings.check(tail_frame, facts)
+    if facts.any_tail:
+        subject.findings.checked(not_deduplicated)
+    else:
+        subject.findings.skipped(NO_TAIL, not_deduplicated)
+    subject.apart.extend((piece.origin, number) for number in facts.apart.tolist())
     subject.compounds += int(np.count_nonzero(np.diff(judged.compound))) + 1
     runs, owner = judged.runs, judged.owner
-    if len(apart):
+    if len(facts.apart):
         # Where nothing is shared, each page should at least own what it maps.
-        owner = np.where(np.isin(judged.compound, apart), 1, owner)
+        owner = np.where(np.isin(judged.compound, facts.apart), 1, owner)
     if not (mapped := runs.kind == Kind.MAPPED).all():
         runs, owner = select(runs, mapped), owner[mapped]
     subject.ram.add(runs, owner)
@@ -242,26 +251,4 @@ def _keep_first(subject: Subject, runs: Runs, roles: list[str], vmemmap: Vmemmap
                 role=roles[i] if mapped else Kind(runs.kind[i]).name.lower(),
                 large=bool(runs.order[i]),
             )
-        )
-
-
-def _report_apart(subject: Subject, vmemmap: Vmemmap) -> None:
-    """Report compound pages without any sharing: all of a pagemap's as one finding."""
-    if not subject.apart:
-        return
-    rule = RULES["not-deduplicated"]
-    size = vmemmap.geometry.compound_vpages(subject.order)
-    if len(subject.apart) == subject.compounds:
-        told = subject.apart[:1]
-        message = f"none of {subject.compounds} compound pages has tail pages that share a frame"
-    else:
-        told = subject.apart
-        message = "the tail pages of compound page {} share no frame"
-    for origin, number in told:
-        subject.findings.add(
-            rule,
-            message.format(number),
-            vaddr=vmemmap.geometry.address(origin + number * size + 1),
-            expected=f"1 frame for {size - 1} pages of tail pages",
-            observed="a frame for each",
         )

@@ -9,30 +9,21 @@ from typing import TYPE_CHECKING
 
 from ...rules.findings import Collector
 from ...vmemmap.frame_table import FrameTable
-from ...vmemmap.layout import Dedup, Piece
+from ...vmemmap.layout import Piece
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
-    from ...kernel.dev_pagemap import Pagemap, PhysicalRange
     from ...report.documents.pgmap import FrameSpan
+    from ...vmemmap.pagemaps import PagemapLayout
 
-__all__ = ("NO_RANGE", "Subject")
-
-#: why nothing is asked of a pagemap
-NO_RANGE = "it has no valid range"
+__all__ = ("Subject",)
 
 
 @dataclass
 class Subject:
     """A pagemap under audit."""
 
-    pagemap: Pagemap
-    name: str | None
-    #: the ranges that can be looked at
-    ranges: tuple[PhysicalRange, ...] = ()
-    dedup: Dedup = field(default_factory=lambda: Dedup(False, None))
-    #: whether ``vmemmap_shift`` can be gone by
-    shift_sound: bool = True
+    layout: PagemapLayout
     findings: Collector = field(default_factory=Collector)
     pieces: list[Piece] = field(default_factory=list)
     #: base pages of the vmemmap by what they turned out to be
@@ -57,10 +48,18 @@ class Subject:
     #: the first compound page as mapped, for drawing
     first: list[FrameSpan] = field(default_factory=list)
 
-    @property
-    def order(self) -> int:
-        """log2 of the base pages in a compound page, 0 where it can't be gone by."""
-        return (self.pagemap.vmemmap_shift or 0) if self.shift_sound else 0
+    def __post_init__(self) -> None:
+        self.pagemap = self.layout.pagemap
+        self.name = self.layout.name
+        self.label = self.layout.label
+        #: the trusted ranges
+        self.ranges = self.layout.ranges
+        #: whether ``vmemmap_shift`` is trusted
+        self.shift_sound = self.layout.shift_sound
+        #: log2 of the base pages in a compound page, 0 where it is not trusted
+        self.order = self.layout.order
+        #: what is found decides where the kernel may or may not deduplicate
+        self.dedup = self.layout.dedup
 
     @property
     def no_compounds(self) -> str | None:
@@ -75,8 +74,3 @@ class Subject:
     def vpages(self) -> int:
         """Base pages of the vmemmap that describe the pagemap."""
         return sum(piece.end - piece.start for piece in self.pieces)
-
-    @property
-    def label(self) -> str:
-        """What to call it in a message."""
-        return self.name or f"the pagemap at {self.pagemap.address:#x}"

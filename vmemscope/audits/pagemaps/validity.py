@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...kernel.mem_section_usage import read_subsections
-from ...rules import RULES
-from ...rules.sections import check_subsections
+from ...rules.sections import UNREAD_SECTIONS, ValidFacts, subsection_map
 from ...spans import Spans, union
 
 if TYPE_CHECKING:
@@ -21,10 +20,7 @@ if TYPE_CHECKING:
     from ...vmemmap.layout import Geometry
     from .subject import Subject
 
-__all__ = ("UNREAD_SECTIONS", "check_validity", "frames_of")
-
-#: why nothing can be said of sections that seem not to be there
-UNREAD_SECTIONS = "part of the section table could not be read"
+__all__ = ("check_validity", "frames_of")
 
 
 def frames_of(ranges: Iterable[PhysicalRange], page_size: int) -> Spans:
@@ -43,7 +39,7 @@ def check_validity(
     """Check the subsections of all pagemaps."""
     if sections.damage:
         for subject in subjects:
-            subject.findings.skipped(UNREAD_SECTIONS, RULES["subsection-map"])
+            subject.findings.skipped(UNREAD_SECTIONS, subsection_map)
         return
     ranges = [frames_of(subject.ranges, geometry.page_size) for subject in subjects]
     first = sections.number * sections.pages
@@ -52,4 +48,5 @@ def check_validity(
     for one in found.damage:
         unread[one.message] += 1
     for subject, frames in zip(subjects, ranges, strict=True):
-        check_subsections(frames, found.valid, found.unknown, geometry, subject.findings)
+        facts = ValidFacts(frames, found.valid, found.unknown, geometry)
+        subject.findings.check(subsection_map, facts)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ...kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
+    from ...machine import Kernel
     from ...rules.findings import Finding, Outcome, RuleOutcome
-    from ...target import Target
     from ...vmemmap.layout import Geometry, Piece
 
 __all__ = (
@@ -47,20 +47,16 @@ class TargetInfo:
     types: str
 
     @classmethod
-    def of(cls, target: Target, geometry: Geometry, types: str) -> TargetInfo:
-        """
-        Describe a target that was looked at.
-
-        :param types: where types come from, ``btf`` or ``dwarf``
-        """
+    def of(cls, kernel: Kernel) -> TargetInfo:
+        """Describe the target of a kernel that was audited."""
         return cls(
-            kind=target.kind,
-            path=target.path,
-            osrelease=target.osrelease,
-            arch=geometry.arch.name,
-            page_size=geometry.page_size,
-            struct_page_size=geometry.struct_page_size,
-            types=types,
+            kind=kernel.target.kind,
+            path=kernel.target.path,
+            osrelease=kernel.target.osrelease,
+            arch=kernel.arch.name,
+            page_size=kernel.page_size,
+            struct_page_size=kernel.page.size,
+            types=kernel.types,
         )
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ....rules.alignment import HEAD_ALIGNMENT
 from ....rules.contents import BASE_RULES, COMPOUND_RULES
+from ....rules.pagemap import NO_RANGE
 from ....rules.struct_pages import Due
-from ..subject import NO_RANGE
 from .areas import Contents, areas_of, picked, why_not
 from .base_pages import look_at_base_pages
 from .compounds import look_at_compounds
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ("Contents", "ContentsChecked", "check_contents", "frames_to_read")
 
 #: the rules that are evaluated here
-_ALIGNMENT = ("mask-alignment", "compound-alignment")
-_RULES = rules_named(*COMPOUND_RULES, *_ALIGNMENT)
-_OF_COMPOUNDS = rules_named(
-    *(rule for rule in COMPOUND_RULES if rule not in BASE_RULES), *_ALIGNMENT
+_RULES = (*rules_named(*COMPOUND_RULES), *HEAD_ALIGNMENT)
+_OF_COMPOUNDS = (
+    *rules_named(*(rule for rule in COMPOUND_RULES if rule not in BASE_RULES)),
+    *HEAD_ALIGNMENT,
 )
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ....rules import RULES
+from ....rules.alignment import HEAD_ALIGNMENT, HeadFacts
 from ....rules.contents import BASE_RULES, COMPOUND_RULES
-from ....rules.ranges import check_mask_alignment
 from .areas import Area, Contents
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class Look:
                     )
             if "tail-contents" not in self.asked:
                 findings.skipped("no tail pages that share a frame", *rules_named("tail-contents"))
-            check_mask_alignment(
-                self.subject.pagemap, self.heads, self.masked, self.vmemmap.geometry, findings
-            )
+            facts = HeadFacts(self.subject.pagemap, self.heads, self.masked, self.vmemmap.geometry)
+            for one in HEAD_ALIGNMENT:
+                findings.check(one, facts)
         return counted(areas, self.vmemmap)._replace(
             compounds_checked=self.checked,
             compounds_unreadable=self.unreadable,

@@ -3,7 +3,9 @@
 Frames of the vmemmap, read many at a time and in order of their numbers.
 
 :class:`Reading` gives their ``struct page``s in full; :func:`glance` keeps of each frame
-only what tells whether it takes more to look at it.
+only what tells whether it takes more to look at it. That is a short cut: without it, the
+contents of 400 GiB in 2 MiB (--contents all) take seven times the time (python -m
+bench.layout --guest 400G:2M).
 """
 
 from __future__ import annotations

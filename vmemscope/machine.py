@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+One kernel, opened: everything that is read once about it.
+
+Every audit takes a :class:`Kernel`. Each part is read when it is first asked for, and
+kept: on a running kernel a :class:`Kernel` is what one pass saw, and :meth:`Kernel.again`
+starts the next. What could not be read or followed stands beside what could.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from .arch import architecture_of
+from .errors import TargetError
+from .kernel.dev_pagemap import read_pagemaps
+from .kernel.device import name_pagemaps
+from .kernel.mem_section import Sections, read_sections
+from .kernel.page import PageLayout, read_page_layout
+from .kernel.page_state import PageStates, read_page_states
+from .kernel.pglist_data import DEVICE, read_zones
+from .kernel.resource import read_resources
+from .target.base import target_of
+from .target.vmcoreinfo import physmem_bits, physmem_frames
+from .timing import phase
+from .types import attach_types, check_needs, has_types, sensible_types
+from .vmemmap.layout import Geometry
+from .vmemmap.memory import PhysicalMemory
+from .vmemmap.pagemaps import PagemapLayout, layouts_of
+from .vmemmap.struct_pages import flag_layout
+from .vmemmap.vmemmap import Vmemmap
+
+if TYPE_CHECKING:
+    import os
+
+    from drgn import Program
+
+    from .arch import Architecture, PageTable
+    from .kernel import Damage
+    from .kernel.dev_pagemap import Pagemap
+    from .kernel.page_flags import FlagLayout
+    from .kernel.pglist_data import Zone
+    from .kernel.resource import Resource
+    from .target import Target
+    from .types import Need
+
+__all__ = ("Kernel",)
+
+
+class Kernel:
+    """
+    A kernel, and what has been read of it.
+
+    :param prog: a program that somebody opened, set to a kernel. Nothing is changed in it
+        if it has types; otherwise it gets those of the kernel's own BTF
+    :raises VmemscopeError: if it is not set to a Linux kernel, or there are no types
+    """
+
+    def __init__(self, prog: Program) -> None:
+        self._take(_target_of(prog), {})
+        if has_types(prog):
+            #: where types come from: ``btf``, ``dwarf``, or ``program`` if it had them
+            self.types = "program"
+        else:
+            self._attach("auto", (), None)
+
+    @classmethod
+    def open_core(
+        cls,
+        path: str,
+        *,
+        vmcoreinfo: str | None = None,
+        types: str = "auto",
+        symbols: Sequence[str | os.PathLike[str]] = (),
+        system_map: str | os.PathLike[str] | None = None,
+    ) -> Kernel:
+        """
+        Open a vmcore.
+
+        :param vmcoreinfo: path of a saved VMCOREINFO note to use instead of the dump's
+        :param types: ``auto``, ``btf`` or ``dwarf``
+        :param symbols: files with debug symbols
+        :param system_map: ``System.map`` of the kernel, for those before Linux 6.0
+        :raises VmemscopeError: if it can't be opened, or types are missing
+        """
+        from .target import open_core
+
+        return cls.open(lambda: open_core(path, vmcoreinfo), types, symbols, system_map)
+
+    @classmethod
+    def open_live(
+        cls,
+        *,
+        vmcoreinfo: str | None = None,
+        types: str = "auto",
+        symbols: Sequence[str | os.PathLike[str]] = (),
+        system_map: str | os.PathLike[str] | None = None,
+    ) -> Kernel:
+        """
+        Open the running kernel, through ``/proc/kcore``.
+
+        Parameters and errors are those of :meth:`open_core`.
+        """
+        from .target import open_live
+
+        return cls.open(lambda: open_live(vmcoreinfo), types, symbols, system_map)
+
+    @classmethod
+    def open_qemu(
+        cls,
+        address: str,
+        *,
+        vmcoreinfo: str | None = None,
+        types: str = "auto",
+        symbols: Sequence[str | os.PathLike[str]] = (),
+        system_map: str | os.PathLike[str] | None = None,
+    ) -> Kernel:
+        """
+        Attach to a QEMU guest.
+
+        Other parameters and errors are those of :meth:`open_core`.
+
+        :param address: of its QMP socket: ``unix:PATH`` or ``HOST:PORT``
+        """
+        from .target import open_qemu
+
+        return cls.open(lambda: open_qemu(address, vmcoreinfo), types, symbols, system_map)
+
+    @classmethod
+    def open(
+        cls,
+        opened: Callable[[], Target],
+        types: str = "auto",
+        symbols: Sequence[str | os.PathLike[str]] = (),
+        system_map: str | os.PathLike[str] | None = None,
+    ) -> Kernel:
+        """
+        Open a target, and attach types to it.
+
+        Other parameters and errors are those of :meth:`open_core`.
+
+        :param opened: opens the target
+        """
+        kernel = cls.__new__(cls)
+        timings: dict[str, float] = {}
+        with phase(timings, "attach"):
+            target = opened()
+        kernel._take(target, timings)
+        kernel._attach(types, symbols, system_map)
+        return kernel
+
+    def _take(self, target: Target, timings: dict[str, float]) -> None:
+        self.target = target
+        self.prog = target.prog
+        #: seconds per phase, of all passes
+        self.timings = timings
+
+    @sensible_types()
+    def _attach(
+        self,
+        types: str,
+        symbols: Sequence[str | os.PathLike[str]],
+        system_map: str | os.PathLike[str] | None,
+    ) -> None:
+        with phase(self.timings, "types"):
+            self.types = str(attach_types(self.prog, types, symbols, system_map=system_map))
+
+    def again(self) -> Kernel:
+        """Return the same kernel with nothing read yet, for another pass."""
+        kernel = Kernel.__new__(Kernel)
+        kernel._take(self.target, self.timings)
+        kernel.types = self.types
+        return kernel
+
+    def require(self, needs: Iterable[Need]) -> frozenset[Need]:
+        """
+        Check that the kernel's types have the names that an audit relies on.
+
+        :return: the optional ones that they lack
+        :raises TypesError: if they lack another
+        """
+        with phase(self.timings, "types"):
+            return check_needs(self.prog, needs)
+
+    @property
+    def live(self) -> bool:
+        """Whether the kernel runs on while it is read."""
+        return self.target.live
+
+    @cached_property
+    def arch(self) -> Architecture:
+        """The architecture's description."""
+        return architecture_of(self.prog.platform)
+
+    @cached_property
+    def table(self) -> PageTable:
+        """Format and root of ``init_mm``'s page tables."""
+        return self.arch.page_table(self.target.vmcoreinfo)
+
+    @property
+    def page_size(self) -> int:
+        """Bytes in a base page."""
+        return self.table.page_size
+
+    @cached_property
+    def sections(self) -> Sections:
+        """The present sections."""
+        return read_sections(
+            self.prog, self.target.vmcoreinfo, self.page_size, self.arch.kernel_space
+        )
+
+    @cached_property
+    def page(self) -> PageLayout:
+        """Where members are in a ``struct page``."""
+        return read_page_layout(self.prog)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Sizes that the layout of the vmemmap follows from."""
+        return Geometry(self.arch, self.page_size, self.page.size, self.sections.vmemmap)
+
+    @cached_property
+    def physmem_bits(self) -> int:
+        """Bits of a physical address, at the most."""
+        return physmem_bits(self.target.vmcoreinfo)
+
+    @cached_property
+    def max_frames(self) -> int:
+        """Page frames that there can be."""
+        return physmem_frames(self.target.vmcoreinfo, self.page_size)
+
+    @cached_property
+    def vmemmap_end(self) -> int:
+        """The first page of the address space after the vmemmap, as a vpage."""
+        return self.geometry.vpage_at(self.geometry.end(self.max_frames))
+
+    @cached_property
+    def _pagemaps(self) -> tuple[list[Pagemap], list[Damage]]:
+        return read_pagemaps(self.prog)
+
+    @property
+    def pagemaps(self) -> list[Pagemap]:
+        """Every ``struct dev_pagemap`` in ``pgmap_array``."""
+        return self._pagemaps[0]
+
+    @property
+    def pagemap_damage(self) -> list[Damage]:
+        """What of ``pgmap_array`` could not be followed."""
+        return self._pagemaps[1]
+
+    @cached_property
+    def layouts(self) -> list[PagemapLayout]:
+        """Pagemaps with what of each is trusted, in order of their first page frame."""
+        return layouts_of(
+            self.pagemaps,
+            name_pagemaps(self.prog, self.pagemaps, self.resources),
+            self.pagemap_damage,
+            self.physmem_bits,
+            self.geometry,
+            self.target.osrelease,
+        )
+
+    @cached_property
+    def _resources(self) -> tuple[list[Resource], list[Damage]]:
+        return read_resources(self.prog)
+
+    @property
+    def resources(self) -> list[Resource]:
+        """The tree of ``iomem_resource``, flat."""
+        return self._resources[0]
+
+    @property
+    def resource_damage(self) -> list[Damage]:
+        """What of ``iomem_resource`` could not be followed."""
+        return self._resources[1]
+
+    @cached_property
+    def _zones(self) -> tuple[list[Zone], list[Damage]]:
+        return read_zones(self.prog)
+
+    @property
+    def zones(self) -> list[Zone]:
+        """The zones of all nodes that span something."""
+        return self._zones[0]
+
+    @property
+    def ram_zones(self) -> list[Zone]:
+        """The zones but those of devices."""
+        return [zone for zone in self.zones if zone.name != DEVICE]
+
+    @property
+    def zone_damage(self) -> list[Damage]:
+        """The zones that could not be read."""
+        return self._zones[1]
+
+    @cached_property
+    def flags(self) -> FlagLayout:
+        """
+        Where flags, zone and node are in ``page->flags``.
+
+        :raises LookupError: if the kernel's types do not say
+        """
+        return flag_layout(self.prog, self.vmemmap, self.ram_zones)
+
+    @cached_property
+    def page_states(self) -> PageStates:
+        """How a ``struct page`` says what its frame is used for."""
+        try:
+            flags, zones = self.flags, tuple(self.ram_zones)
+        except LookupError:
+            # The types lack zones or flags: node and zone are then not compared.
+            return read_page_states(self.prog, self.target.vmcoreinfo)
+        return read_page_states(self.prog, self.target.vmcoreinfo, flags, zones)
+
+    @cached_property
+    def vmemmap(self) -> Vmemmap:
+        """The vmemmap, and the physical memory behind it."""
+        ram = [(one.start, one.end) for one in self.resources if one.is_system_ram]
+        devices = [(one.start, one.end) for layout in self.layouts for one in layout.ranges]
+        return Vmemmap(
+            geometry=self.geometry,
+            table=self.table,
+            sections=self.sections,
+            page=self.page,
+            ram=PhysicalMemory(self.prog, self.page_size, ram),
+            memory=PhysicalMemory(self.prog, self.page_size, ram + devices),
+        )
+
+    @cached_property
+    def unread(self) -> Counter[str]:
+        """Count what could not be read of the structures that all audits start from."""
+        damage = (*self.pagemap_damage, *self.resource_damage, *self.sections.damage)
+        return Counter(one.message for one in damage if one.unreadable)
+
+
+def _target_of(prog: Program) -> Target:
+    """Wrap a program that somebody else opened."""
+    from drgn import ProgramFlags
+
+    kind = "core"
+    if prog.flags & ProgramFlags.IS_LIVE:
+        kind = "live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"
+    return target_of(
+        prog,
+        kind,
+        str(prog.core_dump_path or ""),
+        TargetError("the program is not set to a Linux kernel that has VMCOREINFO"),
+    )

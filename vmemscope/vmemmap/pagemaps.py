@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What of a pagemap can be trusted, and what the kernel should have built for it.
+
+A ``struct dev_pagemap`` may be damaged, or half set up. What it says is used only where it
+can be so: ranges that can exist and that ``pgmap_array`` has in full, a ``vmemmap_shift``
+that fits them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .layout import SUBSECTION_SIZE, Dedup, dedup_of
+
+if TYPE_CHECKING:
+    from ..kernel import Damage
+    from ..kernel.dev_pagemap import Pagemap, PhysicalRange
+    from ..kernel.xarray import Entry
+    from .layout import Geometry
+
+__all__ = ("ArrayEntries", "PagemapLayout", "layouts_of", "range_problem", "shift_fits")
+
+
+@dataclass(frozen=True)
+class PagemapLayout:
+    """A pagemap, and what of it is trusted."""
+
+    pagemap: Pagemap
+    name: str | None
+    #: ranges that can exist
+    valid: tuple[PhysicalRange, ...]
+    entries: ArrayEntries
+    #: trusted ranges: those that can exist and that ``pgmap_array`` has in full
+    ranges: tuple[PhysicalRange, ...]
+    #: whether ``vmemmap_shift`` is trusted
+    shift_sound: bool
+    dedup: Dedup
+
+    @property
+    def order(self) -> int:
+        """log2 of the base pages in a compound page, 0 where it is not trusted."""
+        return (self.pagemap.vmemmap_shift or 0) if self.shift_sound else 0
+
+    @property
+    def label(self) -> str:
+        """What to call it in a message."""
+        return self.name or f"the pagemap at {self.pagemap.address:#x}"
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is trusted."""
+        return (
+            len(self.ranges) == self.pagemap.nr_range
+            and self.shift_sound
+            and not self.pagemap.damage
+        )
+
+
+def layouts_of(
+    pagemaps: Sequence[Pagemap],
+    names: Mapping[int, str],
+    damage: Sequence[Damage],
+    physmem_bits: int,
+    geometry: Geometry,
+    osrelease: str,
+) -> list[PagemapLayout]:
+    """
+    Return pagemaps with what of each is trusted, in order of their first page frame.
+
+    :param names: names of devices by address of the pagemap
+    :param damage: what of ``pgmap_array`` could not be followed
+    :param physmem_bits: bits of a physical address
+    :param osrelease: the kernel's release, used only where nothing else says whether
+        the kernel deduplicates
+    """
+    layouts = []
+    for pagemap in sorted(pagemaps, key=lambda one: one.entries[0].first):
+        valid = tuple(one for one in pagemap.ranges if range_problem(one, physmem_bits) is None)
+        entries = ArrayEntries.of(pagemap, valid, damage, geometry.page_size)
+        ranges = tuple(entries.usable)
+        sound = shift_fits(pagemap.vmemmap_shift, ranges, geometry.page_size)
+        dedup = dedup_of(pagemap, geometry, osrelease) if sound else Dedup(False, None)
+        name = names.get(pagemap.address)
+        layouts.append(PagemapLayout(pagemap, name, valid, entries, ranges, sound, dedup))
+    return layouts
+
+
+def range_problem(one: PhysicalRange, physmem_bits: int) -> str | None:
+    """
+    Return why a range can't exist, ``None`` if it can.
+
+    ``mm/memory_hotplug.c: check_pfn_span()``: ranges consist of whole subsections.
+
+    :param physmem_bits: bits of a physical address
+    """
+    if one.end < one.start:
+        return "ends before it starts"
+    if one.end >> physmem_bits:
+        return f"lies outside of {physmem_bits} bits of physical address space"
+    if one.start % SUBSECTION_SIZE or (one.end + 1) % SUBSECTION_SIZE:
+        return "does not start and end on a subsection boundary"
+    return None
+
+
+def shift_fits(shift: int | None, ranges: Sequence[PhysicalRange], page_size: int) -> bool:
+    """
+    Return whether a compound page fits the largest range, as far as there is one.
+
+    :param shift: log2 of the pages in a compound page
+    :param page_size: bytes
+    """
+    if not shift:
+        return True
+    return shift < 64 and (not ranges or page_size << shift <= max(one.size for one in ranges))
+
+
+@dataclass(frozen=True)
+class ArrayEntries:
+    """The entries of ``pgmap_array`` for one pagemap, by the range that they lie in."""
+
+    pagemap: Pagemap
+    #: valid ranges of the pagemap
+    ranges: Sequence[PhysicalRange]
+    #: bytes
+    page_size: int
+    #: why they can't be compared, ``None`` if they can
+    reason: str | None
+    #: entries that lie in none of the ranges
+    strays: Sequence[Entry]
+    #: range -> frames that entries have of it
+    frames: dict[PhysicalRange, int]
+
+    @classmethod
+    def of(
+        cls,
+        pagemap: Pagemap,
+        ranges: Sequence[PhysicalRange],
+        damage: Sequence[Damage],
+        page_size: int,
+    ) -> ArrayEntries:
+        """
+        Compare a pagemap's entries with its ranges.
+
+        :param damage: what of ``pgmap_array`` could not be followed: its entries then say nothing
+        """
+        reason = None
+        if damage:
+            reason = "pgmap_array could not be followed"
+        elif any(one.unreadable for one in pagemap.damage):
+            # It has entries and, as far as is known, no ranges: that says nothing.
+            reason = "the pagemap could not be read"
+        elif len(ranges) != pagemap.nr_range:
+            reason = "not all of its ranges are valid"
+        strays = []
+        frames = dict.fromkeys(ranges, 0)
+        for entry in pagemap.entries if reason is None else ():
+            start = entry.first * page_size
+            end = start + entry.span * page_size
+            for one in ranges:
+                if one.start <= start and end <= one.end + 1:
+                    frames[one] += entry.span
+                    break
+            else:
+                strays.append(entry)
+        return cls(pagemap, ranges, page_size, reason, strays, frames)
+
+    def missing(self, one: PhysicalRange) -> bool:
+        """Return whether entries have other frames of a range than all, each once."""
+        return self.frames[one] != one.size // self.page_size
+
+    @property
+    def usable(self) -> list[PhysicalRange]:
+        """The ranges that are there in full, as far as can be said."""
+        if self.reason is not None:
+            return list(self.ranges)
+        return [one for one in self.frames if not self.missing(one)]
