@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.test_confirm import after_passes
 from vmemscope.audits.hugetlb import DIVISION, audit
 from vmemscope.cli.main import main
 from vmemscope.machine import Kernel
-from vmemscope.report.document import schema_text
+from vmemscope.report import schema_text, to_document
 from vmemscope.report.documents.hugetlb import HugetlbReport
-from vmemscope.report.hugetlb import HUGETLB_SCHEMA, hugetlb_document, render_hugetlb
+from vmemscope.report.hugetlb import render_hugetlb
 from vmemscope.rules import rules_of
 from vmemscope.rules.findings import NOT_EVALUATED, Outcome
 from vmemscope.rules.rule import Scope
@@ -89,13 +89,13 @@ class TestSound:
         assert (small.free, small.in_use, small.elsewhere) == (7, 3, 0)
         assert small.flagged == small.optimized == optimized
         assert small.pages == small.mapped == (PLAIN + optimized) * PAGES
-        assert small.read_only == report.totals.read_only == optimized * (PAGES - 1)
+        assert small.read_only == report.summary.read_only == optimized * (PAGES - 1)
         # A frame for each zone that the tail pages of 7.1+ share.
         shared = 2 if kernel == "7.2" else 0
         assert small.frames == PLAIN * PAGES + optimized + shared
         assert small.saved_bytes == (small.pages - small.frames) * 4096
         assert small.savable_bytes == PLAIN * (PAGES - 1) * 4096
-        assert [(one.nid, one.folios, one.free, one.optimized) for one in small.by_node] == [
+        assert [(one.node, one.folios, one.free, one.optimized) for one in small.nodes] == [
             (0, 7, 5, 5), (1, 3, 2, 3)
         ]  # fmt: skip
 
@@ -105,20 +105,20 @@ class TestSound:
         assert report.hvo.enabled
         assert report.hvo.shared_tails == (kernel == "7.2")
         assert report.hvo.key == (None if kernel == "7.2" else FIRST + SECOND)
-        assert [(one.nid, one.zone, one.order, one.folios) for one in report.tails] == (
+        assert [(one.node, one.zone, one.order, one.folios) for one in report.shared_tails] == (
             [(0, "DMA32", 9, FIRST), (1, "Normal", 9, SECOND)] if kernel == "7.2" else []
         )
 
     def test_folios(self, looked: Looked, kernel: str) -> None:
         report, _ = looked("", kernel)
         assert [one.flagged for one in report.folios] == [False] * 2 + [True] * 8
-        shared = {one.nid: one.pfn for one in report.tails}
+        shared = {one.node: one.pfn for one in report.shared_tails}
         for one in report.folios:
             assert one.read_only == (PAGES - 1 if one.flagged else 0)
             if not one.flagged:
                 assert one.tail_pfn is None
             elif kernel == "7.2":
-                assert one.tail_pfn == shared[one.nid or 0] != one.head_pfn
+                assert one.tail_pfn == shared[one.node or 0] != one.head_pfn
             else:
                 assert one.tail_pfn == one.head_pfn
 
@@ -309,7 +309,7 @@ def test_kernel_without_folios(tmp_path: Path) -> None:
     build(load_scenario("empty")).write(tmp_path / "vmcore")
     report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
     assert report.findings == ()
-    assert report.totals.folios == 0
+    assert report.summary.folios == 0
     assert not report.hvo.enabled
     assert "no folios in any pool (2 MiB, 1 GiB)" in render_hugetlb(report, 100)
 
@@ -318,8 +318,8 @@ def test_kernel_without_folios(tmp_path: Path) -> None:
 @pytest.mark.parametrize("added", ["", fault("tail-writable", folio=2)])
 def test_document_has_its_schema(looked: Looked, added: str, kernel: str) -> None:
     report, _ = looked(added, kernel)
-    document = json.loads(json.dumps(hugetlb_document(report)))
-    jsonschema.validate(document, json.loads(schema_text(HUGETLB_SCHEMA)))
+    document = json.loads(json.dumps(to_document(report)))
+    jsonschema.validate(document, json.loads(schema_text("vmemscope.hugetlb/1")))
     assert document["summary"]["errors"] == len(report.findings)
 
 

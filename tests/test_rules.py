@@ -7,10 +7,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from vmemscope.audits.pagemaps.parts import Pagemaps
 from vmemscope.report.documents.pgmap import PagemapReport, Report

@@ -126,7 +126,7 @@ def test_layouts_of_the_five_device_guest(audited: Audited, kernel: str) -> None
     # As counted on real 6.1, 6.12 and 7.2 guests with these devices.
     report, _ = audited("mixed", kernel)
     assert {
-        one.name: (one.pagemap.type, one.vmemmap.pages, one.frames.backing, one.frames.sharing)
+        one.name: (one.type, one.vmemmap.pages, one.frames.backing, one.frames.sharing)
         for one in report.pagemaps
     } == {
         "dax0.0": ("generic", 2048, 512, {1: 256, 7: 256}),

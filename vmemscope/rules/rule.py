@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
-from enum import Flag, IntEnum, auto
+from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -43,15 +43,19 @@ __all__ = (
 Value = str | int | None
 
 
-class Severity(IntEnum):
+class Severity(Enum):
     """How bad a finding is, worst first."""
 
-    ERROR = 0
-    WARNING = 1
-    NOTE = 2
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
 
     def __str__(self) -> str:
-        return self.name.lower()
+        return self.value
+
+    def __lt__(self, other: Severity) -> bool:
+        order = list(Severity)
+        return order.index(self) < order.index(other)
 
 
 class Scope(Flag):
