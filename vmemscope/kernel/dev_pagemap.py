@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, TypeKind, offsetof, sizeof
+from drgn import Object, TypeKind, offsetof, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from . import Damage
 from .percpu_ref import PERCPU_REF_DEAD
 from .xarray import Entry, entries
@@ -107,7 +107,7 @@ def read_pagemaps(prog: Program) -> tuple[list[Pagemap], list[Damage]]:
     pgmap_array = prog["pgmap_array"]
     try:
         found, damage = entries(pgmap_array)
-    except (FaultError, OSError):
+    except READ_ERRORS:
         return [], [Damage(pgmap_array.address_ or 0, "pgmap_array can't be read", True)]
     by_address: dict[int, list[Entry]] = {}
     for entry in found:

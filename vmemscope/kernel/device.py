@@ -15,8 +15,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, container_of, offsetof
+from drgn import Object, container_of, offsetof
 
+from ..target.reads import READ_ERRORS
 from ..text import printable
 from .string import read_string
 
@@ -63,7 +64,7 @@ def _dax_names(prog: Program) -> dict[int, str]:
             for dax in _dax_devices(prog)
             if dax.pgmap.value_()
         }
-    except (AttributeError, FaultError, LookupError, OSError, OverflowError):
+    except (AttributeError, LookupError, *READ_ERRORS):
         # No dax bus in this kernel, or it can't be read, or its types are damaged:
         # resources tell names too.
         return {}
@@ -119,7 +120,7 @@ def _gendisk_name(prog: Program, pagemap: Pagemap) -> str | None:
         disk = prog.read_u64(pagemap.address - 8)
         start = disk + offsetof(prog.type("struct gendisk"), "disk_name")
         name = read_string(prog, start, _MAX_NAME).decode("ascii")
-    except (FaultError, LookupError, OSError, OverflowError, ValueError):
+    except (LookupError, ValueError, *READ_ERRORS):
         return None
     # Other drivers' fsdax pagemaps (virtiofs) have something else before them.
     return name if _PMEM_DISK.fullmatch(name) else None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import Object, sizeof
 
+from ..target.reads import READ_ERRORS
 from ..text import printable
-from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:

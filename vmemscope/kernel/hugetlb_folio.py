@@ -21,8 +21,8 @@ import numpy as np
 from drgn import offsetof, sizeof
 
 from ..columns import join
+from ..target.reads import READ_ERRORS
 from ..target.vmcoreinfo import number
-from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from drgn import Object, offsetof, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from drgn import FaultError, offsetof, sizeof
+from drgn import offsetof, sizeof
 
 from ..errors import TargetError, UnsupportedError
+from ..target.reads import READ_ERRORS
 from ..target.vmcoreinfo import number
-from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def read_sections(
     damage: list[Damage] = []
     try:
         table = prog["mem_section"].value_()
-    except (FaultError, OSError) as e:
+    except READ_ERRORS as e:
         raise TargetError(f"mem_section can't be read, so the vmemmap can't be found: {e}") from e
     pointers = np.frombuffer(_read(prog, table, roots * 8, page_size, damage), np.uint64)
     # What lies behind the last root that is in use is zeros, and left out of filtered dumps.
@@ -206,7 +206,7 @@ def _roots_in_use(prog: Program, roots: int, per_root: int) -> int:
     """Get how many roots the kernel has had need of (``__section_mark_present()``)."""
     try:
         highest = int(prog["__highest_present_section_nr"].value_())
-    except (LookupError, FaultError, OSError):
+    except (LookupError, *READ_ERRORS):
         return roots
     return min(highest // per_root + 1, roots)
 

@@ -16,8 +16,7 @@ import numpy as np
 from drgn import offsetof
 
 from ..spans import Spans
-from ..vmemmap.layout import SUBSECTION_SIZE
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -26,7 +25,10 @@ if TYPE_CHECKING:
 
     from .mem_section import Sections
 
-__all__ = ("Subsections", "read_subsections")
+__all__ = ("SUBSECTION_SIZE", "Subsections", "read_subsections")
+
+#: bytes of physical memory in a subsection (SUBSECTION_SHIFT), on every architecture
+SUBSECTION_SIZE = 1 << 21
 
 _WORD = (1 << 64) - 1
 

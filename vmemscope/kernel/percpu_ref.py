@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import Object, TypeKind, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 
 if TYPE_CHECKING:
     from drgn import Program

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, offsetof, sizeof
+from drgn import Object, offsetof, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _nodes(prog: Program, damage: list[Damage]) -> list[tuple[int, int]]:
         count = prog["nr_node_ids"].value_()
         if 0 < count <= _MAX_NODES:
             size = min(size, count * 8)
-    except (LookupError, FaultError, OSError):
+    except (LookupError, *READ_ERRORS):
         pass
     try:
         raw = prog.read(node_data, size)

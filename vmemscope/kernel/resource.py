@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from drgn import Object
 
+from ..target.reads import READ_ERRORS
 from ..text import printable
-from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 from .string import read_string
 

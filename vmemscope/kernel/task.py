@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from drgn import Object, offsetof, sizeof
 
+from ..target.reads import READ_ERRORS
 from ..text import printable
-from ..vmemmap.memory import READ_ERRORS
 
 if TYPE_CHECKING:
     from drgn import Program

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..target.reads import READ_ERRORS
 from ..types.needs import has_symbol
-from ..vmemmap.memory import READ_ERRORS
 
 if TYPE_CHECKING:
     from drgn import Program

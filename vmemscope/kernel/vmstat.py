@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drgn import FaultError
-
+from ..target.reads import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def read_counters(prog: Program) -> Counters:
             values.append(int(counter.counter.value_()))
         except LookupError:
             values.append(None)
-        except (FaultError, OSError):
+        except READ_ERRORS:
             damage.append(Damage(counter.address_ or 0, f"{name} can't be read", True))
             values.append(None)
     return Counters(values[0], values[1], addresses, tuple(damage))
@@ -59,5 +58,5 @@ def read_page_ext_size(prog: Program) -> int:
     try:
         # A plain unsigned long that no helper asks for: its symbol is enough.
         return int(prog.read_u64(prog.symbol("page_ext_size").address))
-    except (LookupError, FaultError, OSError):
+    except (LookupError, *READ_ERRORS):
         return 0

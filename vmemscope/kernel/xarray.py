@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from drgn import offsetof, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:

@@ -193,7 +193,7 @@ def _read_btf(prog: Program, symbols: SymbolTable, vmcoreinfo: Mapping[str, str]
                 return file.read(_MAX_BTF_SIZE)
         except OSError:
             pass
-    from drgn import FaultError
+    from ..target.reads import READ_ERRORS
 
     # include/asm-generic/vmlinux.lds.h
     starts, stops = symbols.named("__start_BTF"), symbols.named("__stop_BTF")
@@ -209,6 +209,6 @@ def _read_btf(prog: Program, symbols: SymbolTable, vmcoreinfo: Mapping[str, str]
         raise TypesError(f"the kernel's BTF is said to be from 0x{start:x} to 0x{stop:x}", hint)
     try:
         data: bytes = prog.read(start, stop - start)
-    except (FaultError, OSError) as e:
+    except READ_ERRORS as e:
         raise TypesError(f"cannot read the kernel's BTF at 0x{start:x}: {e}", hint) from e
     return data

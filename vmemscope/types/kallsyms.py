@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TypesError
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from ._hints import GIVE_SYMBOLS, GIVE_VMLINUX
 from .symbols import MASK_64, ByAddress, SymbolEntry
 

@@ -14,9 +14,10 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from drgn import FaultError, Object, Program, offsetof
+from drgn import Object, Program, offsetof
 
 from ..errors import VmemscopeError
+from ..target.reads import READ_ERRORS
 from .btf import Btf
 from .finders import BtfTypes
 
@@ -49,7 +50,7 @@ def module_types(vmlinux: BtfTypes, prog: Program) -> list[BtfTypes]:
     except (AttributeError, LookupError):
         # No CONFIG_DEBUG_INFO_BTF_MODULES, or BTF that has other members.
         pass
-    except (FaultError, OSError) as e:
+    except READ_ERRORS as e:
         logger.warning("cannot read the list of modules' BTF (btf_modules) to its end: %s", e)
     return found
 
@@ -84,6 +85,6 @@ def _read(vmlinux: BtfTypes, prog: Program, module: Object) -> BtfTypes | None:
         return BtfTypes(prog, Btf(data, vmlinux.btf, name), vmlinux)
     except VmemscopeError as e:
         logger.warning("%s", e.message)
-    except (FaultError, OSError) as e:
+    except READ_ERRORS as e:
         logger.warning("cannot read the BTF of %s: %s", name, e)
     return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...columns import select
 from ...kernel.mem_section import section_flags
-from ...kernel.mem_section_usage import read_subsections
+from ...kernel.mem_section_usage import SUBSECTION_SIZE, read_subsections
 from ...kernel.page_words import mapcount_offset, page_type, tails_may_look_like_heads, word_names
 from ...kernel.pglist_data import DEVICE
 from ...report.documents.page import (
@@ -29,7 +29,7 @@ from ...rules.findings import Collector
 from ...rules.struct_pages import Due, Rows, holds_mask, resolve_heads
 from ...rules.tally import Tally
 from ...vmemmap.frames import runs_of
-from ...vmemmap.layout import SUBSECTION_SIZE, first_compound, pieces_of, unknown_piece
+from ...vmemmap.layout import first_compound, pieces_of, unknown_piece
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
 from ...vmemmap.trace import trace
