@@ -11,7 +11,7 @@ fills in one :class:`Architecture` and a line in :data:`_MODULES`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -124,6 +124,8 @@ class Architecture:
     #: numpy dtype of a constant as it stands in the bytes of an instruction, ``None``
     #: if it is not in one piece there
     constant: str | None = None
+    #: variables that only this architecture has -> their C types, newest first
+    variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 #: drgn's ``Architecture`` name -> module of this package

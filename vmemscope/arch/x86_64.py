@@ -53,6 +53,18 @@ _LEVELS = (
     Level("pte", 12, 9),
 )
 
+_VARIABLES = {
+    "init_top_pgt": ("pgd_t []",),  # arch/x86/kernel/head_64.S
+    "vmemmap_base": ("unsigned long",),  # arch/x86/kernel/head64.c
+    "page_offset_base": ("unsigned long",),  # arch/x86/kernel/head64.c
+    "vmalloc_base": ("unsigned long",),  # arch/x86/kernel/head64.c
+    "phys_base": ("unsigned long",),  # arch/x86/kernel/head_64.S
+    "__pgtable_l5_enabled": ("unsigned int",),  # arch/x86/kernel/head64.c
+    "sme_me_mask": ("u64",),  # arch/x86/mm/mem_encrypt_amd.c
+    "physical_mask": ("phys_addr_t",),  # arch/x86/mm/pgtable.c
+    "unused_pmd_start": ("unsigned long",),  # arch/x86/mm/init_64.c
+}
+
 
 def _page_table(vmcoreinfo: Mapping[str, str]) -> PageTable:
     # init_mm.pgd is swapper_pg_dir, in the kernel image
@@ -87,4 +99,5 @@ ARCHITECTURE = Architecture(
     copies_kernel_entries=True,
     # disp32 and imm32
     constant="<u4",
+    variables=_VARIABLES,
 )

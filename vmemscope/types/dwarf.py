@@ -91,8 +91,10 @@ def _check_all_used(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> N
 def _supplement(prog: Program) -> None:
     # DWARF describes no variables that are defined in assembly: phys_base.
     from .finders import FINDER_NAME, ObjectFinder
+    from .globals import variables_of
 
-    prog.register_object_finder(FINDER_NAME, ObjectFinder(None), enable_index=-1)
+    finder = ObjectFinder(None, variables_of(prog.platform))
+    prog.register_object_finder(FINDER_NAME, finder, enable_index=-1)
 
 
 def _release(prog: Program) -> str:

@@ -42,7 +42,7 @@ from ..errors import TypesError
 from ._hints import GIVE_VMLINUX
 from .btf import Btf, Kind, Record
 from .btf_sections import BtfError
-from .globals import GLOBALS, Global
+from .globals import Variables, variables_of
 
 __all__ = ("FINDER_NAME", "BtfTypes", "ObjectFinder", "TypeFinder", "register_types")
 
@@ -349,12 +349,12 @@ class ObjectFinder:
 
     :param types: types of vmlinux; ``None`` to supplement another finder with
         the variables of the table
-    :param variables: types of variables
+    :param variables: C types of variables
     """
 
-    def __init__(self, types: BtfTypes | None, variables: dict[str, Global] | None = None) -> None:
+    def __init__(self, types: BtfTypes | None, variables: Variables) -> None:
         self._types: Final = types
-        self._variables: Final = GLOBALS if variables is None else variables
+        self._variables: Final = variables
 
     def __call__(
         self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None
@@ -390,30 +390,25 @@ class ObjectFinder:
             return None
         if type_id is not None and self._types is not None:
             return Object(prog, self._types.type(type_id), address=address)
-        return None if variable is None else self._variable(prog, variable, address)
+        return None if variable is None else _variable(prog, name, variable, address)
 
     def _is_function(self, type_id: int | None) -> bool:
         if type_id is None or self._types is None:
             return False
         return self._types.btf.record(type_id).kind == Kind.FUNC
 
-    @staticmethod
-    def _variable(prog: Program, variable: Global, address: int) -> Object | None:
-        if variable.architectures is not None:
-            platform = prog.platform
-            if platform is None or platform.arch not in variable.architectures:
-                return None
-        for candidate in variable.types:
-            try:
-                return Object(prog, candidate, address=address)
-            except LookupError:
-                pass
-        # To say that there is no such variable would be a different answer.
-        raise TypesError(
-            f"the kernel has a variable {variable.name}, but lacks its type, "
-            + " or ".join(variable.types),
-            GIVE_VMLINUX,
-        )
+
+def _variable(prog: Program, name: str, types: tuple[str, ...], address: int) -> Object:
+    for candidate in types:
+        try:
+            return Object(prog, candidate, address=address)
+        except LookupError:
+            pass
+    # To say that there is no such variable would be a different answer.
+    raise TypesError(
+        f"the kernel has a variable {name}, but lacks its type, {' or '.join(types)}",
+        GIVE_VMLINUX,
+    )
 
 
 def _address(prog: Program, name: str, *, is_function: bool) -> int | None:
@@ -452,4 +447,6 @@ def register_types(
     prog.register_type_finder(
         FINDER_NAME, TypeFinder(types, partial(modules, types)), enable_index=0
     )
-    prog.register_object_finder(FINDER_NAME, ObjectFinder(types), enable_index=0)
+    prog.register_object_finder(
+        FINDER_NAME, ObjectFinder(types, variables_of(prog.platform)), enable_index=0
+    )
