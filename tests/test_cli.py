@@ -138,8 +138,11 @@ class TestErrors:
         result = run("pgmap", "-c", str(vmcore), "-o", "/nowhere/report")
         assert "/nowhere/report" in assert_one_line(result, 2)
 
-    def test_debug_shows_the_traceback(self) -> None:
-        result = run("pgmap", "-c", "/nowhere/vmcore", "--debug")
+    @pytest.mark.parametrize("before", [True, False])
+    def test_debug_shows_the_traceback(self, before: bool) -> None:
+        arguments = ["pgmap", "-c", "/nowhere/vmcore"]
+        arguments.insert(0 if before else 3, "--debug")
+        result = run(*arguments)
         assert "Traceback" in result.stderr
         assert result.returncode != 0
 

@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"vmemscope {__version__}")
+    _add_debug(top, False)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in (pgmap, diff, rules, memmap, hugetlb, page, sim, vmcoreinfo):
         command = commands.add_parser(
@@ -50,11 +51,19 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.add_argument(
-            "--debug", action="store_true", help="show a traceback with an error message"
-        )
+        # Without a default, which would undo a --debug before the command.
+        _add_debug(command, argparse.SUPPRESS)
         command.set_defaults(run=module.run)
     return top
+
+
+def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=default,
+        help="show a traceback with an error message",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
