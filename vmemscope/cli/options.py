@@ -114,16 +114,17 @@ def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
 
 
 def _set_up_logging(args: argparse.Namespace) -> None:
-    """Have drgn's log and our own on stderr as all else is: a line each, and all with --debug."""
+    """Show drgn's log and our own on stderr, a line a message; all of it with --debug."""
     import logging
 
     from ..text import printable
 
-    class Line(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
+    class Stderr(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
             # Names and messages in it may be the target's.
-            text = printable(" ".join(super().format(record).split()).encode("utf-8", "replace"))
-            return f"vmemscope: {record.levelname.lower()}: {text}"
+            text = " ".join(self.format(record).split()).encode("utf-8", "replace")
+            # Not the stderr of the first call, which may be closed by now.
+            print(f"vmemscope: {record.levelname.lower()}: {printable(text)}", file=sys.stderr)
 
     # drgn's warnings are advice on the shell's use (reassemble a flattened dump);
     # what goes wrong is an exception.
@@ -131,9 +132,7 @@ def _set_up_logging(args: argparse.Namespace) -> None:
     for name, level in (("drgn", logging.ERROR), ("vmemscope", quiet)):
         logger = logging.getLogger(name)
         if not logger.handlers:
-            handler = logging.StreamHandler()
-            handler.setFormatter(Line())
-            logger.addHandler(handler)
+            logger.addHandler(Stderr())
             logger.propagate = False
         logger.setLevel(logging.DEBUG if args.debug else level)
 
