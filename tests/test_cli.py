@@ -246,6 +246,14 @@ class TestSim:
         result = run("pgmap", "--format", "json", "-c", str(path))
         assert json.loads(result.stdout)["target"]["osrelease"].startswith("7.2")
 
+    def test_write_to_stdout(self, tmp_path: Path) -> None:
+        path = tmp_path / "vmcore"
+        with path.open("wb") as file:
+            command = [sys.executable, "-m", "vmemscope", "sim", "devdax-2m", "-o", "-"]
+            subprocess.run(command, stdout=file, check=True, timeout=120)
+        assert not Path("-").exists()
+        assert run("pgmap", "-c", str(path)).stdout.splitlines()[-1] == "sound"
+
     def test_says_what_was_planted(self, tmp_path: Path) -> None:
         result = run("sim", str(FIXTURES / "hole.toml"), "-o", str(tmp_path / "vmcore"))
         assert result.returncode == 0

@@ -45,6 +45,11 @@ class TestVmcoreinfo:
         assert main(["pgmap", "-c", core, "--vmcoreinfo", str(note)]) == 0
         assert capsys.readouterr() == without
 
+    def test_to_stdout(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["vmcoreinfo", "--sim", "devdax-2m", "-o", "-"]) == 0
+        assert capsys.readouterr().out.startswith("OSRELEASE=")
+        assert not Path("-").exists()
+
     def test_takes_a_file(self) -> None:
         with pytest.raises(SystemExit) as raised:
             main(["vmcoreinfo", "--sim", "empty"])

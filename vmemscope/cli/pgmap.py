@@ -105,7 +105,7 @@ def _seconds(text: str) -> float:
 def _watch(args: argparse.Namespace) -> ExitStatus:
     if args.core is not None or args.sim is not None:
         raise UsageError("a dump does not change: --watch is for -k and --qemu")
-    if args.format != "table" or args.output is not None:
+    if args.format != "table" or args.output not in (None, "-"):
         raise UsageError("--watch shows the table: --format and -o are not used with it")
     first: Report | None = None
     with opened_kernel(args) as kernel:

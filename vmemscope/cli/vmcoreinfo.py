@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import ExitStatus
+from .lookup import write
 from .options import add_target_options, opener
 
 NAME = "vmcoreinfo"
@@ -26,15 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     add_target_options(parser, types=False)
     parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help="write there, whole or not at all"
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="write there, whole or not at all; - is stdout",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    from ..report import write_atomically
-
     with opener(args) as opened:
         text: bytes = opened().prog["VMCOREINFO"].string_()
-    write_atomically(args.output, text.decode("ascii", "backslashreplace"))
+    write(text.decode("ascii", "backslashreplace"), args)
     return ExitStatus.SOUND
