@@ -175,15 +175,14 @@ class Kernel:
         kernel.types = self.types
         return kernel
 
-    def require(self, needs: Iterable[Need]) -> frozenset[Need]:
+    def require(self, needs: Iterable[Need]) -> None:
         """
         Check that the kernel's types have the names that an audit relies on.
 
-        :return: the optional ones that they lack
-        :raises TypesError: if they lack another
+        :raises TypesError: if they lack one
         """
         with phase(self.timings, "types"):
-            return check_needs(self.prog, needs)
+            check_needs(self.prog, needs)
 
     @property
     def live(self) -> bool:
