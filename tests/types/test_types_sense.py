@@ -11,7 +11,7 @@ from btf_writer import BtfWriter
 from drgn import BadDataError, Object, OutOfBoundsError
 from test_types_finders import make_program
 
-from vmemscope import confirm
+from vmemscope.audits import pagemaps
 from vmemscope.cli.main import main
 from vmemscope.errors import ExitStatus, TypesError, UsageError
 from vmemscope.kernel import page
@@ -74,10 +74,10 @@ def test_command_line(
     core = str(tmp_path / "vmcore")
     assert main(["sim", "empty", "-o", core]) == 0
 
-    def ours(*_: object) -> None:
+    def ours(*_: object, **__: object) -> None:
         raise TypeError("of ours")
 
     with monkeypatch.context() as patched:
-        patched.setattr(confirm, "_stopped", ours)
+        patched.setattr(pagemaps, "once", ours)
         assert main(["pgmap", "-c", core]) == 3
     assert "internal error: TypeError: of ours" in capsys.readouterr().err
