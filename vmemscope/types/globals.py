@@ -2,13 +2,12 @@
 """
 C types of kernel variables.
 
-Kallsyms says where a variable is and BTF describes types, but nothing in a
-kernel says which type a variable has (BTF has that of per-CPU variables only).
-:data:`GLOBALS` does, for the variables that vmemscope and the drgn helpers that
-it uses ask for; those of one architecture are in :mod:`vmemscope.arch`. The table
-says nothing of versions: a variable that a kernel does not have has no symbol there.
-
-Arrays whose length depends on the configuration are of unknown length here.
+Kallsyms has the address of a variable and BTF describes types, but nothing in a
+kernel says which type a variable has (BTF says it for per-CPU variables only).
+:data:`GLOBALS` does, for the variables that vmemscope and drgn's helpers use.
+:mod:`vmemscope.arch` has those of one architecture. A variable that a kernel lacks has
+no symbol, so the table names no versions. An array whose length depends on the
+configuration has no length here.
 """
 
 from __future__ import annotations
