@@ -11,7 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ("Damage",)
+__all__ = ("SUBSECTION_SIZE", "Damage")
+
+#: bytes of physical memory in a subsection, on every architecture
+#: (``include/linux/mmzone.h: SUBSECTION_SHIFT``)
+SUBSECTION_SIZE = 1 << 21
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from drgn import offsetof
 
 from ..spans import Spans
 from ..target.reads import READ_ERRORS
-from . import Damage
+from . import SUBSECTION_SIZE, Damage
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
     from .mem_section import Sections
 
-__all__ = ("SUBSECTION_SIZE", "Subsections", "read_subsections")
-
-#: bytes of physical memory in a subsection (SUBSECTION_SHIFT), on every architecture
-SUBSECTION_SIZE = 1 << 21
+__all__ = ("Subsections", "read_subsections")
 
 _WORD = (1 << 64) - 1
 

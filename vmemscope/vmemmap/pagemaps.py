@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..kernel.mem_section_usage import SUBSECTION_SIZE
+from ..kernel import SUBSECTION_SIZE
 from .layout import Dedup, dedup_of
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...columns import select
+from ...kernel import SUBSECTION_SIZE
 from ...kernel.mem_section import section_flags
-from ...kernel.mem_section_usage import SUBSECTION_SIZE, read_subsections
+from ...kernel.mem_section_usage import read_subsections
 from ...kernel.page_words import mapcount_offset, page_type, tails_may_look_like_heads, word_names
 from ...kernel.pglist_data import DEVICE
 from ...report.documents.page import (
