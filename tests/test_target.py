@@ -225,13 +225,13 @@ class TestQemu:
     ) -> None:
         logger = logging.getLogger("drgn")
         level = logger.level
-        with qemu._heard_of_drgn() as heard:
+        with qemu._messages_of_drgn() as messages:
             logger.debug("QEMU process memory reading enabled")
             logger.error("oh")
-        assert heard == ["QEMU process memory reading enabled", "oh"]
+        assert messages == ["QEMU process memory reading enabled", "oh"]
         assert logger.level == level
         logger.error("later")
-        assert len(heard) == 2
+        assert len(messages) == 2
         assert "enabled" not in caplog.text
 
 

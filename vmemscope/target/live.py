@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The running kernel, through ``/proc/kcore``; read-only by its nature."""
+"""The running kernel, through ``/proc/kcore``, which is read-only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_live(vmcoreinfo: str | None = None) -> Target:
     """
     prog = new_program(vmcoreinfo)
     try:
-        # Opened here and not by drgn, which would ask sudo to open it.
+        # drgn would open it with sudo.
         fd = os.open(_KCORE, os.O_RDONLY)
     except FileNotFoundError:
         raise TargetError(
@@ -35,7 +35,7 @@ def open_live(vmcoreinfo: str | None = None) -> Target:
     except OSError as e:
         raise TargetError(f"cannot open {_KCORE}: {e.strerror}") from e
     try:
-        # From here on the descriptor is drgn's, which closes it, also on an error.
+        # drgn closes the descriptor, also on an error.
         prog.set_core_dump(fd)
     except Exception as e:
         if not isinstance(e, OSError | ValueError) and type(e) is not Exception:
@@ -50,7 +50,7 @@ def open_live(vmcoreinfo: str | None = None) -> Target:
 
 
 def _why_not_permitted() -> str:
-    """Tell what is in the way: the user, or the kernel's lockdown."""
+    """Return a hint: the user is not root, or the kernel is locked down."""
     if os.geteuid() != 0:
         return "run as root (sudo), or look at a dump with -c"
     try:
