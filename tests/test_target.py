@@ -110,7 +110,7 @@ class TestKernel:
         monkeypatch.setattr(live, "_KCORE", str(tmp_path / "kcore"))
         with pytest.raises(TargetError, match=r"there is no .*-c.*--qemu.*--sim") as caught:
             open_live()
-        assert caught.value.exit_status is ExitStatus.CANNOT_LOOK
+        assert caught.value.exit_status is ExitStatus.CANNOT_AUDIT
 
     def test_without_root(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*args: object) -> int:

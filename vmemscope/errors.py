@@ -34,7 +34,7 @@ class ExitStatus(IntEnum):
     SOUND = 0
     FINDINGS = 1
     USAGE = 2
-    CANNOT_LOOK = 3
+    CANNOT_AUDIT = 3
     PARTIAL = 4
 
 
@@ -46,7 +46,7 @@ class VmemscopeError(Exception):
     :param hint: what to try, one sentence, or ``None``
     """
 
-    exit_status = ExitStatus.CANNOT_LOOK
+    exit_status = ExitStatus.CANNOT_AUDIT
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)

@@ -70,7 +70,7 @@ def test_unmet(prog, name, kind):
         check_needs(prog, needs)
     assert f"{kind.value} {name} (needed to count frames)" in str(raised.value)
     assert "tell heads" not in str(raised.value)
-    assert raised.value.exit_status == ExitStatus.CANNOT_LOOK
+    assert raised.value.exit_status == ExitStatus.CANNOT_AUDIT
 
 
 def test_all_that_is_missing_is_reported(prog):

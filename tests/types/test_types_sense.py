@@ -31,7 +31,7 @@ def test_error_of_what_reads_by_types(prog):
         page.read_page_layout(prog)
     assert raised.value.message.startswith("the kernel's types make no sense: LookupError: ")
     assert isinstance(raised.value.__cause__, LookupError)
-    assert raised.value.exit_status == ExitStatus.CANNOT_LOOK
+    assert raised.value.exit_status == ExitStatus.CANNOT_AUDIT
 
 
 def test_error_of_a_helper_of_drgn(prog):

@@ -2,9 +2,8 @@
 """
 The command line: arguments in, exit status out; no kernel knowledge.
 
-One module for each subcommand. Everything costly (drgn, numpy) is imported by
-the subcommand once the arguments are known to be sound, so that ``--help``
-and a usage error answer at once.
+One module for each subcommand. A subcommand imports drgn and numpy only after the
+arguments were checked, so that ``--help`` and usage errors answer at once.
 """
 
 from __future__ import annotations
@@ -83,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _error(str(e))
         return e.exit_status
     except BrokenPipeError:
-        # The reader went away (| head): nobody is left to tell. Stop Python
-        # from complaining when it flushes once more at exit.
+        # The reader went away (| head). Keep Python from complaining when it flushes
+        # once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except KeyboardInterrupt:
@@ -94,12 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         _error(f"internal error: {type(e).__name__}: {e}; run again with --debug and report it")
-        return ExitStatus.CANNOT_LOOK
+        return ExitStatus.CANNOT_AUDIT
     return status
 
 
 def _error(message: str) -> None:
-    # One line, whatever a path or a library's message holds.
+    # One line, even if a path or a library's message has several.
     line = printable(" ".join(message.split()).encode("utf-8", "surrogateescape"))
     print(f"vmemscope: error: {line}", file=sys.stderr)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import argparse
 
-from .lookup import (
-    add_look_options,
+from .common import (
+    add_audit_options,
     columns,
     opened_kernel,
     status_of,
@@ -34,7 +34,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
-    add_look_options(parser, ("table", "json"))
+    add_audit_options(parser, ("table", "json"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UsageError
-from .lookup import add_look_options, opened_kernel, status_of, write
+from .common import add_audit_options, opened_kernel, status_of, write
 
 NAME = "page"
 HELP = "everything about one page"
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         meaning.add_argument(
             f"--{option}", dest="meaning", action="store_const", const=option, help=what
         )
-    add_look_options(parser, ("text", "json"))
+    add_audit_options(parser, ("text", "json"))
 
 
 def run(args: argparse.Namespace) -> int:

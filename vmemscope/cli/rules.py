@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import ExitStatus, UsageError
-from .lookup import columns, write
+from .common import columns, write
 from .options import add_output_options
 
 NAME = "rules"

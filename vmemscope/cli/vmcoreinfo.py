@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import ExitStatus
-from .lookup import write
+from .common import write
 from .options import add_target_options, opener
 
 NAME = "vmcoreinfo"
