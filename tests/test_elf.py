@@ -260,7 +260,7 @@ class TestDrgn:
     def test_absent_page_on_the_way_or_at_the_end(self, tmp_path: Path, absent: int) -> None:
         target = open_core(self.dump(tmp_path, absent))
         assert target.notes == (
-            "4 KiB of memory are not in the dump (filtered or cut off), and not taken for zeros",
+            "4 KiB of memory are not in the dump (filtered or cut off), and not read as zeros",
         )
         prog = target.prog
         with pytest.raises(FaultError, match=NOT_IN_DUMP[:15]):

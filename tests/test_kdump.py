@@ -92,7 +92,7 @@ class TestKdump:
     def test_whole(self, kdump: Path) -> None:
         target = open_core(str(kdump))
         assert target.notes == (
-            "the dump was filtered (dump level 31): what was left out is not read",
+            "the dump was filtered (dump level 31): pages left out are not read",
         )
         prog = target.prog
         assert prog.read(20 * PAGE, PAGE, True) == bytes(PAGE)

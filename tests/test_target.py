@@ -277,8 +277,8 @@ class TestMonitor:
         [
             ((), "connection was closed"),
             (({"hello": 1},), "no QMP greeting"),
-            (("220 smtp ready",), "this is no QMP"),
-            (("[]",), "this is no QMP"),
+            (("220 smtp ready",), "the answer is not QMP"),
+            (("[]",), "the answer is not QMP"),
             ((GREETING, {"error": {"class": "X", "desc": "no coffee"}}), "no coffee"),
             ((GREETING, {"error": None}), "None"),
             ((GREETING, {"neither": 1}), "neither an answer nor an event"),
@@ -305,7 +305,7 @@ class TestMonitor:
         mine, theirs = socket.socketpair()
         with mine, theirs:
             theirs.sendall(b"{" * 2000)
-            with pytest.raises(MonitorError, match="without end"):
+            with pytest.raises(MonitorError, match="more than 1000 bytes"):
                 Monitor(mine)
 
 

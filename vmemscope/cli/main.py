@@ -25,8 +25,8 @@ exit status:
   0  sound: everything could be read and nothing is wrong
   1  at least one finding of severity error; something got worse (diff)
   2  wrong usage
-  3  could not look: no target, no types, unsupported kernel or architecture
-  4  looked only in part (something could not be read) and found no error
+  3  no audit: no target, no types, unsupported kernel or architecture
+  4  audited only in part (something could not be read), and no error found
 """
 
 

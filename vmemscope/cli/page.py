@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``vmemscope page``: everything about one page."""
+"""``vmemscope page``: show everything about one page."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from ..errors import UsageError
 from .common import add_audit_options, opened_kernel, status_of, write
 
 NAME = "page"
-HELP = "everything about one page"
+HELP = "show everything about one page"
 DESCRIPTION = """\
-Tell everything about one page, of RAM or of a device: whose it is, where its
-struct page is, how the page tables map that, level by level, which frame is
-behind it and who shares that frame, and what the struct page says, in words.
+Show everything about one page of RAM or of a device: its owner, the address of its
+struct page, the page-table entries that map the struct page, level by level, the
+backing frame, who shares that frame, and the contents of the struct page.
 
-A number is taken for a page frame number if there is a page of that number,
-else for a physical address; one that is too large for either is a virtual
-address: of a struct page, or of anything that the kernel has mapped. How it was
-understood is said first.
+A number is a page frame number (pfn) if a page has it, else a physical address. A
+number that is too large for both is a virtual address: of a struct page, or of
+anything else that the kernel maps. The first line says which was chosen.
 """
 EXAMPLES = """\
 examples:
   vmemscope page 0x140003 -c vmcore          a page frame number
   vmemscope page 0x140003000 -c vmcore       the same page, by its physical address
   vmemscope page 0xffffea00050000c0          the same, by its struct page; the running kernel
-  vmemscope page --phys 0x1000 --sim mixed   a physical address that could be a page frame number
+  vmemscope page --phys 0x1000 --sim mixed   a physical address that could be a pfn
 """
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 NAME = "pgmap"
 HELP = "audit the vmemmap of device memory"
 DESCRIPTION = """\
-Find every struct dev_pagemap, walk the page tables of the vmemmap that
-describes it, and tell whether its tail pages are deduplicated, whether the
-reference counts match, how much memory is saved, and what is off.
+Find every struct dev_pagemap, and walk the page tables of the vmemmap that
+describes it. Report whether its tail pages are deduplicated, whether reference
+counts match, how much memory is saved, and what is wrong.
 """
 EXAMPLES = """\
 examples:
@@ -54,22 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|ADDRESS|PHYS|PFN",
         nargs="?",
         help="one pagemap in detail: its name, its address or one in its vmemmap,"
-        " a physical address or a page frame in its ranges",
+        " a physical address or a pfn in its ranges",
     )
     add_audit_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
     parser.add_argument(
         "--contents",
         choices=("sample", "all", "none"),
         default="sample",
-        help="how many struct pages to look into: those of 1024 compound pages, or pages of the"
-        " memory map, of each range (default), all, or none",
+        help="which struct pages to check: those of a sample of 1024 compound pages, or pages"
+        " of the memory map, of each range (default), all, or none",
     )
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
         type=_seconds,
-        help="look again and again, so many seconds apart, and tell what changed,"
-        " until interrupted; only for what runs (-k, --qemu)",
+        help="audit again and again, with a pause of SECONDS, and show what changed,"
+        " until interrupted; only for running kernels (-k, --qemu)",
     )
 
 

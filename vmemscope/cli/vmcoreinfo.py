@@ -12,9 +12,9 @@ from .options import add_target_options, opener
 NAME = "vmcoreinfo"
 HELP = "save a kernel's VMCOREINFO note"
 DESCRIPTION = """\
-Write the VMCOREINFO note of a kernel to a file, for the option --vmcoreinfo. It
-stays the same until the next boot. With it, a QEMU guest is not paused to be
-looked at, and can be reached over TCP.
+Write the VMCOREINFO note of a kernel to a file, for the option --vmcoreinfo. The
+note is valid until the next boot. With it, vmemscope does not pause a QEMU guest to
+read the note, and can use a QMP address on TCP.
 """
 EXAMPLES = """\
 examples:

@@ -50,14 +50,14 @@ def watch(
     try:
         while True:
             now = time.strftime("%Y-%m-%d %H:%M:%S", clock())
-            shown = f"look {number}, {now}, every {seconds:g} s\n{render(report)}{changes}"
+            shown = f"audit {number}, {now}, every {seconds:g} s\n{render(report)}{changes}"
             # One write, so that no half of it shows.
             out.write(_REDRAW + shown if out.isatty() else f"{shown}\n")
             out.flush()
             sleep(seconds)
             later = audit()
             lines = change_lines(compare(snapshot_of(report), snapshot_of(later)))
-            changes = "\nsince the last look:\n" + "".join(f"  {line}\n" for line in lines)
+            changes = "\nsince the last audit:\n" + "".join(f"  {line}\n" for line in lines)
             report, number = later, number + 1
     except KeyboardInterrupt:
         # The normal end: leave the last report on the screen.

@@ -52,11 +52,11 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     elif head.startswith(FLATTENED):
         check_flattened(path)
     elif level := check_whole(path):
-        notes.append(f"the dump was filtered (dump level {level}): what was left out is not read")
+        notes.append(f"the dump was filtered (dump level {level}): pages left out are not read")
     prog = _set_core_dump(path, vmcoreinfo)
     if missing := hide_absent(prog, path, loads):
         size = f"{missing >> 20} MiB" if missing >> 20 else f"{missing >> 10} KiB"
-        notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not taken for zeros")
+        notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not read as zeros")
     return target_of(
         prog,
         "core",

@@ -28,7 +28,7 @@ def open_live(vmcoreinfo: str | None = None) -> Target:
     except FileNotFoundError:
         raise TargetError(
             f"there is no {_KCORE} here, so the running kernel can't be read",
-            "look at a dump (-c), a guest (--qemu) or a simulated kernel (--sim) instead",
+            "audit a dump (-c), a guest (--qemu) or a simulated kernel (--sim) instead",
         ) from None
     except PermissionError:
         raise TargetError(f"not permitted to read {_KCORE}", _why_not_permitted()) from None
@@ -52,11 +52,11 @@ def open_live(vmcoreinfo: str | None = None) -> Target:
 def _why_not_permitted() -> str:
     """Return a hint: the user is not root, or the kernel is locked down."""
     if os.geteuid() != 0:
-        return "run as root (sudo), or look at a dump with -c"
+        return "run as root (sudo), or audit a dump with -c"
     try:
         with open(_LOCKDOWN, encoding="ascii") as file:
             if "[confidentiality]" in file.read():
-                return "the kernel is locked down (confidentiality); look at a dump with -c"
+                return "the kernel is locked down (confidentiality); audit a dump with -c"
     except OSError:
         pass
-    return "reading it takes CAP_SYS_RAWIO and no lockdown; or look at a dump with -c"
+    return "reading it needs CAP_SYS_RAWIO and no lockdown; or audit a dump with -c"

@@ -54,15 +54,15 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
         if saved is None:
             if connection.family != socket.AF_UNIX:
                 raise TargetError(
-                    f"the guest's VMCOREINFO can't be had over TCP ({address})",
+                    f"the guest's VMCOREINFO can't be read over TCP ({address})",
                     "give a Unix socket, or a saved note with --vmcoreinfo",
                 )
             saved, pause = _fetch_vmcoreinfo(monitor, ram[0][0])
             if pause is not None:
                 notes.append(
                     f"the guest was paused for {pause * 1000:.1f} ms to read its VMCOREINFO;"
-                    " a note saved with 'vmemscope vmcoreinfo' and given with --vmcoreinfo"
-                    " avoids that"
+                    " to avoid this pause, save the note once with 'vmemscope vmcoreinfo' and"
+                    " pass it with --vmcoreinfo"
                 )
     prog = new_program(saved)
     with _connect(address) as connection, _messages_of_drgn() as messages:
@@ -77,7 +77,7 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
     if not any("memory reading enabled" in message for message in messages):
         why = next((m.partition("disabled: ")[2] for m in messages if "disabled: " in m), "")
         notes.append(
-            "reads are slow: they go through the monitor, since the memory of the QEMU process"
+            "reads are slow: they go through the monitor, because the memory of the QEMU process"
             f" can't be read{f' ({why})' if why else ''}; run on its host, as its user or as root"
         )
     return target_of(prog, "qemu", address, _no_vmcoreinfo(), tuple(notes))
@@ -85,7 +85,7 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
 
 def _no_vmcoreinfo() -> TargetError:
     return TargetError(
-        "the guest tells no VMCOREINFO",
+        "the guest has no VMCOREINFO",
         "start QEMU with -device vmcoreinfo and load qemu_fw_cfg in the guest,"
         " or give a saved note with --vmcoreinfo",
     )
@@ -148,7 +148,7 @@ def _ram_ranges(monitor: Monitor) -> list[tuple[int, int]]:
             )
             break
     if not found:
-        raise MonitorError("it does not say where the guest has RAM (info mtree -f)")
+        raise MonitorError("QEMU does not say where the guest has RAM (info mtree -f)")
     merged: list[tuple[int, int]] = []
     for start, end in sorted((int(start, 16), int(end, 16)) for start, end in found):
         if merged and start <= merged[-1][1] + 1:

@@ -48,7 +48,7 @@ class Monitor:
         #: all events received
         self.events: list[Event] = []
         if "QMP" not in self._message():
-            raise MonitorError("there was no QMP greeting")
+            raise MonitorError("QEMU sent no QMP greeting")
         self.execute("qmp_capabilities")
 
     def execute(
@@ -93,7 +93,7 @@ class Monitor:
             seconds = time["seconds"] + time["microseconds"] / 1e6
             self.events.append(Event(str(message["event"]), float(seconds)))
         except (KeyError, TypeError, ValueError):
-            raise MonitorError("there came neither an answer nor an event") from None
+            raise MonitorError("QEMU sent neither an answer nor an event") from None
 
     def _message(self) -> dict[str, Any]:
         while b"\n" not in self._received:
@@ -102,7 +102,7 @@ class Monitor:
                 raise MonitorError("the connection was closed")
             self._received += piece
             if len(self._received) > _MAX_MESSAGE:
-                raise MonitorError("there came a message without end")
+                raise MonitorError(f"QEMU sent a message of more than {_MAX_MESSAGE} bytes")
         line, _, rest = bytes(self._received).partition(b"\n")
         self._received = bytearray(rest)
         try:
@@ -110,5 +110,5 @@ class Monitor:
         except ValueError:
             message = None
         if not isinstance(message, dict):
-            raise MonitorError(f"this is no QMP: {line[:60]!r}")
+            raise MonitorError(f"the answer is not QMP: {line[:60]!r}")
         return message

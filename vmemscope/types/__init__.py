@@ -132,7 +132,7 @@ def _attach_btf(
     try:
         vmcoreinfo = parse(prog["VMCOREINFO"].string_())
     except LookupError:
-        raise TypesError("the target is no Linux kernel, or has no VMCOREINFO") from None
+        raise TypesError("the target is not a Linux kernel, or has no VMCOREINFO") from None
     if system_map is None:
         symbols = _symbols(prog, vmcoreinfo)
     else:
@@ -200,7 +200,7 @@ def _read_btf(prog: Program, symbols: SymbolTable, vmcoreinfo: Mapping[str, str]
         )
     start, stop = starts[0].address, stops[0].address
     if not start < stop <= start + _MAX_BTF_SIZE:
-        raise TypesError(f"the kernel's BTF is said to be from 0x{start:x} to 0x{stop:x}", hint)
+        raise TypesError(f"the kernel's BTF can't be from 0x{start:x} to 0x{stop:x}", hint)
     try:
         data: bytes = prog.read(start, stop - start)
     except READ_ERRORS as e:
