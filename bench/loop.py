@@ -30,12 +30,13 @@ class PerPageLoop:
 
     def __init__(self, prog: Program, report: Report) -> None:
         self._prog = prog
-        self._size = size = report.geometry.page_size
+        self._size = size = report.target.page_size
         self._pages = sum(one.vmemmap.pages for one in report.pagemaps)
         # Some blocks of neighbours: what is cached between two of them helps the loop.
         self.sample = [
             address
             for one in report.pagemaps
+            if one.vmemmap.start is not None and one.vmemmap.end is not None
             for block in range(
                 one.vmemmap.start,
                 one.vmemmap.end,

@@ -1,35 +1,189 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Simulated kernels for tests that change something in one, and a scalar view of them.
+Dumps of simulated kernels: the one way to make them, and a scalar view of them.
 
-The view knows nothing of the package under test: drgn with the kernel's own BTF,
-reads of one word at a time, and page tables gone through entry by entry.
+The view knows nothing of the package under test but its types: drgn with the kernel's
+own BTF, reads of one word at a time, and page tables gone through entry by entry.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drgn import Program
+from drgn import Object, Program
+from drgn.helpers.linux.xarray import xa_for_each
 
+from vmemscope.audits import hugetlb, memmap
+from vmemscope.audits.pagemaps import once
+from vmemscope.machine import Kernel as Opened
+from vmemscope.report.documents.hugetlb import HugetlbReport
+from vmemscope.report.documents.memmap import MemmapReport
+from vmemscope.report.documents.pgmap import Report
 from vmemscope.sim import build, load_scenario
+from vmemscope.sim.faults import FAULTS as KINDS
+from vmemscope.sim.faults import HUGETLB_FAULTS, Finding, Planted
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import Kernel
-from vmemscope.sim.scenario import parse_scenario
+from vmemscope.sim.scenario import Scenario, parse_scenario
 from vmemscope.types import attach_types
+
+from .oracle import FRAME, PRESENT, PSE, Step, walk
+
+__all__ = (
+    "FAULTS",
+    "FIXTURES",
+    "FRAME",
+    "KERNELS",
+    "PAGE",
+    "PRESENT",
+    "PSE",
+    "RW",
+    "STRUCT_PAGE",
+    "Audited",
+    "Dumps",
+    "Leaf",
+    "View",
+    "able",
+    "audit_core",
+    "image",
+    "write",
+)
+
+#: the kernels that the simulator knows
+KERNELS = ("6.1", "6.12", "7.2")
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+#: scenarios of fixtures/, by their stems
+FAULTS = sorted(path.stem for path in FIXTURES.glob("*.toml"))
 
 PAGE = 4096
 STRUCT_PAGE = 64
-FIXTURES = Path(__file__).parent.parent / "fixtures"
-
-PRESENT, RW, PSE = 1, 2, 1 << 7
-FRAME = 0x000F_FFFF_FFFF_F000
+RW = 2
 #: the vmemmap is at most so large
 _VMEMMAP_SIZE = 1 << 46
 _VMEMMAP_END = 0xFFFF_FE00_0000_0000
+
+
+def scenario_of(scenario: str, kernel: str) -> Scenario:
+    """Read a built-in scenario, a file of fixtures/ by its stem, any file, or TOML text."""
+    if "\n" in scenario:
+        return parse_scenario(f'kernel = "{kernel}"\n{scenario}', "inline")
+    path = FIXTURES / f"{scenario}.toml"
+    return load_scenario(path if path.exists() else scenario)
+
+
+def image(scenario: str, kernel: str) -> Image:
+    """Build a scenario, anew: a test may change it."""
+    found = scenario_of(scenario, kernel)
+    return Image(Kernel(found)) if "\n" in scenario else build(found, kernel=kernel)
+
+
+def write(built: Image, directory: Path) -> str:
+    """Write a vmcore; get its path."""
+    path = directory / "vmcore"
+    built.write(path)
+    return str(path)
+
+
+def able(scenario: str) -> list[str]:
+    """Get the kernels that can have all faults of a scenario."""
+    found = scenario_of(scenario, KERNELS[0])
+    kinds = [KINDS[fault.kind] for fault in found.faults]
+    kinds += [HUGETLB_FAULTS[fault.kind] for fault in found.hugetlb_faults]
+    return [
+        kernel
+        for kernel in KERNELS
+        if all(not kind.kernels or kernel in kind.kernels for kind in kinds)
+    ]
+
+
+class Audited(NamedTuple):
+    """What is reported of a dump, and what the simulator planted in it."""
+
+    pgmap: Report
+    memmap: MemmapReport
+    hugetlb: HugetlbReport
+    planted: list[Planted]
+
+    def found(self) -> set[Finding]:
+        """Get all findings, as the simulator tells those that there must be."""
+        found = {
+            Finding("pgmap", one.rule, owner.name if owner else None, one.vaddr or 0)
+            for owner, one in self.pgmap.all_findings()
+        }
+        for command, findings in (
+            ("memmap", self.memmap.findings),
+            ("hugetlb", self.hugetlb.findings),
+        ):
+            found |= {Finding(command, one.rule, None, one.vaddr or 0) for one in findings}
+        return found
+
+    def expected(self) -> set[Finding]:
+        """Get the findings that what was planted must give."""
+        return {finding for planted in self.planted for finding in planted.findings}
+
+
+def audit_core(path: Path, planted: Sequence[Planted] = ()) -> Audited:
+    """Audit a dump by all commands."""
+    opened = Opened.open_core(str(path))
+    return Audited(
+        once(opened), memmap.audit(opened), hugetlb.audit(opened, folios=True), list(planted)
+    )
+
+
+class Dumps:
+    """
+    Dumps of scenarios, each made and audited once.
+
+    :param directory: where they are written
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._cores: dict[tuple[str, str], tuple[Path, list[Planted]]] = {}
+        self._views: dict[tuple[str, str], View] = {}
+        self._audited: dict[tuple[str, str], Audited] = {}
+
+    def _write(self, scenario: str, kernel: str) -> tuple[Path, list[Planted]]:
+        built = image(scenario, kernel)
+        path = self.directory / f"{len(self._cores)}.vmcore"
+        built.write(path)
+        # Not the image itself: hundreds of them take gigabytes.
+        return path, built.planted
+
+    def core(self, scenario: str, kernel: str) -> Path:
+        """Get the path of a dump."""
+        key = scenario, kernel
+        if key not in self._cores:
+            self._cores[key] = self._write(*key)
+        return self._cores[key][0]
+
+    def planted(self, scenario: str, kernel: str) -> list[Planted]:
+        """Get what was planted in a dump."""
+        self.core(scenario, kernel)
+        return self._cores[scenario, kernel][1]
+
+    def view(self, scenario: str, kernel: str) -> View:
+        """Get a view of a dump."""
+        key = scenario, kernel
+        if key not in self._views:
+            self._views[key] = View(self.core(*key))
+        return self._views[key]
+
+    def audited(self, scenario: str, kernel: str) -> Audited:
+        """Audit a dump by all commands."""
+        key = scenario, kernel
+        if key not in self._audited:
+            kept = key in self._cores
+            path, planted = self._cores[key] if kept else self._write(*key)
+            self._audited[key] = audit_core(path, planted)
+            if not kept:
+                path.unlink()
+        return self._audited[key]
 
 
 class Leaf(NamedTuple):
@@ -41,25 +195,10 @@ class Leaf(NamedTuple):
     entry: int
 
 
-def image(scenario: str, kernel: str) -> Image:
-    """Build a built-in scenario, a file of fixtures/ by its stem, or TOML text."""
-    if "\n" in scenario:
-        return Image(Kernel(parse_scenario(f'kernel = "{kernel}"\n{scenario}', "inline")))
-    path = FIXTURES / f"{scenario}.toml"
-    return build(load_scenario(path if path.exists() else scenario), kernel=kernel)
-
-
-def write(built: Image, directory: Path) -> str:
-    """Write a vmcore; get its path."""
-    path = directory / "vmcore"
-    built.write(path)
-    return str(path)
-
-
 class View:
     """A dump, word by word."""
 
-    def __init__(self, core: str) -> None:
+    def __init__(self, core: str | Path) -> None:
         self.prog = Program()
         self.prog.set_core_dump(core)
         attach_types(self.prog, "btf")
@@ -70,18 +209,23 @@ class View:
         self.root = root + int(self.keys["NUMBER(phys_base)"])
         self.top = 48 if self.keys["NUMBER(pgtable_l5_enabled)"] == "1" else 39
 
-    def entries(self, va: int) -> list[tuple[int, int, int]]:
-        """Go down the tables for an address: physical address of the table, index, entry."""
-        found = []
-        table = self.root
-        for shift in range(self.top, 11, -9):
-            index = va >> shift & 511
-            entry = self.prog.read_u64(table + index * 8, True)
-            found.append((table, index, entry))
-            if not entry & PRESENT or shift == 12 or (entry & PSE and shift < 39):
-                break
-            table = entry & FRAME
-        return found
+    # Page tables.
+
+    def path(self, va: int) -> list[Step]:
+        """Go down the tables for an address."""
+        return list(walk(lambda at: self.prog.read_u64(at, True), self.root, self.top, va))
+
+    def leaf(self, va: int) -> Leaf | None:
+        """Get the leaf that maps an address."""
+        shift, _, entry = self.path(va)[-1]
+        size = 1 << shift
+        pfn = (entry & FRAME & ~(size - 1)) // PAGE
+        return Leaf(va & ~(size - 1), shift, pfn, entry) if entry & PRESENT else None
+
+    def physical(self, va: int) -> int | None:
+        """Translate a virtual address."""
+        leaf = self.leaf(va)
+        return None if leaf is None else leaf.pfn * PAGE + va - leaf.va
 
     def leaves(self) -> list[Leaf]:
         """Get all leaves of the vmemmap."""
@@ -109,6 +253,42 @@ class View:
             for offset in range(0, 1 << leaf.shift, PAGE)
         }
 
+    def leaves_of(self, start: int, end: int) -> list[Leaf]:
+        """Get the leaves that map the struct pages of [start, end); of shift 0: no leaf."""
+        va, found = self.page_va(start), list[Leaf]()
+        while va < self.page_va(end):
+            leaf = self.leaf(va)
+            found.append(leaf or Leaf(va, 0, 0, 0))
+            va = va + PAGE if leaf is None else leaf.va + (1 << leaf.shift)
+        return found
+
+    def sharing(self, start: int, end: int) -> dict[int, int]:
+        """How many base pages each frame is mapped by -> how many frames that is true of."""
+        leaves = [leaf for leaf in self.leaves_of(start, end) if leaf.shift == 12]
+        return dict(Counter(Counter(leaf.pfn for leaf in leaves).values()))
+
+    # Structures.
+
+    def page_va(self, pfn: int) -> int:
+        return self.vmemmap + pfn * STRUCT_PAGE
+
     def words(self, pfn: int) -> tuple[Any, ...]:
         """Get a struct page as eight words."""
-        return struct.unpack("<8Q", self.prog.read(self.vmemmap + pfn * STRUCT_PAGE, STRUCT_PAGE))
+        return struct.unpack("<8Q", self.prog.read(self.page_va(pfn), STRUCT_PAGE))
+
+    def refcount(self, pfn: int) -> int:
+        return int(struct.unpack("<i", self.prog.read(self.page_va(pfn) + 52, 4))[0])
+
+    def pgmaps(self) -> dict[int, tuple[Object, list[int]]]:
+        """``struct dev_pagemap *`` and the indices that lead to each, in order."""
+        found: dict[int, tuple[Object, list[int]]] = {}
+        for index, entry in xa_for_each(self.prog["pgmap_array"].address_of_()):
+            pgmap = Object(self.prog, "struct dev_pagemap *", entry.value_())
+            found.setdefault(entry.value_(), (pgmap, []))[1].append(index)
+        return found
+
+    @cached_property
+    def pgmap(self) -> Object:
+        """The only pagemap."""
+        ((pgmap, _),) = self.pgmaps().values()
+        return pgmap

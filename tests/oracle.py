@@ -17,26 +17,88 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drgn import Architecture, FaultError, Object, Platform, Program, cast, sizeof
 from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 from drgn.helpers.linux.xarray import xa_for_each
 
-__all__ = ("audit", "expected_names", "for_each_pgmap", "open_core", "open_qemu")
+__all__ = (
+    "FRAME",
+    "PRESENT",
+    "PSE",
+    "Step",
+    "audit",
+    "entry_of",
+    "expected_names",
+    "for_each_pgmap",
+    "open_core",
+    "open_qemu",
+    "path_of",
+    "root_of",
+    "walk",
+)
 
 PAGE_SIZE = 4096
 _PGMAP_ALTMAP_VALID = 1
 
 #: of x86-64 page-table entries
-_PRESENT = 1 << 0
-_HUGE = 1 << 7
-_PHYSICAL_ADDRESS = ((1 << 52) - 1) & ~(PAGE_SIZE - 1)
-#: number of the lowest address bit that each level decodes, from the pgd down;
-#: 4-level paging has no level 48
-_LEVELS = (48, 39, 30, 21, 12)
+PRESENT, PSE = 1 << 0, 1 << 7
+FRAME = ((1 << 52) - 1) & ~(PAGE_SIZE - 1)
+
+
+class Step(NamedTuple):
+    """An entry on the way down the page tables."""
+
+    #: log2 of the bytes that it covers
+    shift: int
+    #: its physical address
+    at: int
+    entry: int
+
+
+def walk(read: Callable[[int], int], root: int, top: int, address: int) -> Iterator[Step]:
+    """
+    Go down the page tables, to a leaf or to an entry that is not present.
+
+    :param read: reads a word at a physical address
+    :param root: physical address of the top-level table
+    :param top: log2 of what an entry of it covers: 48 with five levels, else 39
+    """
+    table = root
+    for shift in range(top, 11, -9):
+        at = table + (address >> shift & 511) * 8
+        entry = read(at)
+        yield Step(shift, at, entry)
+        if not entry & PRESENT or (shift in (21, 30) and entry & PSE):
+            return
+        table = entry & FRAME
+
+
+def root_of(prog: Program) -> tuple[int, int]:
+    """Get the physical address of the top-level table, and log2 of what its entries cover."""
+    match = re.search(rb"^NUMBER\(pgtable_l5_enabled\)=(\d+)$", prog["VMCOREINFO"].string_(), re.M)
+    mm = prog["init_mm"]
+    root = int(follow_phys(mm.address_of_(), mm.pgd.value_()).value_())
+    return root, 48 if match and int(match[1]) else 39
+
+
+def path_of(prog: Program, address: int) -> list[Step]:
+    """Go down the kernel's page tables."""
+    return list(walk(lambda at: prog.read_u64(at, True), *root_of(prog), address))
+
+
+def entry_of(prog: Program, address: int) -> tuple[int, int, int] | None:
+    """
+    Find the leaf entry that maps a kernel address.
+
+    :return: physical address of the entry, its value, and the bytes that it
+        maps; ``None`` if there is none
+    """
+    shift, at, entry = path_of(prog, address)[-1]
+    return (at, entry, 1 << shift) if entry & PRESENT else None
 
 
 def open_core(path: Path | str, vmlinux: Path | str) -> Program:
@@ -111,23 +173,6 @@ def _altmap(pgmap: Object) -> dict[str, int] | None:
     return {name: pgmap.altmap.member_(name).value_() for name in names}
 
 
-def _walk(prog: Program, address: int) -> int | None:
-    # Size in bytes of the leaf that maps a kernel address, or None if an entry
-    # on the way is not present. FaultError if a table can't be read.
-    match = re.search(rb"^NUMBER\(pgtable_l5_enabled\)=(\d+)$", prog["VMCOREINFO"].string_(), re.M)
-    levels = _LEVELS if match and int(match[1]) else _LEVELS[1:]
-    table, physical = prog["init_mm"].pgd.value_(), False
-    for shift in levels:
-        index = address >> shift & 511
-        entry = prog.read_u64(table + index * 8, physical)
-        if not entry & _PRESENT:
-            return None
-        if shift == 12 or (shift in (21, 30) and entry & _HUGE):
-            return 1 << shift
-        table, physical = entry & _PHYSICAL_ADDRESS, True
-    raise AssertionError("the last level returns")
-
-
 def _translate(prog: Program, address: int) -> int | None:
     # The pfn that backs a vmemmap page, by drgn's own walker.
     try:
@@ -155,11 +200,13 @@ def _audit_pgmap(pgmap: Object, names: Mapping[int, str]) -> dict[str, Any]:
         size = (end + 1 - start) // PAGE_SIZE * struct_page_size
         for address in range(first, first + size, PAGE_SIZE):
             pfn = _translate(prog, address)
+            leaf_size = None
             try:
-                leaf_size = _walk(prog, address)
+                entry = entry_of(prog, address)
             except FaultError:
-                leaf_size = None
                 unreadable += 1
+            else:
+                leaf_size = entry[2] if entry else None
             # Two walkers, one result.
             assert (pfn is None) == (leaf_size is None), hex(address)
             pfns.append(pfn)

@@ -12,7 +12,6 @@ of 4 KiB. x86-64 only.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,36 +21,14 @@ from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import follow_phys, page_to_pfn, pfn_to_page
 from drgn.helpers.linux.mmzone import for_each_present_section, section_nr_to_pfn
 
+from .oracle import entry_of
+
 __all__ = ("audit", "entry_of", "read_only_pages")
 
 PAGE_SIZE = 4096
 _STRUCT_PAGE = 64
 _PAGES_PER_SECTION = 1 << 15
-_PRESENT = 1 << 0
 _WRITABLE = 1 << 1
-_HUGE = 1 << 7
-_PHYSICAL_ADDRESS = ((1 << 52) - 1) & ~(PAGE_SIZE - 1)
-
-
-def entry_of(prog: Program, address: int) -> tuple[int, int, int] | None:
-    """
-    Find the leaf entry that maps a kernel address.
-
-    :return: physical address of the entry, its value, and the bytes that it
-        maps; ``None`` if there is none
-    """
-    match = re.search(rb"^NUMBER\(pgtable_l5_enabled\)=(\d+)$", prog["VMCOREINFO"].string_(), re.M)
-    levels = (48, 39, 30, 21, 12) if match and int(match[1]) else (39, 30, 21, 12)
-    table, physical = prog["init_mm"].pgd.value_(), False
-    for shift in levels:
-        at = table + (address >> shift & 511) * 8
-        entry = prog.read_u64(at, physical)
-        if not entry & _PRESENT:
-            return None
-        if shift == 12 or (shift in (21, 30) and entry & _HUGE):
-            return at, entry, 1 << shift
-        table, physical = entry & _PHYSICAL_ADDRESS, True
-    raise AssertionError("the last level returns")
 
 
 def _lists(hstate: Object) -> Iterator[tuple[str, Object]]:

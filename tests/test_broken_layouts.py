@@ -18,7 +18,7 @@ from vmemscope.rules.findings import Finding
 from vmemscope.rules.rule import Severity
 from vmemscope.sim.image import Image
 
-from .conftest import KERNELS
+from .kernels import KERNELS
 
 Audited = Callable[[str, str], tuple[Report, Image]]
 

@@ -6,16 +6,16 @@ What an audit may cost, in counts that no machine changes, and that its short cu
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from vmemscope.audits.pagemaps import once
 from vmemscope.machine import Kernel
-from vmemscope.report.documents.pgmap import Report
+from vmemscope.report.documents.pgmap import PgmapTimings, Report
 from vmemscope.vmemmap.compound import judge
 from vmemscope.vmemmap.memory import PhysicalMemory
 
@@ -35,7 +35,7 @@ BUDGETS = {
 
 
 def look(core: str) -> Report:
-    return replace(once(Kernel.open_core(core)), timings={})
+    return replace(once(Kernel.open_core(core)), timings=PgmapTimings())
 
 
 def none_alike(words: np.ndarray, *_: Any) -> np.ndarray:

@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 
 from vmemscope.cli.main import main
-from vmemscope.report import DIFF_SCHEMA, schema_text
-from vmemscope.report.snapshot import MAX_DOCUMENT
+from vmemscope.report import schema_text
+from vmemscope.report.document import MAX_DOCUMENT
 from vmemscope.sim import build, load_scenario
 
 from .test_cli import FIXTURES, assert_one_line, run
@@ -68,7 +68,7 @@ def test_json(files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     options = ("--format", "json", "-o", str(path))
     assert diff(capsys, files / "sound.json", files / "faulty.json", *options) == (1, "")
     document = json.loads(path.read_text())
-    jsonschema.Draft202012Validator(json.loads(schema_text(DIFF_SCHEMA))).validate(document)
+    jsonschema.Draft202012Validator(json.loads(schema_text("vmemscope.diff/1"))).validate(document)
     assert document["before"]["source"] == str(files / "sound.json")
     [changed] = document["pgmaps"]["changed"]
     assert [one["rule"] for one in changed["findings"]["new"]] == ["hole"]

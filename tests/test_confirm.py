@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 from drgn import FaultError
+from msgspec import structs
 
 from tests import kernels
 from tests.report.builders import finding, pagemap_report, report
@@ -21,8 +22,8 @@ from vmemscope.cli.main import main
 from vmemscope.confirm import Division, Key, Pass, is_certain, merged
 from vmemscope.errors import TargetError
 from vmemscope.machine import Kernel as OpenedKernel
-from vmemscope.report.document import schema_text, to_document
-from vmemscope.report.documents.pgmap import PagemapReport, Report
+from vmemscope.report import schema_text, to_document
+from vmemscope.report.documents.pgmap import PagemapDetail, PagemapReport, Report
 from vmemscope.rules.rule import Severity
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.kernel import Kernel
@@ -82,14 +83,14 @@ class TestIsCertain:
 
     def test_a_note_is_not_worth_a_second_look(self) -> None:
         note = finding("leaf-fallback", Severity.NOTE)
-        assert is_certain([steady(replace(SOUND, findings=(note,)))])
+        assert is_certain([steady(structs.replace(SOUND, findings=(note,)))])
 
 
 class TestMerged:
     def test_what_is_in_both(self) -> None:
         passing = finding("hole", vaddr=1)
-        first = replace(BROKEN, findings=(passing, finding()))
-        second = replace(BROKEN, findings=(finding(), finding("hole", vaddr=2)))
+        first = structs.replace(BROKEN, findings=(passing, finding()))
+        second = structs.replace(BROKEN, findings=(finding(), finding("hole", vaddr=2)))
         result = merged([steady(first), steady(second)], Pagemaps())
         assert result.pagemaps[0].findings == (finding(),)
         assert result.summary.errors == 1
@@ -169,13 +170,16 @@ class TestConfirmedAudit:
     def test_other_frames_at_the_end_of_each_look(
         self, live: OpenedKernel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        def moved(detail: PagemapDetail) -> PagemapDetail:
+            first, *others = detail.first
+            return structs.replace(detail, first=(structs.replace(first, pfn=1), *others))
+
         def once(*args: object, **more: object) -> Report:
             result = original(*args, **more)  # type: ignore[arg-type]
-            return replace(
+            return structs.replace(
                 result,
                 pagemaps=tuple(
-                    replace(one, first=(replace(one.first[0], pfn=1), *one.first[1:]))
-                    for one in result.pagemaps
+                    structs.replace(one, detail=moved(one.detail)) for one in result.pagemaps
                 ),
             )
 
@@ -220,7 +224,7 @@ class TestConfirmedAudit:
     [(1, 0, False), (1, 0xFFFFE8FFFFC00000, False), (2, 1, False), (0, 0, True), (1, 3, True)],
 )
 def test_lifecycle_of_a_pagemap(nr_range: int, ref: int, changing: bool) -> None:
-    pagemap = replace(SOUND.pagemap, nr_range=nr_range, ref=ref)
+    pagemap = replace(SOUND.detail.pagemap, nr_range=nr_range, ref=ref)
     assert pagemap.changing is changing
 
 

@@ -8,16 +8,16 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from vmemscope.audits.pagemaps import Contents, audit, once
 from vmemscope.machine import Kernel
-from vmemscope.report.documents.pgmap import Report
+from vmemscope.report.documents.pgmap import PgmapTimings, Report
 from vmemscope.rules.findings import Outcome
 from vmemscope.vmemmap.memory import PhysicalMemory
 
@@ -170,13 +170,13 @@ def test_a_glance_tells_as_much_as_each_struct_page(
             for page in pages:
                 memmap.poke(first + page, word * 8, taken)
     core = write(built, tmp_path)
-    quick = replace(looked(core, "all"), timings={})
+    quick = replace(looked(core, "all"), timings=PgmapTimings())
     with monkeypatch.context() as patch:
         patch.setattr(
             "vmemscope.audits.pagemaps.contents.reading.alike",
             lambda words, *_: np.zeros(len(words), dtype=np.bool_),
         )
-        in_full = replace(looked(core, "all"), timings={})
+        in_full = replace(looked(core, "all"), timings=PgmapTimings())
     assert quick == in_full
     [one] = quick.pagemaps
     assert one.vmemmap.pages == 64 * _COMPOUND * STRUCT_PAGE // 4096

@@ -2,150 +2,97 @@
 """
 Faults and rules agree one to one.
 
-Every rule of the catalogue has a fault that it tells, at the address where the
-simulator put it, and that no other rule tells but those listed as its companions; and
-every fault is told by a rule, by all commands, or listed as harmless. ``pgmap``'s part
-is in ``test_scenarios``, that of ``hugetlb`` in ``test_hugetlb``.
+Each fault of the simulator says which commands and rules must report it, and where
+(:mod:`vmemscope.sim.faults`). All commands must find that, and nothing else; and every
+rule must have a fault that it reports alone, or with those that are listed here. The
+simulator knows nothing of the audits, and the audits nothing of the simulator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
-from vmemscope.audits import hugetlb, memmap
-from vmemscope.machine import Kernel
-from vmemscope.report.documents.pgmap import Report
-from vmemscope.rules import RULES as CATALOGUE
-from vmemscope.sim import build, load_scenario
-from vmemscope.sim.faults import Planted
-from vmemscope.sim.scenario import FAULTS as KINDS
+from vmemscope.rules import RULES
+from vmemscope.sim import load_scenario
+from vmemscope.sim.faults import FAULTS as KINDS
+from vmemscope.sim.faults import HUGETLB_FAULTS as HUGETLB_KINDS
 
 from . import patched
-from .conftest import KERNELS
 from .guests.test_hugetlb import DAMAGE
-from .test_hugetlb import FAULTS as HUGETLB_FAULTS
-from .test_scenarios import (
-    FAULTS,
-    FIXTURES,
-    HARMLESS,
-    MEMORY_MAP_RULES,
-    RULES,
-    expected_of,
-    image_kernel,
-)
-
-Audited = Callable[[str, str], tuple[Report, list[Planted]]]
+from .kernels import FAULTS, FIXTURES, KERNELS, Dumps, able, image
+from .test_hugetlb import FAULTS as HUGETLB_CASES
 
 #: rules whose fault is how a device lies: the scenario, kernels that are wrong about
-#: it, and what else is told of it, since the damage is done
+#: it, and what else is reported of it, since the damage is done
 LAYOUTS = {
     "section-alignment": ("unaligned-section-1g", KERNELS, {"frame-shared"}),
     "mask-alignment": ("unaligned-1g", ("7.2",), {"compound-head"}),
     "compound-alignment": ("unaligned-1g", ("6.1", "6.12"), set()),
 }
-
-# Where a rule of "memmap" or "hugetlb" tells a fault: at its address, or somewhere that
-# the simulator names; None: not on this kernel.
-_HERE: Callable[[Planted], int | None] = lambda planted: planted.vaddr  # noqa: E731
-_COUNTER: Callable[[Planted], int | None] = lambda planted: planted.details["counter"]  # noqa: E731
-
-#: kind of fault -> rules of "memmap" that tell it
-MEMMAP: dict[str, dict[str, Callable[[Planted], int | None]]] = {
-    **{kind: {rule: _HERE} for kind, rule in MEMORY_MAP_RULES.items()},
-    "hole": {"section-unmapped": _HERE},
-    # Vmemmap of what is not valid is mapped in vain.
-    "subsection-lost": {"subsection-map": _HERE, "vmemmap-leak": _HERE},
-    # What is not there is counted all the same.
-    "boot-memmap-hole": {"section-unmapped": _HERE, "memmap-counter": _COUNTER},
-}
-#: the same for "hugetlb"
-HUGETLB: dict[str, dict[str, Callable[[Planted], int | None]]] = {
-    "read-only": {"hugetlb-read-only": _HERE},
+#: rules that a command reports with another one in all their faults
+COMPANIONS = {
+    ("pgmap", "range-overlap"): {"xarray"},
+    ("memmap", "subsection-map"): {"vmemmap-leak"},
 }
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_fault_by_other_commands(tmp_path: Path, fault: str, kernel: str) -> None:
-    image = build(load_scenario(FIXTURES / f"{fault}.toml"), kernel=image_kernel(fault, kernel))
-    core = str(tmp_path / "vmcore")
-    image.write(core)
-    for audit, told in ((memmap.audit, MEMMAP), (hugetlb.audit, HUGETLB)):
-        expected = {
-            (rule, place(planted))
-            for planted in image.planted
-            for rule, place in told.get(planted.kind, {}).items()
-            if place(planted) is not None
-        }
-        report = audit(Kernel.open_core(core))
-        assert {(one.rule, one.vaddr) for one in report.findings} == expected
+@pytest.mark.parametrize(
+    ("fault", "kernel"), [(fault, kernel) for fault in FAULTS for kernel in able(fault)]
+)
+def test_fault(dumps: Dumps, fault: str, kernel: str) -> None:
+    done = dumps.audited(fault, kernel)
+    assert done.found() == done.expected()
+    # Of the rules that are registered, and no others.
+    for planted in done.planted:
+        found = {(one.command, one.rule) for one in planted.findings}
+        assert found <= set(KINDS[planted.kind].rules)
+        assert bool(found) == bool(KINDS[planted.kind].rules)
 
 
 @pytest.mark.parametrize(
     ("rule", "kernel"),
     [(rule, kernel) for rule, (_, kernels, _) in LAYOUTS.items() for kernel in kernels],
 )
-def test_layout(audited: Audited, rule: str, kernel: str) -> None:
+def test_layout(dumps: Dumps, rule: str, kernel: str) -> None:
     scenario, _, companions = LAYOUTS[rule]
-    report, _ = audited(scenario, kernel)
-    assert {one.rule for _, one in report.all_findings()} == {rule, *companions}
-    built = build(load_scenario(scenario), kernel=kernel).kernel
+    found = [one for _, one in dumps.audited(scenario, kernel).pgmap.all_findings()]
+    assert {one.rule for one in found} == {rule, *companions}
+    built = image(scenario, kernel).kernel
     starts = {
         built.addresses.pfn_to_page(start)
         for record in built.pagemaps
         for start, _ in record.ranges
     }
-    assert {one.vaddr for _, one in report.all_findings() if one.rule == rule} == starts
+    assert {one.vaddr for one in found if one.rule == rule} == starts
+
+
+def test_every_kind_of_fault_has_a_fixture() -> None:
+    planted = {
+        fault.kind for name in FAULTS for fault in load_scenario(FIXTURES / f"{name}.toml").faults
+    }
+    assert planted == set(KINDS)
+    assert {kind for kind, _ in HUGETLB_CASES} == set(HUGETLB_KINDS)
 
 
 def test_every_rule_has_a_fault() -> None:
-    with_faults = {
-        *RULES.values(),
-        *MEMORY_MAP_RULES.values(),
-        *LAYOUTS,
-        # A tail page of "tail-wrong-frame" may be anywhere.
-        "frame-not-memory",
-        *(rule for rules, _ in HUGETLB_FAULTS.values() for rule, _ in rules),
-    }
-    assert with_faults == set(CATALOGUE)
+    kinds = [*KINDS.values(), *HUGETLB_KINDS.values()]
+    assert {rule for kind in kinds for _, rule in kind.rules} | set(LAYOUTS) == set(RULES)
 
 
 def test_every_rule_has_a_fault_on_real_kernels() -> None:
     """Which the guest tests patch into dumps; layouts are those of test_broken_layouts."""
     with_faults = {fault.rule for fault in patched.FAULTS.values()} | set(LAYOUTS)
     hugetlb_rules = {rule for _, rules in DAMAGE.values() for rule in rules}
-    assert with_faults | hugetlb_rules == set(CATALOGUE)
+    assert with_faults | hugetlb_rules == set(RULES)
 
 
-def test_every_fault_has_a_rule() -> None:
-    assert set(KINDS) == set(RULES) | set(MEMORY_MAP_RULES) | HARMLESS
-    assert not HARMLESS & (set(RULES) | set(MEMORY_MAP_RULES) | set(MEMMAP) | set(HUGETLB))
-    assert set(MEMMAP) | set(HUGETLB) <= set(KINDS)
-
-
-@pytest.mark.parametrize("rule", sorted({*RULES.values(), "frame-not-memory"}))
-def test_rule_tells_a_fault_alone_or_with_its_companions(audited: Audited, rule: str) -> None:
-    """Of what makes a rule fail, there is a fixture with one fault that no other rule tells."""
-    alone = [
-        fault
-        for fault in FAULTS
-        if fault != "several-faults"
-        and {one for planted in audited_faults(audited, fault) for one in rules_of(planted)}
-        == {rule, *COMPANIONS.get(rule, ())}
+def test_every_rule_is_broken_alone_or_with_its_companions(dumps: Dumps) -> None:
+    """There is a fixture with faults that no other rule of the command reports."""
+    expected = [dumps.audited(fault, able(fault)[-1]).expected() for fault in FAULTS]
+    lonely = [
+        (command, rule)
+        for command, rule in sorted({pair for kind in KINDS.values() for pair in kind.rules})
+        if {rule, *COMPANIONS.get((command, rule), ())}
+        not in [{one.rule for one in found if one.command == command} for found in expected]
     ]
-    assert alone
-
-
-#: rules that fail together with another one in all its faults
-COMPANIONS = {"range-overlap": {"xarray"}}
-
-
-def audited_faults(audited: Audited, fault: str) -> list[Planted]:
-    return audited(str(FIXTURES / f"{fault}.toml"), image_kernel(fault, "6.12"))[1]
-
-
-def rules_of(planted: Planted) -> set[str]:
-    return {rule for rule, _, _ in expected_of(planted)}
+    assert lonely == []

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from vmemscope.rules import RULES
 from vmemscope.rules.findings import Collector, Finding, Outcome, RuleOutcome, left_of
@@ -92,7 +93,7 @@ def test_rule_of_another_scope_is_told_if_it_failed() -> None:
 )
 def test_left_of(left: int, expected: RuleOutcome) -> None:
     finding = Finding("hole", Severity.ERROR, 0, None, None, None, "m")
-    found = [finding, replace(finding, vaddr=1)]
+    found = [finding, structs.replace(finding, vaddr=1)]
     outcomes = (RuleOutcome("hole", Outcome.FAILED, "r", 40), RuleOutcome("x", Outcome.CHECKED))
     told = left_of(outcomes, found, found[:left], "was a moment's state")
     assert told == (expected, outcomes[1])

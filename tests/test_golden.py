@@ -30,12 +30,11 @@ from pytest_regressions.file_regression import FileRegressionFixture
 from vmemscope.cli.main import main
 from vmemscope.rules import RULES
 from vmemscope.sim import builtin_scenarios
-from vmemscope.sim.scenario import HUGETLB_FAULTS as HUGETLB_KINDS
+from vmemscope.sim.faults import HUGETLB_FAULTS as HUGETLB_KINDS
 
-from .conftest import KERNELS
+from .kernels import KERNELS
 from .test_hugetlb import BASE as HUGETLB_BASE
 from .test_hugetlb import FAULTS as HUGETLB_FAULTS
-from .test_hugetlb import PLAIN
 from .test_hugetlb import fault as hugetlb_fault
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -159,11 +158,10 @@ class Case(NamedTuple):
 def hugetlb_scenarios() -> dict[str, str]:
     """Get the faults of the tests of "hugetlb", as scenarios: name of the dump -> TOML."""
     scenarios = {}
-    for (kind, written), (_, kernels) in HUGETLB_FAULTS.items():
+    for kind, written in HUGETLB_FAULTS:
         options = json.loads(written)
-        # The third folio is the first that is optimized.
-        given = {"folio": PLAIN} if "folio" in HUGETLB_KINDS[kind] else {}
-        text = HUGETLB_BASE.read_text() + hugetlb_fault(kind, **{**given, **options})
+        kernels = HUGETLB_KINDS[kind].kernels
+        text = HUGETLB_BASE.read_text() + hugetlb_fault(kind, **options)
         name = "-".join(["hugetlb", kind, *map(str, options.values())])
         for kernel in sorted(kernels) or ["6.1", "7.2"]:
             scenarios[f"{name}@{kernel}"] = text

@@ -30,18 +30,17 @@ from vmemscope.audits.page import audit
 from vmemscope.cli.main import main
 from vmemscope.errors import UsageError
 from vmemscope.machine import Kernel
-from vmemscope.report import schema_text
+from vmemscope.report import schema_text, to_document
 from vmemscope.report.documents.page import PageReport
-from vmemscope.report.page import PAGE_SCHEMA, page_document, render_page
+from vmemscope.report.page import render_page
 from vmemscope.sim.image import Image
 from vmemscope.sim.pagetable import PTE_SHIFT
 
 from . import kernels
-from .conftest import KERNELS
-from .kernels import PAGE, STRUCT_PAGE, View
+from .kernels import KERNELS, PAGE, STRUCT_PAGE, View
 from .test_memmap import DEVICE, optimise, struct_page
 
-VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text(PAGE_SCHEMA)))
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text("vmemscope.page/1")))
 
 
 class Looks:
@@ -56,7 +55,7 @@ class Looks:
     def page(self, number: int, meaning: str | None = None) -> PageReport:
         """Look at a page; all that is reported fits the schema, and lines are lines."""
         report = audit(Kernel.open_core(self.core), number, meaning)
-        VALIDATOR.validate(page_document(report))
+        VALIDATOR.validate(to_document(report))
         assert all(line.isprintable() for line in render_page(report).splitlines())
         return report
 
@@ -114,7 +113,7 @@ def check_against_drgn(one: Looks, pfn: int, kernel: str) -> None:
     assert page_to_pfn(page).value_() == pfn
 
     # The way, and where it leads.
-    entries = view.entries(page.value_())
+    entries = [(at & -PAGE, at % PAGE // 8, entry) for _, at, entry in view.path(page.value_())]
     assert [(step.table, step.index, step.entry) for step in report.walk] == entries
     frame = follow_phys(prog["init_mm"].address_of_(), page.value_()).value_() // PAGE
     assert report.frame is not None
@@ -125,7 +124,7 @@ def check_against_drgn(one: Looks, pfn: int, kernel: str) -> None:
 
     # The struct page, where it is in the dump.
     assert report.page.readable
-    assert [word for _, word, _ in report.page.words] == list(view.words(pfn))
+    assert [word.value for word in report.page.words] == list(view.words(pfn))
     flags = report.page.flags
     assert flags is not None
     raw = view.words(pfn)[0]
@@ -155,7 +154,7 @@ def check_against_drgn(one: Looks, pfn: int, kernel: str) -> None:
     assert report.zone == zone.removeprefix("ZONE_").replace("NORMAL", "Normal").replace(
         "DEVICE", "Device"
     )
-    assert report.nid == view.words(pfn)[0] >> 54
+    assert report.node == view.words(pfn)[0] >> 54
 
     # Who shares the frame. Of a device's, that is all there are.
     sharers = {va for va, (other, _) in one.mapped.items() if other == frame}
@@ -323,7 +322,7 @@ def test_an_altmaps_own_pages(looks: Make) -> None:
     reserve = one.page(0x120000)
     assert reserve.state[1].endswith("what they say means nothing")
     assert reserve.findings == ()
-    assert (reserve.nid, reserve.zone) == (0, "Device")
+    assert (reserve.node, reserve.zone) == (0, "Device")
 
 
 def test_tables_that_can_not_be_read(looks: Make) -> None:
@@ -488,7 +487,7 @@ def test_the_document_says_what_the_manual_does(looks: Make) -> None:
             return set(value).union(*map(names, value.values()))
         return set()
 
-    document = page_document(looks("mixed", "7.2").page(0x100243))
+    document = to_document(looks("mixed", "7.2").page(0x100243))
     for name in ("schema", "tool", "target", "findings", "timings"):
         del document[name]
     assert {name for name in names(document) if f"`{name}`" not in manual} == set()

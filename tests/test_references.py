@@ -26,7 +26,7 @@ from vmemscope.sim.kernel import Kernel
 from vmemscope.sim.tasks import PROCESSES
 
 from . import kernels
-from .conftest import KERNELS
+from .kernels import KERNELS
 
 LOW, HIGH = "pagemap-ref-low", "pagemap-ref-high"
 DEVICE = """

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from .errors import TargetError
@@ -211,7 +210,7 @@ class Whole(Generic[ReportT]):
         whole: Any = report
         return cast(
             ReportT,
-            replace(whole, findings=part.findings, outcomes=part.outcomes, not_read=not_read),
+            whole.changed(findings=part.findings, outcomes=part.outcomes, not_read=not_read),
         )
 
 

@@ -23,7 +23,7 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn.helpers.linux.pid import for_each_task
 
 from tests import oracle
-from tests.patched import FAULTS, Patch, damaged, patched
+from tests.patched import FAULTS, Memory, damaged, patched
 from vmemscope.cli.main import main
 from vmemscope.kernel.percpu_ref import read_references
 from vmemscope.kernel.task import read_address_spaces
@@ -102,7 +102,7 @@ def test_references_are_those_that_drgn_counts(dump: Dump) -> None:
     target = open_core(str(dump.core))
     attach_types(target.prog, "btf")
     counts = {}
-    for start, pgmap in Patch(dump.prog).pgmaps.items():
+    for start, pgmap in Memory(dump.prog).pgmaps.items():
         counted = read_references(target.prog, pgmap.value_()).count
         pointer = Object(dump.prog, "unsigned long *", pgmap.ref.percpu_count_ptr)
         cpus = for_each_possible_cpu(dump.prog)
@@ -136,18 +136,14 @@ def test_fault_is_told(name: str, dump: Dump) -> None:
     if only and dump.series not in only:
         # There is no such thing in this kernel that could be wrong.
         return
-    pgmaps = Patch(dump.prog).pgmaps
+    pgmaps = Memory(dump.prog).pgmaps
     changes, expected = patched(dump.prog, name)
     with damaged(dump.core, changes):
         found = {command: told_by(command, dump.core) for command in COMMANDS}
-    told: dict[str, set[Found]] = {
-        "pgmap": {
-            (one.rule, None if one.owner is None else pgmaps[one.owner].value_(), one.vaddr)
-            for one in expected.pgmap
-        },
-        "memmap": {(rule, None, vaddr) for rule, vaddr in expected.memmap},
-        "hugetlb": {(rule, None, vaddr) for rule, vaddr in expected.hugetlb},
-    }
+    told: dict[str, set[Found]] = {command: set() for command in COMMANDS}
+    for command, rule, start, vaddr in expected:
+        owner = None if start is None else pgmaps[int(start, 16)].value_()
+        told[command].add((rule, owner, vaddr))
     assert any(FAULTS[name].rule == rule for several in told.values() for rule, _, _ in several)
     for command in COMMANDS:
         assert found[command] == dump.sound[command] | told[command], command

@@ -19,7 +19,6 @@ from drgn import FaultError
 from drgn.helpers.linux.mm import compound_head, pfn_to_page
 
 from tests import oracle
-from vmemscope.report import SCHEMA
 
 from .targets import GuestTargets
 
@@ -76,7 +75,7 @@ def number(text: str | None) -> int | None:
 def test_target(guest: GuestTargets, view: str, answered: tuple[dict[str, Any], int]) -> None:
     document, _ = answered
     target, _, types = view.partition("-")
-    assert document["schema"] == SCHEMA
+    assert document["schema"] == "vmemscope.pgmap/1"
     assert document["target"] == {
         "kind": "qemu" if target == "qemu" else "core",
         "path": arguments(guest, view)[1],

@@ -9,7 +9,7 @@ is whole (:class:`tests.kernels.View`); nothing of this is the package's own.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from drgn import FaultError, Object, container_of, sizeof
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.xarray import xa_for_each
 
-from tests.kernels import FRAME, PAGE, STRUCT_PAGE, View
+from tests.kernels import PAGE, STRUCT_PAGE, View
 
 from .dump import Dump
 
@@ -59,14 +59,9 @@ class Map:
     def physical(self, address: int) -> int | None:
         """Translate a virtual address."""
         try:
-            path = self.view.entries(address)
+            return self.view.physical(address)
         except FaultError:
             return None
-        _, _, entry = path[-1]
-        if not entry & 1:
-            return None
-        shift = self.view.top - 9 * (len(path) - 1)
-        return (entry & FRAME & ~((1 << shift) - 1)) + (address & (1 << shift) - 1)
 
     def add(self, kind: str, address: int, size: int) -> None:
         """Add a structure at a virtual address."""
@@ -288,24 +283,17 @@ def _symbols(found: Map) -> None:
 def _tables(found: Map) -> None:
     """The page tables on the way to all of these, and to RAM's memory map."""
     view = found.view
-    entries: dict[tuple[int, int], None] = {}
+    entries: dict[int, None] = {}
     addresses = [*found.pointers, *(view.vmemmap + (i << 21) for i in range(64))]
     for pagemap in found.pagemaps:
         for start, end in pagemap.ranges:
-            first, last = view.vmemmap + start * STRUCT_PAGE, view.vmemmap + end * STRUCT_PAGE
+            first, last = view.page_va(start), view.page_va(end)
             addresses += islice(range(first, last, max((last - first) // 16, PAGE)), 17)
     for address in addresses:
-        for table, index, _ in _path(view, address):
-            entries[table, index] = None
-    for table, index in entries:
-        found.add_physical("page table", table + 8 * index, 8)
-    found.tables = list(dict.fromkeys(table for table, _ in entries))
+        with suppress(FaultError):
+            entries |= dict.fromkeys(step.at for step in view.path(address))
+    for at in entries:
+        found.add_physical("page table", at, 8)
+    found.tables = list(dict.fromkeys(at // PAGE * PAGE for at in entries))
     for table in found.tables:
         found.add_physical("whole table", table, PAGE)
-
-
-def _path(view: View, address: int) -> Iterator[tuple[int, int, int]]:
-    try:
-        yield from view.entries(address)
-    except FaultError:
-        return

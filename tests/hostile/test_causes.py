@@ -74,8 +74,9 @@ class Image:
 
     def entry(self, leaf: Leaf, value: int) -> tuple[int, bytes]:
         """Write the entry that maps a leaf."""
-        table, index, _ = self.view.entries(leaf.va)[-1]
-        return self.write(table + 8 * index, (value & (1 << 64) - 1).to_bytes(8, "little"))
+        return self.write(
+            self.view.path(leaf.va)[-1].at, (value & (1 << 64) - 1).to_bytes(8, "little")
+        )
 
     def page(self, pfn: int, offset: int, data: bytes) -> tuple[int, bytes]:
         """Write to a struct page."""

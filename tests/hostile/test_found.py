@@ -71,8 +71,8 @@ def test_entries_of_a_missing_table_may_be_what_a_frame_is_counted_for(session: 
     # that the others have fewer entries than its reference count is no leak.
     image = session("6.1-all")
     start = next(pagemap.ranges[0][0] for pagemap in image.map.pagemaps[1:2])
-    table, _, _ = image.map.view.entries(image.map.view.vmemmap + (start + 0x10000) * 64)[-1]
-    document = report(image, without(image, table))
+    entry = image.map.view.path(image.map.view.page_va(start + 0x10000))[-1]
+    document = report(image, without(image, entry.at // PAGE * PAGE))
     found = next(one for one in document["pgmaps"] if one["name"] == "dax1.0")
     assert (found["vmemmap"]["unreadable"], found["findings"]) == (512, [])
     outcome = next(one for one in found["rules"] if one["rule"] == "refcount-high")

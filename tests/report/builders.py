@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
+
 from vmemscope.arch.x86_64 import ARCHITECTURE
-from vmemscope.kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
+from vmemscope.kernel.dev_pagemap import Pagemap, PhysicalRange
+from vmemscope.report.documents.common import TargetInfo
 from vmemscope.report.documents.pgmap import (
+    Altmap,
     FrameCounts,
     FrameSpan,
+    PagemapDetail,
     PagemapReport,
+    PgmapTimings,
+    Range,
     Report,
     Summary,
-    TargetInfo,
     VmemmapCounts,
 )
 from vmemscope.rules.findings import Finding, Outcome, RuleOutcome
@@ -26,7 +30,9 @@ PAGE = 4096
 VMEMMAP = 0xFFFFEA0000000000
 GEOMETRY = Geometry(ARCHITECTURE, PAGE, 64, VMEMMAP)
 TARGET = TargetInfo("core", "vmcore", "6.1.0-56-amd64", "x86_64", PAGE, 64, "btf")
-ALTMAP = Altmap(0x120000, 0x14FFFF, 2, 0xDFE, 0x1FE, 0xC00)
+ALTMAP = Altmap(
+    base_pfn=0x120000, end_pfn=0x14FFFF, reserve=2, free=0xDFE, align=0x1FE, alloc=0xC00
+)
 
 #: vpages that one frame backs, its pfn or None, role
 Span = tuple[int, int | None, str]
@@ -67,32 +73,40 @@ def pagemap_report(
     pages = sum(end - start for start, end in vpages)
     mapped = pages - unmapped - unreadable
     if sharing is None:
-        sharing = {1: mapped // 8, 7: mapped // 8}
+        sharing = {1: mapped // 8, 7: mapped // 8} if mapped else {}
     backing = sum(sharing.values())
-    start = GEOMETRY.address(vpages[0][0]) if vpages else VMEMMAP
-    end = GEOMETRY.address(vpages[-1][1]) if vpages else VMEMMAP
-    spans, at = [], start
+    start = GEOMETRY.address(vpages[0][0]) if vpages else None
+    end = GEOMETRY.address(vpages[-1][1]) if vpages else None
+    spans, at = [], start or VMEMMAP
     for count, pfn, role in first:
         spans.append(FrameSpan(at, count, pfn, role, count > 1 and role in ("leaf", "early")))
         at += count * PAGE
     return PagemapReport(
-        pagemap=Pagemap(address, kind, shift, len(physical), physical, altmap, ()),
+        address=address,
         name=name,
+        type=kind,
+        vmemmap_shift=shift,
         compound_size=PAGE << (shift or 0),
-        ranges=physical,
-        pieces=tuple(Piece(populated, first, last, first) for first, last in vpages),
+        altmap=altmap,
+        ranges=tuple(Range(*one) for one in ranges),
         vmemmap=VmemmapCounts(
             start, end, pages, mapped, unmapped, unreadable,
-            {PAGE: mapped} if leaf_sizes is None else leaf_sizes,
+            ({PAGE: mapped} if mapped else {}) if leaf_sizes is None else leaf_sizes,
         ),
         frames=FrameCounts(backing, backing if expected is None else expected, sharing),
         saved_bytes=0 if altmap else (mapped - backing) * PAGE,
-        savable_bytes=savable,
         state=state,
         reason=reason,
         findings=findings,
-        first=tuple(spans),
         outcomes=outcomes,
+        detail=PagemapDetail(
+            pagemap=Pagemap(address, kind, shift, len(physical), physical, None, ()),
+            geometry=GEOMETRY,
+            ranges=physical,
+            pieces=tuple(Piece(populated, first, last, first) for first, last in vpages),
+            first=tuple(spans),
+            savable_bytes=savable,
+        ),
     )  # fmt: skip
 
 
@@ -126,37 +140,28 @@ def report(
     **summary: Any,
 ) -> Report:
     """Make a report whose summary adds up."""
-    severities = Counter(f.severity for f in findings)
-    severities.update(f.severity for one in pagemaps for f in one.findings)
-    totals = Summary(
-        pagemaps=len(pagemaps),
-        vmemmap_pages=sum(one.vmemmap.pages for one in pagemaps),
-        backing_frames=sum(one.frames.backing for one in pagemaps),
-        saved_bytes=sum(one.saved_bytes for one in pagemaps),
-        savable_bytes=sum(one.savable_bytes for one in pagemaps),
-        errors=severities[Severity.ERROR],
-        warnings=severities[Severity.WARNING],
-        notes=severities[Severity.NOTE],
-        refcounts_checked=sum(one.frames.backing for one in pagemaps),
-        refcounts_unreadable=0,
-        compounds=256,
-        compounds_checked=256,
-        compounds_unreadable=0,
-        not_read=not_read,
-    )
-    return Report(
-        target,
-        GEOMETRY,
-        pagemaps,
-        findings,
-        replace(totals, **summary),
-        timings
-        or {
-            "attach": 0.02, "types": 0.1, "pagemaps": 0.06, "walk": 0.03, "frames": 0.04,
-            "contents": 0.05, "audit": 0.01,
-        },
-        outcomes,
-    )  # fmt: skip
+    whole = Report(
+        target=target,
+        pagemaps=pagemaps,
+        findings=findings,
+        outcomes=outcomes,
+        summary=Summary(
+            refcounts_checked=sum(one.frames.backing for one in pagemaps),
+            refcounts_unreadable=0,
+            compounds=256,
+            compounds_checked=256,
+            compounds_unreadable=0,
+            not_read=not_read,
+        ),
+        timings=PgmapTimings.measured(
+            timings
+            or {
+                "attach": 0.02, "types": 0.1, "pagemaps": 0.06, "walk": 0.03, "frames": 0.04,
+                "contents": 0.05, "audit": 0.01,
+            }
+        ),
+    ).changed()  # fmt: skip
+    return replace(whole, summary=replace(whole.summary, **summary))
 
 
 def of_every_kind() -> tuple[PagemapReport, ...]:

@@ -11,22 +11,22 @@ import jsonschema
 import pytest
 
 from vmemscope.report import (
-    RULES_SCHEMA,
     render_rule,
     render_rules,
-    rules_document,
+    rule_list,
     schema_text,
+    to_document,
 )
 from vmemscope.rules import RULES
 from vmemscope.rules.rule import Scope
 
 DOCS = Path(__file__).parents[2] / "docs" / "rules.md"
-SCHEMA = json.loads(schema_text(RULES_SCHEMA))
-RULES = list(RULES.values())
+SCHEMA = json.loads(schema_text("vmemscope.rules/1"))
+ALL = list(RULES.values())
 
 
 def test_document_of_all_rules() -> None:
-    document = rules_document(RULES)
+    document = to_document(rule_list(ALL))
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
     assert [rule["id"] for rule in document["rules"]] == list(RULES)
@@ -40,24 +40,24 @@ def test_every_scope_has_a_name() -> None:
     every = Scope(0)
     for scope in Scope:
         every |= scope
-    [rule] = rules_document([replace(RULES[0], scope=every)])["rules"]
+    [rule] = to_document(rule_list([replace(ALL[0], scope=every)]))["rules"]
     assert len(rule["scope"]) == len(Scope)
 
 
 def test_docs_tell_of_every_field() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    fields = SCHEMA["$defs"]["rule"]["properties"]
+    fields = SCHEMA["$defs"]["ListedRule"]["properties"]
     assert [name for name in fields if f"`{name}`" not in text] == []
     assert [one for one in fields["scope"]["items"]["enum"] if f"`{one}`" not in text] == []
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_list_has_a_line_for_each_within_the_width(width: int) -> None:
-    lines = render_rules(RULES, width).splitlines()
+    lines = render_rules(ALL, width).splitlines()
     starts = [line for line in lines if not line.startswith(" ")]
     assert [line.split()[0] for line in starts] == list(RULES)
-    assert [line.split()[1] for line in starts] == [str(rule.severity) for rule in RULES]
-    narrow = max(len(rule.id) for rule in RULES) + 11 + 20
+    assert [line.split()[1] for line in starts] == [str(rule.severity) for rule in ALL]
+    narrow = max(len(rule.id) for rule in ALL) + 11 + 20
     assert max(map(len, lines)) <= max(width, narrow)
 
 

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
-from vmemscope.kernel.dev_pagemap import PhysicalRange
 from vmemscope.report import render_one
-from vmemscope.report.documents.pgmap import PagemapReport
+from vmemscope.report.documents.pgmap import PagemapReport, Range
 from vmemscope.rules.rule import Severity
 from vmemscope.vmemmap.layout import Piece, Populated
 
@@ -91,14 +89,14 @@ def test_fields_of_what_is_not_deduplicated() -> None:
 )
 def test_shift(shift: int | None, compound_size: int | None, text: str) -> None:
     one = replace(pagemap_report(shift=0), compound_size=compound_size)
-    one = replace(one, pagemap=replace(one.pagemap, vmemmap_shift=shift))
+    one = replace(one, vmemmap_shift=shift)
     assert fields(one)["vmemmap_shift"] == text
 
 
 def test_several_ranges_one_not_valid() -> None:
     one = of_every_kind()[4]
-    broken = PhysicalRange(0x1000, 0x1FFF)
-    one = replace(one, pagemap=replace(one.pagemap, ranges=(*one.ranges, broken)))
+    broken = Range(0x1000, 0x1FFF)
+    one = replace(one, ranges=(*one.ranges, broken))
     assert fields(one)["ranges"].splitlines() == [
         "0x280000000-0x287ffffff (128 MiB)",
         "0x290000000-0x297ffffff (128 MiB)",
@@ -122,7 +120,7 @@ def test_unreadable_pagemap() -> None:
     one = replace(
         one,
         frames=replace(one.frames, expected=None),
-        not_read=("struct dev_pagemap can't be read: 1",),
+        detail=replace(one.detail, not_read=("struct dev_pagemap can't be read: 1",)),
     )
     found = fields(one)
     assert found["range"] == "none"
@@ -157,12 +155,14 @@ def test_expected_layout_in_words(populated: Populated, altmap: bool, words: str
 
 def test_each_piece_has_its_line() -> None:
     one = pagemap_report()
-    start = one.pieces[0].start
+    start = one.detail.pieces[0].start
     pieces = (
         Piece(Populated.EARLY, start, start + 1, start),
         Piece(Populated.COMPOUND, start + 1, start + 3, start),
     )
-    found = section(lines_of(replace(one, pieces=pieces)), "expected layout")
+    found = section(
+        lines_of(replace(one, detail=replace(one.detail, pieces=pieces))), "expected layout"
+    )
     assert [line.split("  ")[:2] for line in found] == [
         ["0xffffea0005000000-0xffffea0005000fff", "1 page"],
         ["0xffffea0005001000-0xffffea0005002fff", "2 pages"],
@@ -219,7 +219,7 @@ def test_rules_are_wrapped() -> None:
 
 def test_findings_of_other_pagemaps_are_only_counted() -> None:
     mine = pagemap_report(findings=(finding(severity=Severity.WARNING),))
-    mine = replace(mine, not_read=("reference counts of frames: 1",))
+    mine = replace(mine, detail=replace(mine.detail, not_read=("reference counts of frames: 1",)))
     other = pagemap_report("dax1.0", findings=(finding(), finding()))
     whole = report(mine, other, not_read=("reference counts of frames: 1",))
     lines = render_one(whole, mine, 100).splitlines()
@@ -239,7 +239,9 @@ def test_pagemap_is_not_sound_while_something_of_it_could_not_be_read() -> None:
         "dax0.0: sound",
         "all pagemaps: nothing wrong in what could be read",
     ]
-    assert lines_of(replace(one, not_read=unread), not_read=unread)[-2:] == [
+    assert lines_of(replace(one, detail=replace(one.detail, not_read=unread)), not_read=unread)[
+        -2:
+    ] == [
         "dax0.0: nothing wrong in what could be read",
         "all pagemaps: nothing wrong in what could be read",
     ]

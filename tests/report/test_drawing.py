@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import re
 import textwrap
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from vmemscope.report.documents.pgmap import FrameSpan, PagemapReport
 from vmemscope.report.drawing import caption, draw
@@ -300,13 +300,13 @@ def test_device_memory_is_left_out_where_there_is_none() -> None:
 
 def test_drawing_ends_where_the_first_range_does() -> None:
     one = pagemap_report(ranges=((0x140000000, 0x147FFFFFF), (0x180000000, 0x1BFFFFFFF)), shift=18)
-    start = one.pieces[0].start
+    start = one.detail.pieces[0].start
     spans = (
         FrameSpan(GEOMETRY.address(start), 1, 0x10, "head"),
         FrameSpan(GEOMETRY.address(start + 1), 511, 0x11, "tail"),
         FrameSpan(GEOMETRY.address(start + 4096), 1, 0x12, "head"),
     )
-    one = replace(one, first=spans)
+    one = replace(one, detail=replace(one.detail, first=spans))
     assert caption(one, GEOMETRY) == "the first 512 pages of the vmemmap, as mapped"
     assert frames(one)[-1].startswith("511 ")
     assert "0x12" not in "".join(drawn(one))
@@ -314,13 +314,13 @@ def test_drawing_ends_where_the_first_range_does() -> None:
 
 def test_compound_page_in_several_pieces() -> None:
     one = pagemap_report(ranges=GIB, shift=18, first=((512, 0x400, "early"), (3584, 0, "tail")))
-    start, end = one.pieces[0].start, one.pieces[0].end
+    start, end = one.detail.pieces[0].start, one.detail.pieces[0].end
     pieces = (
         Piece(Populated.EARLY, start, start + 512, start),
         Piece(Populated.COMPOUND, start + 512, end, start),
     )
     vmemmap = replace(one.vmemmap, leaf_sizes={2 << 20: 1, PAGE: 3584})
-    one = replace(one, pieces=pieces, vmemmap=vmemmap)
+    one = replace(one, detail=replace(one.detail, pieces=pieces), vmemmap=vmemmap)
     assert caption(one, GEOMETRY) == "the first compound page, as mapped"
     assert frames(one)[0] == "0 -------------> |   0x400   |"
     assert frames(one)[6] == "511 -------------> |   0x5ff   |"

@@ -9,13 +9,13 @@ from typing import Any
 
 import jsonschema
 
-from vmemscope.report import FINDING_SCHEMA, render_ndjson, schema_text
+from vmemscope.report import render_ndjson, schema_text
 from vmemscope.rules.rule import Severity
 
 from .builders import finding, hostile, of_every_kind, pagemap_report, report
 
 DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
-SCHEMA = json.loads(schema_text(FINDING_SCHEMA))
+SCHEMA = json.loads(schema_text("vmemscope.finding/1"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
@@ -87,4 +87,4 @@ def test_docs_have_a_line_that_is_valid() -> None:
     lines = [line for line in text.splitlines() if line.startswith('{"schema"')]
     assert lines
     assert lines_of("\n".join(lines) + "\n")
-    assert all(f"`{name}`" in text for name in SCHEMA["$defs"]["line"]["properties"])
+    assert all(f"`{name}`" in text for name in SCHEMA["$defs"]["FindingLine"]["properties"])

@@ -39,7 +39,7 @@ def test_findings_are_explained() -> None:
     text = render_markdown(report(pagemap_report(findings=(finding("read-only"),))))
     rule = RULES["read-only"]
     plain = re.sub(r"\\(.)", r"\1", text)
-    assert all(part in plain for part in (rule.text, rule.source, rule.meaning, rule.look_at))
+    assert all(part in plain for part in (rule.holds, rule.source, rule.meaning, rule.look_at))
     assert "\nerror read-only dax0.0 at 0xffffea0005001000" in text
 
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from vmemscope.report import render_all
 from vmemscope.rules.rule import Severity
@@ -59,6 +58,11 @@ def test_header_names_the_kind_of_target(kind: str, words: str) -> None:
     first = render_all(report(target=target), 100).splitlines()[0]
     assert first.startswith(f"{words} somewhere: ")
     assert first.endswith("types from DWARF")
+
+
+def test_header_of_a_simulated_kernel() -> None:
+    first = render_all(report(target=replace(TARGET, path="sim:mixed")), 100).splitlines()[0]
+    assert first.startswith("simulated kernel mixed: Linux ")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160])

@@ -3,13 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from .images import KERNELS, Images
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory):
-    """Simulated kernels, each built once."""
-    return Images(tmp_path_factory.mktemp("sim"))
+from tests.kernels import KERNELS
 
 
 @pytest.fixture(params=KERNELS)

@@ -25,9 +25,8 @@ from drgn.helpers.linux.mmzone import for_each_online_pgdat, for_each_present_se
 from drgn.helpers.linux.module import for_each_module
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
+from tests.kernels import KERNELS, PAGE, STRUCT_PAGE, View, image
 from vmemscope.sim import build, builtin_scenarios, load_scenario
-
-from .images import KERNELS, PAGE, STRUCT_PAGE, View
 
 #: (first pfn, pfn after the last) of what the scenarios' pagemaps should be
 RANGES = {
@@ -85,29 +84,29 @@ def test_all_scenarios_are_covered():
 
 
 @pytest.mark.parametrize("name", sorted(RANGES))
-def test_plain_drgn_finds_a_kernel_and_its_pagemaps(images, name, kernel):
+def test_plain_drgn_finds_a_kernel_and_its_pagemaps(dumps, name, kernel):
     prog = Program()
-    prog.set_core_dump(images.core(name, kernel))
+    prog.set_core_dump(dumps.core(name, kernel))
     assert prog.flags & ProgramFlags.IS_LINUX_KERNEL
-    view = images.view(name, kernel)
+    view = dumps.view(name, kernel)
     found = [r for pgmap, _ in view.pgmaps().values() for r in ranges_of(pgmap)]
     assert sorted(found) == RANGES[name]
 
 
 @pytest.mark.parametrize("name", ["4-level", "5-level", "fsdax", "partial-sections", "altmap"])
-def test_follow_phys_agrees_with_a_walk_by_hand(images, name, kernel):
-    view = images.view(name, kernel)
+def test_follow_phys_agrees_with_a_walk_by_hand(dumps, name, kernel):
+    view = dumps.view(name, kernel)
     mm = view.prog["init_mm"].address_of_()
     for start, end in RANGES[name]:
         for va in range(view.page_va(start), view.page_va(min(end, start + 4096)), PAGE):
-            shift, entry = view.walk(va)
+            _, shift, _, entry = view.leaf(va)
             mask = (1 << shift) - 1
             assert follow_phys(mm, va) == entry & 0xFFFFFFFFFF000 & ~mask | va & mask
 
 
 @pytest.mark.parametrize("name", ["devdax-2m", "devdax-1g", "4-level"])
-def test_compound_pages(images, name, kernel):
-    view = images.view(name, kernel)
+def test_compound_pages(dumps, name, kernel):
+    view = dumps.view(name, kernel)
     for pgmap, _ in view.pgmaps().values():
         order = pgmap.vmemmap_shift.value_()
         if not order:
@@ -127,8 +126,8 @@ def test_compound_pages(images, name, kernel):
 
 
 @pytest.mark.parametrize("name", ["empty", "mixed", "early-section", "4-level", "5-level"])
-def test_present_sections(images, name, kernel):
-    view = images.view(name, kernel)
+def test_present_sections(dumps, name, kernel):
+    view = dumps.view(name, kernel)
     ram_end = 0x40000 if name == "mixed" else 0x10000
     expected = set(range(ram_end >> 15))
     for start, end in RANGES[name]:
@@ -141,11 +140,11 @@ def test_present_sections(images, name, kernel):
         assert section.usage.subsection_map[0].value_() == 2**64 - 1
 
 
-def test_section_flags(images, kernel):
+def test_section_flags(dumps, kernel):
     """KERNEL-FACTS section 3: RAM 0xf, pmem full 0x3, partial 0x13, early and pmem 0x1f."""
     flags = {}
     for name in ("partial-sections", "early-section"):
-        view = images.view(name, kernel)
+        view = dumps.view(name, kernel)
         mask = (1 << view.prog["SECTION_MAP_LAST_BIT"].value_()) - 1
         flags[name] = {
             nr: section.section_mem_map.value_() & mask
@@ -159,8 +158,8 @@ def test_section_flags(images, kernel):
     assert partial[0x1F8000 >> 15] == 0x13
 
 
-def test_subsections(images, kernel):
-    view = images.view("partial-sections", kernel)
+def test_subsections(dumps, kernel):
+    view = dumps.view("partial-sections", kernel)
     bits = {
         nr: section.usage.subsection_map[0].value_()
         for nr, section in for_each_present_section(view.prog)
@@ -171,8 +170,8 @@ def test_subsections(images, kernel):
     assert bits[0x1F8000 >> 15] == 2**47 - 1
 
 
-def test_resources(images, kernel):
-    view = images.view("mixed", kernel)
+def test_resources(dumps, kernel):
+    view = dumps.view("mixed", kernel)
     found = [
         (r.start.value_(), r.end.value_(), r.name.string_().decode(), r.desc.value_())
         for r in for_each_resource(view.prog["iomem_resource"].address_of_())
@@ -218,8 +217,8 @@ def dax_devices(prog):
 
 
 @pytest.mark.parametrize("name", ["mixed", "several-ranges"])
-def test_dax_bus(images, name, kernel):
-    view = images.view(name, kernel)
+def test_dax_bus(dumps, name, kernel):
+    view = dumps.view(name, kernel)
     found = {}
     for dev_dax in dax_devices(view.prog):
         ranges = [
@@ -240,9 +239,9 @@ def test_dax_bus(images, name, kernel):
         assert found == {"dax0.0": (0x200000, ranges)}
 
 
-def test_fsdax_disk_and_ops(images, kernel):
-    view = images.view("fsdax", kernel)
-    pgmap = view.pgmap()
+def test_fsdax_disk_and_ops(dumps, kernel):
+    view = dumps.view("fsdax", kernel)
+    pgmap = view.pgmap
     disk = view.prog.read_u64(pgmap.value_() - 8)
     gendisk = Object(view.prog, "struct gendisk", address=disk)
     assert gendisk.disk_name.string_() == b"pmem1"
@@ -256,9 +255,9 @@ def test_fsdax_disk_and_ops(images, kernel):
     assert symbols[b"fsdax_pagemap_ops"] == pgmap.ops.value_()
 
 
-def test_percpu_refs(images, kernel):
+def test_percpu_refs(dumps, kernel):
     """KERNEL-FACTS section 1: the sum is pfn_len, the shared counter bias + 1."""
-    view = images.view("mixed", kernel)
+    view = dumps.view("mixed", kernel)
     sums = {}
     for pgmap, _ in view.pgmaps().values():
         pointer = Object(view.prog, "unsigned long *", pgmap.ref.percpu_count_ptr)
@@ -277,22 +276,22 @@ def test_percpu_refs(images, kernel):
 
 
 @pytest.mark.parametrize("name", ["device-private", "coherent"])
-def test_no_refs_of_private_memory(images, name, kernel):
-    view = images.view(name, kernel)
-    pointer = Object(view.prog, "unsigned long *", view.pgmap().ref.percpu_count_ptr)
+def test_no_refs_of_private_memory(dumps, name, kernel):
+    view = dumps.view(name, kernel)
+    pointer = Object(view.prog, "unsigned long *", view.pgmap.ref.percpu_count_ptr)
     for cpu in for_each_possible_cpu(view.prog):
         assert per_cpu_ptr(pointer, cpu)[0].value_() == 0
 
 
-def test_xarray_entries(images, kernel):
+def test_xarray_entries(dumps, kernel):
     """KERNEL-FACTS section 1: 0x120000..0x14ffff gives two entries."""
-    view = images.view("altmap", kernel)
+    view = dumps.view("altmap", kernel)
     ((_, indices),) = view.pgmaps().values()
     assert indices == [0x120000, 0x140000]
 
 
-def test_nodes(images, kernel):
-    view = images.view("two-nodes", kernel)
+def test_nodes(dumps, kernel):
+    view = dumps.view("two-nodes", kernel)
     device = view.prog["ZONE_DEVICE"]
     found = {}
     for pgdat in for_each_online_pgdat(view.prog):
@@ -305,18 +304,18 @@ def test_nodes(images, kernel):
     assert found == {0: (0x140000, 0x150000), 1: (0x180000, 0x1C8000)}
 
 
-def test_struct_pages_are_on_the_devices_node(images, kernel):
-    view = images.view("two-nodes", kernel)
+def test_struct_pages_are_on_the_devices_node(dumps, kernel):
+    view = dumps.view("two-nodes", kernel)
     for (start, end), node in zip(RANGES["two-nodes"], (0, 1, 1), strict=True):
         assert view.words(start)[0] >> 54 == node
-        for _, _, pfn, _ in view.entries(start, end):
+        for _, _, pfn, _ in view.leaves_of(start, end):
             assert view.words(pfn)[0] >> 54 == node
             assert (pfn >= 0x100000) == bool(node)
 
 
-def test_free_lists(images, kernel):
+def test_free_lists(dumps, kernel):
     """Blocks on the free lists are what the counters say, and lie in their zone."""
-    view = images.view("two-nodes", kernel)
+    view = dumps.view("two-nodes", kernel)
     prog = view.prog
     total = 0
     for pgdat in for_each_online_pgdat(prog):
@@ -338,10 +337,10 @@ def test_free_lists(images, kernel):
     assert 0 < total < prog["_totalram_pages"].counter.value_()
 
 
-def test_struct_pages_of_ram(images, kernel):
+def test_struct_pages_of_ram(dumps, kernel):
     """Without devices, frames are reserved since boot, allocated one by one, or free."""
     # But for tasks, which are larger than a page: only the first of them is counted.
-    view = images.view("empty", kernel)
+    view = dumps.view("empty", kernel)
     pages = np.frombuffer(view.prog.read(view.vmemmap, 0x10000 * STRUCT_PAGE), "<u8")
     pages = pages.reshape(-1, 8)
     refcount = pages[:, 6] >> 32
@@ -364,12 +363,12 @@ def test_struct_pages_of_ram(images, kernel):
     assert (zone[0x1000:] == view.prog["ZONE_DMA32"].value_()).all()
 
 
-def test_boot_memmap_frames_are_reserved(images, kernel):
+def test_boot_memmap_frames_are_reserved(dumps, kernel):
     """Seen on real kernels: PG_reserved, one reference from memblock, one from bootmem info."""
-    view = images.view("empty", kernel)
+    view = dumps.view("empty", kernel)
     reserved = 1 << view.prog["PG_reserved"].value_()
     for va in range(view.vmemmap, view.vmemmap + 2 * (2 << 20), 2 << 20):
-        shift, entry = view.walk(va)
+        _, shift, _, entry = view.leaf(va)
         assert shift == 21
         assert entry & ~0xFFFFFFFFFF000 == 0x80000000000001E3
         pfn = (entry & 0xFFFFFFFFFF000) >> 12
@@ -378,8 +377,8 @@ def test_boot_memmap_frames_are_reserved(images, kernel):
             assert view.refcount(frame) == 2
 
 
-def test_direct_map_and_image(images, kernel):
-    view = images.view("mixed", kernel)
+def test_direct_map_and_image(dumps, kernel):
+    view = dumps.view("mixed", kernel)
     prog = view.prog
     va = phys_to_virt(prog, 0x100000)
     assert virt_to_phys(va).value_() == 0x100000
@@ -387,21 +386,21 @@ def test_direct_map_and_image(images, kernel):
     # Device memory is in the direct map, too.
     va = phys_to_virt(prog, 0x220000000)
     assert follow_phys(prog["init_mm"].address_of_(), va).value_() == 0x220000000
-    assert prog["init_uts_ns"].name.release.string_().decode() == view.vmcoreinfo["OSRELEASE"]
-    assert prog["init_mm"].pgd.value_() == int(view.vmcoreinfo["SYMBOL(swapper_pg_dir)"], 16)
+    assert prog["init_uts_ns"].name.release.string_().decode() == view.keys["OSRELEASE"]
+    assert prog["init_mm"].pgd.value_() == int(view.keys["SYMBOL(swapper_pg_dir)"], 16)
 
 
-def test_private_memory_is_not_in_the_direct_map(images, kernel):
-    view = images.view("device-private", kernel)
-    assert view.walk(phys_to_virt(view.prog, 0x3FF0000000).value_()) is None
+def test_private_memory_is_not_in_the_direct_map(dumps, kernel):
+    view = dumps.view("device-private", kernel)
+    assert view.leaf(phys_to_virt(view.prog, 0x3FF0000000).value_()) is None
 
 
-def test_kernel_base_variables(images, kernel):
-    view = images.view("4-level", kernel)
+def test_kernel_base_variables(dumps, kernel):
+    view = dumps.view("4-level", kernel)
     assert view.prog["vmemmap_base"].value_() == view.vmemmap
     assert view.prog["__pgtable_l5_enabled"].value_() == 0
-    assert view.vmcoreinfo["NUMBER(MAX_PHYSMEM_BITS)"] == "46"
-    assert images.view("5-level", kernel).vmcoreinfo["NUMBER(MAX_PHYSMEM_BITS)"] == "52"
+    assert view.keys["NUMBER(MAX_PHYSMEM_BITS)"] == "46"
+    assert dumps.view("5-level", kernel).vmcoreinfo["NUMBER(MAX_PHYSMEM_BITS)"] == "52"
 
 
 def test_seed_moves_the_kernel():
@@ -412,31 +411,31 @@ def test_seed_moves_the_kernel():
     assert len(text) == len(KERNELS)
 
 
-def test_dumps_are_sparse(images):
-    core = images.core("mixed", "6.1")
+def test_dumps_are_sparse(dumps):
+    core = dumps.core("mixed", "6.1")
     status = core.stat()
     assert status.st_blocks * 512 < status.st_size
 
 
-def test_writing_reports_errors(images, tmp_path):
+def test_writing_reports_errors(dumps, tmp_path):
     with pytest.raises(OSError, match="No such file"):
-        images.image("empty", "6.1").write(tmp_path / "no" / "vmcore")
+        image("empty", "6.1").write(tmp_path / "no" / "vmcore")
 
 
-def test_pages_that_nothing_was_written_to_are_absent(images):
-    view = View(images.core("empty", "6.1"))
+def test_pages_that_nothing_was_written_to_are_absent(dumps):
+    view = View(dumps.core("empty", "6.1"))
     with pytest.raises(FaultError):
         view.prog.read(0x8000000, 8, physical=True)
 
 
-def test_nr_memmap_pages(images):
+def test_nr_memmap_pages(dumps):
     """
     KERNEL-FACTS section 6: 512 + 3072 + 4 + 1024 + 4096; 4, not the real 6, for
     the map off its 1G boundary. No such counter in 6.1.
     """
     for kernel in ("6.12", "7.2"):
-        view = images.view("mixed", kernel)
+        view = dumps.view("mixed", kernel)
         assert view.prog["nr_memmap_pages"].counter.value_() == 8708
         assert view.prog["nr_memmap_boot_pages"].counter.value_() == 4096
-    early = images.view("early-1g", "7.2")
+    early = dumps.view("early-1g", "7.2")
     assert early.prog["nr_memmap_pages"].counter.value_() == 2

@@ -9,11 +9,10 @@ import struct
 import pytest
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
+from tests.kernels import KERNELS
 from vmemscope.sim import btf
 from vmemscope.sim.layouts import VERSIONS, Layouts
 from vmemscope.sim.layouts.extract import main
-
-from .images import KERNELS
 
 # From VMCOREINFO of booted Debian kernels.
 REAL = {

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from .images import PAGE, STRUCT_PAGE
+from tests.kernels import PAGE, STRUCT_PAGE, image
 
 TAIL_MAPPING = 0xDEAD000000000400
 
@@ -19,7 +19,7 @@ def check_refcounts(view, ranges):
     """Base pages: as many references as entries. Large leaves: the first frame has one."""
     entries = Counter()
     for start, end in ranges:
-        for _, shift, pfn, _ in view.entries(start, end):
+        for _, shift, pfn, _ in view.leaves_of(start, end):
             if shift == 12:
                 entries[pfn] += 1
             else:
@@ -45,11 +45,11 @@ def check_refcounts(view, ranges):
         ("5-level", 0xE0000000, 0xE0080000, {1: 2, 4095: 2}),
     ],
 )
-def test_deduplicated(images, kernel, name, start, end, sharing):
-    view = images.view(name, kernel)
+def test_deduplicated(dumps, kernel, name, start, end, sharing):
+    view = dumps.view(name, kernel)
     assert view.sharing(start, end) == sharing
     check_refcounts(view, [(start, end)])
-    flags = {entry & ~0xFFFFFFFFFF000 for _, _, _, entry in view.entries(start, end)}
+    flags = {entry & ~0xFFFFFFFFFF000 for _, _, _, entry in view.leaves_of(start, end)}
     assert flags == {0x8000000000000163}
 
 
@@ -63,9 +63,9 @@ def test_deduplicated(images, kernel, name, start, end, sharing):
         ("coherent", 0x2000000, 0x2010000),
     ],
 )
-def test_full_sections_get_large_leaves(images, kernel, name, start, end):
-    view = images.view(name, kernel)
-    entries = view.entries(start, end)
+def test_full_sections_get_large_leaves(dumps, kernel, name, start, end):
+    view = dumps.view(name, kernel)
+    entries = view.leaves_of(start, end)
     assert len(entries) == (end - start) // 32768
     for _, shift, _, entry in entries:
         assert shift == 21
@@ -73,9 +73,9 @@ def test_full_sections_get_large_leaves(images, kernel, name, start, end):
     check_refcounts(view, [(start, end)])
 
 
-def test_tail_frames(images, kernel):
+def test_tail_frames(dumps, kernel):
     """All struct pages of a frame of tails are the same, and those of the head frame, too."""
-    view = images.view("devdax-2m", kernel)
+    view = dumps.view("devdax-2m", kernel)
     read = view.prog.read
     for head in range(0x100000, 0x120000, 512):
         head_frame = read(view.page_va(head), PAGE)
@@ -86,10 +86,10 @@ def test_tail_frames(images, kernel):
         assert (head_frame[2 * STRUCT_PAGE :][:STRUCT_PAGE] == one) == (kernel != "7.2")
 
 
-def test_compound_contents(images, kernel):
+def test_compound_contents(dumps, kernel):
     """The table of KERNEL-FACTS section 2, word by word."""
-    view = images.view("devdax-2m", kernel)
-    pgmap = view.pgmap().value_()
+    view = dumps.view("devdax-2m", kernel)
+    pgmap = view.pgmap.value_()
     reserved = 1 << view.prog["PG_reserved"].value_()
     head_flag = 1 << view.prog["PG_head"].value_()
     links = 4 << 51 | 0x1FFFFF << 30
@@ -131,20 +131,20 @@ def test_compound_contents(images, kernel):
         ("coherent", 0x2000123, (0, 0, 0)),
     ],
 )
-def test_single_pages(images, name, pfn, refcounts):
+def test_single_pages(dumps, name, pfn, refcounts):
     for kernel, refcount in zip(("6.1", "6.12", "7.2"), refcounts, strict=True):
-        view = images.view(name, kernel)
+        view = dumps.view(name, kernel)
         words = view.words(pfn)
         assert words[0] >> 51 & 7 == view.prog["ZONE_DEVICE"].value_()
         assert words[0] >> view.prog["PG_reserved"].value_() & 1
-        assert words[1] == view.pgmap().value_()
+        assert words[1] == view.pgmap.value_()
         assert words[2:6] == (0, 0, 0, 0)
         assert view.refcount(pfn) == refcount
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "6.12"])
-def test_compounds_off_their_boundary_before_masks(images, kernel):
-    view = images.view("unaligned-1g", kernel)
+def test_compounds_off_their_boundary_before_masks(dumps, kernel):
+    view = dumps.view("unaligned-1g", kernel)
     head_flag = view.prog["PG_head"].value_()
     for head in (0x150000, 0x190000, 0x1D0000):
         assert view.words(head)[0] >> head_flag & 1
@@ -152,9 +152,9 @@ def test_compounds_off_their_boundary_before_masks(images, kernel):
         assert view.words(head + 100)[1] == view.page_va(head) + 1
 
 
-def test_compounds_off_their_boundary_with_masks(images):
+def test_compounds_off_their_boundary_with_masks(dumps):
     """Trap 2: every tail leads to a head of another pagemap."""
-    view = images.view("unaligned-1g", "7.2")
+    view = dumps.view("unaligned-1g", "7.2")
     for head, wrong in ((0x150000, 0x140000), (0x190000, 0x180000), (0x1D0000, 0x1C0000)):
         for tail in (1, 2, 3, 63, 64, 127):
             info = view.words(head + tail)[1]
@@ -162,9 +162,9 @@ def test_compounds_off_their_boundary_with_masks(images):
             assert view.page_va(head + tail) & info & ~1 == view.page_va(wrong)
 
 
-def test_compounds_that_start_inside_sections(images, kernel):
+def test_compounds_that_start_inside_sections(dumps, kernel):
     """Trap 3: 12,032 entries on two frames; heads overwritten but the first one."""
-    view = images.view("unaligned-section-1g", kernel)
+    view = dumps.view("unaligned-section-1g", kernel)
     ranges = (0x104000, 0x1C0000)
     assert view.sharing(*ranges) == {1: 1, 12031: 1}
     check_refcounts(view, [ranges])
@@ -180,10 +180,10 @@ def test_compounds_that_start_inside_sections(images, kernel):
         assert tail[1] == view.page_va(0x184000) + 1
 
 
-def test_compounds_that_start_in_a_section_of_ram(images, kernel):
+def test_compounds_that_start_in_a_section_of_ram(dumps, kernel):
     """Trap 4: pfn 0 under the rest of the range."""
-    view = images.view("early-1g", kernel)
-    entries = view.entries(0x114000, 0x180000)
+    view = dumps.view("early-1g", kernel)
+    entries = view.leaves_of(0x114000, 0x180000)
     assert [shift for _, shift, _, _ in entries[:2]] == [21, 12]
     assert Counter(pfn for _, shift, pfn, _ in entries if shift == 12) == {0: 6656}
     assert view.refcount(0) == 6657
@@ -191,10 +191,10 @@ def test_compounds_that_start_in_a_section_of_ram(images, kernel):
     assert any(view.prog.read(0, PAGE, physical=True))
 
 
-def test_early_section(images, kernel):
+def test_early_section(dumps, kernel):
     """Memory of a section with RAM uses the memory map from boot, all of it initialised."""
-    view = images.view("early-section", kernel)
-    ((_, shift, block, _),) = view.entries(0xA000, 0xE000)
+    view = dumps.view("early-section", kernel)
+    ((_, shift, block, _),) = view.leaves_of(0xA000, 0xE000)
     assert shift == 21
     assert view.refcount(block) == 2
     head_flag = view.prog["PG_head"].value_()
@@ -207,17 +207,17 @@ def test_early_section(images, kernel):
             assert view.refcount(head + tail) == 0
 
 
-def test_altmap(images, kernel):
+def test_altmap(dumps, kernel):
     """KERNEL-FACTS section 3: six blocks at 0x120200."""
-    view = images.view("altmap", kernel)
-    altmap = view.pgmap().altmap
-    assert view.pgmap().flags == 1
+    view = dumps.view("altmap", kernel)
+    altmap = view.pgmap.altmap
+    assert view.pgmap.flags == 1
     assert altmap.base_pfn == 0x120000
     assert altmap.reserve == 2
     assert altmap.free == 0xDFE
     assert altmap.align == 0x1FE
     assert altmap.alloc == 0xC00
-    entries = view.entries(0x120000, 0x150000)
+    entries = view.leaves_of(0x120000, 0x150000)
     assert [pfn for _, _, pfn, _ in entries] == [0x120200 + 512 * i for i in range(6)]
     assert {shift for _, shift, _, _ in entries} == {21}
     # Trap 8: reserved, then struct pages of frames of the altmap, then data.
@@ -229,15 +229,15 @@ def test_altmap(images, kernel):
         assert words[1] == words[2] == view.page_va(pfn) + 8
         assert view.refcount(pfn) == 1
     assert view.words(0x120E00)[0] >> view.prog["PG_head"].value_() & 1
-    assert view.words(0x120E00)[1] == view.pgmap().value_()
+    assert view.words(0x120E00)[1] == view.pgmap.value_()
     # Not deduplicated, so all tails of a compound are there.
     assert view.words(0x120FFF)[1] & 1
 
 
-def test_altmap_with_part_of_a_section(images, kernel):
+def test_altmap_with_part_of_a_section(dumps, kernel):
     """KERNEL-FACTS section 3: 384 entries of RAM and one leaf of the altmap."""
-    view = images.view("partial-sections", kernel)
-    entries = view.entries(0x1E2000, 0x1F0000)
+    view = dumps.view("partial-sections", kernel)
+    entries = view.leaves_of(0x1E2000, 0x1F0000)
     assert Counter(shift for _, shift, _, _ in entries) == {12: 384, 21: 1}
     assert all(pfn < 0x10000 for _, shift, pfn, _ in entries if shift == 12)
     (pgmap,) = (p for p, _ in view.pgmaps().values() if p.flags == 1)
@@ -247,10 +247,10 @@ def test_altmap_with_part_of_a_section(images, kernel):
     check_refcounts(view, [(0x1E2000, 0x1E8000)])
 
 
-def test_page_tables_at_run_time(images, kernel):
+def test_page_tables_at_run_time(dumps, kernel):
     """Order-0 pages with one reference, not marked as page tables."""
-    view = images.view("devdax-2m", kernel)
-    table = images.image("devdax-2m", kernel).kernel.tables
+    view = dumps.view("devdax-2m", kernel)
+    table = image("devdax-2m", kernel).kernel.tables
     *_, (shift, pfn, _) = table.tables(view.page_va(0x100000))
     assert shift == 12
     assert view.refcount(pfn) == 1

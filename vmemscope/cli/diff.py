@@ -12,7 +12,7 @@ from .options import add_output_options, add_types_options
 from .pgmap import audited
 
 if TYPE_CHECKING:
-    from ..report.snapshot import Snapshot
+    from ..report.documents.pgmap import Report
 
 NAME = "diff"
 HELP = "compare two reports or vmcores"
@@ -56,20 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     check_type_options(args)
-    snapshots = [_snapshot(path, args) for path in (args.before, args.after)]
+    sources = args.before, args.after
+    before, after = (_report(path, args) for path in sources)
 
-    from ..report.comparison import diff_document, render_diff
+    from ..report import render_diff, render_json
     from ..report.diff import compare
-    from ..report.document import json_text
 
-    diff = compare(*snapshots)
-    text = json_text(diff_document(diff)) if args.format == "json" else render_diff(diff)
+    diff = compare(before, after, sources)
+    text = render_json(diff) if args.format == "json" else render_diff(diff)
     write(text, args)
     return ExitStatus.FINDINGS if diff.worse else ExitStatus.SOUND
 
 
-def _snapshot(path: str, args: argparse.Namespace) -> Snapshot:
-    from ..report.snapshot import MAX_DOCUMENT, read_snapshot, snapshot_of
+def _report(path: str, args: argparse.Namespace) -> Report:
+    from ..report.document import MAX_DOCUMENT, read_report
 
     try:
         with open(path, "rb") as file:
@@ -79,11 +79,11 @@ def _snapshot(path: str, args: argparse.Namespace) -> Snapshot:
                 data += file.read(MAX_DOCUMENT)
                 if len(data) > MAX_DOCUMENT:
                     raise TargetError(f"{path} is no report: it is larger than any")
-                return read_snapshot(data, path)
+                return read_report(data, path)
     except OSError as e:
         raise TargetError(f"cannot open {path}: {e.strerror}") from e
     except ValueError as e:
         raise TargetError(f"cannot open {path}: {e}") from e
     chosen = argparse.Namespace(**{**vars(args), "core": path, "qemu": None, "sim": None})
     with opened_kernel(chosen) as kernel:
-        return snapshot_of(audited(kernel, chosen), path)
+        return audited(kernel, chosen)

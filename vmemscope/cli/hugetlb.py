@@ -45,10 +45,11 @@ def run(args: argparse.Namespace) -> int:
 
         with vmemmap_progress(args) as progress:
             report = audit(kernel, folios=args.folios, progress=progress)
-    from ..report.hugetlb import render_hugetlb, render_hugetlb_json
+    from ..report import render_json
+    from ..report.hugetlb import render_hugetlb
 
     if args.format == "json":
-        write(render_hugetlb_json(report), args)
+        write(render_json(report), args)
     else:
         write(render_hugetlb(report, columns(args)), args)
     return status_of(report)

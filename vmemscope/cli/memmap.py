@@ -43,10 +43,11 @@ def run(args: argparse.Namespace) -> int:
 
         with vmemmap_progress(args) as progress:
             report = audit(kernel, progress=progress)
-    from ..report.memmap import render_memmap, render_memmap_json
+    from ..report import render_json
+    from ..report.memmap import render_memmap
 
     if args.format == "json":
-        write(render_memmap_json(report), args)
+        write(render_json(report), args)
     else:
         write(render_memmap(report, columns(args)), args)
     return status_of(report)

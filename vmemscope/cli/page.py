@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         from ..audits.page import audit
 
         report = audit(kernel, number, args.meaning)
-    from ..report.page import render_page, render_page_json
+    from ..report import render_json
+    from ..report.page import render_page
 
-    write((render_page_json if args.format == "json" else render_page)(report), args)
+    write((render_json if args.format == "json" else render_page)(report), args)
     return status_of(report)

@@ -167,14 +167,15 @@ def choose(report: Report, which: str) -> PagemapReport:
 
 
 def _by_number(report: Report, number: int) -> list[PagemapReport]:
-    page_size = report.geometry.page_size
+    page_size = report.target.page_size
     # The first meaning that fits: a small number may be a physical address or a pfn.
-    for meaning in (
+    meanings: tuple[Callable[[PagemapReport], bool], ...] = (
         lambda one: one.address == number,
-        lambda one: one.vmemmap.start <= number < one.vmemmap.end,
-        lambda one: any(r.start <= number <= r.end for r in one.ranges),
-        lambda one: any(r.start <= number * page_size <= r.end for r in one.ranges),
-    ):
+        lambda one: (one.vmemmap.start or 0) <= number < (one.vmemmap.end or 0),
+        lambda one: any(r.start <= number <= r.end for r in one.detail.ranges),
+        lambda one: any(r.start <= number * page_size <= r.end for r in one.detail.ranges),
+    )
+    for meaning in meanings:
         found = [one for one in report.pagemaps if meaning(one)]
         if found:
             return found

@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    from ..report.catalogue import render_rule, render_rules, rules_document
-    from ..report.document import json_text
+    from ..report.catalogue import render_rule, render_rules, rule_list
     from ..rules import RULES
 
     unknown = [name for name in args.rules if name not in RULES]
@@ -42,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     rules = [RULES[name] for name in args.rules] or list(RULES.values())
     width = columns(args)
     if args.format == "json":
-        text = json_text(rules_document(rules))
+        from ..report import render_json
+
+        text = render_json(rule_list(rules))
     elif args.rules:
         text = "\n".join(render_rule(rule, width) for rule in rules)
     else:

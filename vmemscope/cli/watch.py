@@ -42,7 +42,6 @@ def watch(
     """
     from ..report import change_lines
     from ..report.diff import compare
-    from ..report.snapshot import snapshot_of
 
     out = sys.stdout if out is None else out
     report = audit()
@@ -56,7 +55,7 @@ def watch(
             out.flush()
             sleep(seconds)
             later = audit()
-            lines = change_lines(compare(snapshot_of(report), snapshot_of(later)))
+            lines = change_lines(compare(report, later))
             changes = "\nsince the last audit:\n" + "".join(f"  {line}\n" for line in lines)
             report, number = later, number + 1
     except KeyboardInterrupt:

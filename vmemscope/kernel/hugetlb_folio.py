@@ -51,6 +51,11 @@ class Place(IntEnum):
     #: neither
     NONE = 2
 
+    @property
+    def word(self) -> str:
+        """What a folio on it is called."""
+        return ("free", "used", "unlisted")[self]
+
 
 class Folios(NamedTuple):
     """HugeTLB folios, in order of pfn; all arrays have shape ``(n,)``."""
@@ -70,6 +75,16 @@ class Folios(NamedTuple):
     #: whether head and first tail page are those of a folio of its hstate:
     #: PG_head, HugeTLB's mark, the hstate's order (bool)
     sound: NDArray[np.bool_]
+
+    @property
+    def unlisted(self) -> NDArray[np.bool_]:
+        """Whether each is on no list (bool)."""
+        unlisted: NDArray[np.bool_] = self.place == Place.NONE
+        return unlisted
+
+    def place_word(self, i: int) -> str:
+        """Return what a folio is called by the list that it is on."""
+        return Place(int(self.place[i])).word
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The catalogue of rules, listed and explained, as text and as ``vmemscope.rules/1``."""
+"""The catalogue of rules, listed and explained."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..rules.rule import Scope
-from .document import head_object
+from .documents.rules import ListedRule, RuleList, ScopeName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..rules.rule import Rule
 
-__all__ = ("RULES_SCHEMA", "render_rule", "render_rules", "rules_document")
-
-#: identifier of this version of the document
-RULES_SCHEMA = "vmemscope.rules/1"
+__all__ = ("render_rule", "render_rules", "rule_list")
 
 #: what a rule is evaluated for: in the document, and in words with the command that does it
-_SCOPES = {
+_SCOPES: dict[Scope, tuple[ScopeName, str]] = {
     Scope.PAGEMAP: ("pagemap", "each pagemap (pgmap)"),
     Scope.TARGET: ("target", "the target as a whole (pgmap)"),
     Scope.MEMORY_MAP: ("memory-map", "all of the memory map (memmap)"),
-    Scope.HUGETLB: ("hugetlb", "HugeTLB's folios (hugetlb)"),
     Scope.HUGETLB: ("hugetlb", "HugeTLB's folios, and all of the memory map (hugetlb)"),
 }
 
@@ -63,30 +59,17 @@ def render_rule(rule: Rule, width: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rules_document(rules: Sequence[Rule]) -> dict[str, Any]:
-    """Turn rules into the JSON document, as plain dictionaries and lists."""
-    return {
-        **head_object(RULES_SCHEMA),
-        "rules": [_rule(rule) for rule in rules],
-    }
+def rule_list(rules: Sequence[Rule]) -> RuleList:
+    """Return rules as they are written as JSON."""
+    return RuleList(
+        rules=tuple(
+            ListedRule.of(rule, text=rule.holds, scope=tuple(name for name, _ in _scopes(rule)))
+            for rule in rules
+        )
+    )
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
-    return {
-        "id": rule.id,
-        "severity": str(rule.severity),
-        "text": rule.holds,
-        "source": rule.source,
-        "since": rule.since,
-        "until": rule.until,
-        "archs": list(rule.archs),
-        "scope": [name for name, _ in _scopes(rule)],
-        "meaning": rule.meaning,
-        "look_at": rule.look_at,
-    }
-
-
-def _scopes(rule: Rule) -> list[tuple[str, str]]:
+def _scopes(rule: Rule) -> list[tuple[ScopeName, str]]:
     return [names for scope, names in _SCOPES.items() if scope in rule.scope]
 
 

@@ -7,7 +7,6 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..rules import RULES
 from ..rules.findings import Outcome
 from ..text import binary_size
 from ..vmemmap.layout import Populated
@@ -46,15 +45,15 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     :param width: columns that drawing, histogram and prose may take; lines with
         addresses and findings are never broken, so that they can be searched for
     """
-    who = label(one)
+    who, geometry = label(one), one.detail.geometry
     lines = [header(report.target), "", who]
-    lines += [f"  {name:<14}  {value}".rstrip() for name, value in _fields(one, report.geometry)]
+    lines += [f"  {name:<14}  {value}".rstrip() for name, value in _fields(one, geometry)]
     lines += ["", "expected layout"]
-    lines += _most([_piece(piece, one, report.geometry) for piece in one.pieces])
+    lines += _most([_piece(piece, one, geometry) for piece in one.detail.pieces])
     lines += ["", "entries that map a frame: frames"]
     lines += _histogram(one.frames.sharing, width)
-    lines += ["", caption(one, report.geometry), ""]
-    lines += draw(one, report.geometry, width)
+    lines += ["", caption(one, geometry), ""]
+    lines += draw(one, geometry, width)
     lines.append("")
     lines += _outcomes(one, width)
     if one.findings:
@@ -64,7 +63,7 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     if unread:
         lines += ["in all of the target:", *(f"  {line}" for line in unread), ""]
     # A report does not tell whose contents could not be read: no pagemap is then called sound.
-    partial = bool(one.not_read)
+    partial = bool(one.detail.not_read)
     lines.append(f"{who}: {verdict(tally(one.findings), partial)}")
     lines.append(f"all pagemaps: {verdict_of(report)}")
     return "\n".join(lines) + "\n"
@@ -74,17 +73,18 @@ def _fields(one: PagemapReport, geometry: Geometry) -> list[tuple[str, str]]:
     vmemmap, frames = one.vmemmap, one.frames
     fields = [
         ("dev_pagemap", f"{one.address:#x}"),
-        ("type", one.pagemap.type),
+        ("type", one.type),
         ("vmemmap_shift", _shift(one, geometry)),
         ("altmap", _altmap(one)),
     ]
+    valid = {(r.start, r.end) for r in one.detail.ranges}
     ranges = [
-        f"{r.start:#x}-{r.end:#x} ({binary_size(r.size)})"
-        + ("" if r in one.ranges else ", not valid: not looked at")
-        for r in one.pagemap.ranges
+        f"{r.start:#x}-{r.end:#x} ({binary_size(r.end - r.start + 1)})"
+        + ("" if (r.start, r.end) in valid else ", not valid: not looked at")
+        for r in one.ranges
     ]
     fields += _listed("range", "ranges", _most(ranges, ""))
-    if vmemmap.pages:
+    if vmemmap.start is not None and vmemmap.end is not None:
         fields.append(("vmemmap", f"{vmemmap.start:#x}-{vmemmap.end - 1:#x}"))
     fields += [
         (
@@ -107,8 +107,8 @@ def _fields(one: PagemapReport, geometry: Geometry) -> list[tuple[str, str]]:
         ),
         ("saved", binary_size(one.saved_bytes)),
     ]
-    if one.savable_bytes:
-        fields.append(("could save", f"{binary_size(one.savable_bytes)} more"))
+    if one.detail.savable_bytes:
+        fields.append(("could save", f"{binary_size(one.detail.savable_bytes)} more"))
     reason = f", {safe(one.reason)}" if one.reason else ""
     fields.append(("state", one.state + reason))
     return fields
@@ -121,9 +121,9 @@ def _listed(singular: str, plural: str, values: list[str]) -> list[tuple[str, st
 
 
 def _shift(one: PagemapReport, geometry: Geometry) -> str:
-    shift = one.pagemap.vmemmap_shift
+    shift = one.vmemmap_shift
     if shift is None:
-        return "none in this kernel" if one.ranges else "not read"
+        return "none in this kernel" if one.detail.ranges else "not read"
     if one.compound_size is None:
         return f"{shift}, which makes no sense"
     if not shift:
@@ -205,6 +205,8 @@ def _outcomes(one: PagemapReport, width: int) -> list[str]:
 def _rules(rules: Iterable[str], width: int) -> list[str]:
     """Say what must hold by the rules that are broken, and where that comes from."""
     lines = []
+    from ..rules import RULES
+
     for name in sorted(rules):
         if name in RULES:
             rule = RULES[name]

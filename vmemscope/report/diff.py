@@ -12,39 +12,46 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import get_args
 
 from ..rules.findings import Finding, Outcome
 from ..rules.rule import Severity
-from .snapshot import PagemapState
+from .documents.common import PagemapName
+from .documents.diff import (
+    Change,
+    Diff,
+    FindingsDiff,
+    NotEvaluated,
+    PagemapBrief,
+    PagemapDiff,
+    PagemapsDiff,
+    Source,
+)
+from .documents.pgmap import PagemapReport, Report, State
 
-if TYPE_CHECKING:
-    from .snapshot import Snapshot
+__all__ = ("compare",)
 
-__all__ = ("Change", "Diff", "FindingsDiff", "PagemapDiff", "compare")
-
-#: states from best to worst; a pagemap that can't be read may be in any
-_STATES = ("deduplicated", "partial", "not-optimized", "unreadable")
+#: from best to worst
+_STATES = get_args(State)
 
 #: what is compared of a pagemap, by the name that it has in the document
-_FIELDS: dict[str, Callable[[PagemapState], str | int | None]] = {
+_FIELDS: dict[str, Callable[[PagemapReport], str | int | None]] = {
     "name": lambda one: one.name,
     "type": lambda one: one.type,
     "vmemmap_shift": lambda one: one.vmemmap_shift,
-    "ranges": lambda one: ", ".join(f"{start:#x}-{end:#x}" for start, end in one.ranges),
+    "ranges": lambda one: ", ".join(f"{r.start:#x}-{r.end:#x}" for r in one.ranges),
     "state": lambda one: one.state,
-    "mapped": lambda one: one.mapped,
-    "unmapped": lambda one: one.unmapped,
-    "unreadable": lambda one: one.unreadable,
-    "frames": lambda one: one.frames,
+    "mapped": lambda one: one.vmemmap.mapped,
+    "unmapped": lambda one: one.vmemmap.unmapped,
+    "unreadable": lambda one: one.vmemmap.unreadable,
+    "frames": lambda one: one.frames.backing,
     "saved_bytes": lambda one: one.saved_bytes,
 }
 
 #: what is compared of all pagemaps together
-_TOTALS: dict[str, Callable[[Snapshot], int]] = {
+_TOTALS: dict[str, Callable[[Report], int]] = {
     "pagemaps": lambda one: len(one.pagemaps),
-    "frames": lambda one: sum(p.frames for p in one.pagemaps),
+    "frames": lambda one: sum(p.frames.backing for p in one.pagemaps),
     "saved_bytes": lambda one: sum(p.saved_bytes for p in one.pagemaps),
     "errors": lambda one: _count(one, Severity.ERROR),
     "warnings": lambda one: _count(one, Severity.WARNING),
@@ -52,76 +59,17 @@ _TOTALS: dict[str, Callable[[Snapshot], int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Change:
-    """A value that is another than it was."""
-
-    field: str
-    before: str | int | None
-    after: str | int | None
-    #: whether the change is for the worse
-    worse: bool = False
-
-
-@dataclass(frozen=True)
-class FindingsDiff:
-    """Findings that there are and were not, and that there were and are not."""
-
-    new: tuple[Finding, ...] = ()
-    gone: tuple[Finding, ...] = ()
-    #: rule -> violations, where there are more or fewer than are told one by one
-    violations: tuple[Change, ...] = ()
-    #: rules that did not hold and now are not evaluated, each with the reason: what
-    #: is gone of them may only not be seen
-    skipped: tuple[tuple[str, str], ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.new or self.gone or self.violations or self.skipped)
-
-
-@dataclass(frozen=True)
-class PagemapDiff:
-    """A pagemap in two looks."""
-
-    before: PagemapState
-    after: PagemapState
-    changes: tuple[Change, ...]
-    findings: FindingsDiff
-
-    def __bool__(self) -> bool:
-        return bool(self.changes or self.findings)
-
-
-@dataclass(frozen=True)
-class Diff:
-    """All that changed."""
-
-    before: Snapshot
-    after: Snapshot
-    #: pagemaps that there are and were not, and that there were and are not
-    came: tuple[PagemapState, ...]
-    gone: tuple[PagemapState, ...]
-    #: those in both looks of which something changed
-    changed: tuple[PagemapDiff, ...]
-    #: findings of no single pagemap
-    findings: FindingsDiff
-    #: what could not be read now and could before, in words
-    unread: tuple[str, ...]
-    totals: tuple[Change, ...]
-    #: what got worse, in words; nothing if nothing did
-    worse: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.came or self.gone or self.changed or self.findings or self.unread)
-
-
-def compare(before: Snapshot, after: Snapshot) -> Diff:
+def compare(before: Report, after: Report, sources: Sequence[str] | None = None) -> Diff:
     """
-    Compare two looks.
+    Compare two reports.
 
     A pagemap in both is one with the same name and ranges; of the rest, one at
     the same address that has the name or part of the ranges in common.
+
+    :param sources: what the user called the two, the paths of the targets by default
     """
+    if sources is None:
+        sources = before.target.path, after.target.path
     pairs, gone, came = _matched(before.pagemaps, after.pagemaps)
     diffs = [_compare_pagemaps(old, new) for old, new in pairs]
     changed = tuple(diff for diff in diffs if diff)
@@ -138,18 +86,27 @@ def compare(before: Snapshot, after: Snapshot) -> Diff:
     if after.not_read and not before.not_read:
         worse.append("something could not be read, and all could before")
     return Diff(
-        before, after, tuple(came), tuple(gone), changed, findings, unread, totals, tuple(worse)
+        before=Source.of(before.target, source=sources[0]),
+        after=Source.of(after.target, source=sources[1]),
+        worse=tuple(worse),
+        pagemaps=PagemapsDiff(_briefs(came), _briefs(gone), changed),
+        findings=findings,
+        not_read=unread,
+        totals=totals,
     )
 
 
-def _count(snapshot: Snapshot, severity: Severity) -> int:
-    groups = (snapshot.findings, *(one.findings for one in snapshot.pagemaps))
-    return sum(finding.severity is severity for group in groups for finding in group)
+def _briefs(pagemaps: Sequence[PagemapReport]) -> tuple[PagemapBrief, ...]:
+    return tuple(PagemapBrief.of(one, frames=one.frames.backing) for one in pagemaps)
+
+
+def _count(report: Report, severity: Severity) -> int:
+    return sum(finding.severity is severity for finding in report.every_finding())
 
 
 def _matched(
-    before: Sequence[PagemapState], after: Sequence[PagemapState]
-) -> tuple[list[tuple[PagemapState, PagemapState]], list[PagemapState], list[PagemapState]]:
+    before: Sequence[PagemapReport], after: Sequence[PagemapReport]
+) -> tuple[list[tuple[PagemapReport, PagemapReport]], list[PagemapReport], list[PagemapReport]]:
     """
     Find the pagemaps that are in both looks.
 
@@ -170,11 +127,11 @@ def _matched(
 
 
 def _paired(
-    before: Sequence[PagemapState],
-    after: Sequence[PagemapState],
-    key: Callable[[PagemapState], object],
-) -> tuple[list[tuple[PagemapState, PagemapState]], list[PagemapState], list[PagemapState]]:
-    waiting: dict[object, list[PagemapState]] = {}
+    before: Sequence[PagemapReport],
+    after: Sequence[PagemapReport],
+    key: Callable[[PagemapReport], object],
+) -> tuple[list[tuple[PagemapReport, PagemapReport]], list[PagemapReport], list[PagemapReport]]:
+    waiting: dict[object, list[PagemapReport]] = {}
     for one in after:
         waiting.setdefault(key(one), []).append(one)
     pairs, gone = [], []
@@ -189,31 +146,39 @@ def _paired(
     return pairs, gone, [one for one in after if id(one) in left]
 
 
-def _overlap(old: PagemapState, new: PagemapState) -> bool:
+def _overlap(old: PagemapReport, new: PagemapReport) -> bool:
     return any(
-        start <= last and first <= end for start, end in old.ranges for first, last in new.ranges
+        one.start <= other.end and other.start <= one.end
+        for one in old.ranges
+        for other in new.ranges
     )
 
 
-def _compare_pagemaps(old: PagemapState, new: PagemapState) -> PagemapDiff:
+def _compare_pagemaps(old: PagemapReport, new: PagemapReport) -> PagemapDiff:
     changes = []
     for field, get in _FIELDS.items():
         before, after = get(old), get(new)
         if before != after:
             changes.append(Change(field, before, after, _is_worse(field, old, new)))
-    return PagemapDiff(old, new, tuple(changes), _compare_findings(old, new))
+    return PagemapDiff(
+        before=PagemapName.of(old),
+        after=PagemapName.of(new),
+        changes=tuple(changes),
+        findings=_compare_findings(old, new),
+        reason=new.reason,
+    )
 
 
-def _is_worse(field: str, old: PagemapState, new: PagemapState) -> bool:
+def _is_worse(field: str, old: PagemapReport, new: PagemapReport) -> bool:
     if field == "state":
         return _STATES.index(new.state) > _STATES.index(old.state)
     if field == "saved_bytes":
         # Of less memory less can be saved.
         return new.saved_bytes < old.saved_bytes and new.ranges == old.ranges
-    return field == "unreadable" and new.unreadable > old.unreadable
+    return field == "unreadable" and new.vmemmap.unreadable > old.vmemmap.unreadable
 
 
-def _compare_findings(old: PagemapState | Snapshot, new: PagemapState | Snapshot) -> FindingsDiff:
+def _compare_findings(old: PagemapReport | Report, new: PagemapReport | Report) -> FindingsDiff:
     appeared = _without(new, Counter(_key(one, old) for one in old.findings))
     gone = _without(old, Counter(_key(one, new) for one in new.findings))
     before = {one.rule: one for one in old.outcomes}
@@ -225,7 +190,8 @@ def _compare_findings(old: PagemapState | Snapshot, new: PagemapState | Snapshot
         if was is None:
             continue
         if was.outcome is Outcome.FAILED and now.outcome is Outcome.SKIPPED:
-            skipped.append((now.rule, now.reason or "for no reason that it gives"))
+            reason = now.reason or "for no reason that it gives"
+            skipped.append(NotEvaluated(now.rule, reason))
         elif now.violations - was.violations != told[now.rule]:
             errors = any(
                 one.rule == now.rule and one.severity is Severity.ERROR for one in new.findings
@@ -236,7 +202,7 @@ def _compare_findings(old: PagemapState | Snapshot, new: PagemapState | Snapshot
 
 
 def _without(
-    owner: PagemapState | Snapshot, others: Counter[tuple[str, Severity, str, int]]
+    owner: PagemapReport | Report, others: Counter[tuple[str, Severity, str, int]]
 ) -> tuple[Finding, ...]:
     """Get the findings that are not among others; of several alike the last ones."""
     left = []
@@ -249,7 +215,7 @@ def _without(
     return tuple(left)
 
 
-def _key(finding: Finding, owner: PagemapState | Snapshot) -> tuple[str, Severity, str, int]:
+def _key(finding: Finding, owner: PagemapReport | Report) -> tuple[str, Severity, str, int]:
     """
     Get what a finding is known by from one look to another.
 
@@ -257,9 +223,10 @@ def _key(finding: Finding, owner: PagemapState | Snapshot) -> tuple[str, Severit
     are others after a boot.
     """
     place, offset = "elsewhere", 0
-    if finding.vaddr is not None and isinstance(owner, PagemapState):
-        if owner.start <= finding.vaddr < owner.end:
-            place, offset = "vmemmap", finding.vaddr - owner.start
+    if finding.vaddr is not None and isinstance(owner, PagemapReport):
+        start, end = owner.vmemmap.start, owner.vmemmap.end
+        if start is not None and end is not None and start <= finding.vaddr < end:
+            place, offset = "vmemmap", finding.vaddr - start
         elif finding.vaddr == owner.address:
             place = "pagemap"
     return finding.rule, finding.severity, place, offset

@@ -139,7 +139,7 @@ def draw(one: PagemapReport, geometry: Geometry, width: int) -> list[str]:
 def _first_spans(one: PagemapReport, geometry: Geometry) -> list[FrameSpan]:
     """Get the spans up to the first gap: what follows it is of another range."""
     spans: list[FrameSpan] = []
-    for span in one.first:
+    for span in one.detail.first:
         if spans and spans[-1].address + spans[-1].vpages * geometry.page_size != span.address:
             break
         spans.append(span)
@@ -149,12 +149,12 @@ def _first_spans(one: PagemapReport, geometry: Geometry) -> list[FrameSpan]:
 def _extent(one: PagemapReport, geometry: Geometry) -> tuple[int, bool]:
     """Tell how many vpages there are to draw, and whether they are a compound page."""
     looked = sum(span.vpages for span in _first_spans(one, geometry))
-    shift = one.pagemap.vmemmap_shift or 0
-    if not shift or one.compound_size is None or not one.pieces:
+    shift = one.vmemmap_shift or 0
+    if not shift or one.compound_size is None or not one.detail.pieces:
         return looked, False
     size = geometry.compound_vpages(shift)
-    start, origin = one.pieces[0].start, one.pieces[0].origin
-    end = max(piece.end for piece in one.pieces if piece.origin == origin)
+    start, origin = one.detail.pieces[0].start, one.detail.pieces[0].origin
+    end = max(piece.end for piece in one.detail.pieces if piece.origin == origin)
     total = max(min(size, end - start), looked)
     # With an altmap the struct pages of the memory map's own frames come first.
     return total, total == size and one.altmap is None

@@ -1,24 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-HugeTLB's vmemmap optimization, as text and as the JSON document ``vmemscope.hugetlb/1``.
-
-The document is described in ``docs/hugetlb.md``; its conventions are those of ``docs/json.md``.
-"""
+"""HugeTLB's vmemmap optimization, as text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..text import binary_size, hexadecimal
-from .document import (
-    closing_object,
-    finding_object,
-    head_object,
-    json_text,
-    outcome_object,
-    target_object,
-    timings_object,
-)
 from .grid import fitting_grid
 from .words import count, ending, header, safe
 
@@ -27,12 +14,7 @@ if TYPE_CHECKING:
 
     from .documents.hugetlb import FolioReport, HstateReport, HugetlbReport, NodeCounts, TailFrame
 
-__all__ = ("HUGETLB_SCHEMA", "hugetlb_document", "render_hugetlb", "render_hugetlb_json")
-
-#: identifier of this version of the document
-HUGETLB_SCHEMA = "vmemscope.hugetlb/1"
-
-_PHASES = ("attach", "types", "read", "walk", "check")
+__all__ = ("render_hugetlb",)
 
 _CELLS: dict[str, Callable[[HstateReport], str]] = {
     "SIZE": lambda one: binary_size(one.size),
@@ -58,8 +40,8 @@ _COLUMNS = (
 _FOLIO_CELLS: dict[str, Callable[[FolioReport], str]] = {
     "PFN": lambda one: f"{one.pfn:#x}",
     "SIZE": lambda one: binary_size(one.size),
-    "NODE": lambda one: "-" if one.nid is None else str(one.nid),
-    "STATE": lambda one: one.place,
+    "NODE": lambda one: "-" if one.node is None else str(one.node),
+    "STATE": lambda one: one.state,
     "OPTIMIZED": lambda one: _optimized(one),
     "PAGES": lambda one: str(one.pages),
     "READ-ONLY": lambda one: str(one.read_only),
@@ -142,24 +124,24 @@ def _nodes(hstates: Sequence[HstateReport]) -> list[str]:
     """Say how folios spread over nodes, where there are several."""
     lines = []
     for one in hstates:
-        if len(one.by_node) > 1:
-            lines += [f"{binary_size(one.size)} on {_node(node)}" for node in one.by_node]
+        if len(one.nodes) > 1:
+            lines += [f"{binary_size(one.size)} on {_node(node)}" for node in one.nodes]
     return [*lines, ""] if lines else []
 
 
 def _node(node: NodeCounts) -> str:
-    where = "an unknown node" if node.nid is None else f"node {node.nid}"
+    where = "an unknown node" if node.node is None else f"node {node.node}"
     return f"{where}: {count(node.folios, 'folio')}, {node.free} free, {node.optimized} optimized"
 
 
 def _shared(report: HugetlbReport) -> list[str]:
     """Tell the frames that zones share."""
-    lines = [_tail(one, report.target.page_size) for one in report.tails]
+    lines = [_tail(one, report.target.page_size) for one in report.shared_tails]
     return [*lines, ""] if lines else []
 
 
 def _tail(one: TailFrame, page_size: int) -> str:
-    where = f"node {one.nid}, zone {safe(one.zone)}, {binary_size(page_size << one.order)}"
+    where = f"node {one.node}, zone {safe(one.zone)}, {binary_size(page_size << one.order)}"
     if one.pfn is None:
         return f"shared tail pages of {where}: no struct page"
     refcount = "unreadable" if one.refcount is None else str(one.refcount)
@@ -170,7 +152,7 @@ def _tail(one: TailFrame, page_size: int) -> str:
 
 
 def _totals(report: HugetlbReport) -> list[str]:
-    totals, page_size = report.totals, report.target.page_size
+    totals, page_size = report.summary, report.target.page_size
     lines = []
     if totals.folios:
         lines.append(
@@ -186,102 +168,3 @@ def _totals(report: HugetlbReport) -> list[str]:
         f" {totals.read_only or 'none'} of them read-only"
     )
     return lines
-
-
-def render_hugetlb_json(report: HugetlbReport) -> str:
-    """Turn a report into the text of the JSON document."""
-    return json_text(hugetlb_document(report))
-
-
-def hugetlb_document(report: HugetlbReport) -> dict[str, Any]:
-    """Turn a report into the JSON document, as plain dictionaries and lists."""
-    hvo, totals = report.hvo, report.totals
-    return {
-        **head_object(HUGETLB_SCHEMA),
-        "target": target_object(report.target),
-        "present": report.present,
-        "hvo": {
-            "built_in": hvo.built_in,
-            "enabled": hvo.enabled,
-            "key": hvo.key,
-            "shared_tails": hvo.shared_tails,
-        },
-        "hstates": [_hstate(one) for one in report.hstates],
-        "shared_tails": [
-            {
-                "node": one.nid,
-                "zone": safe(one.zone),
-                "order": one.order,
-                "pfn": one.pfn,
-                "refcount": one.refcount,
-                "folios": one.folios,
-            }
-            for one in report.tails
-        ],
-        "folios": [_folio(one) for one in report.folios],
-        "findings": [finding_object(finding) for finding in report.findings],
-        "rules": [outcome_object(one) for one in report.outcomes],
-        "summary": {
-            "folios": totals.folios,
-            "optimized": totals.optimized,
-            "pages": totals.pages,
-            "frames": totals.frames,
-            "saved_bytes": totals.saved_bytes,
-            "savable_bytes": totals.savable_bytes,
-            "read_only": totals.read_only,
-            "walked": totals.walked,
-            **closing_object(report.findings, report.not_read),
-        },
-        "timings": timings_object(report.timings, _PHASES),
-    }
-
-
-def _hstate(one: HstateReport) -> dict[str, Any]:
-    return {
-        "address": hexadecimal(one.address),
-        "name": safe(one.name),
-        "order": one.order,
-        "size": one.size,
-        "nr_huge_pages": one.nr_huge_pages,
-        "free_huge_pages": one.free_huge_pages,
-        "resv_huge_pages": one.resv_huge_pages,
-        "surplus_huge_pages": one.surplus_huge_pages,
-        "folios": one.folios,
-        "free": one.free,
-        "in_use": one.in_use,
-        "elsewhere": one.elsewhere,
-        "flagged": one.flagged,
-        "optimized": one.optimized,
-        "pages": one.pages,
-        "mapped": one.mapped,
-        "read_only": one.read_only,
-        "unreadable": one.unreadable,
-        "frames": one.frames,
-        "saved_bytes": one.saved_bytes,
-        "savable_bytes": one.savable_bytes,
-        "nodes": [
-            {
-                "node": node.nid,
-                "folios": node.folios,
-                "free": node.free,
-                "optimized": node.optimized,
-            }
-            for node in one.by_node
-        ],
-    }
-
-
-def _folio(one: FolioReport) -> dict[str, Any]:
-    return {
-        "pfn": one.pfn,
-        "page": hexadecimal(one.page),
-        "hstate": safe(one.hstate),
-        "size": one.size,
-        "node": one.nid,
-        "state": one.place,
-        "flagged": one.flagged,
-        "pages": one.pages,
-        "read_only": one.read_only,
-        "head_pfn": one.head_pfn,
-        "tail_pfn": one.tail_pfn,
-    }

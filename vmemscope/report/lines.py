@@ -8,48 +8,36 @@ it, so lines of many targets can be put in one file and searched together.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from ..text import hexadecimal
-from .document import finding_object
-from .words import safe
+from .document import json_text, to_document
+from .documents.common import PagemapName, TargetName
+from .documents.finding import FindingLine
 
 if TYPE_CHECKING:
     from .documents.pgmap import PagemapReport, Report
 
-__all__ = ("FINDING_SCHEMA", "render_ndjson")
-
-#: identifier of this version of a line
-FINDING_SCHEMA = "vmemscope.finding/1"
+__all__ = ("render_ndjson",)
 
 
 def render_ndjson(report: Report, only: PagemapReport | None = None) -> str:
     """
-    Turn the findings of a report into JSON, one on a line, worst first.
+    Return the findings of a report as JSON, one on a line, worst first.
 
     :param only: leave the findings of all other pagemaps out
     :return: nothing if there are no findings
     """
-    target = {
-        "kind": report.target.kind,
-        "path": safe(report.target.path),
-        "osrelease": safe(report.target.osrelease),
-        "arch": report.target.arch,
-    }
-    lines = []
-    for owner, finding in report.all_findings():
-        if only is not None and owner is not None and owner.address != only.address:
-            continue
-        pagemap = None
-        if owner is not None:
-            name = None if owner.name is None else safe(owner.name)
-            pagemap = {"address": hexadecimal(owner.address), "name": name}
-        line = {
-            "schema": FINDING_SCHEMA,
-            "target": target,
-            "pagemap": pagemap,
-            **finding_object(finding),
-        }
-        lines.append(json.dumps(line, ensure_ascii=True, allow_nan=False) + "\n")
-    return "".join(lines)
+    target = TargetName.of(report.target)
+    return "".join(
+        json_text(
+            to_document(
+                FindingLine.of(
+                    finding,
+                    target=target,
+                    pagemap=None if owner is None else PagemapName.of(owner),
+                )
+            )
+        )
+        for owner, finding in report.all_findings()
+        if only is None or owner is None or owner.address == only.address
+    )

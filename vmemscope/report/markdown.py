@@ -13,8 +13,7 @@ import re
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..rules import RULES
+from .. import __version__, rules
 from ..rules.rule import Severity
 from ..text import binary_size
 from .table import COLUMNS, RIGHT, cell, totals
@@ -98,7 +97,7 @@ def _findings(report: Report, only: PagemapReport | None) -> list[str]:
         counted = tally(finding for _, finding in several)
         told = ", ".join(count(counted[s], str(s)) for s in Severity if counted[s])
         lines += ["", f"### {_code(safe(name))}: {told}", ""]
-        rule = RULES.get(name)
+        rule = rules.RULES.get(name)
         if rule is not None:
             lines += [
                 f"Must hold: {_prose(rule.holds)} ({_code(rule.source)}, {rule.versions}).",

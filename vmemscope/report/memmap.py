@@ -1,43 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-Where the memory map's memory goes, as text and as the JSON document ``vmemscope.memmap/1``.
-
-The document is described in ``docs/memmap.md``; its conventions are those of ``docs/json.md``.
-"""
+"""Where the memory map's memory goes, as text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..text import binary_size, hexadecimal
-from .document import (
-    closing_object,
-    counts_object,
-    finding_object,
-    head_object,
-    json_text,
-    outcome_object,
-    target_object,
-    timings_object,
-)
+from ..text import binary_size
 from .grid import fitting_grid
 from .words import count, ending, header, safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .documents.memmap import Area, Counter, MemmapReport, Totals
+    from .documents.memmap import Area, Counter, MemmapReport, MemmapSummary
 
-__all__ = ("MEMMAP_SCHEMA", "memmap_document", "render_memmap", "render_memmap_json")
-
-#: identifier of this version of the document
-MEMMAP_SCHEMA = "vmemscope.memmap/1"
-
-_PHASES = ("attach", "types", "read", "walk", "sum")
+__all__ = ("render_memmap",)
 
 _CELLS: dict[str, Callable[[Area], str]] = {
     "AREA": lambda area: area.label,
-    "NODE": lambda area: "-" if area.nid is None else str(area.nid),
+    "NODE": lambda area: "-" if area.node is None else str(area.node),
     "ZONE": lambda area: area.zone or "-",
     "DESCRIBES": lambda area: binary_size(area.described_bytes),
     "LEAVES": lambda area: "+".join(binary_size(size) for size in area.leaf_pages) or "-",
@@ -90,7 +71,7 @@ def render_memmap(report: MemmapReport, width: int) -> str:
         ("nothing", {"nothing"}),
     ):
         lines += _sum(what, [area for area in report.areas if area.kind in kinds], page_size)
-    lines += [_total(report.totals, report.sections, page_size), ""]
+    lines += [_total(report.summary, report.vmemmap.sections, page_size), ""]
     lines += [_counter(one) for one in report.counters]
     lines += [f"  {safe(line)}" for line in report.explanation]
     lines.append("")
@@ -122,7 +103,7 @@ def _sum(what: str, areas: Iterable[Area], page_size: int) -> list[str]:
     return [f"{text}, {binary_size(saved * page_size) if saved else 'nothing'} saved"]
 
 
-def _total(totals: Totals, sections: int, page_size: int) -> str:
+def _total(totals: MemmapSummary, sections: int, page_size: int) -> str:
     text = (
         f"all: {count(sections, 'section')}, {count(totals.mapped, 'page')} of vmemmap"
         f" ({binary_size(totals.mapped * page_size)}) in {count(totals.frames, 'frame')}"
@@ -143,78 +124,3 @@ def _counter(counter: Counter) -> str:
         else f", expected {counter.expected}"
     )
     return f"{counter.name}: {value}{expected}: {safe(counter.reason)}"
-
-
-def render_memmap_json(report: MemmapReport) -> str:
-    """Turn a report into the text of the JSON document."""
-    return json_text(memmap_document(report))
-
-
-def memmap_document(report: MemmapReport) -> dict[str, Any]:
-    """Turn a report into the JSON document, as plain dictionaries and lists."""
-    return {
-        **head_object(MEMMAP_SCHEMA),
-        "target": target_object(report.target),
-        "vmemmap": {
-            "start": hexadecimal(report.start),
-            "end": hexadecimal(report.end % (1 << 64)),
-            "sections": report.sections,
-        },
-        "areas": [_area(area) for area in report.areas],
-        "leaks": [{"start": hexadecimal(leak.start), "pages": leak.pages} for leak in report.leaks],
-        "counters": [
-            {
-                "name": one.name,
-                "value": one.value,
-                "expected": one.expected,
-                "reason": safe(one.reason),
-            }
-            for one in report.counters
-        ],
-        "explanation": [safe(line) for line in report.explanation],
-        "findings": [finding_object(finding) for finding in report.findings],
-        "rules": [outcome_object(one) for one in report.outcomes],
-        "summary": {
-            **_totals(report.totals),
-            **closing_object(report.findings, report.not_read),
-        },
-        "timings": timings_object(report.timings, _PHASES),
-    }
-
-
-def _area(area: Area) -> dict[str, Any]:
-    return {
-        "kind": area.kind,
-        "name": None if area.name is None else safe(area.name),
-        "pgmap": hexadecimal(area.pgmap),
-        "node": area.nid,
-        "zone": area.zone,
-        "described_bytes": area.described_bytes,
-        "pages": area.pages,
-        "mapped": area.mapped,
-        "unmapped": area.unmapped,
-        "unreadable": area.unreadable,
-        "leaf_pages": counts_object(area.leaf_pages),
-        "read_only": area.read_only,
-        "frames": area.frames,
-        "frames_on_device": area.frames_on_device,
-        "frames_elsewhere": area.frames_elsewhere,
-        "saved_bytes": area.saved_bytes,
-        "deduplicated": area.deduplicated,
-        "counted": area.counted,
-        "note": None if area.note is None else safe(area.note),
-    }
-
-
-def _totals(totals: Totals) -> dict[str, Any]:
-    return {
-        "pages": totals.pages,
-        "mapped": totals.mapped,
-        "unmapped": totals.unmapped,
-        "unreadable": totals.unreadable,
-        "frames": totals.frames,
-        "frames_on_device": totals.frames_on_device,
-        "frames_elsewhere": totals.frames_elsewhere,
-        "frame_bytes": totals.frame_bytes,
-        "saved_bytes": totals.saved_bytes,
-    }

@@ -1,36 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-All about one page, as text in the manner of crash's ``vtop`` and as the JSON document
-``vmemscope.page/1``.
-
-The document is described in ``docs/page.md``; its conventions are those of ``docs/json.md``.
-"""
+"""All about one page, as text in the manner of crash's ``vtop``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..text import binary_size, hexadecimal
-from .document import (
-    closing_object,
-    finding_object,
-    head_object,
-    json_text,
-    target_object,
-    timings_object,
-)
+from ..text import binary_size
 from .words import count, finding_line, header, not_read, safe
 
 if TYPE_CHECKING:
-    from ..vmemmap.trace import Step
-    from .documents.page import Frame, PageReport, Place, Sharing, StructPage
+    from .documents.page import Frame, PageReport, Place, Sharing, StepReport, StructPage
 
-__all__ = ("PAGE_SCHEMA", "page_document", "render_page", "render_page_json")
-
-#: identifier of this version of the document
-PAGE_SCHEMA = "vmemscope.page/1"
-
-_PHASES = ("attach", "types", "read")
+__all__ = ("render_page",)
 
 
 def render_page(report: PageReport) -> str:
@@ -74,7 +55,7 @@ def _page(report: PageReport) -> list[tuple[str, str]]:
     present = ", ".join(section.flags) if section.present else "not present"
     fields = [
         ("physical", f"{report.physical:#x}-{report.physical + report.target.page_size - 1:#x}"),
-        ("node", "not known" if report.nid is None else str(report.nid)),
+        ("node", "not known" if report.node is None else str(report.node)),
         ("zone", report.zone or "not known"),
         ("section", f"{section.number} ({present}), subsection {section.subsection} {valid}"),
     ]
@@ -92,7 +73,7 @@ def _place(place: Place, pfn: int) -> list[tuple[str, str]]:
     fields = [
         (
             "pagemap",
-            f"{safe(place.name) if place.name else '(no name)'}, {place.type}, {place.pgmap:#x},"
+            f"{safe(place.name) if place.name else '(no name)'}, {place.type}, {place.address:#x},"
             f" range {place.start:#x}-{place.end:#x}",
         ),
         ("populated", place.populated),
@@ -111,7 +92,7 @@ def _place(place: Place, pfn: int) -> list[tuple[str, str]]:
     return fields
 
 
-def _walk(steps: tuple[Step, ...]) -> list[str]:
+def _walk(steps: tuple[StepReport, ...]) -> list[str]:
     lines = []
     for step in steps:
         entry = "unreadable" if step.entry is None else f"{step.entry:016x}"
@@ -133,8 +114,7 @@ def _struct_page(page: StructPage) -> list[tuple[str, str]]:
         return [*fields, ("contents", "not read")]
     fields += _use(page)
     fields += [
-        (f"+{offset:#04x}", f"{word:016x}  {', '.join(names)}")
-        for offset, word, names in page.words
+        (f"+{one.offset:#04x}", f"{one.value:016x}  {', '.join(one.members)}") for one in page.words
     ]
     return fields
 
@@ -144,9 +124,9 @@ def _use(page: StructPage) -> list[tuple[str, str]]:
     if page.flags is not None:
         text = "|".join(page.flags.names) or "none"
         if page.flags.zone_name is not None:
-            text += f"; node {page.flags.nid}, zone {page.flags.zone_name}"
+            text += f"; node {page.flags.node}, zone {page.flags.zone_name}"
         elif page.flags.zone is not None:
-            text += f"; node {page.flags.nid}, zone {page.flags.zone}, which there is not"
+            text += f"; node {page.flags.node}, zone {page.flags.zone}, which there is not"
         if page.flags.other:
             text += f"; other bits {page.flags.other:#x}"
         fields.append(("flags", text))
@@ -188,135 +168,3 @@ def _sharing(sharing: Sharing) -> list[str]:
     if sharing.runs_left_out:
         lines.append(f"  and {sharing.runs_left_out} more")
     return lines
-
-
-def render_page_json(report: PageReport) -> str:
-    """Turn a report into the text of the JSON document."""
-    return json_text(page_document(report))
-
-
-def page_document(report: PageReport) -> dict[str, Any]:
-    """Turn a report into the JSON document, as plain dictionaries and lists."""
-    return {
-        **head_object(PAGE_SCHEMA),
-        "target": target_object(report.target),
-        "meaning": {
-            "number": hexadecimal(report.meaning.number),
-            "kind": report.meaning.kind,
-            "words": safe(report.meaning.words),
-        },
-        "pfn": report.pfn,
-        "physical": hexadecimal(report.physical),
-        "node": report.nid,
-        "zone": report.zone,
-        "resources": [
-            {
-                "start": hexadecimal(one.start),
-                "end": hexadecimal(one.end),
-                "name": safe(one.name),
-            }
-            for one in report.resources
-        ],
-        "section": {
-            "number": report.section.number,
-            "present": report.section.present,
-            "flags": list(report.section.flags),
-            "subsection": report.section.subsection,
-            "valid": report.section.valid,
-        },
-        "pgmap": None if report.place is None else _place_object(report.place),
-        "page": _page_object(report.page),
-        "walk": [_step_object(step) for step in report.walk],
-        "frame": None if report.frame is None else _frame_object(report.frame),
-        "sharing": None if report.sharing is None else _sharing_object(report.sharing),
-        "state": [safe(line) for line in report.state],
-        "findings": [finding_object(one) for one in report.findings],
-        "summary": {
-            **closing_object(report.findings, report.not_read),
-        },
-        "timings": timings_object(report.timings, _PHASES),
-    }
-
-
-def _place_object(place: Place) -> dict[str, Any]:
-    return {
-        "address": hexadecimal(place.pgmap),
-        "name": None if place.name is None else safe(place.name),
-        "type": place.type,
-        "start": hexadecimal(place.start),
-        "end": hexadecimal(place.end),
-        "populated": place.populated,
-        "altmap": place.altmap,
-        "compound": place.compound,
-        "head_pfn": place.head_pfn,
-        "order": place.order,
-    }
-
-
-def _page_object(page: StructPage) -> dict[str, Any]:
-    flags, compound = page.flags, page.compound
-    return {
-        "address": hexadecimal(page.address),
-        "readable": page.readable,
-        "words": [
-            {"offset": offset, "value": hexadecimal(word), "members": list(names)}
-            for offset, word, names in page.words
-        ],
-        "flags": None
-        if flags is None
-        else {
-            "names": list(flags.names),
-            "node": flags.nid,
-            "zone": flags.zone,
-            "zone_name": flags.zone_name,
-            "other": hexadecimal(flags.other),
-        },
-        "refcount": page.refcount,
-        "mapcount": page.mapcount,
-        "type": page.type,
-        "compound": None
-        if compound is None
-        else {
-            "role": compound.role,
-            "head_pfn": compound.head_pfn,
-            "encoding": compound.encoding,
-            "order": compound.order,
-        },
-    }
-
-
-def _step_object(step: Step) -> dict[str, Any]:
-    return {
-        "level": step.level,
-        "table": hexadecimal(step.table),
-        "index": step.index,
-        "entry_address": hexadecimal(step.entry_address),
-        "entry": hexadecimal(step.entry),
-        "flags": list(step.flags),
-        "kind": step.kind,
-        "pfn": step.pfn,
-        "size": step.size,
-    }
-
-
-def _frame_object(frame: Frame) -> dict[str, Any]:
-    return {
-        "pfn": frame.pfn,
-        "leaf_size": frame.leaf_size,
-        "memory": frame.memory,
-        "page": _page_object(frame.page),
-    }
-
-
-def _sharing_object(sharing: Sharing) -> dict[str, Any]:
-    return {
-        "start": hexadecimal(sharing.start),
-        "end": hexadecimal(sharing.end % (1 << 64)),
-        "what": sharing.what,
-        "pages": sharing.pages,
-        "runs": [
-            {"address": hexadecimal(run.address), "pages": run.pages, "first_pfn": run.first_pfn}
-            for run in sharing.runs
-        ],
-        "runs_left_out": sharing.runs_left_out,
-    }

@@ -22,7 +22,7 @@ _NAME, _SHORT_NAME = 24, 8
 
 def _first_range(one: PagemapReport) -> tuple[str, str, str]:
     """Get start and end of the first range, and how many more there are."""
-    ranges = one.pagemap.ranges
+    ranges = one.ranges
     if not ranges:
         return "-", "", ""
     more = f" +{len(ranges) - 1}" if len(ranges) > 1 else ""
@@ -39,7 +39,7 @@ def _range(one: PagemapReport) -> str:
 
 
 def _size(one: PagemapReport) -> str:
-    return binary_size(sum(r.size for r in one.ranges)) if one.ranges else "-"
+    return binary_size(sum(r.size for r in one.detail.ranges)) if one.detail.ranges else "-"
 
 
 def _compound(one: PagemapReport) -> str:
@@ -48,7 +48,7 @@ def _compound(one: PagemapReport) -> str:
 
 _CELLS: dict[str, Callable[[PagemapReport], str]] = {
     "NAME": label,
-    "TYPE": lambda one: one.pagemap.type,
+    "TYPE": lambda one: one.type,
     "RANGE": _range,
     "START": _start,
     "SIZE": _size,
@@ -143,8 +143,8 @@ def _reasons(pagemaps: tuple[PagemapReport, ...]) -> list[str]:
         line = f"{label(one)}: {one.state}"
         if one.reason:
             line += f", {safe(one.reason)}"
-        if one.savable_bytes:
-            line += f"; deduplicated it would take {binary_size(one.savable_bytes)} less"
+        if one.detail.savable_bytes:
+            line += f"; deduplicated it would take {binary_size(one.detail.savable_bytes)} less"
         lines.append(line)
     return [*lines, ""] if lines else []
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ..rules.findings import Finding, RuleOutcome
-    from .documents.pgmap import PagemapReport, Report, TargetInfo
+    from .documents.common import TargetInfo
+    from .documents.pgmap import PagemapReport, Report
 
     class Looked(Protocol):
         """A report on something as a whole."""
@@ -45,6 +46,8 @@ __all__ = (
 )
 
 _TARGETS = {"core": "core dump", "live": "running kernel", "qemu": "QEMU guest"}
+#: how the path of a simulated kernel starts; the rest is its scenario
+_SIMULATED = "sim:"
 
 
 def safe(text: str) -> str:
@@ -68,13 +71,16 @@ def safe(text: str) -> str:
 
 def label(one: PagemapReport) -> str:
     """Get what a pagemap is called: its name, or the address of its structure."""
-    return safe(one.name) if one.name else f"{one.address:#x}"
+    return safe(one.label)
 
 
 def header(target: TargetInfo) -> str:
     """Say in one line what was looked at."""
+    kind, path = _TARGETS.get(target.kind, safe(target.kind)), target.path
+    if target.kind == "core" and path.startswith(_SIMULATED):
+        kind, path = "simulated kernel", path.removeprefix(_SIMULATED)
     return (
-        f"{_TARGETS.get(target.kind, safe(target.kind))} {safe(target.path)}:"
+        f"{kind} {safe(path)}:"
         f" Linux {safe(target.osrelease)}, {safe(target.arch)},"
         f" {binary_size(target.page_size)} pages, types from {safe(target.types).upper()}"
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from enum import Enum
 
+from msgspec.structs import replace
+
+from ..fields import Address, Count, Facts, RuleId, Text
 from .rule import Rule, Severity, Skip, Value, Violation, Violations
 
 __all__ = (
@@ -22,20 +24,19 @@ __all__ = (
 _LIMIT = 16
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Facts, frozen=True):
     """One violation of one rule."""
 
     #: identifier of the rule
-    rule: str
+    rule: RuleId
     severity: Severity
     #: virtual address that it is at, in bytes, or ``None``
-    vaddr: int | None
+    vaddr: Address | None
     #: page frame that backs ``vaddr``, or ``None``
-    pfn: int | None
-    expected: str | int | None
-    observed: str | int | None
-    message: str
+    pfn: Count | None
+    expected: Text | int | None
+    observed: Text | int | None
+    message: Text
 
 
 class Outcome(Enum):
@@ -49,17 +50,16 @@ class Outcome(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class RuleOutcome:
+class RuleOutcome(Facts, frozen=True):
     """What came of evaluating one rule for one pagemap, or for the target as a whole."""
 
     #: identifier of the rule
-    rule: str
+    rule: RuleId
     outcome: Outcome
     #: why it was skipped; or where, if only in part; ``None`` if nowhere
-    reason: str | None = None
+    reason: Text | None = None
     #: places where it does not hold, those too that are not told one by one
-    violations: int = 0
+    violations: Count = 0
 
 
 def left_of(
@@ -132,10 +132,10 @@ class Collector:
                 self.skipped(one.reason, rule)
                 evaluated &= one.partly
             elif isinstance(one, Violations):
-                room = self.room(rule)
-                for violation in one.first(room):
+                first = [*one.first(self.room(rule))]
+                for violation in first:
                     self._add(rule, violation)
-                self._seen[rule.id] += max(len(one) - room, 0)
+                self._seen[rule.id] += len(one) - len(first)
             else:
                 self._add(rule, one)
         if evaluated:

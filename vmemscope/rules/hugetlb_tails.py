@@ -1,33 +1,32 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-Rules about the tail pages that optimized HugeTLB folios keep, and what becomes of them.
-
-In: the facts of :mod:`.hugetlb`, the ``struct page``s themselves, and what the kernel
-does with them when it gives a folio back.
-"""
+"""Rules about the tail pages that optimized HugeTLB folios keep, and what becomes of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..vmemmap.tables import Kind
-from . import RULES
-from .hugetlb import evaluated, told
+from .hugetlb import NO_FOLIO_OPTIMIZED, FolioFacts
+from .rule import Scope, Severity, Skip, Violation, Violations, rule
+from .words import agree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from ..audits.hugetlb.tails import TailPages
     from ..kernel.hugetlb_folio import FolioLayout
     from ..kernel.vmemmap_restore import Restore
-    from .findings import Collector
-    from .hugetlb import Facts
 
-__all__ = ("check_restore", "check_tail_pages", "with_tail_pages")
+__all__ = (
+    "RestoreFacts",
+    "TailFacts",
+    "hugetlb_restore",
+    "hugetlb_tail_page",
+    "with_tail_pages",
+)
 
 #: TAIL_MAPPING less where poison begins (include/linux/poison.h)
 _TAIL_MAPPING = 0x400
@@ -46,112 +45,163 @@ class _Word(NamedTuple):
     or_none: NDArray[np.bool_]
 
 
-def with_tail_pages(facts: Facts) -> NDArray[np.int64]:
-    """Get which folios have pages of vmemmap that can't be written to, and one of their own."""
+def with_tail_pages(facts: FolioFacts) -> NDArray[np.int64]:
+    """Find folios that have read-only pages of vmemmap, and one of their own."""
     return np.flatnonzero((facts.maps.read_only > 0) & (facts.maps.head_kind == Kind.MAPPED))
 
 
-def check_tail_pages(
-    facts: Facts,
-    read: Iterable[TailPages],
-    layout: FolioLayout,
-    masks: bool,
-    poison: int,
-    findings: Collector,
-) -> int:
-    """
-    Check tail pages that have no members of the folio.
+class TailFacts(NamedTuple):
+    """Folios, and the tail pages in the frames that they keep."""
 
-    :param masks: tail pages hold a mask that finds their head
-    :param poison: what poisoned pointers are counted from
-    :return: pages of vmemmap that could not be read
-    """
-    rule = RULES["hugetlb-tail-page"]
-    evaluated(rule, facts.maps.read_only > 0, findings)
-    expected = _words(facts, layout, masks, poison)
-    unread = 0
-    for pages in read:
-        unread += int(np.count_nonzero(~pages.readable))
-        # The first struct pages have members of the folio.
-        skipped = max(layout.page.folio_pages - pages.first, 0)
-        off = np.zeros((len(pages.folio), pages.words.shape[1] - skipped), dtype=np.uint8)
-        for bit, word in enumerate(expected):
-            found = pages.words[:, skipped:, word.offset // 8] >> np.uint64(word.offset % 8 * 8)
-            found &= np.uint64(word.mask)
-            wrong = found != word.value[pages.folio][:, None]
-            # Or all alike 0.
-            none = word.or_none[pages.folio] & (2 * wrong.sum(axis=1) > wrong.shape[1])
-            wrong[none] = found[none] != 0
-            off |= wrong.astype(np.uint8) << bit
-        off[~pages.readable] = 0
-        for row in told(rule.id, np.flatnonzero(off.any(axis=1)), findings):
-            i, column = int(pages.folio[row]), int(np.flatnonzero(off[row])[0])
-            bits = int(off[row, column])
-            # The lowest bit that is set.
-            word = expected[(bits & -bits).bit_length() - 1]
-            value = int(pages.words[row, column + skipped, word.offset // 8])
-            number, count = pages.first + skipped + column, int(np.count_nonzero(off[row]))
-            findings.add(
-                rule,
-                f"{count} of the tail pages in the frame of the head page of {facts.label(i)}"
-                f" {'is' if count == 1 else 'are'} not what tail pages are: {word.name} of number"
-                f" {number}",
-                vaddr=facts.page(i) + number * layout.page.size,
-                pfn=int(facts.maps.head_pfn[i]),
-                expected=f"{int(word.value[i]):#x}",
-                observed=f"{value >> word.offset % 8 * 8 & word.mask:#x}",
-            )
-    return unread
+    folios: FolioFacts
+    #: pages of vmemmap as read, some at a time
+    read: Iterable[TailPages]
+    layout: FolioLayout
+    #: what poisoned pointers are counted from
+    poison: int
 
 
-def _words(facts: Facts, layout: FolioLayout, masks: bool, poison: int) -> tuple[_Word, ...]:
-    """Get what prep_compound_tail() writes."""
-    geometry, heads = facts.geometry, facts.folios.head
+@rule(
+    "hugetlb-tail-page",
+    Severity.ERROR,
+    holds="tail pages in the frame of an optimized folio's head have their head, TAIL_MAPPING and"
+    " no reference",
+    source="mm/page_alloc.c: prep_compound_tail(), free_tail_page_prepare()",
+    since="5.14",
+    scope=Scope.HUGETLB,
+    meaning="The first page of vmemmap of an optimized folio has the struct pages of its head"
+    " and of the tail pages after it. Those of them that have no members of struct folio are"
+    " all alike; up to 7.0 they are what all other tail pages of the folio show, and what"
+    " those are restored from. One that differs is multiplied: compound_head() leads astray,"
+    " or, when the folio is freed, the log has 'BUG: Bad page state ... corrupted mapping in"
+    " tail page', and all of it is lost.",
+    look_at="Which word differs. A mapping of 0 in all folios alike means that struct folio"
+    " goes over more struct pages than the types say, or that the folio was initialised"
+    " without prep_compound_tail(); a reference count is a page walker's that did not see that"
+    " the page is a tail.",
+)
+def hugetlb_tail_page(facts: TailFacts) -> Iterator[Violations | Skip]:
+    if not (facts.folios.maps.read_only > 0).any():
+        yield NO_FOLIO_OPTIMIZED
+        return
+    expected = _words(facts)
+    for pages in facts.read:
+        yield _odd_tails(facts, pages, expected)
+
+
+def _odd_tails(facts: TailFacts, pages: TailPages, expected: tuple[_Word, ...]) -> Violations:
+    folios, layout = facts.folios, facts.layout
+    # The first struct pages have members of the folio.
+    skipped = max(layout.page.folio_pages - pages.first, 0)
+    #: for each struct page the words that are wrong, a bit for each
+    wrong = np.zeros((len(pages.folio), pages.words.shape[1] - skipped), dtype=np.uint8)
+    for bit, word in enumerate(expected):
+        found = pages.words[:, skipped:, word.offset // 8] >> np.uint64(word.offset % 8 * 8)
+        found &= np.uint64(word.mask)
+        differs = found != word.value[pages.folio][:, None]
+        # Or all alike 0.
+        none = word.or_none[pages.folio] & (2 * differs.sum(axis=1) > differs.shape[1])
+        differs[none] = found[none] != 0
+        wrong |= differs.astype(np.uint8) << bit
+    wrong[~pages.readable] = 0
+
+    def odd(row: int) -> Violation:
+        i, column = int(pages.folio[row]), int(np.flatnonzero(wrong[row])[0])
+        bits = int(wrong[row, column])
+        # The lowest bit that is set.
+        word = expected[(bits & -bits).bit_length() - 1]
+        value = int(pages.words[row, column + skipped, word.offset // 8])
+        number, several = pages.first + skipped + column, int(np.count_nonzero(wrong[row]))
+        return Violation(
+            f"{several} of the tail pages in the frame of the head page of {folios.label(i)}"
+            f" {agree(several, 'is', 'are')} not what tail pages are: {word.name} of number"
+            f" {number}",
+            vaddr=folios.page(i) + number * layout.page.size,
+            pfn=int(folios.maps.head_pfn[i]),
+            expected=f"{int(word.value[i]):#x}",
+            observed=f"{value >> word.offset % 8 * 8 & word.mask:#x}",
+        )
+
+    return Violations.each(np.flatnonzero(wrong.any(axis=1)), odd)
+
+
+def _words(facts: TailFacts) -> tuple[_Word, ...]:
+    """Return what prep_compound_tail() writes."""
+    folios, page = facts.folios, facts.layout.page
+    heads, which = folios.folios.head, folios.folios.hstate
     word = (1 << 64) - 1
-    if masks:
-        orders = np.array([one.order for one in facts.hstates], dtype=np.uint64)
-        sizes = np.uint64(layout.page.size) << orders[facts.folios.hstate]
+    if folios.shared_tails:
+        # A mask that finds the head.
+        orders = np.array([one.order for one in folios.hstates], dtype=np.uint64)
+        sizes = np.uint64(page.size) << orders[which]
         head = ~(sizes - np.uint64(1)) | np.uint64(1)
     else:
-        offsets = heads.astype(np.uint64) * np.uint64(layout.page.size)
-        head = np.uint64(geometry.vmemmap) + offsets + np.uint64(1)
+        offsets = heads.astype(np.uint64) * np.uint64(page.size)
+        head = np.uint64(folios.geometry.vmemmap) + offsets + np.uint64(1)
     no, nothing = np.zeros(len(heads), dtype=np.bool_), np.zeros(len(heads), dtype=np.uint64)
-    mapping = nothing + np.uint64(poison + _TAIL_MAPPING)
+    mapping = nothing + np.uint64(facts.poison + _TAIL_MAPPING)
     # prep_compound_gigantic_page() left it alone up to 6.6, and for those that were not
     # from boot up to 6.11; what takes gigantic pages apart again does not look at it.
-    gigantic = np.array([one.gigantic for one in facts.hstates], dtype=np.bool_)
+    gigantic = np.array([one.gigantic for one in folios.hstates], dtype=np.bool_)
     return (
-        _Word("the head", layout.page.compound, word, head, no),
-        _Word("the mapping", layout.mapping, word, mapping, gigantic[facts.folios.hstate]),
-        _Word("the reference count", layout.page.refcount, 0xFFFF_FFFF, nothing, no),
+        _Word("the head", page.compound, word, head, no),
+        _Word("the mapping", facts.layout.mapping, word, mapping, gigantic[which]),
+        _Word("the reference count", page.refcount, 0xFFFF_FFFF, nothing, no),
     )
 
 
-def check_restore(facts: Facts, restore: Restore | None, findings: Collector) -> None:
-    """
-    Check that the kernel can give optimized folios back.
+class RestoreFacts(NamedTuple):
+    """Folios, and how the kernel restores their vmemmap."""
 
-    :param restore: what it restores a page of vmemmap by
-    """
-    rule = RULES["hugetlb-restore"]
-    # Before 5.18 there was a page of nothing but plain tail pages to copy.
-    copied = [one.kept == 1 for one in facts.hstates]
-    lost = (facts.maps.read_only > 0) & np.array(copied, dtype=np.bool_)[facts.folios.hstate]
+    folios: FolioFacts
+    #: what it restores a page of vmemmap by, ``None`` if that is not known
+    restore: Restore | None
+
+
+@rule(
+    "hugetlb-restore",
+    Severity.ERROR,
+    holds="the kernel resets what it copies of a folio's head when it restores the vmemmap",
+    source="mm/hugetlb_vmemmap.c: vmemmap_restore_pte(), reset_struct_pages()",
+    since="5.18",
+    until="7.0",
+    archs=("x86_64",),
+    scope=Scope.HUGETLB,
+    meaning="Before an optimized folio is freed, each page of its vmemmap that was given away"
+    " is made anew, as a copy of the one with its head; copies of the head and of the tail"
+    " pages that have members of the folio then have to be overwritten with plain tail pages."
+    " This kernel's code does not do that. Nothing is wrong with the folios as long as they"
+    " stay in the pool. Once one is freed (nr_hugepages lowered, memory failure, memory taken"
+    " offline), it has a head in front of every 64th of its pages: the log has 'BUG: Bad page"
+    " state ... corrupted mapping in tail page', the kernel is tainted (B), and the folio is"
+    " lost until the next boot. Where pages are not checked when they are freed, they come back"
+    " marked as HugeTLB's.",
+    look_at="The kernel's version: 6.12.114 got 'mm/hugetlb_vmemmap: fix incorrect vmemmap"
+    " restore in rollback', and at least up to 6.12.117 the code has no reset any more (it is"
+    " told from the code, not from the version). Until that is mended, keep the pool as it is,"
+    " or switch vm.hugetlb_optimize_vmemmap off before folios are allocated.",
+)
+def hugetlb_restore(facts: RestoreFacts) -> Iterator[Violation | Skip]:
+    folios, restore = facts.folios, facts.restore
+    if folios.shared_tails:
+        yield Skip("tail pages are restored from a frame of nothing else")
+        return
     if restore is None or restore.resets is None:
-        findings.skipped("the code that restores vmemmap is not to be read", rule)
+        yield Skip("the code that restores vmemmap is not to be read")
         return
-    evaluated(rule, lost, findings)
-    if restore.resets or not lost.any():
-        return
-    count = int(np.count_nonzero(lost))
-    findings.add(
-        rule,
-        f"none of {count} optimized folios can be given back: this kernel copies the page with the"
-        " head to where it restores tail pages, and leaves it so"
-        if count > 1
-        else "the optimized folio can't be given back: this kernel copies the page with the head"
-        " to where it restores tail pages, and leaves it so",
-        vaddr=restore.address,
-        expected="copies of the head, and of what has members of the folio, are reset",
-        observed="they are not",
-    )
+    # Before 5.18 there was a page of nothing but plain tail pages to copy.
+    copied = np.array([one.kept == 1 for one in folios.hstates], dtype=np.bool_)
+    lost = int(np.count_nonzero((folios.maps.read_only > 0) & copied[folios.folios.hstate]))
+    if not lost:
+        yield NO_FOLIO_OPTIMIZED
+    elif not restore.resets:
+        whom = f"none of {lost} optimized folios can be given back"
+        if lost == 1:
+            whom = "the optimized folio can't be given back"
+        yield Violation(
+            f"{whom}: this kernel copies the page with the head to where it restores tail pages,"
+            " and leaves it so",
+            vaddr=restore.address,
+            expected="copies of the head, and of what has members of the folio, are reset",
+            observed="they are not",
+        )

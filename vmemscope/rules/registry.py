@@ -3,21 +3,31 @@
 
 from __future__ import annotations
 
-from . import alignment, frames, leaves, pagemap, sections, target
-from .catalogue import contents, hugetlb
+from . import (
+    alignment,
+    frames,
+    hugetlb,
+    hugetlb_tails,
+    hugetlb_vmemmap,
+    leaves,
+    pagemap,
+    sections,
+    struct_pages,
+    target,
+)
 from .rule import Rule, Scope
 
 __all__ = ("RULES", "rules_of")
 
 #: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
-_TOPICS = (pagemap, target, alignment, sections, leaves, frames, contents, hugetlb)
+_TOPICS = (
+    pagemap, target, alignment, sections, leaves, frames, struct_pages, hugetlb, hugetlb_tails,
+    hugetlb_vmemmap,
+)  # fmt: skip
 
 #: all rules by their identifiers
 RULES: dict[str, Rule] = {
-    one.id: one
-    for topic in _TOPICS
-    for one in (*getattr(topic, "RULES", ()), *vars(topic).values())
-    if isinstance(one, Rule)
+    one.id: one for topic in _TOPICS for one in vars(topic).values() if isinstance(one, Rule)
 }
 
 

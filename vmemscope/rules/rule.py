@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
-from enum import Flag, IntEnum, auto
+from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -43,15 +43,19 @@ __all__ = (
 Value = str | int | None
 
 
-class Severity(IntEnum):
+class Severity(Enum):
     """How bad a finding is, worst first."""
 
-    ERROR = 0
-    WARNING = 1
-    NOTE = 2
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
 
     def __str__(self) -> str:
-        return self.name.lower()
+        return self.value
+
+    def __lt__(self, other: Severity) -> bool:
+        order = list(Severity)
+        return order.index(self) < order.index(other)
 
 
 class Scope(Flag):
@@ -100,6 +104,7 @@ class Violations:
     :param sentence: a clause without a full stop
     :param vaddr: virtual address in bytes
     :param pfn: page frame that backs it
+    :param more: violations that have no row, and are only counted
     """
 
     def __init__(
@@ -111,18 +116,32 @@ class Violations:
         pfn: int | NDArray[Any] | Callable[[int], int | None] | None = None,
         expected: Value | NDArray[Any] | Callable[[int], Value] = None,
         observed: Value | NDArray[Any] | Callable[[int], Value] = None,
+        more: int = 0,
     ) -> None:
+        values = sentence, vaddr, pfn, expected, observed
         self._rows = where.nonzero()[0] if where.dtype == bool else where
-        self._values = sentence, vaddr, pfn, expected, observed
+        self._more = more
+        self._make = lambda row: Violation(*(_value_of(one, row) for one in values))
+
+    @classmethod
+    def each(cls, where: NDArray[Any], make: Callable[[int], Violation]) -> Violations:
+        """
+        Make violations whose values are found together.
+
+        :param where: as above
+        :param make: number of a row -> its violation; for the rows that are reported one by one
+        """
+        violations = cls(where, "")
+        violations._make = make
+        return violations
 
     def __len__(self) -> int:
-        """Count the rows."""
-        return len(self._rows)
+        """Count the violations."""
+        return len(self._rows) + self._more
 
     def first(self, count: int) -> Iterator[Violation]:
         """Make violations of the first rows."""
-        for row in self._rows[:count].tolist():
-            yield Violation(*(_value_of(one, row) for one in self._values))
+        yield from map(self._make, self._rows[:count].tolist())
 
 
 def _value_of(value: Any, row: int) -> Any:

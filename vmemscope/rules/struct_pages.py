@@ -1,193 +1,349 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-``struct page``s of device memory as they were read, and what they should hold.
+Rules about the ``struct page``s of device memory: compound pages, base pages, altmap.
 
-:class:`Rows` are pages of the vmemmap, one a row; :class:`Due` is what the kernel
-writes to the ``struct page``s of a pagemap, and where.
+Each finds those that violate it among pages of the vmemmap
+(:class:`~.page_rows.StructPages`); :mod:`.page_violations` reports them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .page_rows import PageKind, StructPages, idle_refcount, is_blank, refcounts, resolve_heads
+from .page_violations import Affected, PageRule, WrongPages, page_rule
+from .rule import Severity, Skip
+from .words import agree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..kernel.dev_pagemap import Pagemap
-    from ..kernel.page import PageLayout
-    from ..kernel.page_flags import FlagLayout
-    from ..vmemmap.layout import Geometry
-
-__all__ = ("ONES", "Due", "Rows", "holds_mask", "idle_refcount", "refcounts", "resolve_heads")
-
-ONES = np.uint64((1 << 64) - 1)
-
-
-class Rows(NamedTuple):
-    """Pages of the vmemmap as read, and what they describe; all have length ``n``."""
-
-    #: page frame of the compound page's head; of base pages, that of the first in
-    #: the row that is asked about (int64). Findings are gathered by it
-    head: NDArray[np.int64]
-    #: page frame that the first ``struct page`` of the row describes (int64)
-    first: NDArray[np.int64]
-    #: the same of the last vpage that maps the same frame: tail pages look
-    #: different from there, if what leads to their head is a mask (int64)
-    last: NDArray[np.int64]
-    #: page frames ``[start, end)`` of the row that are asked about (int64)
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    #: whether the compound page's tail pages share a frame (bool)
-    shared: NDArray[np.bool_]
-    #: frame that was read (uint64)
-    frame: NDArray[np.uint64]
-    #: shape ``(n, struct pages, words)`` (uint64): all of the row, or the first of it
-    words: NDArray[np.uint64]
+__all__ = (
+    "ALTMAP_RULES",
+    "BASE_RULES",
+    "COMPOUND_RULES",
+    "RULES_BY_KIND",
+    "compound_head",
+    "compound_order",
+    "head_flag",
+    "page_refcount",
+    "page_uninitialised",
+    "page_zone",
+    "pgmap_link",
+    "stray_head",
+    "tail_contents",
+)
 
 
-@dataclass
-class Due:
-    """What the ``struct page``s of a pagemap should hold."""
-
-    pagemap: Pagemap
-    page: PageLayout
-    geometry: Geometry
-    #: where zone and node are in ``page->flags``; the number of ZONE_DEVICE.
-    #: ``None`` where it could not be told
-    flags: FlagLayout | None
-    #: node of the device, found out from most of its pages; ``None``: not known
-    nid: int | None = None
-
-    @property
-    def order(self) -> int:
-        """log2 of the pages in a compound page."""
-        return self.pagemap.vmemmap_shift or 0
-
-    @property
-    def folios(self) -> bool:
-        """
-        Whether a driver may make folios of base pages.
-
-        ``fs/dax.c: dax_folio_init()`` (6.15+, with ``folio->pgmap``),
-        ``mm/memremap.c: zone_device_page_init()`` of device-private memory (6.19+).
-        """
-        return self.page.folio_pgmap and self.pagemap.type not in ("generic", "p2pdma")
-
-    @property
-    def zone_shift(self) -> int | None:
-        """Where the zone is in ``page->flags``, in bits from the lowest."""
-        if self.flags is None or self.flags.node_width is None:
-            return None
-        return 64 - self.flags.node_width - self.flags.zone_width
-
-    @property
-    def zone_mask(self) -> int:
-        """The bits of ``page->flags`` that the zone is in, 0 if that is not known."""
-        shift = self.zone_shift
-        return (
-            0 if shift is None or self.flags is None else (1 << self.flags.zone_width) - 1 << shift
-        )
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Mask of zone and node (if known) in ``page->flags``, and what should be there."""
-        shift, flags = self.zone_shift, self.flags
-        if shift is None or flags is None or flags.device_zone is None:
-            return 0, 0
-        mask, value = self.zone_mask, flags.device_zone << shift
-        if self.nid is not None:
-            top = shift + flags.zone_width
-            mask |= (1 << 64) - (1 << top)
-            value |= self.nid << top
-        return mask, value
-
-    def addresses(self, pfn: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Get the virtual addresses of the ``struct page``s of page frames, same shape."""
-        base = np.uint64(self.geometry.vmemmap)
-        address: NDArray[np.uint64] = base + pfn.astype(np.uint64) * np.uint64(self.page.size)
-        return address
-
-    def in_zone(self, flags: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Tell which ``page->flags`` are those of a page in ZONE_DEVICE, as far as is known."""
-        mask, value = self.zone_mask, self.place[1]
-        inside: NDArray[np.bool_] = (flags & np.uint64(mask)) == np.uint64(value & mask)
-        return inside
-
-    def learn_node(self, flags: NDArray[np.uint64]) -> None:
-        """Take the node that most pages have for the device's: all of a pagemap are on one."""
-        shift = self.zone_shift
-        if self.nid is not None or shift is None or not len(flags):
-            return
-        mask, value = self.place
-        flags = flags[(flags & np.uint64(mask)) == np.uint64(value)]
-        if len(flags) and self.flags is not None and self.flags.node_width:
-            nodes = flags >> np.uint64(shift + self.flags.zone_width)
-            self.nid = int(np.bincount(nodes.astype(np.int64)).argmax())
-
-    def mask_alike(self) -> NDArray[np.uint64]:
-        """
-        Get, for each word, the bits that no rule but ``tail-contents`` is about.
-
-        :return: shape ``(words,)``
-        """
-        mask = np.full(self.page.size // 8, ONES)
-        known = self.place[0] | self.page.pg_head | self.page.pg_reserved
-        mask[self.page.flags // 8] &= ~np.uint64(known)
-        mask[self.page.compound // 8] = 0
-        mask[self.page.refcount // 8] &= ~np.uint64(0xFFFF_FFFF << self.page.refcount % 8 * 8)
-        return mask
-
-
-def idle_refcount(pagemap: Pagemap, page: PageLayout) -> int:
-    """
-    Get the reference count that a page of a pagemap has at the least, if it is no tail.
-
-    ``mm/memremap.c: free_zone_device_folio()`` sets the count of pages that nobody
-    uses any more back to 1, but for types whose driver hands them out anew:
-    DEVICE_PRIVATE and COHERENT, and since 6.15 (as ``folio->pgmap``) FS_DAX
-    (``fs/dax.c: dax_folio_put()``) and PCI_P2PDMA.
-    """
-    if pagemap.type == "generic" or (pagemap.type == "fsdax" and not page.folio_pgmap):
-        return 1
-    return 0
-
-
-def holds_mask(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """
-    Tell which ``compound_info`` words hold a mask and not a pointer (7.1+).
-
-    A mask is all ones from bit 63 down to some bit, zeros below but for bit 0.
-    No pointer into the vmemmap looks like that.
-    """
-    inverse = ~(words & ~np.uint64(1))
-    mask: NDArray[np.bool_] = ((inverse & (inverse + np.uint64(1))) == 0) & (
-        (words & np.uint64(1)) != 0
+@page_rule(
+    "head-flag",
+    Severity.ERROR,
+    holds="the head of a compound page has PG_head and is no tail",
+    source="mm/page_alloc.c: prep_compound_page(), memmap_init_compound()",
+    since="5.17",
+    meaning="The first struct page of a compound page does not look like a head: PG_head is"
+    " clear, or the page says that it is a tail. page_folio() and compound_order() then treat"
+    " 2 MiB or 1 GiB as one base page; faults and reference counts go to the wrong page.",
+    look_at="Which other rules fail for it: with frame-shared, it was overwritten by tail"
+    " pages; alone, the flags word was. Uninitialised struct pages (all ones, or all zeros)"
+    " point to memmap_init_zone_device() not having come that far.",
+)
+def head_flag(pages: StructPages) -> WrongPages:
+    compound = pages.expected.page.compound
+    return WrongPages(
+        pages.no_head,
+        lambda one: f"{one.name} is no head page",
+        expected="PG_head set, no tail",
+        observed=lambda one: f"flags {one.flags:#x}, compound word {one.word(compound):#x}",
     )
-    return mask
 
 
-def resolve_heads(words: NDArray[np.uint64], addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """
-    Resolve tail pages to their heads as the kernel does (``compound_head()``).
+@page_rule(
+    "compound-head",
+    Severity.ERROR,
+    holds="tail pages resolve to the head of their compound page",
+    source="include/linux/page-flags.h: compound_head()",
+    since="5.17",
+    meaning="compound_head() of a tail page leads to a page that is not its head. Whoever"
+    " reaches the page by its frame number (get_user_pages(), memory failure, O_DIRECT) counts"
+    " its reference on another page, maybe of another device: that one may be freed while in"
+    " use, this one never.",
+    look_at="What the wrong head is: the same for all tail pages and aligned below the right"
+    " one is the mask of 7.1+ on an unaligned device (rule mask-alignment); that of a"
+    " neighbour points to a shared frame; zeros or stale contents to tail pages that were"
+    " never initialised (sections that were there at boot, before 6.1.184, 6.12.97 and 7.2).",
+)
+def compound_head(pages: StructPages) -> Iterator[WrongPages]:
+    rows, expected = pages.rows, pages.expected
+    address, goal = expected.addresses(pages.pfn), expected.addresses(rows.head)[:, None]
+    wrong = pages.tail & (resolve_heads(pages.compound, address) != goal)
+    yield _to_wrong_head(wrong, None)
+    moved = rows.last - rows.first
+    if moved.any():
+        # The same struct pages, seen from the last place that they are mapped at.
+        address = address + (moved.astype(np.uint64) * np.uint64(expected.page.size))[:, None]
+        wrong = pages.tail & ~wrong & (moved != 0)[:, None]
+        wrong &= resolve_heads(pages.compound, address) != goal
+        yield _to_wrong_head(wrong, moved)
 
-    :param words: ``compound_head`` or ``compound_info`` of each page
-    :param addresses: virtual address of each ``struct page``, in bytes
-    :return: virtual address that each resolves to; itself where bit 0 is clear
-    """
-    is_tail = (words & np.uint64(1)) != 0
-    pointed = np.where(holds_mask(words), addresses & words & ~np.uint64(1), words - np.uint64(1))
-    return np.where(is_tail, pointed, addresses)
+
+def _to_wrong_head(where: NDArray[np.bool_], moved: NDArray[np.int64] | None) -> WrongPages:
+    return WrongPages(
+        where,
+        lambda one: (
+            f"{one.wrong} of {one.tails} tail pages looked at of {one.name}"
+            f" {agree(one.wrong, 'resolves', 'resolve')} to a wrong head"
+        ),
+        expected=lambda one: f"{one.expected.geometry.page_address(one.head):#x}",
+        observed=lambda one: f"{_head_of(one):#x}",
+        moved=moved,
+    )
 
 
-def refcounts(words: NDArray[np.uint64], page: PageLayout) -> NDArray[np.int32]:
-    """
-    Get ``_refcount`` of ``struct page``s.
+def _head_of(one: Affected) -> int:
+    """Return the address that the first wrong tail page resolves to."""
+    at = np.array([one.expected.geometry.page_address(one.pfn)], dtype=np.uint64)
+    return int(resolve_heads(one.words[None, one.expected.page.compound // 8], at)[0])
 
-    :param words: their words along the last axis
-    """
-    word = words[..., page.refcount // 8] >> np.uint64(page.refcount % 8 * 8)
-    counts: NDArray[np.int32] = word.astype(np.uint32).view(np.int32)
-    return counts
+
+@page_rule(
+    "compound-order",
+    Severity.ERROR,
+    holds="a compound page's order is the pagemap's vmemmap_shift",
+    source="mm/mm_init.c: memmap_init_compound(), prep_compound_head()",
+    since="5.17",
+    meaning="The order in the first tail page is not that of the pagemap's compound pages:"
+    " compound_nr() is wrong, and whoever walks or splits the folio runs over its end or stops"
+    " short.",
+    look_at="Whether the first tail page was overwritten as a whole (compare it with another"
+    " compound page's), or whether the pagemap's vmemmap_shift changed.",
+)
+def compound_order(pages: StructPages) -> WrongPages:
+    # In the row that the head is in; of what is no head it is not asked.
+    led = ~pages.no_head.any(axis=1, keepdims=True)
+    at = pages.expected.page.order
+    return WrongPages(
+        pages.second & led & (pages.order != np.uint64(pages.expected.order)),
+        lambda one: f"{one.name} has a wrong order",
+        expected=pages.expected.order,
+        observed=lambda one: one.word(at) >> at % 8 * 8 & 0xFF,
+    )
+
+
+@page_rule(
+    "pgmap-link",
+    Severity.ERROR,
+    holds="heads of compound pages, and base pages, point back to their pagemap",
+    source="mm/mm_init.c: __init_zone_device_page()",
+    meaning="A page of the device does not point to its pagemap (page->pgmap; folio->pgmap"
+    " since 6.15): freeing the page calls another pagemap's ops and drops another's reference,"
+    " or follows a pointer to freed memory. Of compound pages only the head has the pointer;"
+    " nor do the pages that an altmap takes have it, nor the tails of folios that a driver"
+    " made of base pages.",
+    look_at="What the pointer is: another pagemap's address (a shared frame, or a stale memory"
+    " map of a device that was there before), or no pointer at all (the word is shared with"
+    " lru and compound_head: was the page taken for an ordinary one?).",
+)
+def pgmap_link(pages: StructPages) -> WrongPages:
+    page, pagemap = pages.expected.page, pages.expected.pagemap.address
+    wrong = pages.head & (pages.pgmap != np.uint64(pagemap))
+    if pages.kind is PageKind.COMPOUND:
+        wrong &= ~pages.no_head
+    return WrongPages(
+        wrong,
+        _no_link,
+        expected=f"{pagemap:#x}",
+        observed=lambda one: f"{one.word(page.pgmap):#x}",
+    )
+
+
+def _no_link(one: Affected) -> str:
+    if one.kind is PageKind.COMPOUND:
+        return f"{one.name} does not point back to its pagemap"
+    return one.pages_that(
+        "does not point back to its pagemap", "do not point back to their pagemap"
+    )
+
+
+@page_rule(
+    "stray-head",
+    Severity.ERROR,
+    holds="PG_head is set in the heads of compound pages and nowhere else",
+    source="mm/mm_init.c: memmap_init_compound(), prep_compound_tail()",
+    meaning="A tail page, or a base page, has PG_head: page_folio() and PageHead() take it for"
+    " a compound page of its own, of whatever order the next struct page happens to hold."
+    " Reference counts and mappings then go to the wrong page. Tail pages that look like heads"
+    " are usual for HugeTLB's optimization from 5.18 to 7.0, never for a device's. Folios that"
+    " drivers make of base pages (fsdax since 6.15, device-private memory) are not asked"
+    " about.",
+    look_at="Whether the whole struct page is a head's (pagemap pointer, reference count: a"
+    " head was written to the wrong frame, rule frame-shared) or only the bit is set. With"
+    " tail pages that share a frame, every tail page of the compound page shows it.",
+)
+def stray_head(pages: StructPages) -> WrongPages | Skip:
+    page = pages.expected.page
+    wrong = pages.says_head & pages.own
+    if pages.kind is PageKind.COMPOUND:
+        wrong &= pages.tail
+        if page.order == page.flags and page.pg_head <= 0xFF:
+            # The order is in the same byte, and taken for no flag.
+            wrong &= ~pages.second
+    elif pages.expected.folios:
+        return Skip("its driver makes folios of base pages")
+    return WrongPages(
+        wrong,
+        lambda one: one.pages_that("has PG_head and should not", "have PG_head and should not"),
+        observed=lambda one: f"{one.flags:#x}",
+    )
+
+
+@page_rule(
+    "tail-contents",
+    Severity.ERROR,
+    holds="all tail pages of a compound page that share a frame are alike, but for the first few",
+    source="mm/mm_init.c: memmap_init_compound(), compound_nr_pages()",
+    since="5.19",
+    archs=("x86_64", "riscv64"),
+    meaning="The struct pages in the frame that tail pages share were written once and are"
+    " never written again: whatever is done to a compound page is done to its head and the"
+    " first tail pages, which have a frame of their own. One that differs was written to,"
+    " through an entry that should not have been written through, or by somebody who took the"
+    " frame for his own; what was meant for one page shows in all that share the frame.",
+    look_at="Which word differs: a counter or a mapping is somebody who takes a tail page for a"
+    " page of its own (a missing compound_head()); a list or data of another kind point to the"
+    " frame being used for something else (rule refcount-low).",
+)
+def tail_contents(pages: StructPages) -> WrongPages:
+    rows, usual = pages.rows, pages.usual
+    tails = pages.own & (pages.pfn >= rows.head[:, None] + pages.plain) & rows.shared[:, None]
+    differs = ((pages.words ^ usual[:, None]) & pages.expected.mask_alike()).any(axis=2)
+    return WrongPages(
+        tails & differs & ~is_blank(usual)[:, None],
+        lambda one: one.pages_that(
+            "is not like the other tail pages", "are not like the other tail pages"
+        ),
+        observed=lambda one: " ".join(f"{word:x}" for word in one.words.tolist()),
+    )
+
+
+@page_rule(
+    "page-refcount",
+    Severity.ERROR,
+    holds="tail pages have no references, other pages no fewer than when nobody uses them",
+    source="mm/memremap.c: free_zone_device_folio(), mm/mm_init.c: __init_zone_device_page()",
+    meaning="References are counted on the head. One on a tail page was taken without"
+    " compound_head(), and whoever drops it with it takes one too many from the head. A page"
+    " with fewer than when it is idle (1 for device-dax, and for fsdax before 6.15; 0 for"
+    " memory that its driver hands out) was put once too often: it counts as free while"
+    " somebody uses it. More than that is a page in use, and nothing wrong.",
+    look_at="Who uses the device (mappings, get_user_pages(), O_DIRECT, RDMA) and whether the"
+    " count of the head is off by as much the other way.",
+)
+def page_refcount(pages: StructPages) -> WrongPages:
+    low = pages.own & (pages.refcounts < np.where(pages.tail, 0, pages.idle))
+    if pages.kind is PageKind.COMPOUND:
+        low |= pages.tail & (pages.refcounts != 0)
+    return WrongPages(
+        low,
+        lambda one: (
+            one.pages_that("is a tail with references", "are tails with references")
+            if _is_tail(one)
+            else one.pages_that(
+                "has a reference count lower than when idle",
+                "have reference counts lower than when idle",
+            )
+        ),
+        expected=lambda one: (
+            0
+            if _is_tail(one)
+            else f"at least {idle_refcount(one.expected.pagemap, one.expected.page)}"
+        ),
+        observed=lambda one: int(refcounts(one.words, one.expected.page)),
+    )
+
+
+def _is_tail(one: Affected) -> bool:
+    return one.kind is PageKind.COMPOUND and one.pfn != one.head
+
+
+@page_rule(
+    "page-zone",
+    Severity.ERROR,
+    holds="the pages of a device are marked as in ZONE_DEVICE, all on one node, and as reserved",
+    source="mm/mm_init.c: memmap_init_zone_device(), __init_zone_device_page()",
+    meaning="page->flags do not say that the page is device memory. page_zone() and"
+    " page_to_nid() lead to another zone: compaction, page walkers and memory failure handling"
+    " take the page for RAM; without PG_reserved the page allocator may, too. In another zone"
+    " it was never initialised for the device, and nothing more is asked of it.",
+    look_at="Whether it is single pages (a write to their flags), or all from the 129th of a"
+    " compound page on: in a section that was there at boot, kernels before 6.1.184, 6.12.97"
+    " and 7.2 initialise the first 128 only.",
+)
+def page_zone(pages: StructPages) -> WrongPages | Skip:
+    expected = pages.expected
+    if not expected.place[0]:
+        return Skip("where the zone is in page flags could not be told")
+    reserved = (pages.flags & np.uint64(expected.page.pg_reserved)) != 0
+    return WrongPages(
+        pages.misplaced | (pages.asked & ~pages.blank & ~reserved),
+        lambda one: one.pages_that(
+            "is not marked as the device's", "are not marked as the device's"
+        ),
+        expected=_device_place,
+        observed=_place,
+    )
+
+
+def _device_place(one: Affected) -> str:
+    node = "" if one.expected.nid is None else f", node {one.expected.nid}"
+    return f"zone Device{node}, reserved"
+
+
+def _place(one: Affected) -> str:
+    """Put zone, node and PG_reserved of the first wrong ``struct page`` into words."""
+    layout = one.expected.flags
+    decoded = layout.decode(one.flags) if layout is not None else None
+    zone = decoded.zone_name or decoded.zone if decoded is not None else "?"
+    nid = decoded.nid if decoded is not None else None
+    reserved = "reserved" if one.flags & one.expected.page.pg_reserved else "not reserved"
+    return f"zone {zone}, node {nid}, {reserved}"
+
+
+@page_rule(
+    "page-uninitialised",
+    Severity.ERROR,
+    holds="the struct pages of device memory were initialised",
+    source="mm/mm_init.c: memmap_init_zone_device(); mm/page_alloc.c: page_init_poison()",
+    meaning="A struct page is all zeros, as its memory came from the page allocator, or all"
+    " ones (PAGE_POISON_PATTERN), as debugging kernels leave what nobody has initialised yet."
+    " pfn_valid() lets page walkers at it: all ones trips VM_BUG_ON_PGFLAGS() or leads to a"
+    " zone and a node that there are not, zeros look like a page of node 0 that is free."
+    " Nothing more is asked of it.",
+    look_at="How many there are and where they begin: from some page on to the end is an"
+    " initialisation that did not finish, or has not yet (a device that is coming); the 129th"
+    " of each compound page on is the bug with sections that were there at boot (rule"
+    " page-zone); a single frame was overwritten, or lost what was in it.",
+)
+def page_uninitialised(pages: StructPages) -> WrongPages:
+    return WrongPages(
+        pages.blank,
+        lambda one: one.pages_that("was never initialised", "were never initialised"),
+        observed=lambda one: f"all {'ones' if one.word(0) else 'zeros'}",
+    )
+
+
+#: rules about the pages of compound pages, about base pages, about the frames of an altmap
+COMPOUND_RULES: tuple[PageRule, ...] = (
+    page_uninitialised, page_zone, head_flag, pgmap_link, compound_order, stray_head,
+    compound_head, page_refcount, tail_contents,
+)  # fmt: skip
+BASE_RULES = (page_uninitialised, page_zone, page_refcount, pgmap_link, stray_head)
+ALTMAP_RULES = (page_uninitialised, page_zone, page_refcount)
+RULES_BY_KIND = {
+    PageKind.COMPOUND: COMPOUND_RULES,
+    PageKind.BASE: BASE_RULES,
+    PageKind.ALTMAP: ALTMAP_RULES,
+}

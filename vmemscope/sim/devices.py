@@ -62,6 +62,15 @@ class PagemapRecord:
         return self.spec.name
 
     @property
+    def nid(self) -> int:
+        return self.spec.nid
+
+    @property
+    def va(self) -> int:
+        """Address of the ``struct dev_pagemap``."""
+        return self.pgmap.va
+
+    @property
     def altmap(self) -> bool:
         return self.spec.altmap
 

@@ -41,12 +41,11 @@ from .scenario import Pagemap, Scenario
 from .slab import Slab
 from .sparse import Sections
 from .tasks import Tasks
-from .units import MIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_SECTION, SECTION_SIZE_BITS
+from .units import MIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_SECTION, SECTION_SIZE_BITS, ZONE_LIMITS
 from .versions import BEHAVIOUR
 from .vmcoreinfo import vmcoreinfo
 from .vmemmap import Vmemmap
 from .xarray import XArray
-from .zones import ZONE_LIMITS
 
 __all__ = ("Kernel",)
 
@@ -108,11 +107,10 @@ class Kernel:
         raise KeyError(name)
 
     @property
-    def end_pfn(self) -> int:
-        """A page frame beyond all memory and devices, at the start of a section."""
+    def memory_end(self) -> int:
+        """The page frame after all RAM and devices."""
         ends = [end for _, end, _ in self.ram]
-        ends += [end for record in self.pagemaps for _, end in record.ranges]
-        return (-(-max(ends) // PAGES_PER_SECTION) + 1) * PAGES_PER_SECTION
+        return max(ends + [end for record in self.pagemaps for _, end in record.ranges])
 
     # Boot, until there is a page allocator.
 

@@ -17,10 +17,9 @@ from .addresses import STRUCT_PAGE_SIZE, AddressSpace
 from .layouts import Layouts
 from .memory import LE64, Memory, Words
 from .pagetable import PageTables
-from .units import PAGE_SIZE
-from .zones import MAX_DMA32_PFN, MAX_DMA_PFN
+from .units import MAX_DMA32_PFN, MAX_DMA_PFN, PAGE_SIZE
 
-__all__ = ("MemMap", "struct_pages_per_page")
+__all__ = ("NODES_PGSHIFT", "ZONES_PGSHIFT", "MemMap", "struct_pages_per_page")
 
 #: struct pages in a page of the vmemmap
 struct_pages_per_page = PAGE_SIZE // STRUCT_PAGE_SIZE
@@ -30,8 +29,8 @@ _U32 = 0xFFFF_FFFF
 
 # Debian: NODES_SHIFT 10, three bits of zone, LAST_CPUPID_SHIFT 21, no section
 # number (SPARSEMEM_VMEMMAP); from the top of page->flags down.
-_NODES_PGSHIFT = 54
-_ZONES_PGSHIFT = 51
+NODES_PGSHIFT = 54
+ZONES_PGSHIFT = 51
 _LAST_CPUPID_PGSHIFT = 30
 _LAST_CPUPID_MASK = (1 << 21) - 1
 
@@ -90,8 +89,8 @@ class MemMap:
     def links(self, zone: str, nid: int) -> int:
         """``set_page_links()`` and ``page_cpupid_reset_last()``: fresh page->flags."""
         return (
-            nid << _NODES_PGSHIFT
-            | self.layouts.constant(zone) << _ZONES_PGSHIFT
+            nid << NODES_PGSHIFT
+            | self.layouts.constant(zone) << ZONES_PGSHIFT
             | _LAST_CPUPID_MASK << _LAST_CPUPID_PGSHIFT
         )
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from .memmap import MemMap
 from .objects import KernelMemory, Struct
 from .page_alloc import PageAllocator
-from .zones import ZONE_LIMITS
+from .units import ZONE_LIMITS
 
 __all__ = ("MAX_NUMNODES", "NR_PAGE_ORDERS", "Nodes", "add_page_to_list")
 

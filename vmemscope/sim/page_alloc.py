@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 from .memmap import MemMap
-from .zones import MAX_DMA32_PFN, MAX_DMA_PFN
+from .units import MAX_DMA32_PFN, MAX_DMA_PFN
 
 __all__ = ("Memblock", "PageAllocator")
 

@@ -34,7 +34,7 @@ KERNEL_LARGE = NX | 0x1E3
 KERNEL_LARGE_EXEC_RO = 0x1A1
 KERNEL_LARGE_RO = NX | 0x1A1
 
-_PFN_MASK = 0x000F_FFFF_FFFF_F000
+ADDRESS = 0x000F_FFFF_FFFF_F000
 
 
 class PageTables:
@@ -64,7 +64,7 @@ class PageTables:
             yield shift, pfn, entry
             if not entry & PRESENT or (entry & PSE and shift > PTE_SHIFT):
                 return
-            pfn = (entry & _PFN_MASK) >> PAGE_SHIFT
+            pfn = (entry & ADDRESS) >> PAGE_SHIFT
 
     def leaf(self, va: int) -> tuple[int, int] | None:
         """Get shift and entry of the leaf that maps an address, if there is one."""
@@ -76,7 +76,7 @@ class PageTables:
                 return None
             if shift == PTE_SHIFT or entry & PSE:
                 return shift, entry
-            pfn = (entry & _PFN_MASK) >> PAGE_SHIFT
+            pfn = (entry & ADDRESS) >> PAGE_SHIFT
         return None
 
     def translate(self, va: int) -> int | None:
@@ -86,7 +86,7 @@ class PageTables:
             return None
         shift, entry = leaf
         offset = (1 << shift) - 1
-        return entry & _PFN_MASK & ~offset | va & offset
+        return entry & ADDRESS & ~offset | va & offset
 
     def table(self, va: int, shift: int) -> Words | None:
         """
@@ -109,7 +109,7 @@ class PageTables:
                 continue
             if entry & PSE:
                 return None
-            pfn = (entry & _PFN_MASK) >> PAGE_SHIFT
+            pfn = (entry & ADDRESS) >> PAGE_SHIFT
         raise ValueError(f"no level of shift {shift}")
 
     def entry(self, va: int, shift: int) -> int:
@@ -146,7 +146,7 @@ class PageTables:
 
 def frame(entry: int) -> int:
     """Get the pfn that an entry of a base page or table holds."""
-    return (entry & _PFN_MASK) >> PAGE_SHIFT
+    return (entry & ADDRESS) >> PAGE_SHIFT
 
 
 def pte(pfn: int, flags: int = KERNEL) -> int:

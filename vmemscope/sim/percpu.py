@@ -40,7 +40,11 @@ class Percpu:
         self._used += 8
         return pointer
 
+    def address(self, pointer: int, cpu: int) -> int:
+        """Get the address of one CPU's counter."""
+        return self.areas[cpu] + pointer - self.start
+
     def add(self, pointer: int, cpu: int, value: int) -> None:
         """Add to one CPU's counter."""
-        va = self.areas[cpu] + pointer - self.start
+        va = self.address(pointer, cpu)
         self.memory.write_int(va, self.memory.read_int(va) + value)

@@ -32,11 +32,11 @@ A scenario is a TOML file. All keys::
     optimized = true          # their vmemmap is (HVO)
     nid = 0
 
-    [[hugetlb_fault]]         # HUGETLB_FAULTS has all kinds and their options
+    [[hugetlb_fault]]         # faults.HUGETLB_FAULTS has all kinds and their options
     kind = "tail-writable"
     folio = 0                 # in the order of the above
 
-    [[fault]]                 # FAULTS has all kinds and their options
+    [[fault]]                 # faults.FAULTS has all kinds and their options
     kind = "hole"
     pagemap = "dax0.0"
     compound = 3
@@ -52,7 +52,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .layouts import VERSIONS
@@ -63,9 +63,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+if TYPE_CHECKING:
+    from .faults import FaultKind
+
 __all__ = (
-    "FAULTS",
-    "HUGETLB_FAULTS",
     "Fault",
     "HugePages",
     "Pagemap",
@@ -85,119 +86,6 @@ TYPES = ("coherent", "devdax", "fsdax", "hmem", "p2pdma", "private")
 ALIGNS = {4096: "4K", 2 * MIB: "2M", GIB: "1G"}
 #: PAGES_PER_SUBSECTION in bytes: the granularity of memremap_pages()
 SUBSECTION_SIZE = 2 * MIB
-
-_Options = dict[str, int | str | tuple[str, ...]]
-
-#: where in a pagemap's vmemmap a fault is: which of its ranges, which compound of
-#: the range, which page of the vmemmap that describes the compound (of the
-#: range, if its pages are not compound)
-_PLACE: _Options = {"range": 0, "compound": 0, "page": 0}
-#: the same, but a struct page of the compound
-_STRUCT_PAGE: _Options = {"range": 0, "compound": 0, "struct_page": 0}
-
-#: kinds of faults with their options: a number or text by default, or a choice
-#: of which the first is the default
-FAULTS: dict[str, _Options] = {
-    # Entries of page tables.
-    "hole": _PLACE,
-    "tail-wrong-frame": {
-        **_PLACE,
-        "page": 3,
-        "to": ("neighbour", "other-pagemap", "own-head", "private", "outside", "zero"),
-        "other": "",
-    },
-    "head-not-private": {**_PLACE, "to": ("other-head", "tail"), "other": 1},
-    "missing-dedup": {"range": 0, "compound": 0},
-    "huge-leaf": {"range": 0, "section": 0},
-    "base-pages": {"range": 0, "section": 0},
-    "altmap-outside": {"section": 0, "to": ("ram", "data")},
-    "read-only": _PLACE,
-    "executable": _PLACE,
-    "kernel-entry": {"process": 1, "to": ("nothing", "other")},
-    # Reference counts and use of the frames.
-    "refcount-low": {**_PLACE, "by": 1},
-    "refcount-high": {**_PLACE, "by": 1},
-    "frame-freed": _PLACE,
-    # What frames are marked for.
-    "frame-free": {**_PLACE},
-    "frame-foreign": {**_PLACE, "as": ("slab", "lru", "head")},
-    "frame-poisoned": {**_PLACE, "as": ("hwpoison", "offline")},
-    "frame-node": {**_PLACE, "nid": 1},
-    # Contents of struct pages.
-    "tail-wrong-head": {**_STRUCT_PAGE, "struct_page": 5},
-    "head-flag-lost": {"range": 0, "compound": 0},
-    "wrong-order": {"range": 0, "compound": 0, "value": 1},
-    "wrong-pgmap": {**_STRUCT_PAGE, "value": 0x10},
-    "mask-missing": {**_STRUCT_PAGE, "struct_page": 5},
-    "early-uninitialised": {"range": 0, "compound": 0},
-    "stray-head": {**_STRUCT_PAGE, "struct_page": 5},
-    "tail-written": {**_STRUCT_PAGE, "struct_page": 70, "value": 0x1000},
-    "page-refcount": {**_STRUCT_PAGE, "value": 1},
-    "wrong-zone": {**_STRUCT_PAGE, "what": ("zone", "node", "reserved")},
-    "uninitialised": {**_STRUCT_PAGE, "count": 1, "pattern": ("ones", "zeros")},
-    # What the dump lacks.
-    "unreadable-table": {**_PLACE, "level": ("pte", "pmd")},
-    "unreadable-struct-page": {**_PLACE, "of": ("device", "frame")},
-    "unreadable-node": {},
-    "unreadable-sections": {},
-    # struct dev_pagemap and what leads to it.
-    "range-inverted": {"range": 0},
-    "range-overlap": {"range": 0, "other": ""},
-    "nr-range-absurd": {"value": 0x7FFFFFFF},
-    "shift-absurd": {"value": 63},
-    "ref-dead": {},
-    "ref-leaked": {"by": 1},
-    "ref-lost": {"by": 1},
-    "xarray-stray": {},
-    "xarray-cycle": {},
-    "resource-cycle": {},
-    "name": {"text": "", "hex": ""},
-    # Sections, and what the vmemmap has beside that of devices.
-    "subsection-lost": {"range": 0, "subsection": 0},
-    "subsection-stale": {"subsection": 63},
-    "section-map": {"section": 0, "bit": 20},
-    "usage-lost": {"section": 0},
-    "boot-memmap-hole": {"section": 0},
-    "leak": {"pages": 1, "leaf": ("base", "large")},
-    "counter": {"of": ("nr_memmap_pages", "nr_memmap_boot_pages"), "by": 1},
-}
-
-#: the same for HugeTLB: which folio, which page of the vmemmap that describes it
-HUGETLB_FAULTS: dict[str, _Options] = {
-    # Entries of page tables.
-    "tail-writable": {"folio": 0, "page": 3},
-    "head-read-only": {"folio": 0},
-    "hole": {"folio": 0, "page": 3},
-    "executable": {"folio": 0, "page": 3},
-    "tail-frame": {"folio": 0, "page": 3, "to": ("other-folio", "outside", "zero")},
-    "head-shared": {"folio": 0},
-    "stray": {"folio": 0},
-    # Frames.
-    "head-freed": {"folio": 0},
-    "shared-tail": {
-        "folio": 0,
-        "what": ("one", "order", "refcount", "zone", "freed"),
-        "number": 7,
-    },
-    "tail-page": {
-        "folio": 0,
-        "number": 5,
-        "what": ("mapping", "head", "refcount"),
-    },
-    # What folios, lists and counters say.
-    "flag-missing": {"folio": 0},
-    "flag-extra": {"folio": 0},
-    "key": {"by": 1},
-    "count": {"folio": 0, "of": ("free_huge_pages", "nr_huge_pages"), "by": 1},
-    "list-cycle": {"folio": 0},
-    "list-wild": {"folio": 0},
-    "no-head": {"folio": 0},
-    "isolated": {"folio": 0},
-    # What the kernel does with them.
-    "restore": {},
-    # What the dump lacks.
-    "unreadable": {"folio": 0, "page": 0, "of": ("table", "head")},
-}
 
 _SIZE = re.compile(r"(0x[0-9a-fA-F]+|[0-9]+)([KMGT]?)")
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -232,7 +120,7 @@ class Pagemap:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something to break: one of :data:`FAULTS` with all its options."""
+    """Something to break: a kind of fault with all its options."""
 
     kind: str
     pagemap: str
@@ -437,29 +325,41 @@ def _parse_pagemap(table: _Table) -> Pagemap:
 
 
 def _parse_fault(table: _Table, pagemaps: tuple[Pagemap, ...]) -> Fault:
-    kind = table.take("kind", str)
-    if kind not in FAULTS:
-        raise table.error(f"no fault {kind!r}: there are {', '.join(FAULTS)}")
+    from .faults import FAULTS
+
+    kind = _parse_kind(table, FAULTS)
     pagemap = table.take("pagemap", str)
     names = [p.name for p in pagemaps]
     if pagemap not in names:
         raise table.error(f"there is no pagemap {pagemap!r}")
-    options = _take_options(table, FAULTS[kind])
+    options = _parse_options(table, kind)
     if isinstance(options.get("other"), str) and options["other"] not in ("", *names):
         raise table.error(f"there is no pagemap {options['other']!r}")
-    table.done()
-    return Fault(kind, pagemap, options)
+    return Fault(kind.name, pagemap, options)
 
 
-def _take_options(table: _Table, known: _Options) -> dict[str, Any]:
+def _parse_hugetlb_fault(table: _Table) -> Fault:
+    from .faults import HUGETLB_FAULTS
+
+    kind = _parse_kind(table, HUGETLB_FAULTS)
+    return Fault(kind.name, "", _parse_options(table, kind))
+
+
+def _parse_kind(table: _Table, kinds: Mapping[str, FaultKind]) -> FaultKind:
+    kind = table.take("kind", str)
+    if kind not in kinds:
+        raise table.error(f"no fault {kind!r}: there are {', '.join(kinds)}")
+    return kinds[kind]
+
+
+def _parse_options(table: _Table, kind: FaultKind) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for option, default in known.items():
-        if isinstance(default, tuple):
-            options[option] = table.take(option, str, default[0])
-            if options[option] not in default:
-                raise table.error(f"{option} must be one of {', '.join(default)}")
-        else:
-            options[option] = table.take(option, type(default), default)
+    for option in kind.options:
+        value = table.take(option.name, type(option.default), option.default)
+        if option.choices and value not in option.choices:
+            raise table.error(f"{option.name} must be one of {', '.join(option.choices)}")
+        options[option.name] = value
+    table.done()
     return options
 
 
@@ -478,15 +378,6 @@ def _parse_hugetlb(table: _Table) -> HugePages:
     if not 0 < pages.count <= 1 << 16 or not 0 <= pages.in_use <= pages.count:
         raise table.error("count must be 1 or more, in_use no more than count")
     return pages
-
-
-def _parse_hugetlb_fault(table: _Table) -> Fault:
-    kind = table.take("kind", str)
-    if kind not in HUGETLB_FAULTS:
-        raise table.error(f"no fault {kind!r}: there are {', '.join(HUGETLB_FAULTS)}")
-    options = _take_options(table, HUGETLB_FAULTS[kind])
-    table.done()
-    return Fault(kind, "", options)
 
 
 def _check_ranges(scenario: Scenario, top: _Table) -> None:

@@ -10,7 +10,6 @@ sums it up (:mod:`.summary`).
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -77,4 +76,4 @@ def once(
     with phase(kernel.timings, "check"):
         gathered.check()
         report = summarise(gathered, folios)
-    return replace(report, timings=kernel.timings)
+    return report.timed(kernel.timings)

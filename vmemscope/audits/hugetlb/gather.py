@@ -13,23 +13,40 @@ from ...kernel.hstate import has_hugetlb, read_hstates
 from ...kernel.hugetlb_folio import Place, decode_folios, no_folios, read_folio_layout, read_folios
 from ...kernel.hugetlb_vmemmap import Hvo, read_hvo, read_tail_pages
 from ...kernel.vmemmap_restore import read_restore
-from ...rules import RULES, rules_of
+from ...rules import rules_of
 from ...rules.findings import Collector
 from ...rules.hugetlb import (
-    Facts,
-    SharedPage,
-    check_counts,
-    check_elsewhere,
-    check_flags,
-    check_head_frames,
-    check_key,
-    check_lists,
-    check_mapping,
-    check_read_only,
-    check_shared_tails,
-    check_tail_frames,
+    UNREAD_LISTS,
+    CountFacts,
+    ElsewhereFacts,
+    FolioFacts,
+    HeadFrameFacts,
+    ListFacts,
+    hugetlb_count,
+    hugetlb_elsewhere,
+    hugetlb_flag,
+    hugetlb_head_frame,
+    hugetlb_list,
+    hugetlb_mapping,
+    hugetlb_tail_frame,
 )
-from ...rules.hugetlb_tails import check_restore, check_tail_pages, with_tail_pages
+from ...rules.hugetlb_tails import (
+    RestoreFacts,
+    TailFacts,
+    hugetlb_restore,
+    hugetlb_tail_page,
+    with_tail_pages,
+)
+from ...rules.hugetlb_vmemmap import (
+    OPTIMIZATION_RULES,
+    KeyFacts,
+    ReadOnlyFacts,
+    SharedPage,
+    SharedTailFacts,
+    hugetlb_key,
+    hugetlb_read_only,
+    hugetlb_shared_tail,
+)
 from ...rules.rule import Scope
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
@@ -37,7 +54,7 @@ from .survey import entries_of, survey
 from .tails import read_tail_pages_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from drgn import Program
     from numpy.typing import NDArray
@@ -46,16 +63,16 @@ if TYPE_CHECKING:
     from ...kernel.hstate import Hstate
     from ...kernel.hugetlb_folio import Folios
     from ...kernel.hugetlb_vmemmap import TailPage
+    from ...kernel.vmemmap_restore import Restore
     from ...machine import Kernel
     from ..pagemaps import Progress
     from .survey import ReadOnly, Survey
+    from .tails import TailPages
 
 __all__ = ("Gathered",)
 
 #: struct pages that are read at a time
 _BATCH = 1 << 14
-
-_UNREAD_LISTS = "not all lists of folios could be followed"
 
 
 class Gathered:
@@ -228,19 +245,18 @@ class Gathered:
     def check(self) -> None:
         """Hold all that was gathered against the rules."""
         if self.present and not self.sized:
-            self.findings.skipped(
-                "not all sizes of huge pages could be read", RULES["hugetlb-read-only"]
-            )
+            self.findings.skipped("not all sizes of huge pages could be read", hugetlb_read_only)
         else:
-            check_read_only(
-                self._known_stray(), self.found.dropped, self.vmemmap.geometry, self.findings
+            stray, dropped = self._known_stray(), self.found.dropped
+            self.findings.check(
+                hugetlb_read_only, ReadOnlyFacts(stray, dropped, self.vmemmap.geometry)
             )
         if self.present:
             self._check_folios()
         else:
             self.findings.skipped(
                 "the kernel has no HugeTLB",
-                *(rule for rule in rules_of(Scope.HUGETLB) if rule.id != "hugetlb-read-only"),
+                *(rule for rule in rules_of(Scope.HUGETLB) if rule is not hugetlb_read_only),
             )
 
     def _known_stray(self) -> ReadOnly:
@@ -254,73 +270,59 @@ class Gathered:
         return select(stray, known)
 
     def _check_folios(self) -> None:
-        findings, maps = self.findings, self.found.maps
+        findings, shared_tails = self.findings, self.hvo.shared_tails
         facts = self._facts()
-        check_lists(self._of(self.unsound), self._damage, self._overlaps, findings)
-        nowhere = np.bincount(
-            self.folios.hstate[self.folios.place == Place.NONE], minlength=len(self.hstates)
+        findings.check(
+            hugetlb_list, ListFacts(self._of(self.unsound), self._damage, self._overlaps)
         )
+        nowhere = np.bincount(self.folios.hstate[self.folios.unlisted], minlength=len(self.hstates))
         if self.complete:
-            check_counts(self.hstates, self.listed + nowhere, self.listed_free, findings)
-            missing = np.array([one.nr for one in self.hstates]) - self.listed - nowhere
-            check_elsewhere(facts, np.maximum(missing, 0).tolist(), findings)
+            there = self.listed + nowhere
+            findings.check(hugetlb_count, CountFacts(self.hstates, there, self.listed_free))
+            missing = np.maximum(np.array([one.nr for one in self.hstates]) - there, 0)
+            findings.check(hugetlb_elsewhere, ElsewhereFacts(facts, missing.tolist()))
         else:
-            for rule in ("hugetlb-count", "hugetlb-elsewhere"):
-                findings.skipped(_UNREAD_LISTS, RULES[rule])
-        check_flags(facts, findings)
+            findings.skipped(UNREAD_LISTS, hugetlb_count, hugetlb_elsewhere)
+        findings.check(hugetlb_flag, facts)
         if not self.hvo.built_in:
-            findings.skipped(
-                "the kernel has no such optimization", *map(RULES.__getitem__, _OF_HVO)
-            )
+            findings.skipped("the kernel has no such optimization", *OPTIMIZATION_RULES)
             return
-        check_mapping(facts, findings)
-        check_tail_frames(facts, self.hvo.shared_tails, findings)
-        refcounts, reserved, readable = self._head_frames()
-        check_head_frames(
-            facts, refcounts, reserved, readable, self.vmemmap.ram.contains(maps.head_pfn), findings
+        findings.check(hugetlb_mapping, facts)
+        findings.check(hugetlb_tail_frame, facts)
+        in_ram = self.vmemmap.ram.contains(self.found.maps.head_pfn)
+        findings.check(hugetlb_head_frame, HeadFrameFacts(facts, *self._head_frames(), in_ram))
+        findings.check(
+            hugetlb_tail_page,
+            TailFacts(
+                facts, self._tail_pages(facts), self.layout, self.vmemmap.geometry.arch.poison
+            ),
         )
-        self._check_tails(facts)
-        self._check_key(facts)
-        if not self.hvo.shared_tails:
-            findings.skipped(
-                "tail pages map the frame of their own head page", RULES["hugetlb-shared-tail"]
-            )
-        elif not self.shared:
-            findings.skipped("no zone has any", RULES["hugetlb-shared-tail"])
-        check_shared_tails(self.shared, self.vmemmap.page, findings)
+        findings.check(hugetlb_restore, RestoreFacts(facts, self._restore()))
+        flagged = int(np.count_nonzero(facts.flagged)) if self.complete else None
+        findings.check(
+            hugetlb_key, KeyFacts(self.hvo.key, self.hvo.key_address, flagged, shared_tails)
+        )
+        findings.check(
+            hugetlb_shared_tail, SharedTailFacts(self.shared, self.vmemmap.page, shared_tails)
+        )
 
-    def _check_tails(self, facts: Facts) -> None:
-        """Look into the tail pages of optimized folios, and into how they are restored."""
-        geometry = self.vmemmap.geometry
+    def _tail_pages(self, facts: FolioFacts) -> Iterator[TailPages]:
+        """Read the tail pages that optimized folios keep."""
         folios = with_tail_pages(facts)
         kept = np.array([one.kept for one in self.hstates], dtype=np.int64)
         kept = kept[facts.folios.hstate[folios]]
-        read = read_tail_pages_of(self.vmemmap, folios, facts.maps.first[folios], kept)
-        self.unread["tail pages of optimized folios"] += check_tail_pages(
-            facts, read, self.layout, self.hvo.shared_tails, geometry.arch.poison, self.findings
-        )
+        for pages in read_tail_pages_of(self.vmemmap, folios, facts.maps.first[folios], kept):
+            self.unread["tail pages of optimized folios"] += int(np.count_nonzero(~pages.readable))
+            yield pages
+
+    def _restore(self) -> Restore | None:
+        """Read how the kernel restores vmemmap, where it copies tail pages for that."""
         if self.hvo.shared_tails:
-            self.findings.skipped(
-                "tail pages are restored from a frame of nothing else",
-                RULES["hugetlb-restore"],
-            )
-            return
-        size = geometry.struct_page_size
-        check_restore(facts, read_restore(self.prog, geometry.arch, size), self.findings)
+            return None
+        geometry = self.vmemmap.geometry
+        return read_restore(self.prog, geometry.arch, geometry.struct_page_size)
 
-    def _check_key(self, facts: Facts) -> None:
-        rule = RULES["hugetlb-key"]
-        if self.hvo.key is not None and self.complete:
-            flagged = int(np.count_nonzero(facts.flagged))
-            check_key(self.hvo.key, self.hvo.key_address, flagged, self.findings)
-        elif self.hvo.key is not None:
-            self.findings.skipped(_UNREAD_LISTS, rule)
-        elif self.hvo.shared_tails:
-            self.findings.skipped("the kernel has no such key", rule)
-        else:
-            self.findings.skipped("the key is not there, or could not be read", rule)
-
-    def _facts(self) -> Facts:
+    def _facts(self) -> FolioFacts:
         """Put together what is known of the folios that were found."""
         maps = self.found.maps
         count = len(self.folios.head)
@@ -343,11 +345,6 @@ class Gathered:
                         & (order == one.tail.order)
                     )
                     tail_pfn[here] = 0 if one.pfn is None else one.pfn
-            elif count:
-                self.findings.skipped(
-                    "it is not known which frame folios of a zone share",
-                    RULES["hugetlb-tail-frame"],
-                )
         return self._of(self.folios)._replace(
             maps=maps,
             flagged=(self.folios.private & np.uint64(self.hvo.flag)) != 0,
@@ -356,14 +353,15 @@ class Gathered:
             tail_known=known,
         )
 
-    def _of(self, folios: Folios) -> Facts:
+    def _of(self, folios: Folios) -> FolioFacts:
         """Make facts of folios of whose mapping nothing is known."""
         none = np.zeros(len(folios.head), dtype=np.bool_)
         kinds = np.full(len(folios.head), Kind.UNREADABLE, dtype=np.uint8)
         nothing = np.zeros(len(folios.head), dtype=np.uint64)
         maps = self.found.maps._replace(head_kind=kinds, head_pfn=nothing)
-        return Facts(
-            folios, self.hstates, maps, none, none, nothing, none, self.vmemmap.geometry,
+        return FolioFacts(
+            folios, self.hstates, maps, none, none, nothing, none, self.hvo.shared_tails,
+            self.vmemmap.geometry,
             lambda i: entries_of(
                 self.vmemmap, int(self.found.maps.first[i]), int(self.found.maps.end[i])
             ),
@@ -404,15 +402,3 @@ class Gathered:
             len(index) - np.count_nonzero(readable)
         )
         return refcounts, reserved, readable
-
-
-#: rules that say something only of kernels with the optimization
-_OF_HVO = (
-    "hugetlb-mapping",
-    "hugetlb-tail-frame",
-    "hugetlb-head-frame",
-    "hugetlb-tail-page",
-    "hugetlb-restore",
-    "hugetlb-key",
-    "hugetlb-shared-tail",
-)

@@ -9,15 +9,16 @@ import numpy as np
 
 from ...columns import select
 from ...kernel.hugetlb_folio import Place
+from ...report.documents.common import TargetInfo
 from ...report.documents.hugetlb import (
     FolioReport,
     HstateReport,
     HugetlbReport,
+    HugetlbSummary,
+    HvoReport,
     NodeCounts,
     TailFrame,
-    Totals,
 )
-from ...report.documents.pgmap import TargetInfo
 from ...rules import rules_of
 from ...rules.rule import Scope
 from ...vmemmap.tables import Kind
@@ -40,13 +41,13 @@ def summarise(gathered: Gathered, folios: bool) -> HugetlbReport:
     """
     hstates = tuple(_hstate(gathered, index) for index in range(len(gathered.hstates)))
     found = gathered.found
-    return HugetlbReport(
-        target=TargetInfo.of(gathered.kernel),
+    report = HugetlbReport(
+        target=TargetInfo.about(gathered.kernel),
         present=gathered.present,
-        hvo=gathered.hvo,
+        hvo=HvoReport.of(gathered.hvo),
         hstates=hstates,
-        tails=_tails(gathered),
-        totals=Totals(
+        shared_tails=_tails(gathered),
+        summary=HugetlbSummary(
             folios=sum(one.folios for one in hstates),
             optimized=sum(one.optimized for one in hstates),
             pages=sum(one.pages for one in hstates),
@@ -55,12 +56,13 @@ def summarise(gathered: Gathered, folios: bool) -> HugetlbReport:
             savable_bytes=sum(one.savable_bytes for one in hstates),
             read_only=found.read_only,
             walked=found.mapped,
+            not_read=tuple(f"{what}: {n}" for what, n in sorted(gathered.unread.items()) if n),
         ),
         folios=_folios(gathered) if folios else (),
         findings=gathered.findings.finish(),
         outcomes=gathered.findings.outcomes(rules_of(Scope.HUGETLB)),
-        not_read=tuple(f"{what}: {n}" for what, n in sorted(gathered.unread.items()) if n),
     )
+    return report.changed()
 
 
 def _hstate(gathered: Gathered, index: int) -> HstateReport:
@@ -95,7 +97,7 @@ def _hstate(gathered: Gathered, index: int) -> HstateReport:
         frames=frames,
         saved_bytes=(mapped - frames) * geometry.page_size,
         savable_bytes=int(maps.writable.sum()) * geometry.page_size if saves else 0,
-        by_node=_by_node(
+        nodes=_by_node(
             None if gathered.nid is None else gathered.nid[here], folios.place, maps.read_only
         ),
     )
@@ -111,7 +113,7 @@ def _by_node(
         here = nid == one
         counts.append(
             NodeCounts(
-                nid=None if one < 0 else one,
+                node=None if one < 0 else one,
                 folios=int(np.count_nonzero(here)),
                 free=int(np.count_nonzero(place[here] == Place.FREE)),
                 optimized=int(np.count_nonzero(read_only[here])),
@@ -125,7 +127,7 @@ def _tails(gathered: Gathered) -> tuple[TailFrame, ...]:
     low = maps.low[(maps.read_only > 0) & (maps.low == maps.high)]
     return tuple(
         TailFrame(
-            nid=one.tail.nid,
+            node=one.tail.nid,
             zone=one.tail.zone_name,
             order=one.tail.order,
             pfn=one.pfn,
@@ -149,8 +151,8 @@ def _folios(gathered: Gathered) -> tuple[FolioReport, ...]:
                 page=geometry.page_address(pfn),
                 hstate=hstate.name,
                 size=geometry.page_size << hstate.order,
-                nid=None if gathered.nid is None else int(gathered.nid[i]),
-                place=_PLACES[Place(int(folios.place[i]))],
+                node=None if gathered.nid is None else int(gathered.nid[i]),
+                state=_PLACES[Place(int(folios.place[i]))],
                 flagged=flagged[i],
                 pages=int(maps.end[i] - maps.first[i]),
                 read_only=int(maps.read_only[i]),

@@ -11,7 +11,6 @@ to the kernel's own counters (:mod:`.summary`, :mod:`.counters`).
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -82,4 +81,4 @@ def once(kernel: Kernel, *, progress: Progress | None = None) -> MemmapReport:
         gathered.walk(progress)
     with phase(kernel.timings, "sum"):
         report = summarise(gathered)
-    return replace(report, timings=kernel.timings)
+    return report.timed(kernel.timings)

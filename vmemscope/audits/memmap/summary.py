@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from ...kernel.pglist_data import DEVICE
 from ...kernel.vmstat import read_page_ext_size
-from ...report.documents.memmap import Area, Leak, MemmapReport, Totals
-from ...report.documents.pgmap import TargetInfo
+from ...report.documents.common import TargetInfo
+from ...report.documents.memmap import Area, Leak, MemmapReport, MemmapSummary, WalkedVmemmap
 from ...rules import rules_of
 from ...rules.rule import Scope
 from ...spans import Spans, intersection, union
@@ -48,7 +48,7 @@ def summarise(gathered: Gathered) -> MemmapReport:
     everything = union(one for t in gathered.survey.tallies.values() for one in t.frames)
     mapped = gathered.survey.mapped.total
     device, elsewhere = _places(gathered, everything)
-    totals = Totals(
+    totals = MemmapSummary(
         pages=sum(one.pages for one in areas),
         mapped=mapped,
         unmapped=sum(one.unmapped for one in areas),
@@ -58,16 +58,19 @@ def summarise(gathered: Gathered) -> MemmapReport:
         frames_elsewhere=elsewhere,
         frame_bytes=everything.total * geometry.page_size,
         saved_bytes=(mapped - everything.total) * geometry.page_size,
+        not_read=tuple(f"{what}: {n}" for what, n in sorted(gathered.unread.items()) if n),
     )
     if counters[0].value is None:
         areas = tuple(replace(one, counted=None, note=None) for one in areas)
-    return MemmapReport(
-        target=TargetInfo.of(gathered.kernel),
-        start=geometry.vmemmap,
-        end=geometry.vmemmap + gathered.end * geometry.page_size,
-        sections=len(gathered.vmemmap.sections.number),
+    report = MemmapReport(
+        target=TargetInfo.about(gathered.kernel),
+        vmemmap=WalkedVmemmap(
+            start=geometry.vmemmap,
+            end=geometry.address(gathered.end),
+            sections=len(gathered.vmemmap.sections.number),
+        ),
         areas=areas,
-        totals=totals,
+        summary=totals,
         leaks=tuple(
             Leak(geometry.address(start), end - start)
             for start, end in gathered.leaked.pairs()[:_MAX_LEAKS]
@@ -76,8 +79,8 @@ def summarise(gathered: Gathered) -> MemmapReport:
         explanation=tuple(_explain(areas, totals, counters, _page_ext_frames(gathered))),
         findings=gathered.findings.finish(),
         outcomes=gathered.findings.outcomes(rules_of(Scope.MEMORY_MAP)),
-        not_read=tuple(f"{what}: {n}" for what, n in sorted(gathered.unread.items()) if n),
     )
+    return report.changed()
 
 
 def _added(gathered: Gathered) -> list[tuple[int, int]]:
@@ -169,7 +172,7 @@ def _areas(gathered: Gathered, added: Sequence[int]) -> tuple[Area, ...]:
             kind="nothing" if owner == NOTHING else "unknown",
             name=None,
             pgmap=None,
-            nid=None,
+            node=None,
             zone=None,
             described_bytes=int(gathered.areas.described[mine].sum())
             * gathered.vmemmap.geometry.page_size,
@@ -186,13 +189,14 @@ def _areas(gathered: Gathered, added: Sequence[int]) -> tuple[Area, ...]:
             frames_on_device=device,
             frames_elsewhere=elsewhere,
             saved_bytes=(tally.mapped - frames.total) * gathered.vmemmap.geometry.page_size,
+            deduplicated=frames.total < tally.mapped,
             counted=None,
             note=None,
         )
         at_boot = tally.boot + tally.replaced
         if 0 <= owner < len(zones):
             zone = zones[owner]
-            area = replace(area, kind="zone", nid=zone.nid, zone=zone.name)
+            area = replace(area, kind="zone", node=zone.nid, zone=zone.name)
             area = _counted(area, at_boot + tally.late, tally)
         elif owner >= len(zones):
             number = owner - len(zones)
@@ -202,7 +206,7 @@ def _areas(gathered: Gathered, added: Sequence[int]) -> tuple[Area, ...]:
                 kind="pagemap",
                 name=layout.name,
                 pgmap=layout.pagemap.address,
-                nid=_node_of(gathered, layout),
+                node=_node_of(gathered, layout),
                 zone=DEVICE,
             )
             area = _counted(area, at_boot + added[number], tally)
@@ -260,7 +264,7 @@ def _node_of(gathered: Gathered, layout: PagemapLayout) -> int | None:
 
 
 def _explain(
-    areas: Sequence[Area], totals: Totals, counters: Sequence[Counter], page_ext: int
+    areas: Sequence[Area], totals: MemmapSummary, counters: Sequence[Counter], page_ext: int
 ) -> list[str]:
     """Say how the frames that are there and the kernel's counters go together."""
     values = [one.value for one in counters]

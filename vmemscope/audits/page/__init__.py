@@ -9,7 +9,6 @@ about it, :mod:`.state` says in words what to make of that.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ class _Division(Whole["PageReport"]):
         return {None: Part(report.findings, ())}
 
     def replaced(self, report: PageReport, part: Part, not_read: tuple[str, ...]) -> PageReport:
-        return replace(report, findings=part.findings, not_read=not_read)
+        return report.changed(findings=part.findings, not_read=not_read)
 
 
 #: how the report is confirmed on a live kernel
@@ -62,4 +61,4 @@ def once(kernel: Kernel, number: int, meaning: str | None = None) -> PageReport:
     kernel.require(NEEDS)
     with phase(kernel.timings, "read"):
         report = examine(kernel, number, meaning)
-    return replace(report, timings=kernel.timings)
+    return report.timed(kernel.timings)

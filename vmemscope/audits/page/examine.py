@@ -14,21 +14,26 @@ from ...kernel.mem_section import section_flags
 from ...kernel.mem_section_usage import read_subsections
 from ...kernel.page_words import mapcount_offset, page_type, tails_may_look_like_heads, word_names
 from ...kernel.pglist_data import DEVICE
+from ...report.documents.common import TargetInfo
 from ...report.documents.page import (
     Compound,
     Frame,
+    PageFlagsReport,
     PageReport,
+    PageSummary,
     Place,
+    ResourceReport,
     Section,
     Sharing,
     SharingRun,
+    StepReport,
     StructPage,
+    Word,
 )
-from ...report.documents.pgmap import TargetInfo
-from ...rules.contents import check_rows
 from ...rules.findings import Collector
-from ...rules.struct_pages import Due, Rows, holds_mask, resolve_heads
-from ...rules.tally import Tally
+from ...rules.page_rows import Expected, PageKind, Rows, StructPages, holds_mask, resolve_heads
+from ...rules.page_violations import PageViolations
+from ...rules.struct_pages import COMPOUND_RULES
 from ...vmemmap.frames import runs_of
 from ...vmemmap.layout import first_compound, pieces_of, unknown_piece
 from ...vmemmap.struct_pages import read_struct_pages
@@ -61,8 +66,7 @@ def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
     :raises VmemscopeError: if there is no such page
     """
     look = _Examination(kernel)
-    understood = understand(number, meaning, look.vmemmap, kernel.physmem_bits, kernel.prog)
-    pfn = understood.pfn
+    pfn, understood = understand(number, meaning, look.vmemmap, kernel.physmem_bits, kernel.prog)
     geometry = look.vmemmap.geometry
     resources = look.resources_of(pfn)
     section = look.section_of(pfn)
@@ -78,24 +82,27 @@ def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
     sharing = look.sharing(pfn, page, place, way)
     findings = look.check(pfn, place, layout)
     state = describe(pfn, section, place, zone, nid, resources, page, way, frame, sharing, geometry)
-    return PageReport(
-        target=TargetInfo.of(kernel),
+    report = PageReport(
+        target=TargetInfo.about(kernel),
         meaning=understood,
         pfn=pfn,
         physical=pfn * geometry.page_size,
-        resources=resources,
+        resources=tuple(ResourceReport.of(one) for one in resources),
         section=section,
-        nid=nid,
+        node=nid,
         zone=zone,
         place=place,
         page=page,
-        walk=way.steps,
+        walk=tuple(StepReport.of(one) for one in way.steps),
         frame=frame,
         sharing=sharing,
         state=tuple(state),
         findings=findings,
-        not_read=tuple(f"{what}: {n}" for what, n in sorted(look.unread.items())),
+        summary=PageSummary(
+            not_read=tuple(f"{what}: {n}" for what, n in sorted(look.unread.items()))
+        ),
     )
+    return report.changed()
 
 
 def _where(memory: str) -> str:
@@ -170,7 +177,7 @@ class _Examination:
             compound = pfn - data >> layout.order
             head = data + (compound << layout.order)
         return Place(
-            pgmap=pagemap.address,
+            address=pagemap.address,
             name=layout.name,
             type=pagemap.type,
             start=first * geometry.page_size,
@@ -200,12 +207,16 @@ class _Examination:
         if vmemmap.page.order == vmemmap.page.flags and self._follows_head(pfn):
             # folio->_flags_1: the order of the compound page, not flags of its own.
             flags &= ~0xFF
+        decoded = self.flags.decode(flags)
         mapcount = counter(mapcount_offset(self.prog))
         kind = page_type(self.prog, self.vmcoreinfo, mapcount & 0xFFFF_FFFF)
         return StructPage(
             address=address,
-            words=tuple((8 * i, word, self.names.get(8 * i, ())) for i, word in enumerate(words)),
-            flags=self.flags.decode(flags),
+            readable=True,
+            words=tuple(
+                Word(8 * i, word, self.names.get(8 * i, ())) for i, word in enumerate(words)
+            ),
+            flags=PageFlagsReport.of(decoded, node=decoded.nid),
             refcount=counter(vmemmap.page.refcount),
             mapcount=None if kind else mapcount,
             type=kind,
@@ -268,7 +279,7 @@ class _Examination:
         # Never written to: the frames that an altmap does not hand out.
         blank = place is not None and place.altmap == "reserve"
         if flags is not None and flags.zone_name is not None and not blank:
-            return flags.nid, flags.zone_name
+            return flags.node, flags.zone_name
         spanning = [
             (zone.nid, zone.name)
             for zone in self.zones
@@ -380,9 +391,11 @@ class _Examination:
             head, first, first, first, np.minimum(first + per_page, last), shared, read.pfn,
             words.reshape(len(vpages), per_page, -1),
         )  # fmt: skip
-        due = Due(layout.pagemap, self.vmemmap.page, geometry, self.flags)
-        findings, tally = Collector(), Tally(due, base=False)
-        check_rows(select(rows, read.readable), due, tally, self.vmemmap.page.folio_pages)
+        expected = Expected(layout.pagemap, self.vmemmap.page, geometry, self.flags)
+        findings, violations = Collector(), PageViolations(expected, PageKind.COMPOUND)
+        violations.check(
+            StructPages(select(rows, read.readable), expected, PageKind.COMPOUND), COMPOUND_RULES
+        )
         pages = int(np.count_nonzero(read.readable)) * per_page
-        tally.flush(findings, lambda _: (pages - int(read.readable[0]), pages))
+        violations.report(findings, lambda _: (pages - int(read.readable[0]), pages))
         return findings.finish()

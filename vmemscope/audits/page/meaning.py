@@ -20,9 +20,9 @@ __all__ = ("understand",)
 
 def understand(
     number: int, forced: str | None, vmemmap: Vmemmap, bits: int, prog: Program
-) -> Meaning:
+) -> tuple[int, Meaning]:
     """
-    Tell which page a number means.
+    Return the page that a number means, and how it was understood.
 
     :param forced: pfn, phys or address, if the user said so
     :param bits: of physical addresses, at the most
@@ -37,39 +37,38 @@ def understand(
     if forced == "pfn":
         if as_pfn >= frames:
             raise UsageError(f"{number:#x} is no page frame number: there are {frames:#x}")
-        return Meaning(number, "pfn", as_pfn, "page frame number")
+        return as_pfn, Meaning(number, "pfn", "page frame number")
     if forced == "phys":
         if number >> bits:
             raise UsageError(f"{number:#x} is no physical address: they have {bits} bits")
-        return Meaning(number, "physical", as_physical, "physical address")
+        return as_physical, Meaning(number, "physical", "physical address")
     if _is_present(as_pfn, vmemmap):
         words = "page frame number"
         if _is_present(as_physical, vmemmap):
             words += f"; as a physical address it would be in pfn {as_physical:#x} (--phys)"
-        return Meaning(number, "pfn", as_pfn, words)
+        return as_pfn, Meaning(number, "pfn", words)
     if _is_present(as_physical, vmemmap):
-        return Meaning(
-            number, "physical", as_physical, "physical address: there is no page of that number"
-        )
+        words = "physical address: there is no page of that number"
+        return as_physical, Meaning(number, "physical", words)
     # Nothing is there either way: the reading that is nearer to what there is.
     end = (int(vmemmap.sections.number[-1]) + 1) * vmemmap.sections.pages
     if as_pfn < end:
-        return Meaning(number, "pfn", as_pfn, "page frame number, of no section that is present")
-    return Meaning(
-        number, "physical", as_physical, "physical address, in no section that is present"
-    )
+        words = "page frame number, of no section that is present"
+        return as_pfn, Meaning(number, "pfn", words)
+    words = "physical address, in no section that is present"
+    return as_physical, Meaning(number, "physical", words)
 
 
 def _is_present(pfn: int, vmemmap: Vmemmap) -> bool:
     return vmemmap.sections.index(pfn // vmemmap.sections.pages) is not None
 
 
-def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> Meaning:
+def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> tuple[int, Meaning]:
     geometry = vmemmap.geometry
     if geometry.vmemmap <= number < geometry.end(frames):
         pfn, into = divmod(number - geometry.vmemmap, geometry.struct_page_size)
         words = "address of a struct page" if not into else f"{into} bytes into a struct page"
-        return Meaning(number, "struct-page", pfn, words)
+        return pfn, Meaning(number, "struct-page", words)
     # What the top table decodes, the kernel's addresses have in common above it.
     top = vmemmap.table.levels[0]
     above = top.shift + top.bits
@@ -89,7 +88,7 @@ def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> Meani
     physical = way.pfn * geometry.page_size + number % geometry.page_size
     where = " (the direct map)" if _page_offset(prog) == number - physical else ""
     words = f"virtual address{where}, which the page tables map to physical {physical:#x}"
-    return Meaning(number, "virtual", way.pfn, words)
+    return way.pfn, Meaning(number, "virtual", words)
 
 
 def _page_offset(prog: Program) -> int | None:

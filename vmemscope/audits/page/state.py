@@ -58,7 +58,9 @@ def _whose(
 ) -> str:
     node = f"node {nid}" if nid is not None else "a node that can't be told"
     if place is not None:
-        what = f"device memory of {place.name or f'the pagemap at {place.pgmap:#x}'} ({place.type})"
+        what = (
+            f"device memory of {place.name or f'the pagemap at {place.address:#x}'} ({place.type})"
+        )
         if place.altmap == "reserve":
             what += ", in what its altmap leaves alone (metadata)"
         elif place.altmap == "map":

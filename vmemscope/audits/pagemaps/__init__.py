@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from ...confirm import confirmed
 from ...kernel.dev_pagemap import MAX_RANGES
 from ...kernel.percpu_ref import read_references
-from ...report.documents.pgmap import PagemapReport, Report, Summary, TargetInfo
+from ...report.documents.common import TargetInfo
+from ...report.documents.pgmap import Report, Summary
 from ...rules import rules_of
 from ...rules.alignment import section_alignment
-from ...rules.findings import Collector, Finding
+from ...rules.findings import Collector
 from ...rules.pagemap import (
     ReferenceFacts,
     nr_range,
@@ -32,7 +33,7 @@ from ...rules.pagemap import (
     range_overlap,
     vmemmap_shift,
 )
-from ...rules.rule import Scope, Severity
+from ...rules.rule import Scope
 from ...rules.target import resource_tree, xarray
 from ...timing import phase
 from ...vmemmap.tables import Kind
@@ -136,16 +137,14 @@ def once(
         for subject in subjects:
             for what, count in subject.not_read.items():
                 unread[f"{what}, of {subject.label}"] += count
-    loose = findings.finish()
-    return Report(
-        target=TargetInfo.of(kernel),
-        geometry=vmemmap.geometry,
+    report = Report(
+        target=TargetInfo.about(kernel),
         pagemaps=reports,
-        findings=loose,
+        findings=findings.finish(),
         outcomes=findings.outcomes(rules_of(Scope.TARGET)),
-        summary=_summary(reports, loose, backing, contents, looked, unread),
-        timings=timings,
+        summary=_summary(backing, contents, looked, unread),
     )
+    return report.changed().timed(timings)
 
 
 def _read_subjects(kernel: Kernel, findings: Collector, unread: Counter[str]) -> list[Subject]:
@@ -185,25 +184,12 @@ def _read_subjects(kernel: Kernel, findings: Collector, unread: Counter[str]) ->
 
 
 def _summary(
-    reports: tuple[PagemapReport, ...],
-    findings: tuple[Finding, ...],
     backing: BackingChecked,
     contents: Contents,
     looked: list[ContentsChecked],
     unread: Counter[str],
 ) -> Summary:
-    severities = Counter(
-        one.severity for group in (findings, *(r.findings for r in reports)) for one in group
-    )
     return Summary(
-        pagemaps=len(reports),
-        vmemmap_pages=sum(r.vmemmap.pages for r in reports),
-        backing_frames=sum(r.frames.backing for r in reports),
-        saved_bytes=sum(r.saved_bytes for r in reports),
-        savable_bytes=sum(r.savable_bytes for r in reports),
-        errors=severities[Severity.ERROR],
-        warnings=severities[Severity.WARNING],
-        notes=severities[Severity.NOTE],
         refcounts_checked=backing.refcounts_checked,
         refcounts_unreadable=backing.refcounts_unreadable,
         contents=contents.value,

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from ...confirm import Key, Part, notes_of
 from ...report.documents.pgmap import FrameCounts, PagemapReport, Report
 from ...rules.findings import Outcome, RuleOutcome
-from ...rules.rule import Severity
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ class Pagemaps:
         return {
             one.address
             for one in report.pagemaps
-            if one.pagemap.changing
-            or now.get(one.address) != one.pagemap
+            if one.detail.pagemap.changing
+            or now.get(one.address) != one.detail.pagemap
             or (one.findings and _moved(one, after))
         }
 
@@ -62,28 +61,17 @@ class Pagemaps:
             elif part := parts.get(one.address):
                 one = replace(one, findings=part.findings, outcomes=part.outcomes)
             pagemaps.append(one)
-        names = [one.name or f"{one.address:#x}" for one in pagemaps if one.address in unsettled]
+        names = [one.label for one in pagemaps if one.address in unsettled]
         if names:
             not_read = (
                 *not_read,
                 f"pagemaps being set up or torn down: {len(names)} ({', '.join(names)})",
             )
-        report = replace(
-            report, pagemaps=tuple(pagemaps), findings=left.findings, outcomes=left.outcomes
-        )
-        severities = [finding.severity for _, finding in report.all_findings()]
-        return replace(
-            report,
-            summary=replace(
-                report.summary,
-                backing_frames=sum(one.frames.backing for one in pagemaps),
-                saved_bytes=sum(one.saved_bytes for one in pagemaps),
-                savable_bytes=sum(one.savable_bytes for one in pagemaps),
-                errors=severities.count(Severity.ERROR),
-                warnings=severities.count(Severity.WARNING),
-                notes=severities.count(Severity.NOTE),
-                not_read=not_read,
-            ),
+        return report.changed(
+            pagemaps=tuple(pagemaps),
+            findings=left.findings,
+            outcomes=left.outcomes,
+            not_read=not_read,
         )
 
 
@@ -95,10 +83,12 @@ def _moved(one: PagemapReport, after: Kernel) -> bool:
     more often than not, but not the same frames from the page allocator.
     """
     geometry = after.geometry
-    vpages = np.array([geometry.vpage_at(span.address) for span in one.first], dtype=np.int64)
+    vpages = np.array(
+        [geometry.vpage_at(span.address) for span in one.detail.first], dtype=np.int64
+    )
     pfns, kinds = after.vmemmap.frames_of(vpages)
     now = np.where(kinds == Kind.MAPPED, pfns.astype(np.int64), -1).tolist()
-    seen = [-1 if span.pfn is None else span.pfn for span in one.first]
+    seen = [-1 if span.pfn is None else span.pfn for span in one.detail.first]
     return bool(now != seen)
 
 
@@ -113,7 +103,8 @@ def _half_done(one: PagemapReport) -> bool:
     begun = one.vmemmap.unmapped > 0 or any(
         finding.rule in ("xarray", "subsection-map") for finding in one.findings
     )
-    return one.pagemap.changing and (one.pagemap.nr_range == 0 or begun)
+    pagemap = one.detail.pagemap
+    return pagemap.changing and (pagemap.nr_range == 0 or begun)
 
 
 def _unsettled(one: PagemapReport, reason: str) -> PagemapReport:
@@ -125,13 +116,11 @@ def _unsettled(one: PagemapReport, reason: str) -> PagemapReport:
         ),
         frames=FrameCounts(0, None, {}),
         saved_bytes=0,
-        savable_bytes=0,
         state="unreadable",
         reason=reason,
         findings=(),
         outcomes=tuple(
             RuleOutcome(outcome.rule, Outcome.SKIPPED, reason) for outcome in one.outcomes
         ),
-        not_read=(reason,),
-        first=(),
+        detail=replace(one.detail, savable_bytes=0, not_read=(reason,), first=()),
     )

@@ -6,7 +6,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...report.documents.pgmap import FrameCounts, PagemapReport, VmemmapCounts
+from ...report.documents.pgmap import (
+    Altmap,
+    FrameCounts,
+    PagemapDetail,
+    PagemapReport,
+    Range,
+    State,
+    VmemmapCounts,
+)
 from ...rules import rules_of
 from ...rules.rule import Scope
 from ...vmemmap.layout import Populated, expected_frames
@@ -38,34 +46,43 @@ def report_on(subject: Subject, frames: FrameTotals, geometry: Geometry) -> Page
         ideal = [replace(piece, populated=Populated.COMPOUND) for piece in subject.pieces]
         savable = max(backing - expected_frames(ideal, size), 0)
     state, reason = _state(subject, backing, expected)
+    pagemap, pieces = subject.pagemap, subject.pieces
     return PagemapReport(
-        pagemap=subject.pagemap,
+        address=pagemap.address,
         name=subject.name,
+        type=pagemap.type,
+        vmemmap_shift=pagemap.vmemmap_shift,
         compound_size=geometry.page_size << subject.order if subject.shift_sound else None,
-        ranges=subject.ranges,
-        pieces=tuple(subject.pieces),
+        altmap=None if pagemap.altmap is None else Altmap.of(pagemap.altmap),
+        ranges=tuple(Range.of(one) for one in pagemap.ranges),
         vmemmap=VmemmapCounts(
-            start=geometry.address(min((p.start for p in subject.pieces), default=0)),
-            end=geometry.address(max((p.end for p in subject.pieces), default=0)),
+            start=geometry.address(min(p.start for p in pieces)) if pieces else None,
+            end=geometry.address(max(p.end for p in pieces)) if pieces else None,
             pages=subject.vpages,
             mapped=mapped,
             unmapped=subject.by_kind[Kind.HOLE],
             unreadable=subject.by_kind[Kind.UNREADABLE],
-            leaf_sizes=dict(sorted(subject.leaf_sizes.items())),
+            leaf_sizes=subject.leaf_sizes,
         ),
         frames=FrameCounts(backing, expected, frames.sharing),
         saved_bytes=0 if moved else max(mapped - backing, 0) * geometry.page_size,
-        savable_bytes=savable * geometry.page_size,
         state=state,
         reason=reason,
         findings=subject.findings.finish(),
         outcomes=subject.findings.outcomes(rules_of(Scope.PAGEMAP)),
-        not_read=tuple(f"{what}: {n}" for what, n in sorted(subject.not_read.items()) if n),
-        first=tuple(subject.first),
+        detail=PagemapDetail(
+            pagemap=pagemap,
+            geometry=geometry,
+            ranges=subject.ranges,
+            pieces=tuple(pieces),
+            first=tuple(subject.first),
+            savable_bytes=savable * geometry.page_size,
+            not_read=tuple(f"{what}: {n}" for what, n in sorted(subject.not_read.items()) if n),
+        ),
     )
 
 
-def _state(subject: Subject, backing: int, expected: int | None) -> tuple[str, str | None]:
+def _state(subject: Subject, backing: int, expected: int | None) -> tuple[State, str | None]:
     mapped, unreadable = subject.by_kind[Kind.MAPPED], subject.by_kind[Kind.UNREADABLE]
     if not subject.ranges:
         damage = [one.message for one in subject.pagemap.damage]

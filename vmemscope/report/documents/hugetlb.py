@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What ``vmemscope hugetlb`` finds out: plain frozen dataclasses, for reports and for scripts.
+What ``vmemscope hugetlb`` finds out, and writes as ``vmemscope.hugetlb/1`` (``docs/hugetlb.md``).
 
 Sizes and addresses are in bytes, ``pages`` are base pages of the vmemmap, frames
 base pages of physical memory; ``None`` stands for what is not known.
@@ -8,146 +8,169 @@ base pages of physical memory; ``None`` stands for what is not known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-if TYPE_CHECKING:
-    from ...kernel.hugetlb_vmemmap import Hvo
-    from ...rules.findings import Finding, RuleOutcome
-    from .pgmap import TargetInfo
+from msgspec import field
 
-__all__ = ("FolioReport", "HstateReport", "HugetlbReport", "NodeCounts", "TailFrame", "Totals")
+from ...fields import Address, Bytes, Count, Facts, Seconds, Text, one_of
+from ...rules.findings import Finding, RuleOutcome
+from .common import TargetReport, Timings, Totals
+
+__all__ = (
+    "FolioReport",
+    "HstateReport",
+    "HugetlbReport",
+    "HugetlbSummary",
+    "HugetlbTimings",
+    "HvoReport",
+    "NodeCounts",
+    "TailFrame",
+)
 
 
-@dataclass(frozen=True)
-class NodeCounts:
+class HvoReport(Facts, frozen=True):
+    """What a kernel has of the vmemmap optimization, and whether it is on."""
+
+    #: whether the kernel was built with it
+    built_in: bool
+    #: whether new folios are optimized; ``None`` if that could not be read
+    enabled: bool | None
+    #: how many optimized folios its static key counts; ``None`` in kernels without
+    #: one (7.1+), and if it could not be read
+    key: int | None
+    #: tail pages of all folios of a zone share a frame (7.1+)
+    shared_tails: bool
+
+
+class NodeCounts(Facts, frozen=True, kw_only=True):
     """Folios of one size on one node, by the node in their ``struct page``."""
 
     #: ``None`` where the layout of page flags is not known
-    nid: int | None
-    folios: int
-    free: int
-    optimized: int
+    node: Count | None
+    folios: Count
+    free: Count
+    optimized: Count
 
 
-@dataclass(frozen=True)
-class HstateReport:
+class HstateReport(Facts, frozen=True, kw_only=True):
     """One size of huge pages."""
 
     #: virtual address of the ``struct hstate``
-    address: int
-    name: str
-    order: int
+    address: Address
+    name: Text
+    order: Count
     #: bytes in a folio
-    size: int
+    size: Bytes
     #: what the kernel counts, in folios
-    nr_huge_pages: int
-    free_huge_pages: int
-    resv_huge_pages: int
-    surplus_huge_pages: int
+    nr_huge_pages: Count
+    free_huge_pages: Count
+    resv_huge_pages: Count
+    surplus_huge_pages: Count
     #: folios that were found, and of these those on a free list, on the list of
     #: those in use, and on neither
-    folios: int
-    free: int
-    in_use: int
-    elsewhere: int
+    folios: Count
+    free: Count
+    in_use: Count
+    elsewhere: Count
     #: folios that say that they are optimized
-    flagged: int
+    flagged: Count
     #: folios some of whose vmemmap really is read-only
-    optimized: int
+    optimized: Count
     #: base pages of vmemmap that describe the folios: all, mapped, read-only,
     #: and those whose page tables could not be read
-    pages: int
-    mapped: int
-    read_only: int
-    unreadable: int
+    pages: Count
+    mapped: Count
+    read_only: Count
+    unreadable: Count
     #: different frames behind them
-    frames: int
+    frames: Count
     saved_bytes: int
     #: what optimizing the rest of the folios would save
-    savable_bytes: int
-    by_node: tuple[NodeCounts, ...]
+    savable_bytes: Count
+    nodes: tuple[NodeCounts, ...]
 
 
-@dataclass(frozen=True)
-class TailFrame:
+class TailFrame(Facts, frozen=True, kw_only=True):
     """A frame that the tail pages of all folios of a zone and order share (7.1+)."""
 
-    nid: int
+    node: Count
     #: DMA, DMA32, Normal, Movable, Device
-    zone: str
-    order: int
+    zone: Text
+    order: Count
     #: ``None`` if what the zone points to is no struct page
-    pfn: int | None
+    pfn: Count | None
     #: ``None`` if it could not be read
     refcount: int | None
     #: folios whose tail pages map it
-    folios: int
+    folios: Count
 
 
-@dataclass(frozen=True)
-class FolioReport:
+class FolioReport(Facts, frozen=True, kw_only=True):
     """One folio."""
 
     #: page frame of the head page, and virtual address of its ``struct page``
-    pfn: int
-    page: int
+    pfn: Count
+    page: Address
     #: name of the hstate
-    hstate: str
+    hstate: Text
     #: bytes
-    size: int
+    size: Bytes
     #: ``None`` where the layout of page flags is not known
-    nid: int | None
-    #: free, in use or elsewhere
-    place: str
+    node: Count | None
+    #: the list that it is on
+    state: Annotated[str, one_of("free", "in use", "elsewhere")]
     #: whether the flag says that it is optimized
     flagged: bool
     #: base pages of vmemmap, and those of them that are read-only
-    pages: int
-    read_only: int
+    pages: Count
+    read_only: Count
     #: frame behind the head page, and the one behind the read-only pages;
     #: ``None`` if there is none, it is not known, or they differ
-    head_pfn: int | None
-    tail_pfn: int | None
+    head_pfn: Count | None
+    tail_pfn: Count | None
 
 
-@dataclass(frozen=True)
-class Totals:
+class HugetlbSummary(Totals, frozen=True, kw_only=True):
     """Sums over all sizes."""
 
-    folios: int
-    optimized: int
-    pages: int
-    frames: int
+    folios: Count
+    optimized: Count
+    pages: Count
+    frames: Count
     saved_bytes: int
-    savable_bytes: int
+    savable_bytes: Count
     #: read-only pages in all of the vmemmap
-    read_only: int
-    #: base pages of vmemmap that were found mapped, whomever they describe
-    walked: int
+    read_only: Count
+    #: base pages of vmemmap that were found mapped, whatever they describe
+    walked: Count
+    errors: Count = 0
+    warnings: Count = 0
+    notes: Count = 0
+    #: what could not be read, in words
+    not_read: tuple[Text, ...] = ()
 
 
-@dataclass(frozen=True)
-class HugetlbReport:
+class HugetlbTimings(Timings, frozen=True, kw_only=True):
+    """Seconds per phase."""
+
+    attach: Seconds = 0.0
+    types: Seconds = 0.0
+    read: Seconds = 0.0
+    walk: Seconds = 0.0
+    check: Seconds = 0.0
+
+
+class HugetlbReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.hugetlb/1"):
     """All folios of HugeTLB, and how their vmemmap is mapped."""
 
-    target: TargetInfo
     #: whether the kernel has HugeTLB
     present: bool
-    hvo: Hvo
+    hvo: HvoReport
     hstates: tuple[HstateReport, ...]
-    tails: tuple[TailFrame, ...]
-    totals: Totals
+    shared_tails: tuple[TailFrame, ...]
     folios: tuple[FolioReport, ...]
     findings: tuple[Finding, ...]
     #: what came of each rule
-    outcomes: tuple[RuleOutcome, ...]
-    #: what could not be read, in words
-    not_read: tuple[str, ...]
-    #: seconds per phase: attach, types, read, walk, check
-    timings: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def partial(self) -> bool:
-        """Whether something could not be read."""
-        return bool(self.not_read)
+    outcomes: tuple[RuleOutcome, ...] = field(name="rules")
+    summary: HugetlbSummary
+    timings: HugetlbTimings = HugetlbTimings()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Where the memory map's memory goes: plain frozen dataclasses, for reports and for scripts.
+Where the memory map's memory goes, written as ``vmemscope.memmap/1`` (``docs/memmap.md``).
 
 Sizes and addresses are in bytes, ``pages`` are base pages of the vmemmap, frames
 base pages of physical memory; ``None`` stands for what is not known.
@@ -8,132 +8,143 @@ base pages of physical memory; ``None`` stands for what is not known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from msgspec import field
 
-    from ...rules.findings import Finding, RuleOutcome
-    from .pgmap import TargetInfo
+from ...fields import Address, Bytes, Count, Counts, Facts, Name, Seconds, Text, one_of
+from ...rules.findings import Finding, RuleOutcome
+from .common import TargetReport, Timings, Totals
 
-__all__ = ("Area", "Counter", "Leak", "MemmapReport", "Totals")
+__all__ = (
+    "Area",
+    "Counter",
+    "Leak",
+    "MemmapReport",
+    "MemmapSummary",
+    "MemmapTimings",
+    "WalkedVmemmap",
+)
 
 
-@dataclass(frozen=True)
-class Area:
+class WalkedVmemmap(Facts, frozen=True, kw_only=True):
+    """The vmemmap that was walked."""
+
+    #: virtual address of the first byte, and of the first byte after it
+    start: Address
+    end: Address
+    #: present sections
+    sections: Count
+
+
+class Area(Facts, frozen=True, kw_only=True):
     """The part of the vmemmap that describes one zone of a node, or one pagemap."""
 
-    #: zone (System RAM), pagemap, unknown (of no zone that can be told) or nothing
+    #: zone (System RAM), pagemap, unknown (of no zone that is known) or nothing
     #: (mapped though it describes nothing)
-    kind: str
-    #: what a pagemap's device is called
-    name: str | None
+    kind: Literal["zone", "pagemap", "unknown", "nothing"]
+    #: the name of a pagemap's device
+    name: Text | None
     #: virtual address of the ``struct dev_pagemap``
-    pgmap: int | None
-    nid: int | None
+    pgmap: Address | None
+    node: Count | None
     #: DMA, DMA32, Normal, Movable, Device
-    zone: str | None
+    zone: Name | None
     #: physical memory that it describes
-    described_bytes: int
-    pages: int
-    mapped: int
-    unmapped: int
-    unreadable: int
+    described_bytes: Count
+    pages: Count
+    mapped: Count
+    unmapped: Count
+    unreadable: Count
     #: bytes of a leaf -> pages that such leaves map
-    leaf_pages: Mapping[int, int]
+    leaf_pages: Counts
     #: of the mapped pages, those that can't be written through (HugeTLB's optimization)
-    read_only: int
+    read_only: Count
     #: different frames behind it
-    frames: int
+    frames: Count
     #: of these, those on a device (altmap), and those that are no memory at all
-    frames_on_device: int
-    frames_elsewhere: int
+    frames_on_device: Count
+    frames_elsewhere: Count
     #: memory saved by pages that share a frame
-    saved_bytes: int
-    #: what the kernel's counters should have for it; ``None`` where it can't be told
-    counted: int | None
+    saved_bytes: Count
+    #: whether some of its pages share a frame
+    deduplicated: bool
+    #: what the kernel's counters should have for it; ``None`` where that is not known
+    counted: Count | None
     #: why that is not ``frames``
-    note: str | None
+    note: Text | None
 
     @property
     def label(self) -> str:
         """What to call it."""
         if self.kind == "zone":
-            return f"node {self.nid} {self.zone}"
+            return f"node {self.node} {self.zone}"
         if self.kind == "pagemap":
             return self.name or f"the pagemap at {self.pgmap:#x}"
         return {"unknown": "no zone that can be told", "nothing": "nothing"}[self.kind]
 
-    @property
-    def deduplicated(self) -> bool:
-        """Whether some of its pages share a frame."""
-        return self.frames < self.mapped
 
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over all areas; a frame that several of them map counts once."""
-
-    pages: int
-    mapped: int
-    unmapped: int
-    unreadable: int
-    frames: int
-    frames_on_device: int
-    frames_elsewhere: int
-    #: page-table memory is not in it
-    frame_bytes: int
-    saved_bytes: int
-
-
-@dataclass(frozen=True)
-class Counter:
-    """One of the kernel's counters against what is there, in frames."""
-
-    name: str
-    #: ``None`` where the kernel has none, or it could not be read
-    value: int | None
-    #: what the kernel's arithmetic makes of what is there, ``None`` if not known
-    expected: int | None
-    #: in words, whether they agree and why not
-    reason: str
-
-
-@dataclass(frozen=True)
-class Leak:
+class Leak(Facts, frozen=True):
     """A part of the vmemmap that is mapped in vain."""
 
     #: virtual address
-    start: int
-    pages: int
+    start: Address
+    pages: Bytes
 
 
-@dataclass(frozen=True)
-class MemmapReport:
+class Counter(Facts, frozen=True):
+    """One of the kernel's counters against what is there, in frames."""
+
+    name: Annotated[str, one_of("nr_memmap_pages", "nr_memmap_boot_pages")]
+    #: ``None`` where the kernel has none, or it could not be read
+    value: int | None
+    #: what the kernel's arithmetic makes of what is there, ``None`` if not known
+    expected: Count | None
+    #: in words, whether they agree and why not
+    reason: Text
+
+
+class MemmapSummary(Totals, frozen=True, kw_only=True):
+    """Sums over all areas; a frame that several of them map counts once."""
+
+    pages: Count
+    mapped: Count
+    unmapped: Count
+    unreadable: Count
+    frames: Count
+    frames_on_device: Count
+    frames_elsewhere: Count
+    #: page-table memory is not in it
+    frame_bytes: Count
+    saved_bytes: Count
+    errors: Count = 0
+    warnings: Count = 0
+    notes: Count = 0
+    #: what could not be read, in words
+    not_read: tuple[Text, ...] = ()
+
+
+class MemmapTimings(Timings, frozen=True, kw_only=True):
+    """Seconds per phase."""
+
+    attach: Seconds = 0.0
+    types: Seconds = 0.0
+    read: Seconds = 0.0
+    walk: Seconds = 0.0
+    sum: Seconds = 0.0
+
+
+class MemmapReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.memmap/1"):
     """What ``vmemscope memmap`` found."""
 
-    target: TargetInfo
-    #: virtual address of the vmemmap, and of the first byte after what was walked
-    start: int
-    end: int
-    #: present sections
-    sections: int
+    vmemmap: WalkedVmemmap
     areas: tuple[Area, ...]
-    totals: Totals
     leaks: tuple[Leak, ...]
     counters: tuple[Counter, ...]
     #: how frames and counters go together, in words, a line each
-    explanation: tuple[str, ...]
+    explanation: tuple[Text, ...]
     findings: tuple[Finding, ...]
     #: what came of each rule about all of the memory map
-    outcomes: tuple[RuleOutcome, ...]
-    #: what could not be read, in words
-    not_read: tuple[str, ...] = ()
-    #: seconds per phase: attach, types, read, walk, sum
-    timings: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def partial(self) -> bool:
-        """Whether something could not be read."""
-        return bool(self.not_read)
+    outcomes: tuple[RuleOutcome, ...] = field(name="rules")
+    summary: MemmapSummary
+    timings: MemmapTimings = MemmapTimings()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-All about one page: plain frozen dataclasses, for reports and for scripts.
+All about one page, written as ``vmemscope.page/1`` (``docs/page.md``).
 
 Addresses and sizes are in bytes, ``pfn`` counts page frames; ``None`` stands for
 what does not exist or could not be read, and then ``not_read`` says so.
@@ -8,182 +8,219 @@ what does not exist or could not be read, and then ``not_read`` says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
 
-if TYPE_CHECKING:
-    from ...kernel.page_flags import PageFlags
-    from ...kernel.resource import Resource
-    from ...rules.findings import Finding
-    from ...vmemmap.trace import Step
-    from .pgmap import TargetInfo
+from msgspec import field
+
+from ...fields import Address, Bytes, Count, Facts, Name, Seconds, Text, one_of
+from ...rules.findings import Finding
+from .common import PagemapName, PagemapType, TargetReport, Timings, Totals
 
 __all__ = (
     "Compound",
     "Frame",
     "Meaning",
+    "PageFlagsReport",
     "PageReport",
+    "PageSummary",
+    "PageTimings",
     "Place",
+    "ResourceReport",
     "Section",
     "Sharing",
     "SharingRun",
+    "StepReport",
     "StructPage",
+    "Word",
 )
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """What the number that was asked for was taken for."""
+class Meaning(Facts, frozen=True):
+    """How the number that was asked for was understood."""
 
-    number: int
-    #: pfn, physical, struct-page or virtual
-    kind: str
-    #: the page that it means
-    pfn: int
-    #: how it was understood, in words
-    words: str
+    number: Address
+    kind: Literal["pfn", "physical", "struct-page", "virtual"]
+    words: Text
 
 
-@dataclass(frozen=True)
-class Section:
+class ResourceReport(Facts, frozen=True):
+    """A part of ``/proc/iomem`` that holds the page: physical addresses, ``end`` inclusive."""
+
+    start: Address
+    end: Address
+    name: Text
+
+
+class Section(Facts, frozen=True):
     """The memory section that the page is in."""
 
-    number: int
+    number: Count
     present: bool
     #: in words: present, early, ...
-    flags: tuple[str, ...]
+    flags: tuple[Name, ...]
     #: 2 MiB of the section that the page is in, counted from 0
-    subsection: int
+    subsection: Count
     #: whether ``pfn_valid()`` is true; ``None`` if it could not be read
     valid: bool | None
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(PagemapName, frozen=True, kw_only=True):
     """Where in a pagemap the page is."""
 
-    #: virtual address of the ``struct dev_pagemap``
-    pgmap: int
-    name: str | None
-    type: str
+    type: PagemapType
     #: physical addresses of the range that it is in, ``end`` inclusive
-    start: int
-    end: int
-    #: how its part of the vmemmap should be populated: compound, leaf, base, early, unknown
-    populated: str
+    start: Address
+    end: Address
+    #: how its part of the vmemmap should be populated
+    populated: Annotated[str, one_of("early", "compound", "leaf", "base", "unknown")]
     #: with an altmap: reserve (metadata), map (the memory map's own frames), data; else ``None``
-    altmap: str | None
+    altmap: Annotated[str, one_of("reserve", "map", "data")] | None
     #: by the pagemap: the compound page that it is in, counted in its range from
     #: 0, the head of that, and log2 of its pages; ``None`` where there is none
-    compound: int | None
-    head_pfn: int | None
-    order: int
+    compound: Count | None
+    head_pfn: Count | None
+    order: Count
 
 
-@dataclass(frozen=True)
-class Compound:
+class Word(Facts, frozen=True):
+    """A word of a ``struct page``."""
+
+    offset: Count
+    value: Address
+    #: members that lie there
+    members: tuple[Name, ...]
+
+
+class PageFlagsReport(Facts, frozen=True):
+    """``page->flags`` taken apart."""
+
+    #: names of flags; one bit may have several, by what the page is used for
+    names: tuple[Name, ...]
+    #: ``None`` where the layout is not known, as for ``zone``
+    node: Count | None
+    #: number in ``enum zone_type``, and its name
+    zone: Count | None
+    zone_name: Name | None
+    #: what else there is between flags and zone, as it stands
+    other: Address
+
+
+class Compound(Facts, frozen=True):
     """What the ``struct page`` itself says of a compound page."""
 
-    #: head, tail, none, or fake-head: a tail that looks like the head, its frame being
-    #: the head's
-    role: str
+    #: fake-head: a tail that looks like the head, its frame being the head's
+    role: Literal["head", "tail", "none", "fake-head"]
     #: page frame of the head that it resolves to; ``None`` if that is no struct page
-    head_pfn: int | None
-    #: pointer or mask, in a tail
-    encoding: str | None
+    head_pfn: Count | None
+    #: in a tail
+    encoding: Annotated[str, one_of("pointer", "mask")] | None
     #: log2 of the pages, from the first tail; ``None`` if there are none, or it can't be read
-    order: int | None
+    order: Count | None
 
 
-@dataclass(frozen=True)
-class StructPage:
+class StructPage(Facts, frozen=True):
     """A ``struct page``."""
 
     #: virtual address
-    address: int
-    #: (offset, value, members that lie there); empty if it could not be read
-    words: tuple[tuple[int, int, tuple[str, ...]], ...] = ()
-    flags: PageFlags | None = None
+    address: Address
+    readable: bool = False
+    #: empty if it could not be read
+    words: tuple[Word, ...] = ()
+    flags: PageFlagsReport | None = None
     refcount: int | None = None
     #: ``_mapcount`` as a number; ``None`` if the page has a type instead
     mapcount: int | None = None
     #: buddy, slab, hugetlb, ...
-    type: str | None = None
+    type: Name | None = None
     compound: Compound | None = None
 
-    @property
-    def readable(self) -> bool:
-        """Whether it could be read."""
-        return bool(self.words)
+
+class StepReport(Facts, frozen=True):
+    """An entry on the way through the page tables (:class:`vmemscope.vmemmap.trace.Step`)."""
+
+    level: Literal["pgd", "p4d", "pud", "pmd", "pte"]
+    table: Address
+    index: Count
+    entry_address: Address
+    entry: Address | None
+    flags: tuple[Name, ...]
+    kind: Literal["table", "leaf", "hole", "unreadable"]
+    pfn: Count | None
+    size: Bytes
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(Facts, frozen=True):
     """The frame that holds the ``struct page``."""
 
-    pfn: int
+    pfn: Count
     #: bytes of the leaf that maps it
-    leaf_size: int
-    #: RAM, device or no memory
-    memory: str
+    leaf_size: Bytes
+    memory: Annotated[str, one_of("RAM", "device", "no memory")]
     #: its own ``struct page``
     page: StructPage
 
 
-@dataclass(frozen=True)
-class SharingRun:
+class SharingRun(Facts, frozen=True):
     """Neighbouring pages of the vmemmap that map one frame."""
 
     #: virtual address of the first
-    address: int
-    pages: int
+    address: Address
+    pages: Bytes
     #: page frame that the first ``struct page`` there describes
-    first_pfn: int
+    first_pfn: Count
 
 
-@dataclass(frozen=True)
-class Sharing:
-    """Who maps the frame, as far as was looked."""
+class Sharing(Facts, frozen=True, kw_only=True):
+    """Who maps the frame, in a part of the vmemmap."""
 
-    #: part of the vmemmap that was looked through, and what that is, in words
-    start: int
-    end: int
-    what: str
-    #: pages that map the frame, in runs; at most so many are listed
-    pages: int
+    #: that part, ``end`` the first byte after it
+    start: Address
+    end: Address
+    #: what it describes
+    what: Annotated[str, one_of("compound page", "section")]
+    #: pages that map the frame, in runs, of which some are listed
+    pages: Count
     runs: tuple[SharingRun, ...]
-    runs_left_out: int
+    runs_left_out: Count
 
 
-@dataclass(frozen=True)
-class PageReport:
+class PageSummary(Totals, frozen=True, kw_only=True):
+    """Findings of each severity, and what could not be read, in words."""
+
+    errors: Count = 0
+    warnings: Count = 0
+    notes: Count = 0
+    not_read: tuple[Text, ...] = ()
+
+
+class PageTimings(Timings, frozen=True, kw_only=True):
+    """Seconds per phase."""
+
+    attach: Seconds = 0.0
+    types: Seconds = 0.0
+    read: Seconds = 0.0
+
+
+class PageReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.page/1"):
     """All about one page."""
 
-    target: TargetInfo
     meaning: Meaning
-    pfn: int
-    #: physical address
-    physical: int
-    #: from the outermost in, as in /proc/iomem
-    resources: tuple[Resource, ...]
-    section: Section
+    pfn: Count
+    physical: Address
     #: by ``page->flags``, else by what zones span
-    nid: int | None
-    zone: str | None
-    place: Place | None
+    node: Count | None
+    zone: Name | None
+    #: from the outermost in, as in /proc/iomem
+    resources: tuple[ResourceReport, ...]
+    section: Section
+    place: Place | None = field(name="pgmap")
     page: StructPage
     #: the way from the top table to the page of the vmemmap
-    walk: tuple[Step, ...]
+    walk: tuple[StepReport, ...]
     frame: Frame | None
     sharing: Sharing | None
     #: what to make of all that, a line each
-    state: tuple[str, ...]
+    state: tuple[Text, ...]
     findings: tuple[Finding, ...]
-    not_read: tuple[str, ...] = ()
-    #: seconds per phase: attach, types, read
-    timings: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def partial(self) -> bool:
-        """Whether something could not be read."""
-        return bool(self.not_read)
+    summary: PageSummary
+    timings: PageTimings = PageTimings()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What an audit finds out: plain frozen dataclasses, for reports and for scripts.
+What ``vmemscope pgmap`` finds out, and writes as ``vmemscope.pgmap/1`` (``docs/json.md``).
 
 Physical and virtual addresses and sizes are in bytes, ``pfn`` and counts in
 frames or base pages; ``None`` stands for what could not be read, with the
@@ -10,88 +10,88 @@ reason beside it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import UNSET, field
+
+from ...fields import Address, Bytes, Count, Counts, Facts, Seconds, Text
+from ...rules.findings import Finding, Outcome, RuleOutcome
+from .common import PagemapName, PagemapType, TargetReport, Timings, Totals, counted_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from typing import Any
 
-    from ...kernel.dev_pagemap import Altmap, Pagemap, PhysicalRange
-    from ...machine import Kernel
-    from ...rules.findings import Finding, Outcome, RuleOutcome
+    from ...kernel.dev_pagemap import Pagemap, PhysicalRange
     from ...vmemmap.layout import Geometry, Piece
 
 __all__ = (
+    "Altmap",
     "FrameCounts",
     "FrameSpan",
+    "PagemapDetail",
     "PagemapReport",
+    "PgmapTimings",
+    "Range",
     "Report",
+    "State",
     "Summary",
-    "TargetInfo",
     "VmemmapCounts",
 )
 
-
-@dataclass(frozen=True)
-class TargetInfo:
-    """What was looked at."""
-
-    #: core, live or qemu
-    kind: str
-    path: str
-    osrelease: str
-    arch: str
-    page_size: int
-    struct_page_size: int
-    #: btf or dwarf
-    types: str
-
-    @classmethod
-    def of(cls, kernel: Kernel) -> TargetInfo:
-        """Describe the target of a kernel that was audited."""
-        return cls(
-            kind=kernel.target.kind,
-            path=kernel.target.path,
-            osrelease=kernel.target.osrelease,
-            arch=kernel.arch.name,
-            page_size=kernel.page_size,
-            struct_page_size=kernel.page.size,
-            types=kernel.types,
-        )
+#: how much of a pagemap's vmemmap is deduplicated, from best to worst; what can't be read may
+#: be in any state
+State = Literal["deduplicated", "partial", "not-optimized", "unreadable"]
 
 
-@dataclass(frozen=True)
-class VmemmapCounts:
+class Range(Facts, frozen=True):
+    """A range of physical addresses, ``end`` inclusive as in the kernel."""
+
+    start: Address
+    end: Address
+
+
+class Altmap(Facts, frozen=True, kw_only=True):
+    """Where on the device its memory map lies; all in frames."""
+
+    base_pfn: Count
+    end_pfn: Count
+    reserve: Count
+    free: Count
+    align: Count
+    alloc: Count
+
+
+class VmemmapCounts(Facts, frozen=True):
     """The part of the vmemmap that describes a pagemap, in base pages."""
 
-    #: virtual address of its first byte, and of the first byte after it
-    start: int
-    end: int
-    pages: int
-    mapped: int
-    unmapped: int
-    unreadable: int
+    #: virtual address of its first byte, and of the first byte after it; ``None`` if no range
+    #: is valid
+    start: Address | None
+    end: Address | None
+    pages: Count
+    mapped: Count
+    unmapped: Count
+    unreadable: Count
     #: bytes of a leaf -> entries of that size
-    leaf_sizes: Mapping[int, int]
+    leaf_sizes: Counts
 
 
-@dataclass(frozen=True)
-class FrameCounts:
+class FrameCounts(Facts, frozen=True):
     """The frames behind it."""
 
-    backing: int
-    #: ``None`` where it can't be told what the kernel should have built
-    expected: int | None
+    backing: Count
+    #: ``None`` where it is not known what the kernel should have built
+    expected: Count | None
     #: entries per frame -> frames, in base pages
-    sharing: Mapping[int, int]
+    sharing: Counts
 
 
-@dataclass(frozen=True)
-class FrameSpan:
+class FrameSpan(Facts, frozen=True):
     """Neighbouring vpages that map one frame, or one large leaf, or nothing."""
 
     #: virtual address of the first
-    address: int
+    address: Address
     vpages: int
     #: ``None`` where nothing is mapped or could be read
     pfn: int | None
@@ -101,102 +101,141 @@ class FrameSpan:
     large: bool = False
 
 
-@dataclass(frozen=True)
-class PagemapReport:
-    """All about one pagemap."""
+class PagemapDetail(Facts, frozen=True, kw_only=True):
+    """What an audit knows of a pagemap and its document does not have."""
 
     pagemap: Pagemap
-    name: str | None
-    #: bytes in a compound page, a base page where there are none; ``None`` if absurd
-    compound_size: int | None
-    #: the ranges that could be looked at
+    geometry: Geometry
+    #: the ranges that could be audited
     ranges: tuple[PhysicalRange, ...]
     pieces: tuple[Piece, ...]
-    vmemmap: VmemmapCounts
-    frames: FrameCounts
-    saved_bytes: int
-    #: what deduplicating would save on top, if the kernel did it
-    savable_bytes: int
-    #: deduplicated, partial, not-optimized or unreadable
-    state: str
-    reason: str | None
-    findings: tuple[Finding, ...]
-    #: what of it could not be read, in words
-    not_read: tuple[str, ...] = ()
-    #: what came of each rule that is evaluated for a pagemap
-    outcomes: tuple[RuleOutcome, ...] = ()
     #: the first compound page (or the first pages) as mapped, for drawing
     first: tuple[FrameSpan, ...] = ()
-
-    @property
-    def address(self) -> int:
-        """Virtual address of the ``struct dev_pagemap``."""
-        return self.pagemap.address
-
-    @property
-    def altmap(self) -> Altmap | None:
-        """The altmap, if there is one."""
-        return self.pagemap.altmap
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Totals, and what was and was not checked."""
-
-    pagemaps: int
-    vmemmap_pages: int
-    backing_frames: int
-    saved_bytes: int
+    #: what deduplicating would save on top, if the kernel did it
     savable_bytes: int
-    errors: int
-    warnings: int
-    notes: int
-    #: frames whose reference count was compared, and those where it could not be read
-    refcounts_checked: int
-    refcounts_unreadable: int
-    #: compound pages, those whose struct pages were looked into, and of these
-    #: those of which some could not be read
-    compounds: int
-    compounds_checked: int
-    compounds_unreadable: int
-    #: the same of base pages, in pagemaps without compound pages
-    base_pages: int = 0
-    base_pages_checked: int = 0
-    base_pages_unreadable: int = 0
-    #: how many struct pages were to be looked into: all, sample or none
-    contents: str = "sample"
-    #: what could not be read, in words
+    #: what of it could not be read, in words
     not_read: tuple[str, ...] = ()
 
-    @property
-    def partial(self) -> bool:
-        """Whether something could not be read."""
-        return bool(self.not_read)
+
+if TYPE_CHECKING:
+    _Detail = PagemapDetail
+    _NO_DETAIL: Any
+else:
+    # For msgspec: a field that no document has.
+    from msgspec import UnsetType as _Detail
+
+    _NO_DETAIL = UNSET
 
 
-@dataclass(frozen=True)
-class Report:
+class PagemapReport(PagemapName, frozen=True, kw_only=True):
+    """All about one pagemap."""
+
+    type: PagemapType
+    #: log2 of the pages in a compound page; ``None`` on kernels before 5.17
+    vmemmap_shift: Count | None
+    #: bytes in a compound page, a base page where there are none; ``None`` if absurd
+    compound_size: Bytes | None
+    altmap: Altmap | None
+    #: all that the pagemap says it has, valid or not
+    ranges: tuple[Range, ...]
+    vmemmap: VmemmapCounts
+    frames: FrameCounts
+    saved_bytes: Count
+    state: State
+    #: why it is not deduplicated
+    reason: Text | None
+    findings: tuple[Finding, ...] = ()
+    #: what came of each rule that is evaluated for a pagemap
+    outcomes: tuple[RuleOutcome, ...] = field(name="rules", default=())
+    #: unset in a report that was read from a document
+    detail: _Detail = _NO_DETAIL
+
+
+class Summary(Totals, frozen=True, kw_only=True):
+    """
+    Totals, and what was and was not checked.
+
+    What has a default follows from the rest of the report, or is not in the first documents.
+    """
+
+    pagemaps: Count = 0
+    vmemmap_pages: Count = 0
+    backing_frames: Count = 0
+    saved_bytes: Count = 0
+    savable_bytes: Count = 0
+    errors: Count = 0
+    warnings: Count = 0
+    notes: Count = 0
+    #: rules by what came of them, one rule for one pagemap as one
+    rules_checked: Count = 0
+    rules_skipped: Count = 0
+    rules_failed: Count = 0
+    #: frames whose reference count was compared, and those where it could not be read
+    refcounts_checked: Count
+    refcounts_unreadable: Count
+    #: how many struct pages were to be checked
+    contents: Literal["all", "sample", "none"] = "sample"
+    #: compound pages, those whose struct pages were checked, and of these
+    #: those of which some could not be read
+    compounds: Count
+    compounds_checked: Count
+    compounds_unreadable: Count
+    #: the same of base pages, in pagemaps without compound pages
+    base_pages: Count = 0
+    base_pages_checked: Count = 0
+    base_pages_unreadable: Count = 0
+    #: what could not be read, in words
+    not_read: tuple[Text, ...] = ()
+
+
+class PgmapTimings(Timings, frozen=True, kw_only=True):
+    """Seconds per phase."""
+
+    attach: Seconds = 0.0
+    types: Seconds = 0.0
+    pagemaps: Seconds = 0.0
+    walk: Seconds = 0.0
+    frames: Seconds = 0.0
+    contents: Seconds = 0.0
+    audit: Seconds = 0.0
+
+
+class Report(TargetReport, frozen=True, kw_only=True, tag="vmemscope.pgmap/1"):
     """An audit of all pagemaps of a target."""
 
-    target: TargetInfo
-    geometry: Geometry
-    pagemaps: tuple[PagemapReport, ...]
+    pagemaps: tuple[PagemapReport, ...] = field(name="pgmaps")
     #: findings of no single pagemap
     findings: tuple[Finding, ...]
-    summary: Summary
-    #: seconds per phase: attach, types, walk, frames, contents, audit
-    timings: dict[str, float] = field(default_factory=dict)
     #: what came of each rule that is evaluated for the target as a whole
-    outcomes: tuple[RuleOutcome, ...] = ()
+    outcomes: tuple[RuleOutcome, ...] = field(name="rules", default=())
+    summary: Summary
+    timings: PgmapTimings = PgmapTimings()
 
     def outcome_counts(self) -> Counter[Outcome]:
         """Count rules by what came of them, one rule for one pagemap as one."""
         groups = (self.outcomes, *(one.outcomes for one in self.pagemaps))
-        return Counter(one.outcome for group in groups for one in group)
+        return counted_rules(one for group in groups for one in group)
 
     def all_findings(self) -> list[tuple[PagemapReport | None, Finding]]:
-        """All findings with the pagemap that each is of, worst first."""
+        """Return all findings with the pagemap that each is of, worst first."""
         found: list[tuple[PagemapReport | None, Finding]] = [(None, f) for f in self.findings]
         for one in self.pagemaps:
             found.extend((one, f) for f in one.findings)
         return sorted(found, key=lambda pair: (pair[1].severity, pair[1].vaddr or 0))
+
+    def every_finding(self) -> Iterable[Finding]:
+        """Return all findings, in no order."""
+        return (finding for _, finding in self.all_findings())
+
+    def sums(self) -> dict[str, int]:
+        """Return the fields of the summary that follow from the rest of the report."""
+        rules = self.outcome_counts()
+        return {
+            **super().sums(),
+            **{f"rules_{one.value}": rules[one] for one in Outcome},
+            "pagemaps": len(self.pagemaps),
+            "vmemmap_pages": sum(one.vmemmap.pages for one in self.pagemaps),
+            "backing_frames": sum(one.frames.backing for one in self.pagemaps),
+            "saved_bytes": sum(one.saved_bytes for one in self.pagemaps),
+            "savable_bytes": sum(one.detail.savable_bytes for one in self.pagemaps),
+        }

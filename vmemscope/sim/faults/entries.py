@@ -3,190 +3,186 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..addresses import STRUCT_PAGE_SIZE
 from ..pagetable import KERNEL_LARGE, NX, PMD_SHIFT, PMD_SIZE, PSE, PTE_SHIFT, RW, TABLE, frame, pte
 from ..units import GIB, PAGE_SIZE
-from .planter import PMD_PAGES, PagemapPlanter, Planted
-
-__all__ = (
-    "altmap_outside",
-    "base_pages",
-    "executable",
-    "head_not_private",
-    "hole",
-    "huge_leaf",
-    "kernel_entry",
-    "missing_dedup",
-    "read_only",
-    "tail_wrong_frame",
-)
+from .planter import PMD_PAGES, Finding, Planted, Planter, SimPlanter
+from .registry import Compound, Page, fault
 
 
-def hole(p: PagemapPlanter) -> Planted:
+@fault("pgmap hole", "memmap section-unmapped")
+def hole(p: Planter, at: Page = Page()) -> Planted:
     """Nothing is mapped where struct pages should be: half online, or torn down wrongly."""
-    va = p.place().page_va
-    leaf = p.tables.leaf(va)
-    if leaf is None:
-        raise p.error(f"nothing is mapped at {va:#x}")
-    shift, entry = leaf
+    va = p.place(at).page_va
+    shift, entry = p.mapped(va)
     old = frame(entry)
     if shift == PTE_SHIFT:
-        p.tables.set(va, PTE_SHIFT, 0)
+        p.set_entry(va, PTE_SHIFT, 0)
         p.put_page(old)
         return p.planted(va, None, old_pfn=old, size=PAGE_SIZE)
     va = va // PMD_SIZE * PMD_SIZE
-    p.tables.set(va, PMD_SHIFT, 0)
+    p.set_entry(va, PMD_SHIFT, 0)
     if p.record.altmap:
-        alloc = p.record.pgmap["altmap.alloc"]
-        p.record.pgmap["altmap.alloc"] = alloc - PMD_PAGES
-    elif old in p.kernel.boot_memmap.values():
+        p.pgmap["altmap.alloc"] -= PMD_PAGES
+    elif isinstance(p, SimPlanter) and old in p.kernel.boot_memmap.values():
         raise p.error("the memory map made at boot is not the pagemap's")
     else:
         p.free_block(old)
     return p.planted(va, None, old_pfn=old, size=PMD_SIZE)
 
 
-def tail_wrong_frame(p: PagemapPlanter) -> Planted:
+@fault("pgmap tail-frame", "pgmap frame-not-memory")
+def tail_wrong_frame(
+    p: Planter,
+    at: Page = Page(page=3),
+    to: Literal[
+        "neighbour", "other-pagemap", "own-head", "private", "outside", "zero"
+    ] = "neighbour",
+    other: str = "",
+) -> Planted:
     """A page of tails is mapped to another frame than the compound's page of tails."""
-    place = p.compound()
-    if p.option("page") < 2:
+    place = p.compound(at)
+    if at.page < 2:
         raise p.error("pages 0 and 1 of a compound are its own, not shared")
     va = place.page_va
-    head_va = p.kernel.addresses.pfn_to_page(place.head_pfn)
-    compound_size = p.record.per_compound * STRUCT_PAGE_SIZE
-    to = p.option("to")
+    head_va = p.page_va(place.head_pfn)
+    rule = "tail-frame"
     if to == "neighbour":
+        compound_size = p.record.per_compound * STRUCT_PAGE_SIZE
         neighbour = head_va + compound_size
-        if p.tables.translate(neighbour) is None:
+        if p.leaf(neighbour) is None:
             neighbour = head_va - compound_size
         pfn = p.frame_at(neighbour + PAGE_SIZE)
     elif to == "other-pagemap":
-        if not p.option("other"):
+        if not other:
             raise p.error("say which pagemap with other")
-        other = p.kernel.pagemap(p.option("other"))
-        pfn = p.frame_at(p.kernel.addresses.pfn_to_page(other.data_pfn) + PAGE_SIZE)
+        pfn = p.frame_at(p.page_va(p.pagemap(other).data_pfn) + PAGE_SIZE)
     elif to == "own-head":
         pfn = p.frame_at(head_va)
     elif to == "private":
-        # Allocated for this entry alone, so the reference is there already.
-        pfn = p.copy_frame(p.frame_at(va))
-        p.memmap.set_refcount(pfn, 0)
-    elif to == "outside":
-        ends = [end for _, end, _ in p.kernel.ram]
-        ends += [end for record in p.kernel.pagemaps for _, end in record.ranges]
-        pfn = max(ends) + 64 * GIB // PAGE_SIZE
+        pfn = p.private_copy(va)
     else:
-        pfn = 0
+        pfn = p.memory_end + 64 * GIB // PAGE_SIZE if to == "outside" else 0
+        rule = "frame-not-memory"
+    old = p.remap(va, pfn)
+    findings = [p.finding("pgmap", rule, va)]
+    return p.planted(va, pfn, findings=findings, old_pfn=old, to=to)
+
+
+@fault("pgmap frame-shared")
+def head_not_private(
+    p: Planter,
+    at: Page = Page(),
+    to: Literal["other-head", "tail"] = "other-head",
+    other: int = 1,
+) -> Planted:
+    """The page with a compound's head is mapped to a frame that others map too."""
+    va = p.compound(at).page_va
+    if to == "tail":
+        pfn = p.frame_at(va + PAGE_SIZE)
+    else:
+        start, _ = p.pfns(at.range)
+        pfn = p.frame_at(p.page_va(start + other * p.record.per_compound))
     old = p.remap(va, pfn)
     return p.planted(va, pfn, old_pfn=old, to=to)
 
 
-def head_not_private(p: PagemapPlanter) -> Planted:
-    """The page with a compound's head is mapped to a frame that others map too."""
-    place = p.compound()
-    va = place.page_va
-    if p.option("to") == "tail":
-        pfn = p.frame_at(va + PAGE_SIZE)
-    else:
-        start, _ = p.range()
-        other = start + p.option("other") * p.record.per_compound
-        pfn = p.frame_at(p.kernel.addresses.pfn_to_page(other))
-    old = p.remap(va, pfn)
-    return p.planted(va, pfn, old_pfn=old, to=p.option("to"))
-
-
-def missing_dedup(p: PagemapPlanter) -> Planted:
+@fault("pgmap not-deduplicated")
+def missing_dedup(p: Planter, at: Compound = Compound()) -> Planted:
     """A compound's pages of tails have a frame each."""
-    place = p.compound()
-    va = p.kernel.addresses.pfn_to_page(place.head_pfn)
+    va = p.page_va(p.compound(at).head_pfn)
     count = p.record.per_compound * STRUCT_PAGE_SIZE // PAGE_SIZE
     tail = p.frame_at(va + PAGE_SIZE)
     pfns = []
     for i in range(2, count):
-        copy = p.copy_frame(tail)
-        p.memmap.set_refcount(copy, 0)
+        copy = p.private_copy(va + PAGE_SIZE)
         p.remap(va + i * PAGE_SIZE, copy)
         pfns.append(copy)
-    return p.planted(va, tail, pfns=pfns, frames=count)
+    # The tail pages are one finding, at the first of them.
+    findings = [p.finding("pgmap", "not-deduplicated", va + PAGE_SIZE)]
+    return p.planted(va, tail, findings=findings, pfns=pfns, frames=count)
 
 
-def huge_leaf(p: PagemapPlanter) -> Planted:
+@fault("pgmap leaf-size")
+def huge_leaf(p: Planter, range_: int = 0, section: int = 0) -> Planted:
     """A section's memory map is one large leaf although it could be deduplicated."""
-    va = p.section_va()
+    va = p.section_va(section, range_)
     p.base_page(va)
     block = p.alloc_block(va)
     for i in range(PMD_PAGES):
         p.put_page(frame(p.base_page(va + i * PAGE_SIZE)))
-    table = frame(p.tables.entry(va, PMD_SHIFT))
-    p.tables.set(va, PMD_SHIFT, block * PAGE_SIZE | KERNEL_LARGE | PSE)
+    table = frame(p.entry(va, PMD_SHIFT))
+    p.set_entry(va, PMD_SHIFT, block * PAGE_SIZE | KERNEL_LARGE | PSE)
     p.put_page(table)
     return p.planted(va, block)
 
 
-def base_pages(p: PagemapPlanter) -> Planted:
+@fault("pgmap leaf-fallback")
+def base_pages(p: Planter, range_: int = 0, section: int = 0) -> Planted:
     """A section's memory map is base pages since no 2 MiB were to be had: legitimate."""
-    va = p.section_va()
-    entry = p.tables.entry(va, PMD_SHIFT)
-    if not entry & PSE or p.record.altmap:
+    va = p.section_va(section, range_)
+    entry = p.large_page(va)
+    if not entry or p.record.altmap:
         raise p.error("there is no large leaf of RAM")
     block = frame(entry)
     pfns = [p.copy_frame(block + i) for i in range(PMD_PAGES)]
-    p.tables.set(va, PMD_SHIFT, 0)
+    p.set_entry(va, PMD_SHIFT, 0)
     for i, pfn in enumerate(pfns):
-        p.tables.set(va + i * PAGE_SIZE, PTE_SHIFT, pte(pfn))
+        p.set_entry(va + i * PAGE_SIZE, PTE_SHIFT, pte(pfn))
     p.free_block(block)
     return p.planted(va, pfns[0], pfns=pfns)
 
 
-def altmap_outside(p: PagemapPlanter) -> Planted:
+@fault("pgmap altmap-frame")
+def altmap_outside(p: Planter, section: int = 0, to: Literal["ram", "data"] = "ram") -> Planted:
     """Struct pages that should be in the device's altmap are elsewhere."""
     if not p.record.altmap:
         raise p.error(f"{p.record.name} has no altmap")
-    va = p.section_va()
-    old = frame(p.tables.entry(va, PMD_SHIFT))
-    if p.option("to") == "ram":
+    va = p.section_va(section)
+    old = frame(p.entry(va, PMD_SHIFT))
+    if to == "ram":
         pfn = p.alloc_block(va)
     else:
         pfn = -(-p.record.data_pfn // PMD_PAGES) * PMD_PAGES
-        rows = p.kernel.physical.run(pfn, PMD_PAGES)
-        for i in range(PMD_PAGES):
-            rows[i] = p.kernel.physical.page(old + i)
-    p.tables.set(va, PMD_SHIFT, pfn * PAGE_SIZE | KERNEL_LARGE | PSE)
+        p.copy_to_device(old, pfn, PMD_PAGES)
+    p.set_entry(va, PMD_SHIFT, pfn * PAGE_SIZE | KERNEL_LARGE | PSE)
     return p.planted(va, pfn, old_pfn=old)
 
 
-def _change_leaf(p: PagemapPlanter, clear: int) -> Planted:
-    va = p.place().page_va
-    leaf = p.tables.leaf(va)
-    if leaf is None:
-        raise p.error(f"nothing is mapped at {va:#x}")
-    shift, entry = leaf
-    va = va >> shift << shift
-    p.tables.set(va, shift, entry & ~clear)
+def _change_leaf(p: Planter, at: Page, clear: int) -> Planted:
+    shift, entry = p.mapped(p.place(at).page_va)
+    va = p.place(at).page_va >> shift << shift
+    p.set_entry(va, shift, entry & ~clear)
     return p.planted(va, frame(entry), size=1 << shift)
 
 
-def read_only(p: PagemapPlanter) -> Planted:
+@fault("pgmap read-only", "hugetlb hugetlb-read-only")
+def read_only(p: Planter, at: Page = Page()) -> Planted:
     """A leaf can't be written through."""
-    return _change_leaf(p, RW)
+    return _change_leaf(p, at, RW)
 
 
-def executable(p: PagemapPlanter) -> Planted:
+@fault("pgmap executable")
+def executable(p: Planter, at: Page = Page()) -> Planted:
     """A leaf can be executed from."""
-    return _change_leaf(p, NX)
+    return _change_leaf(p, at, NX)
 
 
-def kernel_entry(p: PagemapPlanter) -> Planted:
+@fault("pgmap kernel-entries")
+def kernel_entry(
+    p: Planter, process: int = 1, to: Literal["nothing", "other"] = "nothing"
+) -> Planted:
     """A process does not have the kernel's top-level entry for the vmemmap."""
     try:
-        pgd = p.kernel.tasks.pgds[p.option("process")]
+        pgd = p.process_pgd(process)
     except IndexError:
-        raise p.error(f"there is no process {p.option('process')}") from None
-    va = p.kernel.addresses.vmemmap_base
-    words = p.kernel.physical.words(pgd)
-    index = va >> p.tables.shifts[0] & 511
-    before = int(words[index])
-    words[index] = (
-        0 if p.option("to") == "nothing" else p.kernel.pages.alloc_page() * PAGE_SIZE | TABLE
-    )
-    return p.planted(va, expected=before, observed=int(words[index]))
+        raise p.error(f"there is no process {process}") from None
+    va = p.page_va(0)
+    top, _, _ = p.path(va)[0]
+    at = pgd + (va >> top & 511) * 8
+    before = p.read(at)
+    p.write(at, 0 if to == "nothing" else p.alloc_pages() * PAGE_SIZE | TABLE)
+    findings = [Finding("pgmap", "kernel-entries", None, va)]
+    return p.planted(va, findings=findings, expected=before, observed=p.read(at))

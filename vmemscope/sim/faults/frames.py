@@ -3,88 +3,86 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Literal
 
 from ..pagetable import frame
-from .planter import PagemapPlanter, Planted
-
-__all__ = (
-    "frame_foreign",
-    "frame_free",
-    "frame_freed",
-    "frame_node",
-    "frame_poisoned",
-    "refcount_high",
-    "refcount_low",
-)
+from .planter import Planted, Planter
+from .registry import Page, fault
 
 
-def _change_refcount(p: PagemapPlanter, by: int) -> Planted:
-    va = p.place().page_va
+def _change_refcount(p: Planter, at: Page, by: int) -> Planted:
+    va = p.place(at).page_va
     pfn = p.frame_at(va)
-    before = p.memmap.refcount(pfn)
+    before = p.refcount(pfn)
     if before + by < 0:
         raise p.error(f"the reference count is {before} only")
-    p.memmap.set_refcount(pfn, before + by)
+    p.set_refcount(pfn, before + by)
     return p.planted(va, pfn, expected=before, observed=before + by)
 
 
-def refcount_low(p: PagemapPlanter) -> Planted:
+@fault("pgmap refcount-low")
+def refcount_low(p: Planter, at: Page = Page(), by: int = 1) -> Planted:
     """A backing frame has fewer references than entries that map it: freed too early."""
-    return _change_refcount(p, -p.option("by"))
+    return _change_refcount(p, at, -by)
 
 
-def refcount_high(p: PagemapPlanter) -> Planted:
+@fault("pgmap refcount-high")
+def refcount_high(p: Planter, at: Page = Page(), by: int = 1) -> Planted:
     """A backing frame has more references than entries that map it: never freed."""
-    return _change_refcount(p, p.option("by"))
+    return _change_refcount(p, at, by)
 
 
-def frame_freed(p: PagemapPlanter) -> Planted:
+@fault("pgmap refcount-low", "pgmap frame-free")
+def frame_freed(p: Planter, at: Page = Page()) -> Planted:
     """A backing frame is on the free list while it is mapped."""
-    va = p.place().page_va
+    va = p.place(at).page_va
     pfn = frame(p.base_page(va))
-    before = p.memmap.refcount(pfn)
-    p.memmap.set_refcount(pfn, 0)
-    p.kernel.pages.free_page(pfn)
+    before = p.refcount(pfn)
+    p.set_refcount(pfn, 0)
+    p.free_page(pfn)
     return p.planted(va, pfn, expected=before, observed=0)
 
 
-def frame_free(p: PagemapPlanter) -> Planted:
+@fault("pgmap frame-free")
+def frame_free(p: Planter, at: Page = Page()) -> Planted:
     """A frame is marked as the buddy allocator's, its count as it was."""
-    va = p.place().page_va
+    va = p.place(at).page_va
     pfn = p.frame_at(va)
-    p.memmap.set_page_type(pfn, "buddy")
+    p.set_page_type(pfn, "buddy")
     return p.planted(va, pfn)
 
 
-def _marked(p: PagemapPlanter) -> Planted:
+def _marked(p: Planter, at: Page, use: str) -> Planted:
     """Mark a frame, by its page type where there is one for that, else by a flag."""
-    va = p.place().page_va
+    va = p.place(at).page_va
     pfn = p.frame_at(va)
-    use = p.option("as")
     if use in ("slab", "offline"):
-        p.memmap.set_page_type(pfn, use)
+        p.set_page_type(pfn, use)
     else:
-        p.memmap.words(pfn)[0] |= np.uint64(p.memmap.flag(use))
+        p.write(p.page_va(pfn), p.read(p.page_va(pfn)) | p.flag(use))
     return p.planted(va, pfn, use=use)
 
 
-def frame_foreign(p: PagemapPlanter) -> Planted:
+@fault("pgmap frame-foreign")
+def frame_foreign(
+    p: Planter, at: Page = Page(), as_: Literal["slab", "lru", "head"] = "slab"
+) -> Planted:
     """A frame is marked as somebody else's."""
-    return _marked(p)
+    return _marked(p, at, as_)
 
 
-def frame_poisoned(p: PagemapPlanter) -> Planted:
+@fault("pgmap frame-poisoned")
+def frame_poisoned(
+    p: Planter, at: Page = Page(), as_: Literal["hwpoison", "offline"] = "hwpoison"
+) -> Planted:
     """The memory of a frame failed, or was taken away."""
-    return _marked(p)
+    return _marked(p, at, as_)
 
 
-def frame_node(p: PagemapPlanter) -> Planted:
+@fault("pgmap frame-node")
+def frame_node(p: Planter, at: Page = Page(), nid: int = 1) -> Planted:
     """A page of the vmemmap has a frame of another node: legitimate."""
-    va = p.place().page_va
-    pfn = p.kernel.pages.alloc_page(p.option("nid"))
-    p.kernel.physical.page(pfn)[:] = p.kernel.physical.page(p.frame_at(va))
-    # Allocated for this entry, so the reference is there already.
-    p.memmap.set_refcount(pfn, 0)
+    va = p.place(at).page_va
+    pfn = p.private_copy(va, nid)
     old = p.remap(va, pfn)
-    return p.planted(va, pfn, old_pfn=old, nid=p.memmap.nid(pfn))
+    return p.planted(va, pfn, old_pfn=old, nid=p.nid(pfn))

@@ -3,101 +3,111 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..addresses import STRUCT_PAGE_SIZE
-from ..pagetable import NX, PTE_SHIFT, RW
+from ..pagetable import ADDRESS, NX, PTE_SHIFT, RW, frame
 from ..units import GIB, PAGE_SIZE
-from .planter import HugetlbPlanter, Planted
-
-__all__ = (
-    "count",
-    "executable",
-    "flag_extra",
-    "flag_missing",
-    "head_freed",
-    "head_read_only",
-    "head_shared",
-    "hole",
-    "isolated",
-    "key",
-    "list_cycle",
-    "list_wild",
-    "no_head",
-    "restore",
-    "shared_tail",
-    "stray",
-    "tail_frame",
-    "tail_page",
-    "tail_writable",
-    "unreadable",
-)
+from .planter import Finding, HugetlbPlanter, Planted
+from .registry import hugetlb_fault
 
 
-def tail_writable(p: HugetlbPlanter) -> Planted:
+def _change(p: HugetlbPlanter, va: int, keep: int = -1, set_: int = 0) -> Planted:
+    """Change bits of an entry."""
+    entry = p.base_page(va)
+    p.set_entry(va, PTE_SHIFT, entry & keep | set_)
+    return p.planted(va, frame(entry))
+
+
+def _keyed(p: HugetlbPlanter) -> list[Finding]:
+    """Get the finding of a static key that counts other than there are, where there is a key."""
+    key = p.hugetlb.key
+    return [] if key is None else [p.finding("hugetlb", "hugetlb-key", key.va)]
+
+
+@hugetlb_fault("hugetlb hugetlb-mapping")
+def tail_writable(p: HugetlbPlanter, folio: int = 0, page: int = 3) -> Planted:
     """A page of tails can be written through."""
-    return p.change(p.page_va(), set_=RW)
+    return _change(p, p.va(folio, page), set_=RW)
 
 
-def head_read_only(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-mapping")
+def head_read_only(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """The page with the head can't be written through."""
-    return p.change(p.head_va(), ~RW)
+    return _change(p, p.va(folio), ~RW)
 
 
-def hole(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-mapping")
+def hole(p: HugetlbPlanter, folio: int = 0, page: int = 3) -> Planted:
     """A page of the vmemmap is mapped nowhere."""
-    va = p.page_va()
+    va = p.va(folio, page)
     p.base_page(va)
-    p.tables.set(va, PTE_SHIFT, 0)
+    p.set_entry(va, PTE_SHIFT, 0)
     return p.planted(va)
 
 
-def executable(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-mapping")
+def executable(p: HugetlbPlanter, folio: int = 0, page: int = 3) -> Planted:
     """A page of the vmemmap can be executed."""
-    return p.change(p.page_va(), ~NX)
+    return _change(p, p.va(folio, page), ~NX)
 
 
-def tail_frame(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-tail-frame")
+def tail_frame(
+    p: HugetlbPlanter,
+    folio: int = 0,
+    page: int = 3,
+    to: Literal["other-folio", "outside", "zero"] = "other-folio",
+) -> Planted:
     """A page of tails maps another frame."""
-    to = p.option("to")
+    pfn = 0
     if to == "outside":
         pfn = max(end for _, end, _ in p.kernel.ram) + 64 * GIB // PAGE_SIZE
     elif to == "other-folio":
         # A frame of its own.
         pfn = p.frame_at(p.hugetlb.address(p.plain(), 1))
-    else:
-        pfn = 0
-    return p.remap(p.page_va(), pfn)
+    va = p.va(folio, page)
+    _change(p, va, ~ADDRESS, pfn * PAGE_SIZE)
+    return p.planted(va, pfn)
 
 
-def head_shared(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-head-frame")
+def head_shared(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """A page of the vmemmap of a folio that is not optimized maps the frame of the head."""
-    va = p.hugetlb.address(p.plain(), 5)
-    pfn = p.frame_at(p.head_va())
-    p.remap(va, pfn)
-    return p.planted(p.head_va(), pfn, other=va)
+    pfn = p.frame_at(p.va(folio))
+    _change(p, p.hugetlb.address(p.plain(), 5), ~ADDRESS, pfn * PAGE_SIZE)
+    return p.planted(p.va(folio), pfn)
 
 
-def head_freed(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-head-frame")
+def head_freed(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """The frame of the head has no reference."""
-    pfn = p.frame_at(p.head_va())
-    p.memmap.set_refcount(pfn, 0)
-    return p.planted(p.head_va(), pfn)
+    pfn = p.frame_at(p.va(folio))
+    p.set_refcount(pfn, 0)
+    return p.planted(p.va(folio), pfn)
 
 
-def tail_page(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-tail-page")
+def tail_page(
+    p: HugetlbPlanter,
+    folio: int = 0,
+    number: int = 5,
+    what: Literal["mapping", "head", "refcount"] = "mapping",
+) -> Planted:
     """A tail page in the frame of the head is none."""
-    number, what = p.option("number"), p.option("what")
-    pfn = p.folio.pfn + number
+    one = p.folio(folio)
+    va = p.page_va(one.pfn + number)
     if what == "mapping":
-        p.memmap.poke(pfn, p.kernel.layouts.offsetof("page", "mapping"), 0)
+        p.write(va + p.offset("page", "mapping"), 0)
     elif what == "head":
         # Of the folio after it.
-        after = p.kernel.addresses.pfn_to_page(p.folio.pfn + (1 << p.folio.order))
-        p.memmap.poke(pfn, 8, after + 1)
+        p.write(va + 8, p.page_va(one.pfn + (1 << one.order)) + 1)
     else:
-        p.memmap.set_refcount(pfn, 1)
-    return p.planted(p.kernel.addresses.pfn_to_page(pfn), p.frame_at(p.head_va()))
+        p.set_refcount(one.pfn + number, 1)
+    return p.planted(va, p.frame_at(p.va(folio)))
 
 
+@hugetlb_fault("hugetlb hugetlb-restore", kernels=("6.1", "6.12"))
 def restore(p: HugetlbPlanter) -> Planted:
     """The kernel does not reset what it restores vmemmap from."""
     if p.hugetlb.has_shared_tails:
@@ -106,114 +116,141 @@ def restore(p: HugetlbPlanter) -> Planted:
     return p.planted(p.hugetlb.restore)
 
 
-def stray(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-read-only")
+def stray(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """Vmemmap that describes no huge page can't be written through."""
-    return p.change(p.hugetlb.address(p.folio, p.folio.vmemmap_pages), ~RW)
+    return _change(p, p.va(folio, p.folio(folio).vmemmap_pages), ~RW)
 
 
-def flag_missing(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-flag", "hugetlb hugetlb-key")
+def flag_missing(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """An optimized folio does not say so."""
-    private = p.hugetlb.private(p.folio)
-    p.hugetlb.set_private(p.folio, private & ~(1 << p.hugetlb.optimized_bit))
-    return p.planted(p.hugetlb.address(p.folio, 1), p.frame_at(p.hugetlb.address(p.folio, 1)))
+    private = p.va(folio) + p.offset("page", "private")
+    p.write(private, p.read(private) & ~(1 << p.hugetlb.optimized_bit))
+    va = p.va(folio, 1)
+    findings = [p.finding("hugetlb", "hugetlb-flag", va), *_keyed(p)]
+    return p.planted(va, p.frame_at(va), findings=findings)
 
 
-def flag_extra(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-flag", "hugetlb hugetlb-key")
+def flag_extra(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """A folio says that it is optimized, and is not."""
-    private = p.hugetlb.private(p.folio)
-    p.hugetlb.set_private(p.folio, private | 1 << p.hugetlb.optimized_bit)
-    return p.planted(p.head_va(), p.frame_at(p.head_va()))
+    va = p.va(folio)
+    private = va + p.offset("page", "private")
+    p.write(private, p.read(private) | 1 << p.hugetlb.optimized_bit)
+    findings = [p.finding("hugetlb", "hugetlb-flag", va), *_keyed(p)]
+    return p.planted(va, p.frame_at(va), findings=findings)
 
 
-def key(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-key", kernels=("6.1", "6.12"))
+def key(p: HugetlbPlanter, by: int = 1) -> Planted:
     """The static key counts other than there are."""
     if p.hugetlb.key is None:
         raise p.error("this kernel has no such key")
-    counter = "key.enabled.counter"
-    p.hugetlb.key[counter] = p.hugetlb.key[counter] + p.option("by")
+    p.struct("static_key_false", p.hugetlb.key.va)["key.enabled.counter"] += by
     return p.planted(p.hugetlb.key.va)
 
 
-def count(p: HugetlbPlanter) -> Planted:
-    """The kernel counts other than there are."""
-    hstate = p.hugetlb.hstates[p.folio.order]
-    name = p.option("of")
-    hstate[name] = hstate[name] + p.option("by")
-    return p.planted(hstate.va)
+@hugetlb_fault("hugetlb hugetlb-count", "hugetlb hugetlb-elsewhere")
+def count(
+    p: HugetlbPlanter,
+    folio: int = 0,
+    of: Literal["free_huge_pages", "nr_huge_pages"] = "free_huge_pages",
+    by: int = 1,
+) -> Planted:
+    """The kernel counts other than there are: folios beyond those on lists may be moving."""
+    va = p.hugetlb.hstates[p.folio(folio).order].va
+    p.struct("hstate", va)[of] += by
+    rule = "hugetlb-elsewhere" if of == "nr_huge_pages" and by > 0 else "hugetlb-count"
+    return p.planted(va, findings=[p.finding("hugetlb", rule, va)])
 
 
-def list_cycle(p: HugetlbPlanter) -> Planted:
+def _link(p: HugetlbPlanter, folio: int, value: int) -> None:
+    p.write(p.va(folio) + p.offset("page", "lru"), value)
+
+
+@hugetlb_fault("hugetlb hugetlb-list")
+def list_cycle(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """The next folio after one on a list is itself."""
-    lru = p.kernel.layouts.offsetof("page", "lru")
-    p.memmap.poke(p.folio.pfn, lru, p.head_va() + lru)
-    return p.planted(p.head_va(), p.frame_at(p.head_va()))
+    va = p.va(folio)
+    _link(p, folio, va + p.offset("page", "lru"))
+    return p.planted(va, p.frame_at(va))
 
 
-def list_wild(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-list")
+def list_wild(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """The next folio after one on a list is nowhere."""
-    lru = p.kernel.layouts.offsetof("page", "lru")
-    p.memmap.poke(p.folio.pfn, lru, 0xDEAD_0000_0000_0100)
-    # What is told is where the bad link is.
-    return p.planted(p.head_va() + lru, p.frame_at(p.head_va()))
+    va = p.va(folio)
+    _link(p, folio, 0xDEAD_0000_0000_0100)
+    # What is reported is where the bad link is.
+    return p.planted(va + p.offset("page", "lru"), p.frame_at(va))
 
 
-def no_head(p: HugetlbPlanter) -> Planted:
-    """A folio on a list has no PG_head."""
-    p.memmap.poke(p.folio.pfn, 0, p.memmap.peek(p.folio.pfn, 0) & ~p.memmap.flag("head"))
-    return p.planted(p.head_va(), p.frame_at(p.head_va()))
+@hugetlb_fault("hugetlb hugetlb-list", "hugetlb hugetlb-read-only", "hugetlb hugetlb-key")
+def no_head(p: HugetlbPlanter, folio: int = 0) -> Planted:
+    """A folio on a list has no PG_head. What is no folio has no business being read-only."""
+    va = p.va(folio)
+    p.write(va, p.read(va) & ~p.flag("head"))
+    findings = [p.finding("hugetlb", "hugetlb-list", va)]
+    if p.folio(folio).optimized:
+        findings += [p.finding("hugetlb", "hugetlb-read-only", p.va(folio, 1)), *_keyed(p)]
+    return p.planted(va, p.frame_at(va), findings=findings)
 
 
-def isolated(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-elsewhere")
+def isolated(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """A folio is on no list: it is being moved. No fault."""
-    lru = p.kernel.layouts.offsetof("page", "lru")
-    head = p.hugetlb.list_head(p.folio)
-    following = p.memmap.peek(p.folio.pfn, lru)
-    before = p.memmap.peek(p.folio.pfn, lru + 8)
-    for at, offset, value in ((before, 0, following), (following, 8, before)):
-        if at == head:
-            p.kernel.memory.write_int(at + offset, value)
-        else:
-            pfn = p.kernel.addresses.page_to_pfn(at - lru)
-            p.memmap.poke(pfn, lru + offset, value)
-    own = p.head_va() + lru
-    p.memmap.poke(p.folio.pfn, lru, own)
-    p.memmap.poke(p.folio.pfn, lru + 8, own)
-    if not p.folio.in_use:
-        hstate = p.hugetlb.hstates[p.folio.order]
-        for name in ("free_huge_pages", f"free_huge_pages_node[{p.folio.nid}]"):
-            hstate[name] = hstate[name] - 1
-    return p.planted(p.head_va(), p.frame_at(p.head_va()))
+    one = p.folio(folio)
+    lru = p.offset("page", "lru")
+    own = p.va(folio) + lru
+    following, before = p.read(own), p.read(own + 8)
+    p.write(before, following)
+    p.write(following + 8, before)
+    p.write(own, own)
+    p.write(own + 8, own)
+    if not one.in_use:
+        hstate = p.struct("hstate", p.hugetlb.hstates[one.order].va)
+        for name in ("free_huge_pages", f"free_huge_pages_node[{one.nid}]"):
+            hstate[name] -= 1
+    return p.planted(p.va(folio), p.frame_at(p.va(folio)))
 
 
-def shared_tail(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault("hugetlb hugetlb-shared-tail", kernels=("7.2",))
+def shared_tail(
+    p: HugetlbPlanter,
+    folio: int = 0,
+    what: Literal["one", "order", "refcount", "zone", "freed"] = "one",
+    number: int = 7,
+) -> Planted:
     """What all folios of a zone show as their tail pages is wrong."""
     if not p.hugetlb.has_shared_tails:
         raise p.error("this kernel has none")
-    pfn = p.hugetlb.shared_tail(p.folio)
-    page = p.kernel.addresses.pfn_to_page(pfn)
+    one = p.folio(folio)
+    pfn = p.hugetlb.shared_tail(one)
     pages = p.kernel.physical.words(pfn).reshape(-1, STRUCT_PAGE_SIZE // 8)
-    layouts, what = p.kernel.layouts, p.option("what")
-    refcount = layouts.offsetof("page", "_refcount")
     if what == "one":
-        pages[p.option("number"), 4] = 0x1234
+        pages[number, 4] = 0x1234
     elif what == "order":
-        word = layouts.offsetof("page", "compound_info") // 8
-        pages[:, word] = p.memmap.compound_info(p.folio.pfn, p.folio.order + 1)
+        word = p.offset("page", "compound_info") // 8
+        pages[:, word] = p.memmap.compound_info(one.pfn, one.order + 1)
     elif what == "refcount":
-        pages.view("<u4")[:, refcount // 4] = 1
+        pages.view("<u4")[:, p.offset("page", "_refcount") // 4] = 1
     elif what == "zone":
-        pages[:, 0] = p.memmap.links("ZONE_MOVABLE", p.folio.nid)
+        pages[:, 0] = p.memmap.links("ZONE_MOVABLE", one.nid)
     else:
-        p.memmap.set_refcount(pfn, 0)
-    return p.planted(page, pfn)
+        p.set_refcount(pfn, 0)
+    return p.planted(p.page_va(pfn), pfn)
 
 
-def unreadable(p: HugetlbPlanter) -> Planted:
+@hugetlb_fault()
+def unreadable(
+    p: HugetlbPlanter, folio: int = 0, page: int = 0, of: Literal["table", "head"] = "table"
+) -> Planted:
     """The dump lacks a page table, or the frame of a head. No fault."""
-    va = p.page_va()
-    if p.option("of") == "head":
-        pfn = p.frame_at(p.head_va())
+    va = p.va(folio, page)
+    if of == "head":
+        pfn = p.frame_at(p.va(folio))
     else:
-        pfn = next(table for shift, table, _ in p.tables.tables(va) if shift == PTE_SHIFT)
+        pfn = next(table for shift, table, _ in p.path(va) if shift == PTE_SHIFT)
     p.kernel.physical.missing.add(pfn)
     return p.planted(va, pfn)

@@ -4,126 +4,135 @@
 from __future__ import annotations
 
 from ..units import PAGE_SIZE, PAGES_PER_SUBSECTION
-from .planter import PagemapPlanter, Planted
-
-__all__ = (
-    "name",
-    "nr_range_absurd",
-    "range_inverted",
-    "range_overlap",
-    "ref_dead",
-    "ref_leaked",
-    "ref_lost",
-    "resource_cycle",
-    "shift_absurd",
-    "xarray_cycle",
-    "xarray_stray",
-)
+from .planter import Finding, Planted, Planter, SimPlanter
+from .registry import fault
 
 
-def range_inverted(p: PagemapPlanter) -> Planted:
+@fault("pgmap range-invalid")
+def range_inverted(p: Planter, range_: int = 0) -> Planted:
     """A range ends before it starts."""
-    i = p.option("range")
-    p.range()
-    start, end = p.record.pgmap[f"ranges[{i}].start"], p.record.pgmap[f"ranges[{i}].end"]
-    p.record.pgmap[f"ranges[{i}].start"] = end
-    p.record.pgmap[f"ranges[{i}].end"] = start
-    return p.planted(p.record.pgmap.va, start=end, end=start)
+    p.pfns(range_)
+    start, end = f"ranges[{range_}].start", f"ranges[{range_}].end"
+    p.pgmap[start], p.pgmap[end] = p.pgmap[end], p.pgmap[start]
+    return p.planted(p.record.va, start=p.pgmap[start], end=p.pgmap[end])
 
 
-def range_overlap(p: PagemapPlanter) -> Planted:
-    """A range reaches into another pagemap's."""
-    i = p.option("range")
-    _, end = p.range()
-    if not p.option("other"):
+@fault("pgmap range-overlap", "pgmap xarray")
+def range_overlap(p: Planter, range_: int = 0, other: str = "") -> Planted:
+    """
+    A range reaches into another pagemap's. The one that starts second overlaps, and
+    the one that was made longer has frames that pgmap_array does not.
+    """
+    _, end = p.pfns(range_)
+    if not other:
         raise p.error("say which pagemap with other")
-    other = p.kernel.pagemap(p.option("other"))
-    other_start, other_end = other.ranges[0]
+    reached = p.pagemap(other)
+    other_start, other_end = reached.ranges[0]
+    second = (reached.name, reached.va)
     if other_start >= end:
-        p.record.pgmap[f"ranges[{i}].end"] = (other_start + PAGES_PER_SUBSECTION) * PAGE_SIZE - 1
+        pa = (other_start + PAGES_PER_SUBSECTION) * PAGE_SIZE
+        p.pgmap[f"ranges[{range_}].end"] = pa - 1
     else:
-        p.record.pgmap[f"ranges[{i}].start"] = (other_end - PAGES_PER_SUBSECTION) * PAGE_SIZE
-    return p.planted(
-        p.record.pgmap.va,
-        start=p.record.pgmap[f"ranges[{i}].start"],
-        end=p.record.pgmap[f"ranges[{i}].end"],
-        other=other.name,
-        other_va=other.pgmap.va,
-    )
+        pa = (other_end - PAGES_PER_SUBSECTION) * PAGE_SIZE
+        p.pgmap[f"ranges[{range_}].start"] = pa
+        second = (p.owner, p.record.va)
+    findings = [
+        Finding("pgmap", "range-overlap", *second),
+        Finding("pgmap", "xarray", p.owner, p.record.va),
+    ]
+    return p.planted(p.record.va, findings=findings)
 
 
-def nr_range_absurd(p: PagemapPlanter) -> Planted:
+def _claims(p: Planter, member: str, value: int) -> Planted:
+    p.pgmap[member] = value
+    return p.planted(p.record.va, value=value)
+
+
+@fault("pgmap nr-range")
+def nr_range_absurd(p: Planter, value: int = 0x7FFFFFFF) -> Planted:
     """The pagemap claims more ranges than it can have."""
-    p.record.pgmap["nr_range"] = p.option("value")
-    return p.planted(p.record.pgmap.va, value=p.option("value"))
+    return _claims(p, "nr_range", value)
 
 
-def shift_absurd(p: PagemapPlanter) -> Planted:
+@fault("pgmap vmemmap-shift")
+def shift_absurd(p: Planter, value: int = 63) -> Planted:
     """The pagemap claims compound pages of an impossible size."""
-    p.record.pgmap["vmemmap_shift"] = p.option("value")
-    return p.planted(p.record.pgmap.va, value=p.option("value"))
+    return _claims(p, "vmemmap_shift", value)
 
 
-def ref_dead(p: PagemapPlanter) -> Planted:
+@fault()
+def ref_dead(p: Planter) -> Planted:
     """The pagemap's reference count was killed: it is being torn down."""
-    p.record.pgmap["ref.percpu_count_ptr"] = p.record.pgmap["ref.percpu_count_ptr"] | 3
-    return p.planted(p.record.pgmap.va)
+    return _claims(p, "ref.percpu_count_ptr", p.pgmap["ref.percpu_count_ptr"] | 3)
 
 
-def ref_leaked(p: PagemapPlanter) -> Planted:
+def _add_references(p: Planter, cpu: int, by: int) -> Planted:
+    va = p.per_cpu(p.pgmap["ref.percpu_count_ptr"], cpu)
+    p.write(va, p.read(va) + by)
+    return p.planted(p.record.va, by=by)
+
+
+@fault("pgmap pagemap-ref-high")
+def ref_leaked(p: Planter, by: int = 1) -> Planted:
     """The pagemap has more references than pages: it can't be torn down."""
-    p.kernel.percpu.add(p.record.pgmap["ref.percpu_count_ptr"], 0, p.option("by"))
-    return p.planted(p.record.pgmap.va, by=p.option("by"))
+    return _add_references(p, 0, by)
 
 
-def ref_lost(p: PagemapPlanter) -> Planted:
+@fault("pgmap pagemap-ref-low")
+def ref_lost(p: Planter, by: int = 1) -> Planted:
     """The pagemap has fewer references than pages: it goes while they are in use."""
-    p.kernel.percpu.add(p.record.pgmap["ref.percpu_count_ptr"], 1, -p.option("by"))
-    return p.planted(p.record.pgmap.va, by=p.option("by"))
+    return _add_references(p, 1, -by)
 
 
-def xarray_stray(p: PagemapPlanter) -> Planted:
+@fault("pgmap xarray")
+def xarray_stray(p: SimPlanter) -> Planted:
     """pgmap_array has the pagemap where no device is."""
-    pfn = p.kernel.end_pfn
-    p.kernel.pgmap_array.store_range(pfn, pfn + PAGES_PER_SUBSECTION - 1, p.record.pgmap.va)
-    return p.planted(p.record.pgmap.va, first_pfn=pfn, count=PAGES_PER_SUBSECTION)
+    pfn = p.unused_pfn
+    p.kernel.pgmap_array.store_range(pfn, pfn + PAGES_PER_SUBSECTION - 1, p.record.va)
+    return p.planted(p.record.va, first_pfn=pfn, count=PAGES_PER_SUBSECTION)
 
 
-def xarray_cycle(p: PagemapPlanter) -> Planted:
-    """A node of pgmap_array is below itself."""
-    nodes = p.kernel.pgmap_array.nodes()
+@fault("pgmap xarray")
+def xarray_cycle(p: Planter) -> Planted:
+    """A node of pgmap_array is below itself. It is no single pagemap's."""
+    nodes = p.xarray_nodes()
     root, node = nodes[0], nodes[-1]
     slot = next(i for i in range(63, -1, -1) if not node[f"slots[{i}]"])
     node[f"slots[{slot}]"] = root.va | 2
-    node["count"] = node["count"] + 1
-    return p.planted(node.va, slot=slot, root=root.va)
+    node["count"] += 1
+    findings = [Finding("pgmap", "xarray", None, root.va)]
+    return p.planted(node.va, findings=findings, slot=slot, root=root.va)
 
 
-def resource_cycle(p: PagemapPlanter) -> Planted:
+@fault("pgmap resource-tree")
+def resource_cycle(p: Planter) -> Planted:
     """The sibling of one of the pagemap's resources is its own parent's first child."""
-    resource = p.record.resources[0]
-    parent = p.kernel.memory.struct("resource", resource["parent"])
-    resource["sibling"] = parent["child"]
-    # Where one comes to twice.
-    return p.planted(resource.va, again=parent["child"])
+    resource = p.struct("resource", p.resource())
+    again = p.struct("resource", resource["parent"])["child"]
+    resource["sibling"] = again
+    # It is reported where one comes to twice.
+    findings = [Finding("pgmap", "resource-tree", None, again)]
+    return p.planted(resource.va, findings=findings, again=again)
 
 
-def name(p: PagemapPlanter) -> Planted:
+@fault()
+def name(p: SimPlanter, text: str = "", hex_: str = "") -> Planted:
     """The device's name is not what a terminal should be sent."""
     try:
-        name = bytes.fromhex(p.option("hex")) or p.option("text").encode()
+        name = bytes.fromhex(hex_) or text.encode()
     except ValueError:
         raise p.error("hex must be hexadecimal digits, two a byte") from None
     if not 0 < len(name) < 32 or b"\0" in name:
         raise p.error("a name has 1 to 31 bytes, none of them 0")
+    record = p.kernel.pagemap(p.owner)
     string = p.kernel.slab.string(name)
-    vaddr = p.record.pgmap.va
-    for resource in p.record.resources:
+    vaddr = record.va
+    for resource in record.resources:
         resource["name"] = string
-    if p.record.dev_dax is not None:
-        p.record.dev_dax["dev.kobj.name"] = string
-        vaddr = p.record.dev_dax.va
-    if p.record.gendisk is not None:
-        p.record.gendisk.set_bytes("disk_name", name)
-        vaddr = p.record.gendisk.va
+    if record.dev_dax is not None:
+        record.dev_dax["dev.kobj.name"] = string
+        vaddr = record.dev_dax.va
+    if record.gendisk is not None:
+        record.gendisk.set_bytes("disk_name", name)
+        vaddr = record.gendisk.va
     return p.planted(vaddr, name=name)

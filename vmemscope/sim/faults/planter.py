@@ -1,27 +1,67 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What all that plant faults have in common."""
+"""
+What faults are planted with: a kernel's memory, and a pagemap of it.
+
+:class:`Planter` is written against the few primitives that it declares, so that the
+same fault can be planted in the simulator's memory (:class:`SimPlanter`) and in a
+dump of any other kernel (the tests' ``patched.py``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...errors import UsageError
-from ..addresses import STRUCT_PAGE_SIZE
-from ..devices import PagemapRecord
-from ..hugetlb import Folio
-from ..kernel import Kernel
-from ..pagetable import PMD_SHIFT, PMD_SIZE, PRESENT, PTE_SHIFT, frame, pte
-from ..scenario import Fault
+from ..addresses import START_KERNEL_MAP, STRUCT_PAGE_SIZE
+from ..layouts import Member
+from ..memmap import NODES_PGSHIFT
+from ..pagetable import ADDRESS, PMD_SHIFT, PMD_SIZE, PRESENT, PSE, PTE_SHIFT, frame
 from ..units import PAGE_SIZE, PAGES_PER_SECTION
 
-__all__ = ("PMD_PAGES", "HugetlbPlanter", "PagemapPlanter", "Place", "Planted", "Planter")
+if TYPE_CHECKING:
+    from ..hugetlb import Folio
+    from ..kernel import Kernel
+    from .registry import Compound
+
+__all__ = (
+    "PMD_PAGES",
+    "Change",
+    "Finding",
+    "HugetlbPlanter",
+    "Place",
+    "Planted",
+    "Planter",
+    "Record",
+    "SimPlanter",
+)
 
 #: base pages in a large leaf
 PMD_PAGES = PMD_SIZE // PAGE_SIZE
 
-_ADDRESS = 0x000F_FFFF_FFFF_F000
+
+class Finding(NamedTuple):
+    """A finding that a command must give for a fault."""
+
+    command: str
+    rule: str
+    #: name of the pagemap that it is of; ``None``: of none
+    pagemap: str | None
+    vaddr: int
+
+
+class Change(NamedTuple):
+    """Bytes that a fault changed, in the order of the changes."""
+
+    #: virtual address of the bytes, or that an entry of a page table maps
+    vaddr: int
+    #: bytes; of an entry: log2 of the bytes that it maps
+    size: int
+    is_entry: bool
+    before: int
+    after: int
 
 
 @dataclass(frozen=True)
@@ -39,15 +79,71 @@ class Planted:
     pfn: int | None = None
     #: what else there is to know, by kind
     details: Mapping[str, Any] = field(default_factory=dict)
+    #: all findings that it must give
+    findings: frozenset[Finding] = frozenset()
+    changes: tuple[Change, ...] = ()
 
 
-@dataclass(frozen=True)
-class Place:
+class Record(Protocol):
+    """What a planter knows of a pagemap; page frames, ends are exclusive."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def nid(self) -> int: ...
+    @property
+    def altmap(self) -> bool: ...
+    @property
+    def per_compound(self) -> int:
+        """Pages in a compound page."""
+
+    ranges: list[tuple[int, int]]
+    #: first page frame of the data: after an altmap
+    data_pfn: int
+    vmemmap_shift: int
+
+    @property
+    def va(self) -> int:
+        """Address of the ``struct dev_pagemap``."""
+
+
+class Struct:
+    """A structure at a virtual address; members are items: ``node["slots[3]"]``."""
+
+    def __init__(self, planter: Planter, name: str, va: int) -> None:
+        self.planter = planter
+        self.name = name
+        self.va = va
+
+    def addr(self, path: str) -> int:
+        """Get the virtual address of a member."""
+        return self.va + self.planter.member(self.name, path).offset
+
+    def __getitem__(self, path: str) -> int:
+        member = self.planter.member(self.name, path)
+        value = self.planter.read(self.va + member.offset, member.size)
+        if member.bits is not None:
+            shift, bits = member.bits
+            value = value >> shift & ((1 << bits) - 1)
+        return value
+
+    def __setitem__(self, path: str, value: int) -> None:
+        member = self.planter.member(self.name, path)
+        va = self.va + member.offset
+        if member.bits is not None:
+            shift, bits = member.bits
+            mask = ((1 << bits) - 1) << shift
+            value = self.planter.read(va, member.size) & ~mask | value << shift & mask
+        self.planter.write(va, value, member.size)
+
+
+class Place(NamedTuple):
     """A page of the vmemmap, or a struct page in it."""
 
-    record: PagemapRecord
-    #: first pfn of the compound, or of the range
+    #: first pfn of the compound page, or of the range
     head_pfn: int
+    #: pfn whose struct page is at the address
+    pfn: int
     #: virtual address
     va: int
 
@@ -56,150 +152,498 @@ class Place:
         return self.va // PAGE_SIZE * PAGE_SIZE
 
 
-class Planter:
-    """What all planters have in common."""
+class Planter(ABC):
+    """
+    A kernel's memory as a fault changes it.
 
-    #: name of the pagemap that is planted in; none for HugeTLB
-    owner = ""
+    :param kind: of the fault
+    :param rules: commands that must report it, and the rule of each
+    :param record: the pagemap to plant it in; none for HugeTLB
+    """
 
-    def __init__(self, kernel: Kernel, fault: Fault) -> None:
-        self.kernel = kernel
-        self.fault = fault
-        self.tables = kernel.tables
-        self.memmap = kernel.memmap
+    record: Record
 
-    def option(self, name: str) -> Any:
-        return self.fault.options[name]
+    def __init__(
+        self, kind: str, rules: Collection[tuple[str, str]], record: Record | None
+    ) -> None:
+        self.kind = kind
+        self.rules = rules
+        self.owner = ""
+        if record is not None:
+            self.record = record
+            self.owner = record.name
+        self.changes: list[Change] = []
+
+    # What a kernel's memory has to offer.
+
+    @abstractmethod
+    def member(self, name: str, path: str) -> Member:
+        """Find a member of a structure; KeyError if there is none."""
+
+    @abstractmethod
+    def constant(self, name: str) -> int:
+        """Get the value of an enumerator; KeyError if there is none."""
+
+    @abstractmethod
+    def symbol(self, name: str) -> int:
+        """Get the address of a variable; KeyError if there is none."""
+
+    @abstractmethod
+    def page_va(self, pfn: int) -> int:
+        """Get the address of a struct page."""
+
+    @abstractmethod
+    def read_bytes(self, va: int, size: int) -> bytes:
+        """Read kernel memory; a structure is never cut by the end of a page."""
+
+    @abstractmethod
+    def write_bytes(self, va: int, data: bytes) -> None:
+        """Write to kernel memory."""
+
+    @abstractmethod
+    def frame_bytes(self, pfn: int) -> bytes:
+        """Read a page of physical memory."""
+
+    @abstractmethod
+    def set_frame_bytes(self, pfn: int, data: bytes) -> None:
+        """Write a page of physical memory."""
+
+    @abstractmethod
+    def path(self, va: int) -> Sequence[tuple[int, int, int]]:
+        """Go down the page tables: shift, pfn of the table, entry of each level."""
+
+    @abstractmethod
+    def write_entry(self, va: int, shift: int, entry: int) -> None:
+        """Write an entry of a page table, making the tables above it."""
+
+    @abstractmethod
+    def alloc_pages(self, order: int = 0, nid: int = 0) -> int:
+        """Allocate frames, of which the first gets a reference; get the first."""
+
+    @abstractmethod
+    def free_page(self, pfn: int) -> None:
+        """Give a frame to the page allocator, its reference count being 0."""
+
+    @abstractmethod
+    def is_ram(self, pfn: int) -> bool:
+        """Whether a frame is RAM, so that references to it count."""
+
+    @abstractmethod
+    def pagemap(self, name: str) -> Record:
+        """Get another pagemap."""
+
+    @property
+    @abstractmethod
+    def memory_end(self) -> int:
+        """The page frame after all memory and devices."""
+
+    @abstractmethod
+    def per_cpu(self, pointer: int, cpu: int) -> int:
+        """Get the address of a CPU's own counter."""
+
+    @abstractmethod
+    def process_pgd(self, number: int) -> int:
+        """Get the address of the top-level table of a process; IndexError if there is none."""
+
+    @abstractmethod
+    def resource(self) -> int:
+        """Get the address of the innermost ``struct resource`` of the pagemap."""
+
+    def has_boot_memmap(self, section: int) -> bool:
+        """Whether the memory map of a section was made at boot, of one large leaf."""
+        return bool(self.large_page(self.page_va(section * PAGES_PER_SECTION)))
+
+    def counts(self, name: str) -> bool:
+        """Whether the kernel counts the size of its memory map."""
+        try:
+            self.symbol(name)
+        except KeyError:
+            return False
+        return True
+
+    def at_last(self, va: int, shift: int, entry: int) -> None:
+        """Set an entry once everything else has been written."""
+        self.set_entry(va, shift, entry)
+
+    def count(self, name: str, by: int) -> None:
+        """Add to such a counter."""
+        va = self.symbol(name)
+        self.write(va, self.read(va) + by)
+
+    # Results.
 
     def error(self, message: str) -> UsageError:
-        name = self.kernel.scenario.name
-        return UsageError(f"scenario {name}: fault {self.fault.kind}: {message}")
+        return UsageError(f"fault {self.kind}: {message}")
 
-    def planted(self, vaddr: int, pfn: int | None = None, **details: Any) -> Planted:
-        return Planted(self.fault.kind, self.owner, vaddr, pfn, details)
+    def finding(self, command: str, rule: str, vaddr: int) -> Finding:
+        """Make a finding of the pagemap, or of none if the command knows no pagemaps."""
+        return Finding(command, rule, self.owner if command == "pgmap" else None, vaddr)
+
+    def planted(
+        self,
+        vaddr: int,
+        pfn: int | None = None,
+        *,
+        findings: Collection[Finding] | None = None,
+        **details: Any,
+    ) -> Planted:
+        """
+        Report what was done.
+
+        :param findings: by default one of each of the fault's rules, at the address
+        """
+        if findings is None:
+            findings = [self.finding(command, rule, vaddr) for command, rule in self.rules]
+        return Planted(
+            self.kind,
+            self.owner,
+            vaddr,
+            pfn,
+            details,
+            frozenset(findings),
+            tuple(self.changes),
+        )
+
+    # Memory.
+
+    def read(self, va: int, size: int = 8) -> int:
+        return int.from_bytes(self.read_bytes(va, size), "little")
+
+    def write(self, va: int, value: int, size: int = 8) -> None:
+        value &= (1 << size * 8) - 1
+        self.changes.append(Change(va, size, False, self.read(va, size), value))
+        self.write_bytes(va, value.to_bytes(size, "little"))
+
+    def struct(self, name: str, va: int) -> Struct:
+        """Get a structure at an address."""
+        return Struct(self, name, va)
+
+    @property
+    def pgmap(self) -> Struct:
+        """The pagemap's ``struct dev_pagemap``."""
+        return self.struct("dev_pagemap", self.record.va)
+
+    def has_member(self, name: str, path: str) -> bool:
+        try:
+            self.member(name, path)
+        except KeyError:
+            return False
+        return True
+
+    def offset(self, name: str, path: str) -> int:
+        return self.member(name, path).offset
+
+    def flag(self, name: str) -> int:
+        """Get ``1 << PG_name``."""
+        return 1 << self.constant(f"PG_{name}")
+
+    def set_page_type(self, pfn: int, name: str) -> None:
+        """Mark the use of a frame: slab, buddy or offline."""
+        va = self.page_va(pfn)
+        mapcount = va + self.offset("page", "_mapcount")
+        try:
+            self.write(mapcount, self.constant(f"PGTY_{name}") << 24 | 0xFFFFFF, 4)
+        except KeyError:
+            # Before 6.12: PAGE_TYPE_BASE with PG_buddy, 0x80, or PG_offline, 0x100, cleared.
+            if name != "slab":
+                self.write(mapcount, {"buddy": -129, "offline": -257}[name], 4)
+        try:
+            flag = self.flag(name)
+        except KeyError:
+            return
+        self.write(va, self.read(va) | flag)
+
+    def refcount(self, pfn: int) -> int:
+        return self.read(self.page_va(pfn) + self.offset("page", "_refcount"), 4)
+
+    def set_refcount(self, pfn: int, count: int) -> None:
+        self.write(self.page_va(pfn) + self.offset("page", "_refcount"), count, 4)
+
+    def get_page(self, pfn: int) -> None:
+        # Page 0 is no System RAM, but has a struct page that can be counted in.
+        if self.is_ram(pfn) or pfn == 0:
+            self.set_refcount(pfn, self.refcount(pfn) + 1)
+
+    def put_page(self, pfn: int) -> None:
+        if self.is_ram(pfn) or pfn == 0:
+            self.set_refcount(pfn, self.refcount(pfn) - 1)
+            if self.refcount(pfn) == 0:
+                self.free_page(pfn)
+
+    def nid(self, pfn: int) -> int:
+        """Get the node of a frame."""
+        return self.read(self.page_va(pfn)) >> NODES_PGSHIFT
+
+    def xarray_nodes(self) -> list[Struct]:
+        """Get all nodes of pgmap_array, the root first."""
+        head = self.struct("xarray", self.symbol("pgmap_array"))["xa_head"]
+        nodes = [self.struct("xa_node", head - 2)]
+        for node in nodes:
+            if node["shift"]:
+                slots = (node[f"slots[{i}]"] for i in range(64))
+                nodes += [
+                    self.struct("xa_node", slot - 2)
+                    for slot in slots
+                    if slot & 3 == 2 and slot > 4096
+                ]
+        return nodes
+
+    def section(self, number: int) -> Struct | None:
+        """Get a ``struct mem_section``; ``None`` if its root is not there."""
+        size = self.member("mem_section", "").size
+        per_root = PAGE_SIZE // size
+        root = self.read(self.read(self.symbol("mem_section")) + number // per_root * 8)
+        return self.struct("mem_section", root + number % per_root * size) if root else None
+
+    # Page tables.
+
+    def leaf(self, va: int) -> tuple[int, int] | None:
+        """Get shift and entry of the leaf that maps an address, if there is one."""
+        shift, _, entry = self.path(va)[-1]
+        return (shift, entry) if entry & PRESENT else None
+
+    def mapped(self, va: int) -> tuple[int, int]:
+        """Get shift and entry of the leaf that maps an address."""
+        leaf = self.leaf(va)
+        if leaf is None:
+            raise self.error(f"nothing is mapped at {va:#x}")
+        return leaf
 
     def frame_at(self, va: int) -> int:
         """Get the frame that maps a page of the vmemmap."""
-        pa = self.tables.translate(va)
-        if pa is None:
-            raise self.error(f"nothing is mapped at {va:#x}")
-        return pa // PAGE_SIZE
+        shift, entry = self.mapped(va)
+        offset = (1 << shift) - 1
+        return (entry & ADDRESS & ~offset | va & offset) // PAGE_SIZE
+
+    def entry(self, va: int, shift: int) -> int:
+        """Get the entry of an existing table, 0 if there is no table."""
+        return next((entry for level, _, entry in self.path(va) if level == shift), 0)
+
+    def set_entry(self, va: int, shift: int, entry: int) -> None:
+        """Set an entry of a page table, making the tables above it."""
+        before = self.entry(va, shift)
+        self.write_entry(va, shift, entry)
+        self.changes.append(Change(va, shift, True, before, entry))
 
     def base_page(self, va: int) -> int:
         """Get the entry of a base page."""
-        entry = self.tables.entry(va, PTE_SHIFT)
+        entry = self.entry(va, PTE_SHIFT)
         if not entry & PRESENT:
             raise self.error(f"no base page is mapped at {va:#x}")
         return entry
 
+    def large_page(self, va: int) -> int:
+        """Get the entry of a large leaf, 0 if there is none."""
+        entry = self.entry(va, PMD_SHIFT)
+        return entry if entry & PSE else 0
 
-class PagemapPlanter(Planter):
-    """What planters in a pagemap have in common."""
+    def remap(self, va: int, pfn: int) -> int:
+        """Make an entry map another frame and move the reference; get the old frame."""
+        entry = self.base_page(va)
+        self.get_page(pfn)
+        self.set_entry(va, PTE_SHIFT, entry & ~ADDRESS | pfn * PAGE_SIZE)
+        self.put_page(frame(entry))
+        return frame(entry)
 
-    def __init__(self, kernel: Kernel, fault: Fault) -> None:
-        super().__init__(kernel, fault)
-        self.record = kernel.pagemap(fault.pagemap)
-        self.owner = self.record.name
+    def copy_frame(self, pfn: int, nid: int | None = None) -> int:
+        """Allocate a frame with the same content, by default on the pagemap's node."""
+        copy = self.alloc_pages(0, self.record.nid if nid is None else nid)
+        self.set_frame_bytes(copy, self.frame_bytes(pfn))
+        return copy
+
+    def private_copy(self, va: int, nid: int | None = None) -> int:
+        """Have a page of the vmemmap in a frame of its own, with the same content; get it."""
+        copy = self.copy_frame(self.frame_at(va), nid)
+        # Allocated for this entry alone, so the reference is there already.
+        self.set_refcount(copy, 0)
+        return copy
+
+    def alloc_block(self, va: int) -> int:
+        """Allocate 2 MiB and copy what is mapped there now."""
+        block = self.alloc_pages(PMD_SHIFT - PTE_SHIFT, self.record.nid)
+        for i in range(PMD_PAGES):
+            self.set_frame_bytes(block + i, self.frame_bytes(self.frame_at(va + i * PAGE_SIZE)))
+        return block
+
+    def free_block(self, pfn: int) -> None:
+        """Free an allocation of 2 MiB."""
+        self.set_refcount(pfn, 0)
+        for i in range(PMD_PAGES):
+            self.free_page(pfn + i)
+
+    def copy_to_device(self, pfn: int, to: int, count: int) -> None:
+        """Copy frames to the device's data."""
+        for i in range(count):
+            self.set_frame_bytes(to + i, self.frame_bytes(pfn + i))
 
     # Places.
 
-    def range(self) -> tuple[int, int]:
-        """Get the range that the fault is in, in pfns."""
-        index: int = self.option("range")
+    @property
+    def unused_pfn(self) -> int:
+        """A page frame beyond all memory and devices, at the start of a section."""
+        return (-(-self.memory_end // PAGES_PER_SECTION) + 1) * PAGES_PER_SECTION
+
+    def pfns(self, index: int) -> tuple[int, int]:
+        """Get one of the pagemap's ranges, in pfns."""
         try:
             return self.record.ranges[index]
         except IndexError:
             raise self.error(f"{self.record.name} has no range {index}") from None
 
-    def place(self) -> Place:
+    def place(self, at: Compound) -> Place:
         """Find the page of the vmemmap, or the struct page, that the options name."""
-        start, end = self.range()
-        if self.record.altmap and "compound" in self.fault.options:
-            start = self.record.data_pfn
+        record = self.record
+        start, end = self.pfns(at.range)
+        if record.altmap:
+            start = record.data_pfn
         head = start
-        if self.record.vmemmap_shift:
-            head += self.option("compound") * self.record.per_compound
-        elif self.option("compound"):
-            raise self.error(f"{self.record.name} has no compound pages")
-        offset = self.fault.options.get("page", 0) * PAGE_SIZE
-        offset += self.fault.options.get("struct_page", 0) * STRUCT_PAGE_SIZE
-        va = self.kernel.addresses.pfn_to_page(head) + offset
-        limit = min(end, head + self.record.per_compound) if self.record.vmemmap_shift else end
-        if not start <= head < end or va >= self.kernel.addresses.pfn_to_page(limit):
-            raise self.error(f"that is outside {self.record.name}")
-        return Place(self.record, head, va)
+        if record.vmemmap_shift:
+            head += at.compound * record.per_compound
+        elif at.compound:
+            raise self.error(f"{record.name} has no compound pages")
+        pfn = head + getattr(at, "page", 0) * PAGE_SIZE // STRUCT_PAGE_SIZE
+        pfn += getattr(at, "struct_page", 0)
+        limit = min(end, head + record.per_compound) if record.vmemmap_shift else end
+        if not start <= head < end or pfn >= limit:
+            raise self.error(f"that is outside {record.name}")
+        return Place(head, pfn, self.page_va(pfn))
 
-    def compound(self) -> Place:
+    def compound(self, at: Compound) -> Place:
         """The same, where it must be a compound page."""
         if not self.record.vmemmap_shift:
             raise self.error(f"{self.record.name} has no compound pages")
-        return self.place()
+        return self.place(at)
 
-    def section_va(self) -> int:
-        """Get where the memory map of the section that the options name starts."""
-        start, end = self.record.ranges[self.fault.options.get("range", 0)]
+    def tail(self, at: Compound) -> Place:
+        """The same, where it must be a tail page."""
+        place = self.compound(at)
+        if place.pfn == place.head_pfn:
+            raise self.error("struct page 0 is the head")
+        return place
+
+    def section_va(self, number: int, range_index: int = 0) -> int:
+        """Get where the memory map of one of the pagemap's sections starts."""
+        start, end = self.record.ranges[range_index]
         pfn = -(-start // PAGES_PER_SECTION) * PAGES_PER_SECTION
-        pfn += self.option("section") * PAGES_PER_SECTION
+        pfn += number * PAGES_PER_SECTION
         if pfn + PAGES_PER_SECTION > end:
             raise self.error(f"that is outside {self.record.name}")
+        return self.page_va(pfn)
+
+
+class SimPlanter(Planter):
+    """The same, in the simulator's memory."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        kind: str,
+        rules: Collection[tuple[str, str]],
+        record: Record | None,
+    ) -> None:
+        super().__init__(kind, rules, record)
+        self.kernel = kernel
+        self.tables = kernel.tables
+        self.memmap = kernel.memmap
+        self.layouts = kernel.layouts
+
+    def error(self, message: str) -> UsageError:
+        return UsageError(f"scenario {self.kernel.scenario.name}: {super().error(message)}")
+
+    def member(self, name: str, path: str) -> Member:
+        if not path:
+            return Member(0, self.layouts.sizeof(name))
+        return self.layouts.member(name, path)
+
+    def constant(self, name: str) -> int:
+        return self.layouts.constant(name)
+
+    def symbol(self, name: str) -> int:
+        # Variables of numbers are written when all else has been.
+        return self.kernel.image[name]
+
+    def page_va(self, pfn: int) -> int:
         return self.kernel.addresses.pfn_to_page(pfn)
 
-    # Page tables and references.
+    def _physical(self, va: int) -> int:
+        if self.kernel.addresses.vmemmap_base <= va < START_KERNEL_MAP:
+            pa = self.tables.translate(va)
+            assert pa is not None, hex(va)
+            return pa
+        return self.kernel.memory.pa(va)
+
+    def read_bytes(self, va: int, size: int) -> bytes:
+        return self.kernel.physical.read(self._physical(va), size)
+
+    def write_bytes(self, va: int, data: bytes) -> None:
+        self.kernel.physical.write(self._physical(va), data)
+
+    def frame_bytes(self, pfn: int) -> bytes:
+        return self.kernel.physical.page(pfn).tobytes()
+
+    def set_frame_bytes(self, pfn: int, data: bytes) -> None:
+        self.kernel.physical.write(pfn * PAGE_SIZE, data)
+
+    def path(self, va: int) -> list[tuple[int, int, int]]:
+        return list(self.tables.tables(va))
+
+    def write_entry(self, va: int, shift: int, entry: int) -> None:
+        self.tables.set(va, shift, entry)
+
+    def alloc_pages(self, order: int = 0, nid: int = 0) -> int:
+        pages = self.kernel.pages
+        return pages.alloc_pages(order, nid) if order else pages.alloc_page(nid)
+
+    def free_page(self, pfn: int) -> None:
+        self.kernel.pages.free_page(pfn)
 
     def is_ram(self, pfn: int) -> bool:
         return any(start <= pfn < end for start, end, _ in self.kernel.ram)
 
-    def get_page(self, pfn: int) -> None:
-        # Page 0 is no System RAM, but has a struct page that can be counted in.
-        if self.is_ram(pfn) or pfn == 0:
-            self.memmap.add_refcount(pfn, 1)
-
-    def put_page(self, pfn: int) -> None:
-        if self.is_ram(pfn) or pfn == 0:
-            self.memmap.add_refcount(pfn, -1)
-            if self.memmap.refcount(pfn) == 0:
-                self.kernel.pages.free_page(pfn)
-
-    def remap(self, va: int, pfn: int) -> int:
-        """Make an entry map another frame and move the reference; get the old frame."""
-        old = frame(self.base_page(va))
-        self.get_page(pfn)
-        self.tables.set(va, PTE_SHIFT, pte(pfn))
-        self.put_page(old)
-        return old
-
-    def copy_frame(self, pfn: int) -> int:
-        """Allocate a frame with the same content."""
-        copy = self.kernel.pages.alloc_page(self.record.spec.nid)
-        self.kernel.physical.page(copy)[:] = self.kernel.physical.page(pfn)
-        return copy
-
-    def alloc_block(self, va: int) -> int:
-        """Allocate 2 MiB and copy what is mapped there now."""
-        block = self.kernel.pages.alloc_pages(PMD_SHIFT - PTE_SHIFT, self.record.spec.nid)
-        rows = self.kernel.physical.run(block, PMD_PAGES)
-        for i in range(PMD_PAGES):
-            rows[i] = self.kernel.physical.page(self.frame_at(va + i * PAGE_SIZE))
-        return block
-
-    def free_block(self, pfn: int) -> None:
-        """Free an allocation of 2 MiB."""
-        self.memmap.set_refcount(pfn, 0)
-        for i in range(PMD_PAGES):
-            self.kernel.pages.free_page(pfn + i)
-
-
-class HugetlbPlanter(Planter):
-    """What planters in HugeTLB have in common."""
-
-    def __init__(self, kernel: Kernel, fault: Fault) -> None:
-        super().__init__(kernel, fault)
-        self.hugetlb = kernel.hugetlb
+    def pagemap(self, name: str) -> Record:
+        return self.kernel.pagemap(name)
 
     @property
-    def folio(self) -> Folio:
-        """The folio that the options name, in order of allocation."""
-        number: int = self.option("folio")
+    def memory_end(self) -> int:
+        return self.kernel.memory_end
+
+    def per_cpu(self, pointer: int, cpu: int) -> int:
+        return self.kernel.percpu.address(pointer, cpu)
+
+    def process_pgd(self, number: int) -> int:
+        return self.kernel.addresses.va(self.kernel.tasks.pgds[number] * PAGE_SIZE)
+
+    def resource(self) -> int:
+        return self.kernel.pagemap(self.record.name).resources[0].va
+
+    def section(self, number: int) -> Struct | None:
+        found = self.kernel.sections.get(number)
+        return None if found is None else self.struct("mem_section", found.va)
+
+    def at_last(self, va: int, shift: int, entry: int) -> None:
+        # Until then struct pages of RAM are written to.
+        self.changes.append(Change(va, shift, True, self.entry(va, shift), entry))
+        self.kernel.last_steps.append(lambda: self.write_entry(va, shift, entry))
+
+    def count(self, name: str, by: int) -> None:
+        self.kernel.counters[name] += by
+
+    def counts(self, name: str) -> bool:
+        return name in self.kernel.counters
+
+    def has_boot_memmap(self, section: int) -> bool:
+        return section in self.kernel.boot_memmap
+
+
+class HugetlbPlanter(SimPlanter):
+    """What faults in HugeTLB are planted with."""
+
+    def __init__(self, kernel: Kernel, kind: str, rules: Collection[tuple[str, str]]) -> None:
+        super().__init__(kernel, kind, rules, None)
+        self.hugetlb = kernel.hugetlb
+
+    def folio(self, number: int) -> Folio:
+        """Get a folio, in order of allocation."""
         try:
             return self.hugetlb.folios[number]
         except IndexError:
@@ -212,21 +656,6 @@ class HugetlbPlanter(Planter):
                 return folio
         raise self.error("there is no folio that is not optimized")
 
-    def page_va(self) -> int:
-        """Get the page of the folio's vmemmap that the options name."""
-        return self.hugetlb.address(self.folio, self.fault.options.get("page", 0))
-
-    def head_va(self) -> int:
-        return self.hugetlb.address(self.folio)
-
-    def change(self, va: int, keep: int = -1, set_: int = 0) -> Planted:
-        """Change bits of an entry."""
-        entry = self.base_page(va)
-        self.tables.set(va, PTE_SHIFT, entry & keep | set_)
-        return self.planted(va, frame(entry))
-
-    def remap(self, va: int, pfn: int) -> Planted:
-        """Make an entry map another frame."""
-        old = frame(self.base_page(va))
-        self.change(va, ~_ADDRESS, pfn * PAGE_SIZE)
-        return self.planted(va, pfn, old_pfn=old)
+    def va(self, folio: int, page: int = 0) -> int:
+        """Get the address of a page of a folio's vmemmap."""
+        return self.hugetlb.address(self.folio(folio), page)

@@ -3,116 +3,109 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..addresses import STRUCT_PAGE_SIZE
-from ..objects import Struct
 from ..pagetable import KERNEL_LARGE, PMD_SHIFT, PMD_SIZE, PSE, PTE_SHIFT, pte
 from ..units import PAGE_SIZE, PAGES_PER_SECTION, PAGES_PER_SUBSECTION
-from .planter import PagemapPlanter, Planted
-
-__all__ = (
-    "boot_memmap_hole",
-    "counter",
-    "leak",
-    "section_map",
-    "subsection_lost",
-    "subsection_stale",
-    "usage_lost",
-)
+from .planter import Planted, Planter, SimPlanter, Struct
+from .registry import fault
 
 
-def subsection_lost(p: PagemapPlanter) -> Planted:
-    """A subsection of the device is mapped but not valid."""
-    start, end = p.range()
-    pfn = start + p.option("subsection") * PAGES_PER_SUBSECTION
-    if pfn >= end:
+@fault("pgmap subsection-map", "memmap subsection-map", "memmap vmemmap-leak")
+def subsection_lost(p: Planter, range_: int = 0, subsection: int = 0) -> Planted:
+    """A subsection of the device is mapped but not valid: mapped in vain."""
+    start, end = p.pfns(range_)
+    pfn = start + subsection * PAGES_PER_SUBSECTION
+    section = p.section(pfn // PAGES_PER_SECTION)
+    if pfn >= end or section is None:
         raise p.error(f"that is outside {p.record.name}")
-    section = p.kernel.sections.get(pfn // PAGES_PER_SECTION)
-    assert section is not None
-    usage = p.kernel.memory.struct("mem_section_usage", section["usage"])
-    bit = pfn % PAGES_PER_SECTION // PAGES_PER_SUBSECTION
-    usage["subsection_map[0]"] = usage["subsection_map[0]"] & ~(1 << bit)
-    return p.planted(p.kernel.addresses.pfn_to_page(pfn), first_pfn=pfn)
+    usage = p.struct("mem_section_usage", section["usage"])
+    usage["subsection_map[0]"] &= ~(1 << pfn % PAGES_PER_SECTION // PAGES_PER_SUBSECTION)
+    return p.planted(p.page_va(pfn), first_pfn=pfn)
 
 
-def subsection_stale(p: PagemapPlanter) -> Planted:
+@fault("memmap section-stale")
+def subsection_stale(p: SimPlanter, subsection: int = 63) -> Planted:
     """A subsection beside the device is valid, memory map and all: a device went half."""
     start, _ = p.record.ranges[0]
-    pfn = start // PAGES_PER_SECTION * PAGES_PER_SECTION
-    pfn += p.option("subsection") * PAGES_PER_SUBSECTION
-    va = p.kernel.addresses.pfn_to_page(pfn)
-    if p.option("subsection") >= PAGES_PER_SECTION // PAGES_PER_SUBSECTION or p.tables.leaf(va):
+    pfn = start // PAGES_PER_SECTION * PAGES_PER_SECTION + subsection * PAGES_PER_SUBSECTION
+    va = p.page_va(pfn)
+    if subsection >= PAGES_PER_SECTION // PAGES_PER_SUBSECTION or p.leaf(va):
         raise p.error("there is something else already, or it is in another section")
     p.kernel.sections.fill_subsection_map(pfn, PAGES_PER_SUBSECTION)
     pages = PAGES_PER_SUBSECTION * STRUCT_PAGE_SIZE // PAGE_SIZE
     for i in range(pages):
-        page = p.kernel.pages.alloc_page(p.record.spec.nid)
-        p.tables.set(va + i * PAGE_SIZE, PTE_SHIFT, pte(page))
+        p.set_entry(va + i * PAGE_SIZE, PTE_SHIFT, pte(p.alloc_pages(0, p.record.nid)))
     p.kernel.vmemmap.nr_memmap_pages += pages
     # As its driver left them.
-    pgmap = p.record.pgmap.va
-    nid = p.record.spec.nid
-    p.memmap.store(pfn, p.memmap.fresh_device(pfn, PAGES_PER_SUBSECTION, nid, pgmap, 1))
+    page = p.memmap.fresh_device(pfn, PAGES_PER_SUBSECTION, p.record.nid, p.record.va, 1)
+    p.memmap.store(pfn, page)
     return p.planted(va, p.frame_at(va), first_pfn=pfn)
 
 
-def _section(p: PagemapPlanter) -> tuple[Struct, int]:
+def _section(p: Planter, index: int) -> tuple[Struct, int]:
     """Get a section of the device, and the address of its first struct page."""
     start, end = p.record.ranges[0]
-    number = start // PAGES_PER_SECTION + p.option("section")
-    section = p.kernel.sections.get(number)
+    number = start // PAGES_PER_SECTION + index
+    section = p.section(number)
     if section is None or number * PAGES_PER_SECTION >= end:
         raise p.error(f"that is outside {p.record.name}")
-    return section, p.kernel.addresses.pfn_to_page(number * PAGES_PER_SECTION)
+    return section, p.page_va(number * PAGES_PER_SECTION)
 
 
-def section_map(p: PagemapPlanter) -> Planted:
+@fault("memmap section-map")
+def section_map(p: Planter, section: int = 0, bit: int = 20) -> Planted:
     """A section says that its memory map is elsewhere."""
-    section, va = _section(p)
-    before = section["section_mem_map"]
-    section["section_mem_map"] = before ^ 1 << p.option("bit")
-    return p.planted(
-        va, section=section.va, expected=before, observed=before ^ 1 << p.option("bit")
-    )
+    found, va = _section(p, section)
+    before = found["section_mem_map"]
+    found["section_mem_map"] = before ^ 1 << bit
+    return p.planted(va, section=found.va, expected=before, observed=before ^ 1 << bit)
 
 
-def usage_lost(p: PagemapPlanter) -> Planted:
+@fault("memmap section-usage")
+def usage_lost(p: Planter, section: int = 0) -> Planted:
     """A section has a memory map, but does not say what of it is valid."""
-    section, va = _section(p)
-    section["usage"] = 0
-    return p.planted(va, section=section.va)
+    found, va = _section(p, section)
+    found["usage"] = 0
+    return p.planted(va, section=found.va)
 
 
-def boot_memmap_hole(p: PagemapPlanter) -> Planted:
-    """The memory map of a section of RAM is not mapped."""
-    number = p.option("section")
-    if number not in p.kernel.boot_memmap:
-        raise p.error(f"section {number} has no RAM")
-    va = p.kernel.addresses.pfn_to_page(number * PAGES_PER_SECTION)
-    # Until then struct pages of RAM are written to.
-    p.kernel.last_steps.append(lambda: p.tables.set(va, PMD_SHIFT, 0))
-    # Of which there is now less than was counted.
-    counter = p.kernel.image["nr_memmap_boot_pages"] if p.kernel.counters else None
-    return p.planted(va, size=PMD_SIZE, counter=counter)
+@fault("memmap section-unmapped", "memmap memmap-counter")
+def boot_memmap_hole(p: Planter, section: int = 0) -> Planted:
+    """The memory map of a section of RAM is not mapped, but counted all the same."""
+    va = p.page_va(section * PAGES_PER_SECTION)
+    if not p.has_boot_memmap(section):
+        raise p.error(f"section {section} has no RAM")
+    p.at_last(va, PMD_SHIFT, 0)
+    findings = [p.finding("memmap", "section-unmapped", va)]
+    if p.counts("nr_memmap_boot_pages"):
+        counter = p.symbol("nr_memmap_boot_pages")
+        findings.append(p.finding("memmap", "memmap-counter", counter))
+    return p.planted(va, findings=findings, size=PMD_SIZE)
 
 
-def leak(p: PagemapPlanter) -> Planted:
+@fault("memmap vmemmap-leak")
+def leak(p: Planter, pages: int = 1, leaf: Literal["base", "large"] = "base") -> Planted:
     """Vmemmap is mapped that describes nothing."""
-    pfn = p.kernel.end_pfn
-    va = p.kernel.addresses.pfn_to_page(pfn)
-    if p.option("leaf") == "large":
-        block = p.kernel.pages.alloc_pages(PMD_SHIFT - PTE_SHIFT, p.record.spec.nid)
-        p.tables.set(va, PMD_SHIFT, block * PAGE_SIZE | KERNEL_LARGE | PSE)
+    va = p.page_va(p.unused_pfn)
+    if leaf == "large":
+        block = p.alloc_pages(PMD_SHIFT - PTE_SHIFT, p.record.nid)
+        p.set_entry(va, PMD_SHIFT, block * PAGE_SIZE | KERNEL_LARGE | PSE)
         return p.planted(va, block, size=PMD_SIZE)
-    for i in range(p.option("pages")):
-        page = p.kernel.pages.alloc_page(p.record.spec.nid)
-        p.tables.set(va + i * PAGE_SIZE, PTE_SHIFT, pte(page))
-    return p.planted(va, p.frame_at(va), size=p.option("pages") * PAGE_SIZE)
+    for i in range(pages):
+        p.set_entry(va + i * PAGE_SIZE, PTE_SHIFT, pte(p.alloc_pages(0, p.record.nid)))
+    return p.planted(va, p.frame_at(va), size=pages * PAGE_SIZE)
 
 
-def counter(p: PagemapPlanter) -> Planted:
+@fault("memmap memmap-counter", kernels=("6.12", "7.2"))
+def counter(
+    p: Planter,
+    of: Literal["nr_memmap_pages", "nr_memmap_boot_pages"] = "nr_memmap_pages",
+    by: int = 1,
+) -> Planted:
     """The kernel counts other memory map than there is."""
-    name, by = p.option("of"), p.option("by")
-    if name not in p.kernel.counters:
+    if not p.counts(of):
         raise p.error("this kernel has no such counters")
-    p.kernel.counters[name] += by
-    return p.planted(p.kernel.image[name], by=by)
+    p.count(of, by)
+    return p.planted(p.symbol(of), by=by)

@@ -3,162 +3,139 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from ..addresses import STRUCT_PAGE_SIZE
-from ..memmap import struct_pages_per_page
-from .planter import PagemapPlanter, Place, Planted
-
-__all__ = (
-    "early_uninitialised",
-    "head_flag_lost",
-    "mask_missing",
-    "page_refcount",
-    "stray_head",
-    "tail_written",
-    "tail_wrong_head",
-    "uninitialised",
-    "wrong_order",
-    "wrong_pgmap",
-    "wrong_zone",
-)
+from ..memmap import NODES_PGSHIFT, ZONES_PGSHIFT, struct_pages_per_page
+from .planter import Planted, Planter, SimPlanter
+from .registry import Compound, StructPage, fault
 
 
-def _compound_word(p: PagemapPlanter) -> int:
-    member = "compound_info" if p.memmap.has_mask else "compound_head"
-    return p.kernel.layouts.offsetof("page", member)
+def _changed(p: Planter, va: int, at: int, value: int, size: int = 8) -> Planted:
+    """Write to a struct page whose address is ``va``."""
+    before = p.read(at, size)
+    p.write(at, value, size)
+    return p.planted(va, p.frame_at(va), expected=before, observed=p.read(at, size))
 
 
-def _tail(p: PagemapPlanter) -> tuple[Place, int]:
-    place = p.compound()
-    if not p.option("struct_page"):
-        raise p.error("struct page 0 is the head")
-    return place, p.kernel.addresses.page_to_pfn(place.va)
+def _compound_word(p: Planter) -> int:
+    member = "compound_info" if p.has_member("page", "compound_info") else "compound_head"
+    return p.offset("page", member)
 
 
-def tail_wrong_head(p: PagemapPlanter) -> Planted:
+@fault("pgmap compound-head")
+def tail_wrong_head(p: Planter, at: StructPage = StructPage(struct_page=5)) -> Planted:
     """A tail page points to the head of the compound before or after."""
-    place, pfn = _tail(p)
+    place = p.tail(at)
     per_compound = p.record.per_compound
-    start, _ = p.range()
+    start, _ = p.pfns(at.range)
     head = (
         place.head_pfn - per_compound if place.head_pfn > start else place.head_pfn + per_compound
     )
-    value = p.kernel.addresses.pfn_to_page(head) | 1
-    p.memmap.poke(pfn, _compound_word(p), value)
-    return p.planted(place.va, p.frame_at(place.va), head_pfn=place.head_pfn, wrong_head_pfn=head)
+    return _changed(p, place.va, place.va + _compound_word(p), p.page_va(head) | 1)
 
 
-def mask_missing(p: PagemapPlanter) -> Planted:
+@fault("pgmap compound-head", kernels=("7.2",))
+def mask_missing(p: Planter, at: StructPage = StructPage(struct_page=5)) -> Planted:
     """A tail page holds nothing that leads to its head: it does not look like a tail."""
-    place, pfn = _tail(p)
-    offset = _compound_word(p)
-    before = p.memmap.peek(pfn, offset)
-    p.memmap.poke(pfn, offset, 0)
-    return p.planted(place.va, p.frame_at(place.va), expected=before, observed=0)
+    va = p.tail(at).va
+    return _changed(p, va, va + _compound_word(p), 0)
 
 
-def head_flag_lost(p: PagemapPlanter) -> Planted:
+@fault("pgmap head-flag")
+def head_flag_lost(p: Planter, at: Compound = Compound()) -> Planted:
     """A compound's head has no PG_head: it was written over."""
-    place = p.compound()
-    words = p.memmap.words(place.head_pfn)
-    words[0] &= ~np.uint64(p.memmap.flag("head"))
-    return p.planted(place.va, p.frame_at(place.va))
+    va = p.compound(at).va
+    return _changed(p, va, va, p.read(va) & ~p.flag("head"))
 
 
-def wrong_order(p: PagemapPlanter) -> Planted:
+@fault("pgmap compound-order")
+def wrong_order(p: Planter, at: Compound = Compound(), value: int = 1) -> Planted:
     """The order in the first tail page is not the pagemap's."""
-    place = p.compound()
-    layouts = p.kernel.layouts
-    value = p.option("value")
-    if layouts.has_member("folio", "_folio_order"):
-        offset = layouts.offsetof("folio", "_folio_order") - STRUCT_PAGE_SIZE
-        p.memmap.poke(place.head_pfn + 1, offset, value, 1)
-    else:
-        offset = layouts.offsetof("folio", "_flags_1") - STRUCT_PAGE_SIZE
-        p.memmap.poke(place.head_pfn + 1, offset, value, 1)
-    va = place.va + STRUCT_PAGE_SIZE
-    return p.planted(va, p.frame_at(va), expected=p.record.vmemmap_shift, observed=value)
+    has_order = p.has_member("folio", "_folio_order")
+    member = "_folio_order" if has_order else "_flags_1"
+    va = p.compound(at).va
+    return _changed(p, va + STRUCT_PAGE_SIZE, va + p.offset("folio", member), value, 1)
 
 
-def wrong_pgmap(p: PagemapPlanter) -> Planted:
+@fault("pgmap pgmap-link")
+def wrong_pgmap(p: Planter, at: StructPage = StructPage(), value: int = 0x10) -> Planted:
     """The back link of a head (or of a page that is in no compound) is not the pagemap."""
-    place = p.place()
-    pfn = p.kernel.addresses.page_to_pfn(place.va)
-    value = p.record.pgmap.va + p.option("value")
-    offset = p.kernel.layouts.offsetof("page", "zone_device_data") - 8
-    p.memmap.poke(pfn, offset, value)
-    return p.planted(place.va, p.frame_at(place.va), expected=p.record.pgmap.va, observed=value)
+    va = p.place(at).va
+    offset = p.offset("page", "zone_device_data") - 8
+    return _changed(p, va, va + offset, p.record.va + value)
 
 
-def early_uninitialised(p: PagemapPlanter) -> Planted:
+@fault("pgmap page-zone")
+def early_uninitialised(p: SimPlanter, at: Compound = Compound()) -> Planted:
     """
     Struct pages of a compound beyond the first 128 are as boot left them: what
     kernels before 6.1.184 and 6.12.97 do in a section with RAM.
     """
-    place = p.compound()
-    start = place.head_pfn + 2 * struct_pages_per_page
+    start = p.compound(at).head_pfn + 2 * struct_pages_per_page
     count = p.record.per_compound - 2 * struct_pages_per_page
-    nid = p.record.spec.nid
-    pages = p.memmap.fresh(start, count, p.memmap.zone(start), nid)
+    pages = p.memmap.fresh(start, count, p.memmap.zone(start), p.record.nid)
     pages[:, 0] |= np.uint64(p.memmap.flag("reserved"))
     p.memmap.store(start, pages)
-    va = p.kernel.addresses.pfn_to_page(start)
+    va = p.page_va(start)
     return p.planted(va, p.frame_at(va), first_pfn=start, count=count)
 
 
-def _struct_page(p: PagemapPlanter) -> tuple[Place, int]:
-    place = p.place()
-    return place, p.kernel.addresses.page_to_pfn(place.va)
-
-
-def stray_head(p: PagemapPlanter) -> Planted:
+@fault("pgmap stray-head")
+def stray_head(p: Planter, at: StructPage = StructPage(struct_page=5)) -> Planted:
     """A tail page, or a page that is in no compound, has PG_head."""
-    place, pfn = _struct_page(p)
-    if pfn == place.head_pfn and p.record.vmemmap_shift:
+    place = p.place(at)
+    if place.pfn == place.head_pfn and p.record.vmemmap_shift:
         raise p.error("struct page 0 is the head")
-    p.memmap.words(pfn)[0] |= np.uint64(p.memmap.flag("head"))
-    return p.planted(place.va, p.frame_at(place.va))
+    return _changed(p, place.va, place.va, p.read(place.va) | p.flag("head"))
 
 
-def tail_written(p: PagemapPlanter) -> Planted:
+@fault("pgmap tail-contents")
+def tail_written(
+    p: Planter, at: StructPage = StructPage(struct_page=70), value: int = 0x1000
+) -> Planted:
     """The mapping of a tail page that shares its frame was written to."""
-    place, pfn = _tail(p)
-    offset = p.kernel.layouts.offsetof("page", "mapping")
-    before, value = p.memmap.peek(pfn, offset), p.option("value")
-    p.memmap.poke(pfn, offset, value)
-    return p.planted(place.va, p.frame_at(place.va), expected=before, observed=value)
+    va = p.tail(at).va
+    return _changed(p, va, va + p.offset("page", "mapping"), value)
 
 
-def page_refcount(p: PagemapPlanter) -> Planted:
+@fault("pgmap page-refcount")
+def page_refcount(p: Planter, at: StructPage = StructPage(), value: int = 1) -> Planted:
     """A struct page of the device has another reference count."""
-    place, pfn = _struct_page(p)
-    before, value = p.memmap.refcount(pfn), p.option("value")
-    p.memmap.set_refcount(pfn, value)
-    return p.planted(place.va, p.frame_at(place.va), expected=before, observed=value)
+    va = p.place(at).va
+    return _changed(p, va, va + p.offset("page", "_refcount"), value, 4)
 
 
-def wrong_zone(p: PagemapPlanter) -> Planted:
+@fault("pgmap page-zone")
+def wrong_zone(
+    p: Planter,
+    at: StructPage = StructPage(),
+    what: Literal["zone", "node", "reserved"] = "zone",
+) -> Planted:
     """The flags of a struct page are those of another zone or node, or not reserved."""
-    place, pfn = _struct_page(p)
-    words = p.memmap.words(pfn)
-    before = int(words[0])
-    nid = p.record.spec.nid
-    device = p.memmap.links("ZONE_DEVICE", nid)
-    changed = {
-        "zone": device ^ p.memmap.links("ZONE_NORMAL", nid),
-        "node": device ^ p.memmap.links("ZONE_DEVICE", nid + 1),
-        "reserved": p.memmap.flag("reserved"),
-    }
-    words[0] ^= np.uint64(changed[p.option("what")])
-    return p.planted(place.va, p.frame_at(place.va), expected=before, observed=int(words[0]))
+    va = p.place(at).va
+    if what == "reserved":
+        change = p.flag("reserved")
+    elif what == "zone":
+        change = (p.constant("ZONE_DEVICE") ^ p.constant("ZONE_NORMAL")) << ZONES_PGSHIFT
+    else:
+        change = (p.record.nid ^ p.record.nid + 1) << NODES_PGSHIFT
+    return _changed(p, va, va, p.read(va) ^ change)
 
 
-def uninitialised(p: PagemapPlanter) -> Planted:
+@fault("pgmap page-uninitialised")
+def uninitialised(
+    p: Planter,
+    at: StructPage = StructPage(),
+    count: int = 1,
+    pattern: Literal["ones", "zeros"] = "ones",
+) -> Planted:
     """Struct pages hold what was in their frame before they were initialised."""
-    place, pfn = _struct_page(p)
-    ones = p.option("pattern") == "ones"
-    for number in range(pfn, pfn + p.option("count")):
-        # PAGE_POISON_PATTERN, or a zeroed frame
-        p.memmap.words(number)[:] = np.uint64((1 << 64) - 1 if ones else 0)
-    return p.planted(place.va, p.frame_at(place.va), count=p.option("count"))
+    place = p.place(at)
+    # PAGE_POISON_PATTERN, or a zeroed frame
+    data = b"\xff" if pattern == "ones" else b"\0"
+    for pfn in range(place.pfn, place.pfn + count):
+        p.write(p.page_va(pfn), int.from_bytes(data * STRUCT_PAGE_SIZE, "little"), STRUCT_PAGE_SIZE)
+    return p.planted(place.va, p.frame_at(place.va), count=count)

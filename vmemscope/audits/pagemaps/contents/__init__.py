@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ....rules.alignment import HEAD_ALIGNMENT
-from ....rules.contents import BASE_RULES, COMPOUND_RULES
+from ....rules.page_rows import Expected
 from ....rules.pagemap import NO_RANGE
-from ....rules.struct_pages import Due
+from ....rules.struct_pages import BASE_RULES, COMPOUND_RULES, RULES_BY_KIND
 from .areas import Contents, areas_of, picked, why_not
 from .base_pages import look_at_base_pages
 from .compounds import look_at_compounds
-from .look import ContentsChecked, Look, counted, rules_named
+from .look import ContentsChecked, Look, counted
 
 if TYPE_CHECKING:
     from ....kernel.page_flags import FlagLayout
@@ -29,11 +29,8 @@ if TYPE_CHECKING:
 __all__ = ("Contents", "ContentsChecked", "check_contents", "frames_to_read")
 
 #: the rules that are evaluated here
-_RULES = (*rules_named(*COMPOUND_RULES), *HEAD_ALIGNMENT)
-_OF_COMPOUNDS = (
-    *rules_named(*(rule for rule in COMPOUND_RULES if rule not in BASE_RULES)),
-    *HEAD_ALIGNMENT,
-)
+_RULES = (*COMPOUND_RULES, *HEAD_ALIGNMENT)
+_OF_COMPOUNDS = tuple(rule for rule in _RULES if rule not in BASE_RULES)
 
 
 def frames_to_read(subject: Subject, vmemmap: Vmemmap, contents: Contents) -> int:
@@ -82,14 +79,11 @@ def check_contents(
         findings.skipped(subject.no_compounds or "no compound pages", *_OF_COMPOUNDS)
     if subject.foreign:
         findings.skipped("compound pages in a frame that is another's", *_RULES)
-    due = Due(subject.pagemap, vmemmap.page, vmemmap.geometry, flags)
-    if not due.place[0]:
-        findings.skipped(
-            "where the zone is in page flags could not be told", *rules_named("page-zone")
-        )
-    if due.folios and not subject.order:
-        findings.skipped("its driver makes folios of base pages", *rules_named("stray-head"))
-    look = Look(subject, vmemmap, due, contents, step)
+    expected = Expected(subject.pagemap, vmemmap.page, vmemmap.geometry, flags)
+    look = Look(subject, vmemmap, expected, contents, step)
+    for rule in RULES_BY_KIND[look.kind]:
+        if (why_not_it := rule.why_not(expected, look.kind)) is not None:
+            findings.skipped(why_not_it, rule)
     for area in areas:
         if area.order:
             look_at_compounds(look, area)

@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ....columns import select
-from ....rules.contents import ALTMAP_RULES, BASE_RULES, check_frames, plain_base
-from ....rules.tally import Tally
+from ....rules.page_rows import PageKind, StructPages
+from ....rules.page_violations import PageViolations
 from ....vmemmap.tables import Kind
 from .areas import Area, picked
 from .reading import Batch, Reading, rows_of
+from .shortcuts import plain_base
 
 if TYPE_CHECKING:
-    from ....rules.struct_pages import Due
     from .look import Look
 
 __all__ = ("look_at_base_pages",)
@@ -27,8 +26,10 @@ _VPAGES = 16384
 
 def look_at_base_pages(look: Look, area: Area) -> None:
     """Look into the pages of an area without compound pages."""
-    due, vmemmap, findings = look.due, look.vmemmap, look.subject.findings
-    tally = Tally(due, base=True)
+    expected, vmemmap = look.expected, look.vmemmap
+    kind_of = PageKind.ALTMAP if area.altmap else PageKind.BASE
+    rules = look.rules_that_apply(kind_of)
+    violations = PageViolations(expected, kind_of)
     numbers = picked(area, look.contents) + area.start // look.per_page
     look.sampled |= len(numbers) < area.parts
     for done in range(0, len(numbers), _VPAGES):
@@ -43,19 +44,19 @@ def look_at_base_pages(look: Look, area: Area) -> None:
         read = np.zeros(len(vpage), dtype=np.bool_)
         for words, which, at in Reading(rows, vmemmap).batches(look.step):
             read[which] = True
-            if due.nid is None:
-                due.learn_node(words[at, -1, vmemmap.page.flags // 8])
+            if expected.nid is None:
+                expected.learn_node(words[at, -1, vmemmap.page.flags // 8])
             part = select(rows, which)
             # Not all of what was read, or some of it twice.
             if len(at) != len(words) or (np.diff(at) != 1).any():
                 words = words[at]
             full = rows_of(part, words)
-            bad = ~plain_base(full, due, area.altmap)
+            bad = ~plain_base(StructPages(full, expected, kind_of))
             if bad.any():
-                check_frames(select(full, bad), due, tally, area.altmap)
+                violations.check(StructPages(select(full, bad), expected, kind_of), rules)
             if not area.altmap:
                 look.base_checked += int((part.end - part.start).sum())
-            look.asked.update(ALTMAP_RULES if area.altmap else _base_rules(due))
+            look.asked.update(rules)
         if not area.altmap:
             lost = ~read & (kind != Kind.HOLE)
             look.base_unreadable += int((end - start)[lost].sum())
@@ -64,12 +65,4 @@ def look_at_base_pages(look: Look, area: Area) -> None:
             first: (0, pages)
             for first, pages in zip(start.tolist(), (end - start).tolist(), strict=True)
         }
-        look.strangers |= tally.strangers
-        tally.flush(findings, sizes.__getitem__)
-
-
-def _base_rules(due: Due) -> Iterator[str]:
-    """Get the rules that are held against base pages."""
-    for rule in BASE_RULES:
-        if (rule != "stray-head" or not due.folios) and (rule != "page-zone" or due.place[0]):
-            yield rule
+        look.report(violations, sizes.__getitem__)

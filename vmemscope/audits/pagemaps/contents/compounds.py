@@ -15,16 +15,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....columns import join, select
-from ....rules.contents import check_pairs, check_rows, majority, screen, spread, usual_tail
-from ....rules.struct_pages import holds_mask
-from ....rules.tally import Tally
+from ....rules.page_rows import PageKind, StructPages, holds_mask, majority
+from ....rules.page_violations import PageViolations
+from ....rules.struct_pages import (
+    COMPOUND_RULES,
+    compound_head,
+    compound_order,
+    head_flag,
+    page_refcount,
+    page_uninitialised,
+    page_zone,
+    pgmap_link,
+    stray_head,
+    tail_contents,
+)
 from ....vmemmap.tables import Kind
 from .areas import Area, Contents, picked
 from .reading import FRAMES, Batch, Glance, Reading, glance, rows_of
+from .shortcuts import screen, spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ....rules.page_rows import Rows
     from .look import Look
 
 __all__ = ("look_at_compounds",)
@@ -36,7 +49,7 @@ _VPAGES = 16384
 
 def look_at_compounds(look: Look, area: Area) -> None:
     """Look into the compound pages of an area."""
-    tally = Tally(look.due, base=False)
+    violations = PageViolations(look.expected, PageKind.COMPOUND)
     numbers = picked(area, look.contents)
     look.sampled |= len(numbers) < area.parts
     look.heads.append(area.start)
@@ -48,7 +61,7 @@ def look_at_compounds(look: Look, area: Area) -> None:
         # shared frame of the tails is known by the first of them.
         own = look.own(np.stack((first, np.minimum(first + 1, last), last))).all(axis=0)
         if own.any():
-            _Some(look, tally, head[own], end[own]).look_into()
+            _Some(look, violations, head[own], end[own]).look_into()
 
 
 class _Some:
@@ -60,9 +73,13 @@ class _Some:
     """
 
     def __init__(
-        self, look: Look, tally: Tally, head: NDArray[np.int64], end: NDArray[np.int64]
+        self,
+        look: Look,
+        violations: PageViolations,
+        head: NDArray[np.int64],
+        end: NDArray[np.int64],
     ) -> None:
-        self.look, self.tally = look, tally
+        self.look, self.violations = look, violations
         self.head, self.end = head, end
         #: first and last vpage of each
         self.first, self.last = head // look.per_page, -(-end // look.per_page) - 1
@@ -100,8 +117,7 @@ class _Some:
             self._check(rest, of, None)
         look.checked += int(np.count_nonzero(counts.seen))
         look.unreadable += int(np.count_nonzero(counts.lost))
-        look.strangers |= self.tally.strangers
-        self.tally.flush(look.subject.findings, counts.of)
+        look.report(self.violations, counts.of)
 
     def _frames_behind(
         self, some: NDArray[np.int64]
@@ -178,9 +194,9 @@ class _Some:
         :param paired: rows with heads whose tail pages share a frame: the last of
             ``rows``, in the same order
         """
-        look, due, tally = self.look, self.look.due, self.tally
+        look, expected = self.look, self.look.expected
         seen = glance(rows, look.vmemmap, look.plain, look.step)
-        due.learn_node(seen.plain[seen.read, look.vmemmap.page.flags // 8])
+        expected.learn_node(seen.plain[seen.read, look.vmemmap.page.flags // 8])
         usual = seen.plain
         # Where all tail pages are alike, the first few struct pages will do, and of a
         # row without a head one.
@@ -191,17 +207,17 @@ class _Some:
         without = np.flatnonzero(same & (rows.first != rows.head))
         for which, words in ((with_head, first), (without, usual[without, None])):
             short = rows_of(select(rows, which), words)
-            bad = np.flatnonzero(screen(short, due))
+            bad = np.flatnonzero(screen(short, expected))
             for done in range(0, len(bad), FRAMES):
                 some = spread(select(short, bad[done : done + FRAMES]), look.per_page)
-                check_rows(some, due, tally, look.plain)
+                self._check_pages(some)
         odd = np.flatnonzero(seen.read & ~same)
         if len(odd):
             self._check_in_full(rows, odd, seen.read, usual)
         if paired is not None:
             both = seen.read[paired] & seen.read[len(rows.head) - len(paired) :]
             one, other = paired[both], len(rows.head) - len(paired) + np.flatnonzero(both)
-            check_pairs(rows_of(rows, usual[:, None]), one, other, due, tally)
+            self._check_pairs(rows_of(rows, usual[:, None]), one, other)
         self._record(rows, seen, usual)
         self.counts.add(of, rows, seen.read)
         look.missed |= not seen.read.all()
@@ -225,31 +241,59 @@ class _Some:
         for words, some, at in Reading(select(rows, which), look.vmemmap).batches(_no_step):
             part = rows_of(select(rows, which[some]), words[at])
             read[which[some]] = True
-            usual[which[some]] = usual_tail(part, look.plain)
-            check_rows(part, look.due, self.tally, look.plain)
+            usual[which[some]] = self._check_pages(part).usual
+
+    def _check_pages(self, rows: Rows) -> StructPages:
+        """Check rows that are whole."""
+        pages = StructPages(rows, self.look.expected, PageKind.COMPOUND)
+        self.violations.check(pages, COMPOUND_RULES)
+        return pages
+
+    def _check_pairs(self, rows: Rows, head: NDArray[np.int64], tail: NDArray[np.int64]) -> None:
+        """
+        Compare the frames that compound pages share for their tail pages with their heads' frames.
+
+        :param rows: with what most tail pages hold in each, shape ``(n, 1, words)``
+        :param head: numbers of the rows with the heads, shape ``(m,)``
+        :param tail: and of those with the tail pages, of the same compound pages in the same order
+        """
+        expected = self.look.expected
+        differs = (rows.words[head, 0] ^ rows.words[tail, 0]) & expected.mask_alike()
+        if not differs.any():
+            return
+        which = np.flatnonzero(differs.any(axis=1))
+        own = StructPages(select(rows, head[which]), expected, PageKind.COMPOUND).own[:, 0]
+        which = which[own]
+        for done in range(0, len(which), FRAMES):
+            some = which[done : done + FRAMES]
+            odd = spread(select(rows, tail[some]), self.look.per_page)
+            usual = rows.words[head[some], 0]
+            pages = StructPages(odd, expected, PageKind.COMPOUND, usual)
+            self.violations.check(pages, (tail_contents,))
 
     def _record(self, rows: Batch, seen: Glance, usual: NDArray[np.uint64]) -> None:
         """Note which rules were held against anything."""
-        look, due, page = self.look, self.look.due, self.look.vmemmap.page
+        look, page = self.look, self.look.vmemmap.page
+        expected, asked = look.expected, look.asked
         if seen.read.any():
-            look.asked.add("page-uninitialised")
-            if due.place[0]:
-                look.asked.add("page-zone")
+            asked.add(page_uninitialised)
+            if expected.place[0]:
+                asked.add(page_zone)
         # In another zone, they are nobody's to be held against more.
-        own = seen.read & due.in_zone(usual[:, page.flags // 8])
+        own = seen.read & expected.in_zone(usual[:, page.flags // 8])
         if not own.any():
             return
-        look.asked.update(("compound-head", "stray-head", "page-refcount"))
+        asked.update((compound_head, stray_head, page_refcount))
         if (own & rows.shared).any():
-            look.asked.add("tail-contents")
+            asked.add(tail_contents)
         flags = seen.first[:, 0, page.flags // 8]
-        in_zone = due.in_zone(flags)
+        in_zone = expected.in_zone(flags)
         if not in_zone.any():
             return
-        look.asked.add("head-flag")
+        asked.add(head_flag)
         lead = (seen.first[:, 0, page.compound // 8] & np.uint64(1)) != 0
         if (in_zone & ((flags & np.uint64(page.pg_head)) != 0) & ~lead).any():
-            look.asked.update(("pgmap-link", "compound-order"))
+            asked.update((pgmap_link, compound_order))
         masked = bool((in_zone & holds_mask(seen.first[:, 1, page.compound // 8])).any())
         look.masked = masked or bool(look.masked)
 

@@ -8,29 +8,31 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ....rules import RULES
 from ....rules.alignment import HEAD_ALIGNMENT, HeadFacts
-from ....rules.contents import BASE_RULES, COMPOUND_RULES
+from ....rules.page_rows import PageKind
+from ....rules.struct_pages import (
+    RULES_BY_KIND,
+    compound_order,
+    page_uninitialised,
+    page_zone,
+    pgmap_link,
+    tail_contents,
+)
 from .areas import Area, Contents
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ....rules.rule import Rule
-    from ....rules.struct_pages import Due
+    from ....rules.page_rows import Expected
+    from ....rules.page_violations import PageRule, PageViolations
     from ....vmemmap.vmemmap import Vmemmap
     from ..subject import Subject
 
-__all__ = ("ContentsChecked", "Look", "counted", "rules_named")
+__all__ = ("ContentsChecked", "Look", "counted")
 
 _SAMPLED = "struct pages that are not in the sample (--contents all has all)"
 _UNREAD = "struct pages that are not mapped, or could not be read"
 _STRANGERS = "struct pages that are not the device's, or were never initialised"
-
-
-def rules_named(*names: str) -> tuple[Rule, ...]:
-    """Get rules by their names."""
-    return tuple(RULES[name] for name in names)
 
 
 class ContentsChecked(NamedTuple):
@@ -62,17 +64,19 @@ class Look:
         self,
         subject: Subject,
         vmemmap: Vmemmap,
-        due: Due,
+        expected: Expected,
         contents: Contents,
         step: Callable[[int], None],
     ) -> None:
-        self.subject, self.vmemmap, self.due = subject, vmemmap, due
+        self.subject, self.vmemmap, self.expected = subject, vmemmap, expected
         self.contents, self.step = contents, step
         self.per_page = vmemmap.geometry.page_size // vmemmap.geometry.struct_page_size
         self.plain = min(vmemmap.page.folio_pages, self.per_page - 1)
         self.checked = self.unreadable = self.base_checked = self.base_unreadable = 0
-        #: rules that were held against anything
-        self.asked: set[str] = set()
+        #: what the pagemap's own pages are
+        self.kind = PageKind.COMPOUND if subject.order else PageKind.BASE
+        #: rules that were evaluated for anything
+        self.asked: set[PageRule] = set()
         #: whether anything could not be read, was left out, or is not the device's
         self.missed = self.sampled = self.strangers = False
         #: whether tail pages hold a mask; ``None`` while none was seen
@@ -86,26 +90,34 @@ class Look:
         own: NDArray[np.bool_] = ~np.isin(vpage, list(self.subject.foreign))
         return own
 
+    def rules_that_apply(self, kind: PageKind) -> tuple[PageRule, ...]:
+        """Return the rules about pages of a kind, but for those that do not apply."""
+        return tuple(
+            rule for rule in RULES_BY_KIND[kind] if rule.why_not(self.expected, kind) is None
+        )
+
+    def report(self, violations: PageViolations, checked: Callable[[int], tuple[int, int]]) -> None:
+        """Make findings of violations. For the parameters see :meth:`PageViolations.report`."""
+        self.strangers |= page_uninitialised in violations or page_zone in violations
+        violations.report(self.subject.findings, checked)
+
     def finish(self, areas: list[Area]) -> ContentsChecked:
         """Record what was checked, and what not."""
         findings = self.subject.findings
-        findings.checked(*rules_named(*(rule for rule in COMPOUND_RULES if rule in self.asked)))
-        rules = rules_named(*(COMPOUND_RULES if self.subject.order else BASE_RULES))
+        findings.checked(*self.asked)
         for reason, holds in (
             (_UNREAD, self.missed),
             (_SAMPLED, self.sampled),
             (_STRANGERS, self.strangers),
         ):
             if holds:
-                findings.skipped(reason, *rules)
+                findings.skipped(reason, *RULES_BY_KIND[self.kind])
         if self.subject.order:
-            for rule in ("pgmap-link", "compound-order"):
+            for rule in (pgmap_link, compound_order):
                 if self.asked and rule not in self.asked and not self.missed:
-                    findings.skipped(
-                        "no struct page that could be read is a head", *rules_named(rule)
-                    )
-            if "tail-contents" not in self.asked:
-                findings.skipped("no tail pages that share a frame", *rules_named("tail-contents"))
+                    findings.skipped("no struct page that could be read is a head", rule)
+            if tail_contents not in self.asked:
+                findings.skipped("no tail pages that share a frame", tail_contents)
             facts = HeadFacts(self.subject.pagemap, self.heads, self.masked, self.vmemmap.geometry)
             for one in HEAD_ALIGNMENT:
                 findings.check(one, facts)

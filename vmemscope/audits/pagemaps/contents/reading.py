@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ....rules.contents import alike
-from ....rules.struct_pages import Rows
+from ....rules.page_rows import Rows
 from ....vmemmap.tables import Kind
+from .shortcuts import alike
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ _GAP = 4
 
 
 class Batch(NamedTuple):
-    """Pages of the vmemmap to be read; as :class:`~vmemscope.rules.struct_pages.Rows`."""
+    """Pages of the vmemmap to be read; as :class:`~vmemscope.rules.page_rows.Rows`."""
 
     vpage: NDArray[np.int64]
     head: NDArray[np.int64]

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What the reports of all audits share.
+
+A report is its document: the same fields under the same names, in the same order. Where
+Python calls a field otherwise, ``field(name=...)`` says how JSON does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from msgspec.structs import replace
+
+from ... import __version__
+from ...fields import Address, Bytes, Count, Facts, Name, Text, one_of
+from ...rules.findings import Finding, Outcome, RuleOutcome
+from ...rules.rule import Severity
+
+if TYPE_CHECKING:
+    from ...machine import Kernel
+
+__all__ = (
+    "Document",
+    "PagemapName",
+    "PagemapType",
+    "TargetInfo",
+    "TargetName",
+    "TargetReport",
+    "Timings",
+    "Tool",
+    "Totals",
+    "counted_rules",
+)
+
+PagemapType = Annotated[
+    Text, one_of("generic", "fsdax", "p2pdma", "private", "coherent", "unknown")
+]
+
+
+class Tool(Facts, frozen=True):
+    """What wrote a document."""
+
+    name: Literal["vmemscope"] = "vmemscope"
+    version: Name = __version__
+
+
+class Document(Facts, frozen=True, kw_only=True, tag_field="schema", tag=""):
+    """How every document starts: its identifier ``schema``, and what wrote it."""
+
+    tool: Tool = Tool()
+
+
+class TargetName(Facts, frozen=True):
+    """Which target was audited."""
+
+    kind: Literal["core", "live", "qemu"]
+    path: Text
+    osrelease: Text
+    arch: Name
+
+
+class TargetInfo(TargetName, frozen=True):
+    """The target that was audited."""
+
+    page_size: Bytes
+    struct_page_size: Bytes
+    #: where types come from; ``program`` if somebody else had attached them
+    types: Literal["btf", "dwarf", "program"]
+
+    @classmethod
+    def about(cls, kernel: Kernel) -> TargetInfo:
+        """Describe the target of a kernel that was audited."""
+        return cls.of(
+            kernel.target,
+            arch=kernel.arch.name,
+            page_size=kernel.page_size,
+            struct_page_size=kernel.page.size,
+            types=kernel.types,
+        )
+
+
+class PagemapName(Facts, frozen=True, kw_only=True):
+    """Which pagemap it is."""
+
+    #: virtual address of the ``struct dev_pagemap``
+    address: Address
+    #: its device; ``None`` if none was found
+    name: Text | None
+
+    @property
+    def label(self) -> str:
+        """Its name, or the address of its structure."""
+        return self.name or f"{self.address:#x}"
+
+
+_T = TypeVar("_T", bound="Timings")
+
+
+class Timings(Facts, frozen=True, kw_only=True):
+    """Seconds per phase of an audit."""
+
+    @classmethod
+    def measured(cls: type[_T], timings: Mapping[str, float]) -> _T:
+        """Take what was measured, with 0 for a phase that was not."""
+        return cls(**{one: round(timings.get(one, 0.0), 6) for one in cls.__struct_fields__})
+
+
+class Totals(Facts, frozen=True, kw_only=True):
+    """A summary: each has these fields, but they come last in their documents."""
+
+    if TYPE_CHECKING:
+        errors: Count
+        warnings: Count
+        notes: Count
+        #: what could not be read, in words
+        not_read: tuple[Text, ...]
+
+    @property
+    def partial(self) -> bool:
+        """Whether something could not be read."""
+        return bool(self.not_read)
+
+
+_R = TypeVar("_R", bound="TargetReport")
+
+
+class TargetReport(Document, frozen=True, kw_only=True, tag=""):
+    """The report of an audit of a target."""
+
+    target: TargetInfo
+
+    if TYPE_CHECKING:
+
+        @property
+        def findings(self) -> tuple[Finding, ...]: ...
+        @property
+        def summary(self) -> Any: ...
+        @property
+        def timings(self) -> Any: ...
+
+    @property
+    def not_read(self) -> tuple[str, ...]:
+        """What could not be read, in words."""
+        not_read: tuple[str, ...] = self.summary.not_read
+        return not_read
+
+    @property
+    def partial(self) -> bool:
+        """Whether something could not be read."""
+        return bool(self.not_read)
+
+    def timed(self: _R, timings: Mapping[str, float]) -> _R:
+        """Return the report with the seconds that each phase took."""
+        return replace(self, timings=self.timings.measured(timings))
+
+    def changed(self: _R, *, not_read: tuple[str, ...] | None = None, **changes: Any) -> _R:
+        """
+        Return the report with other fields, and a summary that fits them.
+
+        :param not_read: what could not be read, in words; as before if ``None``
+        """
+        report = replace(self, **changes)
+        not_read = report.not_read if not_read is None else not_read
+        summary = replace(report.summary, not_read=not_read, **report.sums())
+        return replace(report, summary=summary)
+
+    def sums(self) -> dict[str, int]:
+        """Return the fields of the summary that follow from the rest of the report."""
+        severities = Counter(one.severity for one in self.every_finding())
+        return {f"{severity}s": severities[severity] for severity in Severity}
+
+    def every_finding(self) -> Iterable[Finding]:
+        """Return all findings, in no order."""
+        return self.findings
+
+
+def counted_rules(outcomes: Iterable[RuleOutcome]) -> Counter[Outcome]:
+    """Count rules by what came of them."""
+    return Counter(one.outcome for one in outcomes)

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What a rule about ``struct page``s is, and how its violations are added up.
+
+Such a rule is a function under :func:`page_rule`. It takes :class:`~.page_rows.StructPages`
+and returns :class:`WrongPages`: a mask of those that violate it, and its words. What is
+wrong comes by the row, in any order; :class:`PageViolations` adds up that of one compound
+page, or of neighbouring rows of base pages, and reports it as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..columns import join, select
+from .page_rows import Expected, PageKind, StructPages
+from .rule import Rule, Severity, Skip, Value, Violation, Violations
+from .words import agree
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .findings import Collector
+
+__all__ = ("Affected", "PageRule", "PageViolations", "WrongPages", "page_rule")
+
+#: records of what is wrong that are kept before those of one compound page are added up
+_GATHERED = 1 << 14
+_NOWHERE = np.empty((0, 0), dtype=np.bool_)
+
+
+class Affected(NamedTuple):
+    """A compound page, or neighbouring base pages, with ``struct page``s that violate a rule."""
+
+    expected: Expected
+    kind: PageKind
+    #: page frame of the head, or of the first base page
+    head: int
+    #: page frame of the first ``struct page`` that is wrong, and its words, shape ``(words,)``
+    pfn: int
+    words: NDArray[np.uint64]
+    #: how many are wrong, and how many tail pages, and pages in all, were checked
+    wrong: int
+    tails: int
+    pages: int
+
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        if self.kind is PageKind.COMPOUND:
+            return f"the compound page at pfn {self.head:#x}"
+        return f"the base pages from pfn {self.head:#x} on"
+
+    @property
+    def flags(self) -> int:
+        """``page->flags`` of the first that is wrong."""
+        return self.word(self.expected.page.flags)
+
+    def word(self, offset: int) -> int:
+        """Return the word of the first that is wrong that is at an offset in bytes."""
+        return int(self.words[offset // 8])
+
+    def pages_that(self, one: str, several: str) -> str:
+        """Say how many of its ``struct page``s do something."""
+        which = f"{self.wrong} of {self.pages} struct pages looked at of {self.name}"
+        return f"{which} {agree(self.wrong, one, several)}"
+
+
+class WrongPages(NamedTuple):
+    """``struct page``s that violate a rule, and how they are reported."""
+
+    #: mask (bool), shape ``(rows, struct pages)``
+    where: NDArray[np.bool_]
+    #: makes a clause without a full stop
+    sentence: Callable[[Affected], str]
+    expected: Value | Callable[[Affected], Value] = None
+    observed: Value | Callable[[Affected], Value] = None
+    #: page frames between where a row was found and where it is reported (int64), shape ``(rows,)``
+    moved: NDArray[np.int64] | None = None
+
+    def violation(self, one: Affected, frame: int) -> Violation:
+        """
+        Make a violation.
+
+        :param frame: the frame that the first ``struct page`` lies in
+        """
+        expected, observed = (
+            value(one) if callable(value) else value for value in (self.expected, self.observed)
+        )
+        address = one.expected.geometry.page_address(one.pfn)
+        return Violation(self.sentence(one), address, frame, expected, observed)
+
+
+#: what a rule about struct pages gives
+FoundPages = WrongPages | Skip | Iterable[WrongPages]
+
+
+@dataclass(frozen=True)
+class PageRule(Rule):
+    """A rule about ``struct page``s. Its check makes violations of what was added up."""
+
+    #: finds those that violate it, or says why it does not apply
+    find: Callable[[StructPages], FoundPages]
+
+    def wrong(self, pages: StructPages) -> Iterable[WrongPages]:
+        """Find the ``struct page``s that violate it."""
+        found = self.find(pages)
+        if isinstance(found, Skip):
+            return ()
+        return (found,) if isinstance(found, WrongPages) else found
+
+    def why_not(self, expected: Expected, kind: PageKind) -> str | None:
+        """Return why it does not apply to a pagemap's pages, ``None`` if it does."""
+        found = self.find(StructPages.none(expected, kind))
+        return found.reason if isinstance(found, Skip) else None
+
+
+def page_rule(
+    id: str, severity: Severity, **about: Any
+) -> Callable[[Callable[[StructPages], FoundPages]], PageRule]:
+    """
+    Make a function a rule about ``struct page``s.
+
+    :param about: the members of :class:`~.rule.Rule`
+    """
+
+    def as_added_up(violations: Violations) -> Violations:
+        return violations
+
+    return lambda find: PageRule(id, severity, **about, check=as_added_up, find=find)
+
+
+class _Wrong(NamedTuple):
+    """Places where a rule does not hold, at most one of a row; all have length ``n``."""
+
+    #: as :attr:`.page_rows.Rows.head` (int64)
+    head: NDArray[np.int64]
+    #: page frame of the first ``struct page`` that is wrong (int64)
+    pfn: NDArray[np.int64]
+    #: frame that it lies in (uint64)
+    frame: NDArray[np.uint64]
+    #: how many are wrong (int64)
+    several: NDArray[np.int64]
+    #: the words of that first one, shape ``(n, words)`` (uint64)
+    words: NDArray[np.uint64]
+
+
+class PageViolations:
+    """Adds up violations of rules about ``struct page``s of one kind, and reports them."""
+
+    def __init__(self, expected: Expected, kind: PageKind) -> None:
+        self._expected, self._kind = expected, kind
+        self._per_page = expected.geometry.page_size // expected.page.size
+        #: for each rule its words, and where it does not hold
+        self._wrong: dict[PageRule, tuple[WrongPages, list[_Wrong]]] = {}
+        self._records = 0
+
+    def __contains__(self, rule: PageRule) -> bool:
+        """Tell whether any ``struct page`` violates a rule."""
+        return rule in self._wrong
+
+    def check(self, pages: StructPages, rules: Iterable[PageRule]) -> None:
+        """Evaluate rules, and add what violates them."""
+        for rule in rules:
+            for wrong in rule.wrong(pages):
+                self._add(rule, wrong, pages)
+
+    def _add(self, rule: PageRule, wrong: WrongPages, pages: StructPages) -> None:
+        where = wrong.where
+        which = np.flatnonzero(where.any(axis=1))
+        if not len(which):
+            return
+        slot = where[which].argmax(axis=1)
+        pfn = pages.pfn[which, slot]
+        if wrong.moved is not None:
+            pfn = pfn + wrong.moved[which]
+        rows = pages.rows
+        # Only the words are kept of it, not the masks.
+        words = wrong._replace(where=_NOWHERE, moved=None)
+        self._wrong.setdefault(rule, (words, []))[1].append(
+            _Wrong(
+                rows.head[which],
+                pfn,
+                rows.frame[which],
+                where[which].sum(axis=1),
+                rows.words[which, slot],
+            )
+        )
+        self._records += len(which)
+        if self._records > _GATHERED:
+            for _, parts in self._wrong.values():
+                parts[:] = [_by_head(parts)]
+            self._records = 0
+
+    def report(self, findings: Collector, checked: Callable[[int], tuple[int, int]]) -> None:
+        """
+        Make findings of what was added, and forget it.
+
+        :param checked: gets, by :attr:`.page_rows.Rows.head`, how many tail pages and how
+            many ``struct page``s in all were checked
+        """
+        for rule, (words, parts) in self._wrong.items():
+            findings.check(rule, self._violations(words, _by_head(parts), checked))
+        self._wrong = {}
+        self._records = 0
+
+    def _violations(
+        self, words: WrongPages, wrong: _Wrong, checked: Callable[[int], tuple[int, int]]
+    ) -> Violations:
+        # Neighbouring rows of base pages are reported as one.
+        apart = np.ones(len(wrong.head), dtype=np.bool_)
+        gap = 0 if self._kind is PageKind.COMPOUND else self._per_page
+        apart[1:] = np.diff(wrong.head) > gap
+        first = np.append(np.flatnonzero(apart), len(wrong.head))
+
+        def make(row: int) -> Violation:
+            at, end = first[row : row + 2].tolist()
+            several = [checked(head) for head in wrong.head[at:end].tolist()]
+            one = Affected(
+                self._expected,
+                self._kind,
+                int(wrong.head[at]),
+                int(wrong.pfn[at]),
+                wrong.words[at],
+                wrong=int(wrong.several[at:end].sum()),
+                tails=sum(tails for tails, _ in several),
+                pages=sum(pages for _, pages in several),
+            )
+            return words.violation(one, int(wrong.frame[at]))
+
+        return Violations.each(np.arange(len(first) - 1), make)
+
+
+def _by_head(parts: list[_Wrong]) -> _Wrong:
+    """Add up what is wrong in one compound page, in order; keep the first place of each."""
+    wrong = join(parts)
+    wrong = select(wrong, np.lexsort((wrong.pfn, wrong.head)))
+    first = np.flatnonzero(np.concatenate(([True], wrong.head[1:] != wrong.head[:-1])))
+    total = np.add.reduceat(wrong.several, first)
+    return select(wrong, first)._replace(several=total)
