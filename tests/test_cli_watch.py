@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``vmemscope pgmap --watch``: looks that a test makes, and a clock that it turns."""
+"""``vmemscope pgmap --watch``: reports that a test makes, and a clock that it sets."""
 
 from __future__ import annotations
 

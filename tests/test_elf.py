@@ -182,7 +182,7 @@ class TestAbsentPieces:
         ]
 
     def test_every_address_is_right(self) -> None:
-        """Held against a look at every address of small random files."""
+        """Compared with a check of every address of small random files."""
         rng = random.Random(7)
         for _ in range(500):
             loads = []
@@ -204,7 +204,7 @@ class TestAbsentPieces:
                 for load in loads
                 for i in range(load.filesz, load.memsz)
             ]
-            told = [
+            pieces = [
                 (
                     piece.vaddr + i,
                     piece.paddr + i,
@@ -214,8 +214,8 @@ class TestAbsentPieces:
                 if piece.paddr is not None
                 for i in range(piece.size)
             ]
-            assert [(vaddr, paddr) for vaddr, paddr, _ in told] == expected
-            for _, paddr, offset in told:
+            assert [(vaddr, paddr) for vaddr, paddr, _ in pieces] == expected
+            for _, paddr, offset in pieces:
                 assert offset in (held[paddr] or {None})
 
 

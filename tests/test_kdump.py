@@ -120,7 +120,7 @@ class TestKdump:
 
     def test_cut_off_anywhere(self, kdump: Path) -> None:
         data = kdump.read_bytes()
-        # Up to its headers, it is no kdump file at all, which drgn tells.
+        # Up to its headers, it is no kdump file at all, which drgn reports.
         for keep in [464, 500, *range(PAGE, len(data), 997), len(data) - 1]:
             kdump.write_bytes(data[:keep])
             with pytest.raises(

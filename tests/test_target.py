@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Each way of not being able to look has its own message."""
+"""Each reason why a target can't be read has its own message."""
 
 from __future__ import annotations
 

@@ -428,7 +428,7 @@ def test_damage(basics, add, message):
     prog = make_program(b)
     with pytest.raises(BtfError, match=message):
         prog.type("bad_t")
-    # A member only when somebody looks at it, again and again.
+    # A member only when it is used, each time.
     bad = prog.type("struct bad")
     assert bad.members[1].type.type_name() == "int"
     for _ in range(2):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types that make no sense are told as that, and our own mistakes are not."""
+"""Types that make no sense are reported as that, and internal errors are not."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from ..target.vmcoreinfo import number, symbol
 from . import Architecture, EntryFlag, Level, PageTable
 
-# Low 52 bits without the offset in a page: __PHYSICAL_MASK & PAGE_MASK at
-# its widest. The PAT bit of a large leaf (bit 12) lies in it; a leaf is
-# aligned to its own size, so the walk drops that bit with the alignment.
+# Low 52 bits without the offset in a page: the widest __PHYSICAL_MASK & PAGE_MASK. It
+# has the PAT bit of a large leaf (bit 12); a leaf is aligned to its size, so the walk
+# drops that bit with the alignment.
 _PTE_PFN_MASK = 0x000F_FFFF_FFFF_F000
 
 _PRESENT = 1 << 0
@@ -23,7 +23,7 @@ _RW = 1 << 1
 _PSE = 1 << 7
 _NX = 1 << 63
 
-#: names as the macros _PAGE_BIT_* have them
+#: names as in the macros _PAGE_BIT_*
 _FLAGS = (
     EntryFlag("PRESENT", _PRESENT),
     EntryFlag("RW", _RW),
@@ -39,7 +39,7 @@ _FLAGS = (
     EntryFlag("NX", _NX),
 )
 
-# Wherever the kernel puts it, the vmemmap ends below the CPU entry areas
+# The vmemmap always ends below the CPU entry areas
 # (asm/pgtable_64_types.h: CPU_ENTRY_AREA_PGD, arch/x86/mm/kaslr.c).
 _CPU_ENTRY_AREA_BASE = 0xFFFF_FE00_0000_0000
 

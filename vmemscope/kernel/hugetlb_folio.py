@@ -53,7 +53,7 @@ class Place(IntEnum):
 
     @property
     def word(self) -> str:
-        """What a folio on it is called."""
+        """The word for a folio on this list."""
         return ("free", "used", "unlisted")[self]
 
 
@@ -78,12 +78,12 @@ class Folios(NamedTuple):
 
     @property
     def unlisted(self) -> NDArray[np.bool_]:
-        """Whether each is on no list (bool)."""
+        """Whether each folio is on no list (bool)."""
         unlisted: NDArray[np.bool_] = self.place == Place.NONE
         return unlisted
 
     def place_word(self, i: int) -> str:
-        """Return what a folio is called by the list that it is on."""
+        """Return the word for the list that a folio is on."""
         return Place(int(self.place[i])).word
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from drgn import Object, offsetof, sizeof
+from drgn import Object, sizeof
 
 from ..target.reads import READ_ERRORS
+from ..types.needs import has_member
 from . import Damage
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ class TailPage(NamedTuple):
 def read_hvo(prog: Program) -> tuple[Hvo, list[Damage]]:
     """Read whether the kernel optimizes, and how; and what can't be read."""
     damage: list[Damage] = []
-    # "mm: hugetlb_vmemmap: introduce the name HVO" and what is around it (6.0);
+    # Since "mm: hugetlb_vmemmap: introduce the name HVO" and its neighbours (6.0);
     # hugetlb_free_vmemmap_enabled from 5.14 on, the key alone in 5.18 and 5.19.
     enabled, has_switch = _read_switch(prog, damage)
     key, key_address = _read_key(prog, damage)
-    shared = _has_member(prog, "struct zone", "vmemmap_tails")
+    shared = has_member(prog, "struct zone.vmemmap_tails")
     try:
         flag = 1 << int(prog.constant("HPG_vmemmap_optimized").value_())
     except LookupError:
@@ -99,14 +100,6 @@ def _read_key(prog: Program, damage: list[Damage]) -> tuple[int | None, int | No
     except READ_ERRORS:
         damage.append(Damage(key.address_ or 0, "hugetlb_optimize_vmemmap_key can't be read", True))
         return None, key.address_
-
-
-def _has_member(prog: Program, struct: str, member: str) -> bool:
-    try:
-        offsetof(prog.type(struct), member)
-    except LookupError:
-        return False
-    return True
 
 
 def read_tail_pages(prog: Program, zones: Sequence[Zone]) -> tuple[list[TailPage], list[Damage]]:

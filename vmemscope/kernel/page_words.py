@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from drgn import offsetof
 
+from ..types.needs import has_member
+
 if TYPE_CHECKING:
     from drgn import Program
 
@@ -101,8 +103,4 @@ def tails_may_look_like_heads(prog: Program) -> bool:
     These kernels map tail pages to the frame of the head page. 7.1 has frames of tail
     pages, and ``compound_info`` instead of ``compound_head``.
     """
-    try:
-        offsetof(prog.type("struct page"), "compound_head")
-    except LookupError:
-        return False
-    return True
+    return has_member(prog, "struct page.compound_head")

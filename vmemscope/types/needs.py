@@ -21,7 +21,7 @@ from .sense import NO_SENSE
 if TYPE_CHECKING:
     from drgn import Program, Type
 
-__all__ = ("Need", "NeedKind", "Shape", "check_needs", "has_symbol")
+__all__ = ("Need", "NeedKind", "Shape", "check_needs", "has_member", "has_symbol")
 
 #: typedefs of typedefs that are followed
 _MAX_DEPTH = 64
@@ -160,7 +160,7 @@ def _has(prog: Program, kind: NeedKind, name: str) -> bool:
         elif kind is NeedKind.TYPE:
             return bool(prog.type(name).is_complete())
         else:
-            return _has_member(prog, name)
+            return has_member(prog, name)
     except LookupError:
         return False
     return True
@@ -175,15 +175,16 @@ def has_symbol(prog: Program, name: str) -> bool:
     return True
 
 
-def _has_member(prog: Program, name: str) -> bool:
+def has_member(prog: Program, name: str) -> bool:
+    """Return whether a C type has a member: ``struct zone.vmemmap_tails``."""
     from drgn import offsetof
 
     type_name, _, member = name.partition(".")
     try:
         # offsetof() finds members of anonymous members, and takes "a.b[0].c" as C does.
         offsetof(prog.type(type_name), member)
-    except TypeError:
-        # An incomplete type, or one that has no members.
+    except (LookupError, TypeError):
+        # No such member, an incomplete type, or one without members.
         return False
     except ValueError:
         # A bit-field, which is there, but not at a byte.
