@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
-from vmemscope.vmemmap.compound import judge, sound_compounds, whole_compounds
-from vmemscope.vmemmap.frame_table import FrameTable, _Part
-from vmemscope.vmemmap.frames import Runs, join_frames, sharing
+from vmemscope.limits import LIMITS
+from vmemscope.vmemmap.frame_table import FrameTable
+from vmemscope.vmemmap.frames import sharing
 from vmemscope.vmemmap.layout import Piece, Populated
-from vmemscope.vmemmap.tables import Kind
+from vmemscope.vmemmap.runs import Runs, are_regular, judge, whole_compounds
+from vmemscope.vmemmap.tables import Kind, Leaves
 
 TABLE = ARCHITECTURE.page_table({"SYMBOL(swapper_pg_dir)": "ffffffff82000000"})
 
@@ -184,63 +185,70 @@ def test_empty_frame_table() -> None:
     assert sharing(frames) == {}
 
 
-class TestSoundCompounds:
-    """The glance at raw entries must agree with the judgement of runs."""
+def leaves_of(pfns: list[int]) -> Leaves:
+    """Make leaves of base pages, as a walk gives them."""
+    runs = runs_from(mapped(*pfns))
+    yes = np.ones(len(runs.pfn), dtype=np.bool_)
+    address = (runs.vpage << 12).astype(np.uint64)
+    shift = np.full(len(yes), 12, dtype=np.uint8)
+    return Leaves(address, shift, runs.length, runs.pfn, runs.kind, yes, yes.copy())
 
-    DUE = TABLE.present | TABLE.writable | TABLE.no_execute
 
-    def entries(self, pfns: list[int]) -> np.ndarray:
-        return np.array([pfn << 12 | self.DUE | 0x60 for pfn in pfns], dtype=np.uint64)
+class TestRegularCompounds:
+    """Compound pages that are taken many at a time must be those that judging finds nothing in."""
+
+    PFNS = (1, *[2] * 7, 3, *[4] * 7)
 
     def test_heads_and_tails(self) -> None:
-        found = sound_compounds(self.entries([1, 2, 2, 2, 3, 4, 4, 4]), TABLE, 4)
-        assert found is not None
-        assert found.tolist() == [[1, 2], [3, 4]]
+        assert are_regular(leaves_of(list(self.PFNS)), 8, 12)
+        assert not are_regular(leaves_of([]), 8, 12)
 
-    @pytest.mark.parametrize("at", range(16))
-    @pytest.mark.parametrize("bit", [TABLE.present, TABLE.writable, TABLE.no_execute])
-    def test_missing_bit_anywhere(self, at: int, bit: int) -> None:
-        entries = self.entries([1, *[2] * 7, 3, *[4] * 7])
-        entries[at] &= np.uint64(~bit & (1 << 64) - 1)
-        assert sound_compounds(entries, TABLE, 8) is None
+    @pytest.mark.parametrize("row", range(4))
+    @pytest.mark.parametrize("column", ["writable", "no_execute", "kind", "shift"])
+    def test_entry_that_is_another_anywhere(self, row: int, column: str) -> None:
+        leaves = leaves_of(list(self.PFNS))
+        getattr(leaves, column)[row] ^= 1
+        assert not are_regular(leaves, 8, 12)
 
     @pytest.mark.parametrize("at", [*range(1, 8), *range(9, 16)])
     def test_wrong_tail_anywhere(self, at: int) -> None:
-        pfns = [1, *[2] * 7, 3, *[4] * 7]
+        pfns = list(self.PFNS)
         pfns[at] = 9
-        assert sound_compounds(self.entries(pfns), TABLE, 8) is None
+        assert not are_regular(leaves_of(pfns), 8, 12)
 
-    def test_counts_as_judging_does(self) -> None:
-        rng = np.random.default_rng(5)
-        pfns = []
+    @pytest.mark.parametrize("seed", range(50))
+    def test_counts_as_judging_does(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        pfns: list[int] = []
         for _ in range(50):
-            # Frames that several compound pages share among them.
-            head, tail = rng.integers(1, 60, 2).tolist()
+            # Frames that several compound pages share among them; a tail frame apart.
+            head, tail = rng.integers(1, 600, 2).tolist()
             pfns += [head, *[tail] * 7]
-        found = sound_compounds(self.entries(pfns), TABLE, 8)
-        assert found is not None
-        glanced, judging = FrameTable(), FrameTable()
-        glanced.add_compounds(found, 24, 8)
+        if seed % 2:
+            pfns[int(rng.integers(len(pfns)))] = int(rng.integers(1, 600))
+        leaves = leaves_of(pfns)
         judged = judge(runs_from(mapped(*pfns), 24), 24, 8)
+        if not are_regular(leaves, 8, 12):
+            return
+        assert not judged.wrong.any()
+        taken, judging = FrameTable(), FrameTable()
+        taken.add_compounds(leaves.pfn.reshape(-1, 2), 24, 8)
         judging.add(judged.runs, judged.owner)
-        for one, other in zip(glanced.finish(), judging.finish(), strict=True):
+        for one, other in zip(taken.finish(), judging.finish(), strict=True):
             assert one.tolist() == other.tolist()
 
 
 def test_table_adds_up_what_it_has_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmemscope.vmemmap.frame_table._GATHERED", 10)
-    small, whole = FrameTable(), FrameTable()
     rng = np.random.default_rng(2)
-    for _ in range(40):
-        runs = runs_from(mapped(*rng.integers(1, 30, 7).tolist()))
-        owners = np.ones(len(runs.vpage), dtype=np.int64)
-        small.add(runs, owners)
-        whole._parts.append(_Part.of(join_frames([frames_of(runs, owners)])))
-    for one, other in zip(small.finish(), whole.finish(), strict=True):
+    batches = [runs_from(mapped(*rng.integers(1, 30, 7).tolist())) for _ in range(40)]
+
+    def table() -> FrameTable:
+        found = FrameTable()
+        for runs in batches:
+            found.add(runs, np.ones(len(runs.vpage), dtype=np.int64))
+        return found
+
+    whole = table().finish()
+    monkeypatch.setattr(LIMITS, "gathered", 10)
+    for one, other in zip(table().finish(), whole, strict=True):
         assert one.tolist() == other.tolist()
-
-
-def frames_of(runs: Runs, owners: np.ndarray):  # type: ignore[no-untyped-def]
-    table = FrameTable()
-    table.add(runs, owners)
-    return table.finish()

@@ -3,23 +3,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drgn import Architecture, Platform
 
-from vmemscope.arch import Level, PageTable, architecture_of
-from vmemscope.vmemmap.tables import Kind, translate, walk, walk_batches
+from vmemscope.arch import AddressBits, Bits, EntryFormat, Level, PageTable, architecture_of
+from vmemscope.limits import LIMITS
+from vmemscope.vmemmap.tables import Kind, decode, trace, translate, walk
 
 PRESENT, WRITABLE, LARGE = 1, 2, 1 << 7
+ADDRESS = (AddressBits(0x000F_FFFF_FFFF_F000),)
+UPPER = EntryFormat(
+    present=Bits(PRESENT, PRESENT),
+    table=Bits(LARGE, 0),
+    frame=ADDRESS,
+    pointer=ADDRESS,
+    writable=Bits(WRITABLE, WRITABLE),
+    no_execute=Bits(1 << 63, 1 << 63),
+)
+NAMES = (("pgd", 48), ("p4d", 39), ("pud", 30), ("pmd", 21))
 LEVELS = {
-    4: (Level("pgd", 39, 9), Level("pud", 30, 9), Level("pmd", 21, 9), Level("pte", 12, 9)),
-    5: (
-        Level("pgd", 48, 9),
-        Level("p4d", 39, 9),
-        Level("pud", 30, 9),
-        Level("pmd", 21, 9),
-        Level("pte", 12, 9),
-    ),
+    count: (
+        *(Level(name, shift, 9, UPPER) for name, shift in NAMES[5 - count :]),
+        Level("pte", 12, 9, replace(UPPER, table=None)),
+    )
+    for count in (4, 5)
 }
 
 
@@ -33,11 +43,6 @@ class Tables:
             root=0x1000,
             levels=LEVELS[levels],
             dtype="<u8",
-            present=PRESENT,
-            leaf=LARGE,
-            address=0x000F_FFFF_FFFF_F000,
-            writable=WRITABLE,
-            no_execute=1 << 63,
         )
         self.frames = {1: np.zeros(512, dtype="<u8")}
         self.next_frame = 2
@@ -97,38 +102,19 @@ def by_page(tables: Tables, start: int, end: int) -> list[tuple[Kind, int]]:
     found: list[tuple[Kind, int]] = []
     expected_next = None
     for leaves in walk(tables, tables.table, start, end):  # type: ignore[arg-type]
-        for address, shift, pfn, kind in zip(
-            leaves.address.tolist(),
-            leaves.shift.tolist(),
-            leaves.pfn.tolist(),
-            leaves.kind.tolist(),
-            strict=True,
-        ):
-            assert expected_next is None or address == expected_next
-            expected_next = address + (1 << shift)
-            for page in range(max(address, start), min(expected_next, end), 4096):
-                within = (page - address) >> 12 if kind == Kind.MAPPED else 0
-                found.append((Kind(kind), pfn + within))
-    assert by_run(tables, start, end) == found
-    return found
-
-
-def by_run(tables: Tables, start: int, end: int) -> list[tuple[Kind, int]]:
-    """Do the same with neighbouring base pages of equal entries as one row."""
-    found: list[tuple[Kind, int]] = []
-    expected_next = None
-    for batch in walk_batches(tables, tables.table, start, end):  # type: ignore[arg-type]
-        leaves, count = batch.runs()
-        assert len(count) == len(leaves.address)
-        columns = (leaves.address, leaves.shift, leaves.pfn, leaves.kind, count)
+        columns = (leaves.address, leaves.shift, leaves.pfn, leaves.kind, leaves.pieces)
         for address, shift, pfn, kind, pieces in zip(*(c.tolist() for c in columns), strict=True):
             assert pieces == 1 or shift == 12
-            for piece in range(address, address + (pieces << shift), 1 << shift):
-                assert expected_next is None or piece == expected_next
-                expected_next = piece + (1 << shift)
-                for page in range(max(piece, start), min(expected_next, end), 4096):
-                    within = (page - piece) >> 12 if kind == Kind.MAPPED else 0
-                    found.append((Kind(kind), pfn + within))
+            assert expected_next is None or address == expected_next
+            expected_next = address + (pieces << shift)
+            for page in range(max(address, start), min(expected_next, end), 4096):
+                within = (page - address) >> 12 if kind == Kind.MAPPED and shift > 12 else 0
+                found.append((Kind(kind), pfn + within))
+        apart = leaves.apart()
+        assert apart.pieces.max(initial=1) == 1
+        assert int((apart.pieces << apart.shift).sum()) == int(
+            (leaves.pieces << leaves.shift).sum()
+        )
     return found
 
 
@@ -158,7 +144,7 @@ def test_agrees_with_a_scalar_walk(tables: Tables) -> None:
 
 
 def test_runs_of_equal_entries(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmemscope.vmemmap.tables._BATCH", 3)
+    monkeypatch.setattr(LIMITS, "tables", 3)
     base = base_of(tables)
     # The same frame at the end of a table and the start of the next, which is no neighbour.
     for page in (*range(100, 512), *range(1024, 1600), *range(4096, 4100), *range(5000, 5120)):
@@ -167,9 +153,8 @@ def test_runs_of_equal_entries(tables: Tables, monkeypatch: pytest.MonkeyPatch) 
     for start, end in ((0, 5120), (200, 1500), (511, 1025), (1030, 1031), (300, 1024), (2, 5119)):
         found = by_page(tables, base + start * 4096, base + end * 4096)
         assert found == [tables.lookup(base + page * 4096) for page in range(start, end)]
-    [batch, *_] = walk_batches(tables, tables.table, base, base + (3 << 21))  # type: ignore[arg-type]
-    leaves, count = batch.runs()
-    assert count.tolist() == [100, 412, 1, 512]
+    [leaves, *_] = walk(tables, tables.table, base, base + (3 << 21))  # type: ignore[arg-type]
+    assert leaves.pieces.tolist() == [100, 412, 1, 512]
     assert leaves.shift.tolist() == [12, 12, 21, 12]
 
 
@@ -228,7 +213,7 @@ def test_tables_that_point_at_themselves_end(tables: Tables) -> None:
 def test_batches_cover_a_range_with_more_tables_than_one_holds(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmemscope.vmemmap.tables._BATCH", 2)
+    monkeypatch.setattr(LIMITS, "tables", 2)
     base = base_of(tables)
     for table in (0, 1, 2, 5, 6):
         tables.map(base + (table << 21) + 0x7000, 0x100 + table)
@@ -255,3 +240,76 @@ def test_kernel_space_is_what_the_widest_tables_can_map(platform: str) -> None:
     # The upper half of what they map, sign-extended.
     assert arch.kernel_space == (1 << 64) - (1 << top.shift + top.bits - 1)
     assert arch.kernel_space < arch.vmemmap_limit
+
+
+def test_decode_of_other_formats() -> None:
+    # Invalid bit clear, a pointer by two bits, an address in two pieces, shifted.
+    form = EntryFormat(
+        present=Bits(0x20, 0),
+        table=Bits(3, 3),
+        frame=(AddressBits(0x0000_FFFF_FFFF_F000), AddressBits(0x300, 42)),
+        pointer=(AddressBits(0x003F_FFFF_FFFF_FC00, 2),),
+        writable=Bits(0x80, 0),
+        no_execute=Bits(0x40, 0x40),
+    )
+    level = Level("pmd", 21, 9, form)
+    entry = np.array([0x1234_5678_9301, 0x20, 0x48D0C0 | 3, 0x1], dtype=np.uint64)
+    found = decode(level, entry)
+    assert found.present.tolist() == [True, False, True, True]
+    assert found.leaf.tolist() == [True, False, False, True]
+    # A leaf is aligned to 2 MiB; a pointer is shifted.
+    assert int(found.address[0]) == 0x1234_5660_0000 | 3 << 50
+    assert int(found.address[2]) == (0x48D0C3 & 0x3F_FFFF_FFFF_FC00) << 2
+    assert found.writable.tolist() == [True, True, False, True]
+    assert found.no_execute.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize(("upper", "lower"), [(11, 8), (5, 13), (9, 9)])
+def test_tables_of_other_sizes_and_byte_order(upper: int, lower: int) -> None:
+    # Tables of 2 KiB and 16 KiB, or 256 bytes and 64 KiB; entries in big-endian order.
+    address = (AddressBits(~0xFF & (1 << 52) - 1),)
+    one = EntryFormat(
+        Bits(1, 1), Bits(LARGE, 0), address, address, Bits(2, 2), Bits(1 << 63, 1 << 63)
+    )
+    levels = (
+        Level("pmd", 12 + lower, upper, one),
+        Level("pte", 12, lower, replace(one, table=None)),
+    )
+    memory = np.zeros(1 << 20, dtype=np.uint8)
+    root, sizes = 0x10000, (8 << upper, 8 << lower)
+    table = PageTable(root=root, levels=levels, dtype=">u8")
+    place, expected = {}, {}
+    rng = np.random.default_rng(upper)
+    for page in rng.choice(1 << lower + 1, 300, replace=False).tolist():
+        top = page >> lower
+        if top not in place:
+            place[top] = 0x40000 + top * sizes[1]
+            memory[root + 8 * top :][:8] = list((place[top] | 1).to_bytes(8, "big"))
+        pfn = int(rng.integers(1, 1 << 30))
+        at = place[top] + 8 * (page & (1 << lower) - 1)
+        memory[at : at + 8] = list((pfn << 12 | 3).to_bytes(8, "big"))
+        expected[page] = pfn
+
+    class Memory:
+        page_size = 4096
+
+        def read_batches(self, pfns, count):  # type: ignore[no-untyped-def]
+            pages = memory.reshape(-1, 4096)
+            for start in range(0, len(pfns), count):
+                part = pfns[start : start + count].astype(np.int64)
+                yield pages[part], np.ones(len(part), dtype=bool)
+
+    end = 1 << lower + 1 + 12
+    found = {}
+    for leaves in walk(Memory(), table, 0, end):  # type: ignore[arg-type]
+        pages = leaves.apart()
+        for start, pfn, kind in zip(pages.address, pages.pfn, pages.kind, strict=True):
+            if kind == Kind.MAPPED:
+                found[int(start) >> 12] = int(pfn)
+    assert found == expected
+    chosen = np.array(sorted(expected), dtype=np.uint64)
+    pfns, kinds = translate(Memory(), table, chosen << np.uint64(12))  # type: ignore[arg-type]
+    assert pfns.tolist() == [expected[page] for page in chosen.tolist()]
+    assert not kinds.any()
+    way = trace(Memory(), table, int(chosen[-1]) << 12)  # type: ignore[arg-type]
+    assert way.pfn == expected[int(chosen[-1])]

@@ -9,8 +9,8 @@ import pytest
 from vmemscope.arch.x86_64 import ARCHITECTURE
 from vmemscope.rules.findings import Collector, Outcome
 from vmemscope.rules.leaves import ApartFacts, hole, not_deduplicated
-from vmemscope.vmemmap.frames import Runs
 from vmemscope.vmemmap.layout import Geometry
+from vmemscope.vmemmap.runs import Runs
 from vmemscope.vmemmap.tables import Kind
 
 GEOMETRY = Geometry(ARCHITECTURE, 4096, 64, 0xFFFF_EA00_0000_0000)

@@ -192,7 +192,7 @@ def test_a_list_of_modules_that_leads_nowhere(caplog):
 
 
 def test_no_kernel():
-    with pytest.raises(TypesError, match="no Linux kernel"):
+    with pytest.raises(TypesError, match="not a Linux kernel"):
         attach_types(Program())
 
 

@@ -21,13 +21,50 @@ if TYPE_CHECKING:
     from drgn import Platform
 
 __all__ = (
+    "AddressBits",
     "Architecture",
+    "Bits",
     "EntryFlag",
+    "EntryFormat",
     "Level",
     "PageTable",
     "architecture_of",
     "vmcoreinfo_marks",
 )
+
+
+class Bits(NamedTuple):
+    """A property of page-table entries: those with ``entry & mask == value`` have it."""
+
+    mask: int
+    value: int
+
+
+class AddressBits(NamedTuple):
+    """Bits of an entry that hold a part of a physical address."""
+
+    mask: int
+    #: bits that they are shifted left by to be that part; negative: right
+    left: int = 0
+
+
+@dataclass(frozen=True)
+class EntryFormat:
+    """What the entries of one level say, and how."""
+
+    #: the entry maps memory or points to a table
+    present: Bits
+    #: a present entry points to a table: ``None`` in the last level, where all are leaves
+    table: Bits | None
+    #: where a leaf has the address of its first frame; it is aligned to the leaf's size,
+    #: so that lower bits don't count, whatever they mean
+    frame: tuple[AddressBits, ...]
+    #: where a pointer has the address of the table
+    pointer: tuple[AddressBits, ...]
+    #: memory can be written to through the entry
+    writable: Bits
+    #: code can't be executed through the entry
+    no_execute: Bits
 
 
 @dataclass(frozen=True)
@@ -39,6 +76,7 @@ class Level:
     shift: int
     #: log2 of the number of entries in one table
     bits: int
+    format: EntryFormat
 
     @property
     def entries(self) -> int:
@@ -49,6 +87,11 @@ class Level:
     def size(self) -> int:
         """Bytes of virtual address space that one entry covers."""
         return 1 << self.shift
+
+    @property
+    def span(self) -> int:
+        """Bytes of virtual address space that one table covers."""
+        return 1 << (self.shift + self.bits)
 
 
 class EntryFlag(NamedTuple):
@@ -71,18 +114,8 @@ class PageTable:
     root: int
     #: top level first, the level of base pages last
     levels: tuple[Level, ...]
-    #: numpy dtype of an entry, with its byte order
+    #: numpy dtype of an entry, with its byte order, which may be another than the kernel's
     dtype: str
-    #: an entry is present if ``entry & present == present``
-    present: int
-    #: above the last level, an entry is a leaf if ``entry & leaf``, else it points to a table
-    leaf: int
-    #: bits of an entry that hold the physical address of the table or frame
-    address: int
-    #: set in a writable entry
-    writable: int
-    #: set in an entry that is not executable
-    no_execute: int
     #: names of flags
     flags: tuple[EntryFlag, ...] = ()
 
@@ -119,6 +152,8 @@ class Architecture:
     vmemmap_limit: int = 1 << 64
     #: whether each process has a top-level table with copies of the kernel's entries
     copies_kernel_entries: bool = False
+    #: numpy dtype of an ``unsigned long`` in the kernel's memory, with its byte order
+    word: str = "<u8"
     #: base of the kernel's poisoned pointers (CONFIG_ILLEGAL_POINTER_VALUE)
     poison: int = 0xDEAD_0000_0000_0000
     #: numpy dtype of a constant in the bytes of an instruction, ``None`` if instructions

@@ -9,9 +9,10 @@ Sources: ``arch/x86/include/asm/pgtable_types.h`` (entry bits),
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..target.vmcoreinfo import number, symbol
-from . import Architecture, EntryFlag, Level, PageTable
+from . import AddressBits, Architecture, Bits, EntryFlag, EntryFormat, Level, PageTable
 
 # Low 52 bits without the offset in a page: the widest __PHYSICAL_MASK & PAGE_MASK. It
 # has the PAT bit of a large leaf (bit 12); a leaf is aligned to its size, so the walk
@@ -45,13 +46,8 @@ _CPU_ENTRY_AREA_BASE = 0xFFFF_FE00_0000_0000
 
 _START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 
-_LEVELS = (
-    Level("pgd", 48, 9),
-    Level("p4d", 39, 9),
-    Level("pud", 30, 9),
-    Level("pmd", 21, 9),
-    Level("pte", 12, 9),
-)
+#: name, log2 of the bytes that an entry covers; the first is there with 5 levels only
+_LEVELS = (("pgd", 48), ("p4d", 39), ("pud", 30), ("pmd", 21), ("pte", 12))
 
 _VARIABLES = {
     "init_top_pgt": ("pgd_t []",),  # arch/x86/kernel/head_64.S
@@ -74,15 +70,23 @@ def _page_table(vmcoreinfo: Mapping[str, str]) -> PageTable:
     five_levels = number(vmcoreinfo, "pgtable_l5_enabled", 0)
     # With memory encryption a bit of the physical address says "encrypted".
     sme_mask = number(vmcoreinfo, "sme_mask", 0)
+    address = (AddressBits(_PTE_PFN_MASK & ~sme_mask),)
+    upper = EntryFormat(
+        present=Bits(_PRESENT, _PRESENT),
+        table=Bits(_PSE, 0),
+        frame=address,
+        pointer=address,
+        writable=Bits(_RW, _RW),
+        no_execute=Bits(_NX, _NX),
+    )
+    last = replace(upper, table=None)
+    levels = _LEVELS if five_levels else _LEVELS[1:]
     return PageTable(
         root=(pgd - _START_KERNEL_MAP + phys_base) % (1 << 64),
-        levels=_LEVELS if five_levels else _LEVELS[1:],
+        levels=tuple(
+            Level(name, shift, 9, last if name == "pte" else upper) for name, shift in levels
+        ),
         dtype="<u8",
-        present=_PRESENT,
-        leaf=_PSE,
-        address=_PTE_PFN_MASK & ~sme_mask,
-        writable=_RW,
-        no_execute=_NX,
         flags=(*_FLAGS, EntryFlag("ENCRYPTED", sme_mask)) if sme_mask else _FLAGS,
     )
 

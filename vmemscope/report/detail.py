@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..rules.findings import Outcome
@@ -189,8 +188,7 @@ def _outcomes(one: PagemapReport, width: int) -> list[str]:
     """Say what of the rules was not evaluated, and why; rules of one reason on one line."""
     if not one.outcomes:
         return []
-    counts = Counter(outcome.outcome for outcome in one.outcomes)
-    lines = [f"rules: {outcome_counts(counts)}"]
+    lines = [f"rules: {outcome_counts(one.outcomes, one.findings)}"]
     reasons: dict[tuple[bool, str], list[str]] = {}
     for outcome in one.outcomes:
         if outcome.reason is not None:

@@ -122,7 +122,7 @@ def _environment(report: Report) -> list[str]:
         ("types", safe(target.types)),
         ("page size", binary_size(target.page_size)),
         ("sizeof(struct page)", str(target.struct_page_size)),
-        ("rules", outcome_counts(report.outcome_counts())),
+        ("rules", outcome_counts(report.all_outcomes(), report.every_finding())),
     )
     return [_row(("", "")), _row(("---", "---"))] + [
         _row((_prose(name), _code(value))) for name, value in fields

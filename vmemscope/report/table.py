@@ -164,9 +164,10 @@ def totals(report: Report) -> list[str]:
         " could be"
     ]
     lines.append(f"checked: {_refcounts(report)}; {_contents(report)}")
-    counts = report.outcome_counts()
-    if counts:
-        lines.append(f"rules, each for each pagemap: {outcome_counts(counts)}")
+    outcomes = report.all_outcomes()
+    if outcomes:
+        counts = outcome_counts(outcomes, report.every_finding())
+        lines.append(f"rules, each for each pagemap: {counts}")
     return lines
 
 

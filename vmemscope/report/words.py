@@ -11,7 +11,7 @@ from ..rules.rule import Severity
 from ..text import binary_size, count, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from typing import Protocol
 
     from ..rules.findings import Finding, RuleOutcome
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         @property
         def findings(self) -> Sequence[Finding]: ...
         @property
-        def outcomes(self) -> Iterable[RuleOutcome]: ...
+        def outcomes(self) -> Collection[RuleOutcome]: ...
         @property
         def not_read(self) -> Iterable[str]: ...
         @property
@@ -111,9 +111,18 @@ def not_read(things: Iterable[str]) -> list[str]:
     return [f"not read: {safe(what)}" for what in things]
 
 
-def outcome_counts(counts: Mapping[Outcome, int]) -> str:
-    """Say of how many rules what came, those none of which came too."""
-    return ", ".join(f"{counts.get(outcome, 0)} {outcome.value}" for outcome in Outcome)
+def outcome_counts(outcomes: Collection[RuleOutcome], findings: Iterable[Finding]) -> str:
+    """
+    Count rules by outcome, including outcomes that no rule has, in words.
+
+    A rule of which only notes are reported did not fail: it is counted apart.
+    """
+    counts = Counter(one.outcome for one in outcomes)
+    notes = {one.rule for one in findings if one.severity is Severity.NOTE}
+    noted = sum(one.outcome is Outcome.FAILED and one.rule in notes for one in outcomes)
+    counts[Outcome.FAILED] -= noted
+    words = [f"{counts[outcome]} {outcome.value}" for outcome in Outcome]
+    return ", ".join([*words, f"{noted} with notes"] if noted else words)
 
 
 def tally(findings: Iterable[Finding]) -> dict[Severity, int]:
@@ -158,8 +167,7 @@ def ending(report: Looked) -> list[str]:
     """
     unread = not_read(report.not_read)
     lines = [*unread, ""] if unread else []
-    counts = Counter(one.outcome for one in report.outcomes)
-    lines.append(f"rules: {outcome_counts(counts)}")
+    lines.append(f"rules: {outcome_counts(report.outcomes, report.findings)}")
     lines += [
         f"  {one.rule}: {'skipped' if one.outcome is Outcome.SKIPPED else 'not for all'}:"
         f" {safe(one.reason)}"

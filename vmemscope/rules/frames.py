@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from ..kernel.dev_pagemap import Altmap
     from ..kernel.page_state import PageStates
-    from ..vmemmap.frames import Frames, Runs
+    from ..vmemmap.frames import Frames
     from ..vmemmap.layout import Geometry
+    from ..vmemmap.runs import Runs
 
 __all__ = (
     "AltmapFacts",

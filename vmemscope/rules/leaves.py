@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..arch import PageTable
-    from ..vmemmap.compound import Judged
-    from ..vmemmap.frames import Runs
     from ..vmemmap.layout import Geometry
+    from ..vmemmap.runs import Judged, Runs
     from ..vmemmap.tables import Leaves
 
 __all__ = (
@@ -112,11 +111,6 @@ class LeafFacts(NamedTuple):
         found: NDArray[np.bool_] = self.mapped & (self.leaves.shift > self.table.levels[-1].shift)
         return found
 
-    def without(self, bit: int) -> NDArray[np.bool_]:
-        """Return which are mapped without a bit of their entry (bool), shape ``(n,)``."""
-        found: NDArray[np.bool_] = self.mapped & ((self.leaves.entry & np.uint64(bit)) == 0)
-        return found
-
     def skip(self, reasons: Mapping[Populated, str]) -> str | None:
         """
         Say why a rule is not evaluated, ``None`` if it is.
@@ -135,17 +129,19 @@ class LeafFacts(NamedTuple):
         observed: str | None = None,
     ) -> Violations:
         """
-        Make violations of leaves.
+        Make violations of leaves, one for each that a row stands for.
 
+        :param where: rows, shape ``(n,)``
         :param observed: the size of the leaf by default
         """
+        leaves = self.leaves.apart(where)
         return Violations(
-            where,
+            np.arange(len(leaves.address)),
             sentence,
-            vaddr=self.leaves.address,
-            pfn=self.leaves.pfn,
+            vaddr=leaves.address,
+            pfn=leaves.pfn,
             expected=expected,
-            observed=observed or (lambda row: binary_size(1 << int(self.leaves.shift[row]))),
+            observed=observed or (lambda row: binary_size(1 << int(leaves.shift[row]))),
         )
 
 
@@ -191,6 +187,7 @@ def leaf_fallback(facts: LeafFacts) -> Iterator[Violations | Skip]:
     if reason := facts.skip(NO_FALLBACK):
         yield Skip(reason)
         return
+    facts = LeafFacts.of(facts.leaves.apart(), *facts[1:4])
     base = facts.mapped & ~facts.large
     # One note for each large leaf's worth of base pages.
     large = facts.geometry.arch.vmemmap_leaf
@@ -217,7 +214,7 @@ def read_only(facts: LeafFacts) -> Iterator[Violations | Skip]:
     if reason := facts.skip({Populated.EARLY: _EARLY}):
         yield Skip(reason)
         return
-    where = facts.without(facts.table.writable)
+    where = facts.mapped & ~facts.leaves.writable
     yield facts.violations(where, "a read-only entry", "writable", "read-only")
 
 
@@ -236,7 +233,7 @@ def executable(facts: LeafFacts) -> Iterator[Violations | Skip]:
     if reason := facts.skip({}):
         yield Skip(reason)
         return
-    where = facts.without(facts.table.no_execute)
+    where = facts.mapped & ~facts.leaves.no_execute
     yield facts.violations(where, "an executable entry", "not executable", "executable")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..vmemmap.pagemaps import ArrayEntries
+from ..vmemmap.tables import decode
 from .rule import Scope, Severity, Skip, Violation, rule
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class CopyFacts(NamedTuple):
 def kernel_entries(facts: CopyFacts) -> Iterator[Violation | Skip]:
     top = facts.table.levels[0]
     # Of an entry that points to a table: whether it does, and to which.
-    mask = np.uint64(facts.table.address | facts.table.present)
+    own = decode(top, facts.own)
     wrong: dict[int, list[tuple[AddressSpace, int]]] = {}
     count = 0
     for space, entries in facts.copies:
@@ -132,7 +133,9 @@ def kernel_entries(facts: CopyFacts) -> Iterator[Violation | Skip]:
             yield Skip("page tables of processes that could not be read", partly=True)
             continue
         count += 1
-        for index in np.flatnonzero((entries ^ facts.own) & mask).tolist():
+        found = decode(top, entries)
+        differs = (found.present != own.present) | (found.address != own.address)
+        for index in np.flatnonzero(differs).tolist():
             wrong.setdefault(index, []).append((space, int(entries[index])))
     for reason in facts.missed:
         yield Skip(reason, partly=True)
@@ -140,7 +143,8 @@ def kernel_entries(facts: CopyFacts) -> Iterator[Violation | Skip]:
         yield Skip("no page table of a process could be read")
     for index, several in sorted(wrong.items()):
         space, entry = several[0]
-        what = "is missing" if not entry & facts.table.present else "is another"
+        present = decode(top, np.array([entry], dtype=np.uint64)).present.all()
+        what = "is another" if present else "is missing"
         yield Violation(
             f"the kernel's top-level entry {what} in {len(several)} of {count} page tables of"
             f" processes looked at, the first of {space.comm} (pid {space.pid}): there struct pages"

@@ -1,46 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-All frames that a pagemap maps, kept small and looked at a part at a time.
+All frames that a pagemap maps, kept small and given a part at a time.
 
 :class:`FrameTable` counts, over any number of batches, how many vpages map each
 frame, and how many of them should be the only owner of their frame. It keeps
-compound pages as what they are, and gives :class:`~.frames.Frames` by
-:func:`windows`: memory is bounded by 4 bytes a frame, whatever there is to say
-of it. Where each frame of a window has one owner at the most, which is how it
-should be, :func:`sole_owners` tells so without putting them in order.
+regular compound pages as what they are, 4 bytes a frame, and gives
+:class:`~.frames.Frames` by :func:`windows`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..columns import select
+from ..limits import LIMITS
 from ..spans import Spans
 from .frames import Frames, merge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .frames import Runs
+    from .runs import Runs
 
 __all__ = ("FrameTable", "SoleOwners", "sole_owners", "windows")
-
-#: rows that a table gathers before it adds up those of the same frame
-_GATHERED = 1 << 21
-#: rows that are looked at together
-_WINDOW = 1 << 20
-#: log2 of the frames that a window is a multiple of: no leaf may lie across two
-_WINDOW_ORDER = 18
-#: frames of memory for each one in use, up to which they are not sorted
-_DENSE = 4
-#: frames of memory that may be gone by one by one, however few are in use
-_SPARSE = 1 << 18
-#: blocks of frames that are counted one by one, rather than sorted
-_NARROW = 1 << 12
 
 
 class _Column(NamedTuple):
@@ -83,9 +68,9 @@ class _Part(NamedTuple):
         return cls(frames, _Column.of(frames.pfn))
 
 
-class _Sound:
+class _Compounds:
     """
-    Neighbouring compound pages that are mapped as they should be, frames only.
+    Neighbouring compound pages whose tail pages share a frame each, frames only.
 
     :param vpage: first vpage of the first
     :param size: vpages in each
@@ -96,8 +81,6 @@ class _Sound:
         self.size = size
         #: frames of heads and tails in turn
         self.columns: list[_Column] = []
-        #: number of the first compound page in each of them
-        self._starts: list[int] = []
         self.count = 0
 
     @property
@@ -109,19 +92,7 @@ class _Sound:
         """Add those that come next, shape ``(n, 2)``."""
         # The kernel allocates them in turn, so they come nearly in order.
         self.columns.append(_Column.of(frames.reshape(-1)))
-        self._starts.append(self.count // 2)
         self.count += frames.size
-
-    def at(self, number: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Get the frames of compound pages by their numbers, in order; shape ``(n, 2)``."""
-        found = np.empty((len(number), 2), dtype=np.uint64)
-        bounds = np.searchsorted(number, [*self._starts, self.count // 2]).tolist()
-        for column, start, (low, high) in zip(
-            self.columns, self._starts, pairwise(bounds), strict=True
-        ):
-            if low < high:
-                found[low:high] = column.pfn.reshape(-1, 2)[number[low:high] - start]
-        return found
 
     def between(self, first: int, end: int) -> Frames | None:
         """Get the frames in ``[first, end)`` in order of pfn, ``None`` if there are none."""
@@ -181,7 +152,7 @@ def _ordered(
         return pfn.astype(np.uint64), place
     low = int(pfn.min())
     span = int(pfn.max()) - low + 1
-    if span <= _DENSE * len(pfn):
+    if span <= LIMITS.dense * len(pfn):
         # One element a frame of memory costs less than sorting those in use.
         dense = np.zeros(span, dtype=np.int64)
         dense[pfn - pfn.dtype.type(low)] = place + 1
@@ -198,7 +169,7 @@ class FrameTable:
     """Count how many vpages map each frame."""
 
     def __init__(self) -> None:
-        self._sound: list[_Sound] = []
+        self._compounds: list[_Compounds] = []
         self._parts: list[_Part] = []
         self._rows = 0
         self._merged = 0
@@ -236,30 +207,11 @@ class FrameTable:
         :param vpage: first vpage of the first
         :param size: vpages in each
         """
-        last = self._sound[-1] if self._sound else None
+        last = self._compounds[-1] if self._compounds else None
         if last is None or last.size != size or last.end != vpage:
-            last = _Sound(vpage, size)
-            self._sound.append(last)
+            last = _Compounds(vpage, size)
+            self._compounds.append(last)
         last.add(frames)
-
-    def compounds_at(
-        self, vpage: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """
-        Find compound pages that were added as mapped as they should be.
-
-        :param vpage: first vpage of each, in order, shape ``(n,)``
-        :return: which of them are, as places in ``vpage``, shape ``(m,)``; the frames of
-            their heads and of their tails, shape ``(m, 2)``
-        """
-        places, frames = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)]
-        for sound in self._sound:
-            low, high = np.searchsorted(vpage, [sound.vpage, sound.end]).tolist()
-            number, inside = np.divmod(vpage[low:high] - sound.vpage, sound.size)
-            which = np.flatnonzero(inside == 0)
-            places.append(which + low)
-            frames.append(sound.at(number[which]))
-        return np.concatenate(places), np.concatenate(frames)
 
     def add_frames(self, frames: Frames) -> None:
         """Add frames that were counted elsewhere."""
@@ -267,7 +219,7 @@ class FrameTable:
             return
         self._parts.append(_Part.of(frames))
         self._rows += len(frames.pfn)
-        if self._rows > max(_GATHERED, self._merged) and len(self._parts) > 1:
+        if self._rows > max(LIMITS.gathered, self._merged) and len(self._parts) > 1:
             merged = merge([part.frames for part in self._parts])
             self._parts = [_Part.of(merged)]
             # What is left is distinct; gather as much again before the next time.
@@ -284,8 +236,8 @@ class FrameTable:
         :param first: a bound that :func:`windows` gave, as is ``end``
         """
         found: list[Frames] = []
-        for sound in self._sound:
-            frames = sound.between(first, end)
+        for one in self._compounds:
+            frames = one.between(first, end)
             if frames is not None:
                 found.append(frames)
         for part in self._parts:
@@ -300,7 +252,7 @@ class FrameTable:
 
         :return: ``None`` if any of them is of a large leaf, or has no owner or several
         """
-        found = [one for sound in self._sound for one in sound.owned(first, end)]
+        found = [one for compounds in self._compounds for one in compounds.owned(first, end)]
         for frames, column in self._parts:
             index = column.within(first, end)
             if index is None:
@@ -322,8 +274,8 @@ class FrameTable:
 
     def columns(self) -> Iterator[_Column]:
         """Get the frames of all rows, a part at a time."""
-        for sound in self._sound:
-            yield from sound.columns
+        for one in self._compounds:
+            yield from one.columns
         for part in self._parts:
             yield part.column
 
@@ -332,7 +284,7 @@ class FrameTable:
         number, rows = [], []
         for pfn, low, high in self.columns():
             low, high = low >> order, high >> order
-            if high - low < _NARROW:
+            if high - low < LIMITS.narrow:
                 count = np.bincount((pfn >> pfn.dtype.type(order)).astype(np.int64) - low)
                 several = np.flatnonzero(count)
                 number.append(several.astype(np.uint64) + np.uint64(low))
@@ -348,8 +300,8 @@ class FrameTable:
     @property
     def rows(self) -> int:
         """How many rows there are, some maybe of the same frame."""
-        sound = sum(one.count for one in self._sound)
-        return sound + sum(len(one.frames.pfn) for one in self._parts)
+        compounds = sum(one.count for one in self._compounds)
+        return compounds + sum(len(one.frames.pfn) for one in self._parts)
 
     @property
     def order(self) -> int:
@@ -367,8 +319,8 @@ def windows(tables: Sequence[FrameTable]) -> Iterator[tuple[int, int]]:
     """
     if not any(table.rows for table in tables):
         return
-    order = max([_WINDOW_ORDER, *(table.order for table in tables)])
-    if sum(table.rows for table in tables) <= _WINDOW:
+    order = max([LIMITS.window_order, *(table.order for table in tables)])
+    if sum(table.rows for table in tables) <= LIMITS.window:
         bounds = [column[1:] for table in tables for column in table.columns()]
         apart = Spans.of(
             [low >> order for low, _ in bounds], [(high >> order) + 1 for _, high in bounds]
@@ -383,7 +335,7 @@ def windows(tables: Sequence[FrameTable]) -> Iterator[tuple[int, int]]:
     at = 0
     while at < len(number):
         before = total[at - 1] if at else 0
-        stop = max(int(np.searchsorted(total, before + _WINDOW, side="right")), at + 1)
+        stop = max(int(np.searchsorted(total, before + LIMITS.window, side="right")), at + 1)
         stop = min(stop, int(gaps[np.searchsorted(gaps, at, side="right")]))
         yield int(number[at]) << order, (int(number[stop - 1]) + 1) << order
         at = stop
@@ -426,7 +378,7 @@ def sole_owners(
     rows = sum(len(one.pfn) for one in found)
     low = min(one.low for one in found) // align * align
     high = max(one.high for one in found) // align * align + align
-    if high - low > max(_DENSE * rows, _SPARSE):
+    if high - low > max(LIMITS.dense * rows, LIMITS.sparse):
         return None
     entries = np.zeros(high - low, dtype=np.int32)
     for one in found:

@@ -1,12 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-From page-table entries to the frames behind them.
-
-:func:`runs_of` turns leaves into :class:`Runs`, neighbouring vpages that the
-same frame backs: a compound page of 4,096 vpages costs two. :class:`Frames` has
-them by frame: how many vpages map it, and how many of these should be its only
-owner.
-"""
+"""Frames by number: how many vpages map each, and how many of these should be its only owner."""
 
 from __future__ import annotations
 
@@ -17,91 +10,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..columns import join, select
-from .tables import Kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .layout import Geometry
-    from .tables import Leaves
-
 __all__ = (
     "FrameTotals",
     "Frames",
-    "Runs",
     "expand",
     "in_order",
     "join_frames",
     "merge",
-    "runs_of",
     "sharing",
 )
-
-
-class Runs(NamedTuple):
-    """Runs of vpages, in order; all arrays have shape ``(n,)``."""
-
-    #: first vpage (int64)
-    vpage: NDArray[np.int64]
-    #: number of vpages (int64)
-    length: NDArray[np.int64]
-    #: frame behind the first vpage (uint64)
-    pfn: NDArray[np.uint64]
-    #: log2 of the base pages in the leaf (uint8): 0 where one frame backs all
-    #: vpages; else a large leaf, whose frames follow one another
-    order: NDArray[np.uint8]
-    #: :class:`~vmemscope.vmemmap.tables.Kind` (uint8)
-    kind: NDArray[np.uint8]
-
-    def clip(self, start: int, end: int) -> Runs:
-        """Cut the runs to the vpages ``[start, end)``."""
-        if not len(self.vpage) or (
-            start <= self.vpage[0] and self.vpage[-1] + self.length[-1] <= end
-        ):
-            return self
-        first = np.maximum(self.vpage, start)
-        last = np.minimum(self.vpage + self.length, end)
-        moved = (first - self.vpage).astype(np.uint64) * (self.order > 0)
-        clipped = Runs(first, last - first, self.pfn + moved, self.order, self.kind)
-        return select(clipped, last > first)
-
-
-def runs_of(
-    leaves: Leaves,
-    geometry: Geometry,
-    start: int,
-    end: int,
-    count: NDArray[np.int64] | None = None,
-) -> Runs:
-    """
-    Join the base pages among leaves into runs, and cut all to ``[start, end)`` vpages.
-
-    A large leaf is a run of its own.
-
-    :param count: base pages that each row stands for (:meth:`~.tables.Batch.runs`),
-        shape ``(n,)``, one by default
-    """
-    page_shift = geometry.page_size.bit_length() - 1
-    vpage = ((leaves.address - np.uint64(geometry.vmemmap)) >> np.uint64(page_shift)).astype(
-        np.int64
-    )
-    # An upper-level hole may start before the vmemmap: its vpage wraps, so undo that.
-    wraps = leaves.address < np.uint64(geometry.vmemmap)
-    if wraps.any():
-        below = (np.uint64(geometry.vmemmap) - leaves.address[wraps]) >> np.uint64(page_shift)
-        vpage[wraps] = -below.astype(np.int64)
-    pages = np.int64(1) << (leaves.shift.astype(np.int64) - page_shift)
-    large = (leaves.kind == Kind.MAPPED) & (pages > 1)
-    if count is not None:
-        pages *= count
-    order = np.where(large, leaves.shift - page_shift, 0).astype(np.uint8)
-    joins = (leaves.kind[1:] == leaves.kind[:-1]) & (leaves.pfn[1:] == leaves.pfn[:-1])
-    joins &= ~(large[1:] | large[:-1])
-    runs = Runs(vpage, pages, leaves.pfn, order, leaves.kind)
-    if joins.any():
-        first = np.flatnonzero(np.concatenate(([True], ~joins)))
-        runs = select(runs, first)._replace(length=np.add.reduceat(pages, first))
-    return runs.clip(start, end)
 
 
 class Frames(NamedTuple):

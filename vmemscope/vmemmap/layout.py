@@ -35,8 +35,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
     from ..arch import Architecture
     from ..kernel.dev_pagemap import Pagemap
@@ -82,6 +86,26 @@ class Geometry:
     def vpage_at(self, address: int) -> int:
         """Get the vpage that a virtual address lies in."""
         return (address - self.vmemmap) // self.page_size
+
+    def vpages_at(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """
+        Get the vpages that virtual addresses lie in, negative below the vmemmap.
+
+        A hole of an upper level may start there.
+
+        :param addresses: bytes, shape ``(n,)``
+        """
+        base, shift = np.uint64(self.vmemmap), np.uint64(self.page_size.bit_length() - 1)
+        found: NDArray[np.int64] = ((addresses - base) >> shift).astype(np.int64)
+        if (below := addresses < base).any():
+            found[below] = -((base - addresses[below]) >> shift).astype(np.int64)
+        return found
+
+    def addresses(self, vpages: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Get the virtual addresses of vpages, bytes, shape ``(n,)``."""
+        found: NDArray[np.uint64] = vpages.astype(np.uint64) * np.uint64(self.page_size)
+        found += np.uint64(self.vmemmap)
+        return found
 
     def page_address(self, pfn: int) -> int:
         """Get the virtual address of the ``struct page`` of a frame (``pfn_to_page()``)."""

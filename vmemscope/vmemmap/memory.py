@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..limits import LIMITS
 from ..spans import Spans
 from ..target.reads import READ_ERRORS
 
@@ -31,9 +32,6 @@ __all__ = ("PhysicalMemory",)
 _SPAN = 4 << 20
 #: size of blocks that the allocator should keep (mallopt(3), M_MMAP_THRESHOLD)
 _KEPT = 31 << 20
-#: frames between two that are asked for, which are rather read along than read around:
-#: a read of its own costs as much as copying so many (see docs/performance.md)
-_GAP = 3
 
 
 class PhysicalMemory:
@@ -197,7 +195,7 @@ class PhysicalMemory:
             first of the batch, of the first and the last frame of each read
         """
         steps = np.diff(pfns.astype(np.int64))
-        cut = (steps < 1) | (steps > _GAP + 1)
+        cut = (steps < 1) | (steps > LIMITS.gap + 1)
         if not self._in_one_range(int(pfns[0]), int(pfns[-1])):
             for i in np.flatnonzero((steps > 1) & ~cut).tolist():
                 cut[i] = not self._in_one_range(int(pfns[i]), int(pfns[i + 1]))

@@ -78,7 +78,7 @@ def _samples(vmemmap: Vmemmap, zones: Iterable[Zone]) -> Iterator[tuple[int, int
     # may never have been written to (altmap).
     ram = [zone for zone in zones if zone.name != DEVICE]
     read = read_struct_pages(vmemmap, np.array([zone.start for zone in ram], dtype=np.int64))
-    words = read.word(vmemmap.page.flags, vmemmap.table.dtype).tolist()
+    words = read.word(vmemmap.page.flags, vmemmap.word).tolist()
     for zone, word, readable in zip(ram, words, read.readable.tolist(), strict=True):
         if readable:
             yield word, zone.nid, zone.index

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Walk a kernel's page tables over a range of virtual addresses.
+A kernel's page tables: the only place where their entries are decoded.
 
-In: physical memory, the format of the tables, a range. Out: batches of
-:class:`Leaves`, arrays with an element per leaf entry, hole or unreadable
-table, in order of address, which together cover the range without gap or
-overlap. Whole tables are read at a time and decoded by numpy; the levels above
-the last are expanded first (one entry there stands for a whole table below),
-the last level is streamed, so that memory stays bounded however large the
-range is.
+:func:`decode` says what entries mean. :func:`walk` goes over a range of virtual
+addresses, :func:`translate` finds the frames of single addresses, :func:`trace`
+shows one address's way entry by entry.
+
+In: physical memory, the format of the tables. A walk gives batches of
+:class:`Leaves`, which together cover the range without gap or overlap, in order of
+address. Whole tables are read at a time and decoded by numpy; the levels above the
+last are expanded first (one entry there stands for a whole table below), the last
+level is streamed, so that memory stays bounded however large the range is.
 """
 
 from __future__ import annotations
@@ -21,19 +23,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..columns import join, select
+from ..limits import LIMITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..arch import Level, PageTable
+    from ..arch import AddressBits, Bits, Level, PageTable
     from .memory import PhysicalMemory
 
-__all__ = ("Batch", "Kind", "Leaves", "translate", "walk", "walk_batches")
-
-#: tables of the last level that one batch holds: 1 MiB of tables on x86-64
-_BATCH = 256
-
-_ALL_BITS = (1 << 64) - 1
+__all__ = ("Entries", "Kind", "Leaves", "Step", "Trace", "decode", "trace", "translate", "walk")
 
 
 class Kind(IntEnum):
@@ -42,8 +40,63 @@ class Kind(IntEnum):
     MAPPED = 0
     #: no present entry at some level
     HOLE = 1
-    #: the table that would tell could not be read
+    #: the table with the entry could not be read
     UNREADABLE = 2
+
+
+class Entries(NamedTuple):
+    """Entries of one level, decoded; all arrays have the shape of the entries."""
+
+    #: whether the entry maps memory or points to a table (bool)
+    present: NDArray[np.bool_]
+    #: whether it maps memory (bool)
+    leaf: NDArray[np.bool_]
+    #: physical address in bytes of the memory or of the table (uint64); void if not present
+    address: NDArray[np.uint64]
+    #: whether memory can be written to through it (bool)
+    writable: NDArray[np.bool_]
+    #: whether code can't be executed through it (bool)
+    no_execute: NDArray[np.bool_]
+
+
+def decode(level: Level, entry: NDArray[np.uint64]) -> Entries:
+    """
+    Decode entries of one level of a page table.
+
+    A leaf maps ``level.size`` bytes, and its address is a multiple of that.
+
+    :param entry: as they stand in the table, any shape
+    """
+    form = level.format
+    present = _has(entry, form.present)
+    address = _address(entry, form.frame, level.size)
+    if form.table is None:
+        leaf = present
+    else:
+        leaf = present & ~_has(entry, form.table)
+        address = np.where(leaf, address, _address(entry, form.pointer, 1))
+    return Entries(present, leaf, address, _has(entry, form.writable), _has(entry, form.no_execute))
+
+
+def _has(entry: NDArray[np.uint64], bits: Bits) -> NDArray[np.bool_]:
+    """Find the entries that have a property."""
+    found: NDArray[np.bool_] = (entry & np.uint64(bits.mask)) == np.uint64(bits.value)
+    return found
+
+
+def _address(
+    entry: NDArray[np.uint64], pieces: tuple[AddressBits, ...], align: int
+) -> NDArray[np.uint64]:
+    """Put the pieces of addresses together, and round down to a multiple of ``align``."""
+    found: NDArray[np.uint64] | None = None
+    for mask, left in pieces:
+        low = align >> left if left >= 0 else align << -left
+        piece = entry & np.uint64(mask & -max(low, 1))
+        if left:
+            piece = piece << np.uint64(left) if left > 0 else piece >> np.uint64(-left)
+        found = piece if found is None else found | piece
+    assert found is not None
+    return found
 
 
 class Leaves(NamedTuple):
@@ -54,121 +107,38 @@ class Leaves(NamedTuple):
     address: NDArray[np.uint64]
     #: log2 of its size in bytes (uint8); a large leaf may end after the range
     shift: NDArray[np.uint8]
+    #: neighbouring pieces of equal entries that the row stands for (int64); more than 1
+    #: in the last level only: all map the same frame, or nothing
+    pieces: NDArray[np.int64]
     #: frame that is mapped at ``address`` (uint64); 0 where nothing is
     pfn: NDArray[np.uint64]
-    #: the entry as it stands in the table (uint64)
-    entry: NDArray[np.uint64]
     #: :class:`Kind` (uint8)
     kind: NDArray[np.uint8]
+    #: as :class:`Entries` has them (bool); void where nothing is mapped
+    writable: NDArray[np.bool_]
+    no_execute: NDArray[np.bool_]
+
+    def apart(self, which: NDArray[np.bool_] | None = None) -> Leaves:
+        """Get a row for each piece that some rows stand for, or all."""
+        rows = self if which is None else select(self, which)
+        if (rows.pieces == 1).all():
+            return rows
+        owner = np.repeat(np.arange(len(rows.pieces)), rows.pieces)
+        nth = np.arange(len(owner)) - (np.cumsum(rows.pieces) - rows.pieces)[owner]
+        found = select(rows, owner)
+        return found._replace(
+            address=found.address + (nth.astype(np.uint64) << found.shift),
+            pieces=np.ones(len(owner), dtype=np.int64),
+        )
 
 
 class _Tables(NamedTuple):
-    """Tables of one level that are still to be read."""
+    """Tables of one level; all arrays have shape ``(n,)``."""
 
-    #: virtual address that the first entry of each stands for
+    #: virtual address that the first entry of each stands for (uint64)
     address: NDArray[np.uint64]
-    pfn: NDArray[np.uint64]
-
-
-class Batch:
-    """
-    Some tables of the last level, one after the other, and what lies between
-    them at upper levels.
-    """
-
-    def __init__(self, table: PageTable, found: _Read, between: Leaves, start: int, end: int):
-        self._table = table
-        self._found = found
-        self._between = between
-        self._start = start
-        self._end = end
-
-    def entries(self) -> tuple[int, NDArray[np.uint64]] | None:
-        """
-        Get the entries as they stand in the tables, if they cover the batch without a break.
-
-        :return: virtual address of the first, and entries (uint64), shape
-            ``(n,)``; ``None`` if a table between is missing or can't be read
-        """
-        address, level = self._found.address, self._table.levels[-1]
-        if len(self._between.address) or not len(address) or not self._found.readable.all():
-            return None
-        span = _table_span(level)
-        if len(address) > 1 and not (np.diff(address) == np.uint64(span)).all():
-            return None
-        entry = self._found.entry.reshape(-1)[self._inside()]
-        return max(int(address[0]), self._start), entry
-
-    def _inside(self) -> slice:
-        """Tell which entries of the tables, one after the other, are in the range."""
-        address, level = self._found.address, self._table.levels[-1]
-        skip = max(self._start - int(address[0]), 0) >> level.shift
-        over = max(int(address[-1]) + _table_span(level) - self._end, 0) >> level.shift
-        return slice(skip, self._found.entry.size - over)
-
-    def leaves(self) -> Leaves:
-        """Get the leaves, holes and unreadable tables of the batch in order of address."""
-        leaves, _ = _decode(
-            self._table, self._table.levels[-1], self._found, self._start, self._end
-        )
-        return _sorted([self._between, leaves])
-
-    def runs(self) -> tuple[Leaves, NDArray[np.int64]]:
-        """
-        Get :meth:`leaves`, with neighbouring base pages of equal entries as one row.
-
-        Only the first of each is decoded, so a compound page costs two rows.
-
-        :return: leaves; and how many pieces each row stands for, shape ``(n,)``
-        """
-        tables, last = self._found, self._table.levels[-1]
-        if not len(tables.address) or not tables.readable.all():
-            leaves = self.leaves()
-            return leaves, np.ones(len(leaves.address), dtype=np.int64)
-        span, shift = np.uint64(_table_span(last)), np.uint64(last.shift)
-        entry = tables.entry.reshape(-1)
-        starts = np.concatenate(([True], entry[1:] != entry[:-1]))
-        apart = np.diff(tables.address) != span
-        starts[last.entries :: last.entries] |= apart
-        inside = self._inside()
-        starts[inside.start] = True
-        first = np.flatnonzero(starts[inside]) + inside.start
-        count = np.diff(first, append=inside.stop)
-        entry = entry[first]
-        present = (entry & np.uint64(self._table.present)) == np.uint64(self._table.present)
-        number, within = first // last.entries, (first % last.entries).astype(np.uint64)
-        rows = Leaves(
-            address=tables.address[number] + (within << shift),
-            shift=np.full(len(first), last.shift, dtype=np.uint8),
-            pfn=np.where(present, (entry & np.uint64(self._table.address)) >> shift, np.uint64(0)),
-            entry=entry,
-            kind=np.where(present, np.uint8(Kind.MAPPED), np.uint8(Kind.HOLE)),
-        )
-        if not len(self._between.address):
-            return rows, count
-        joined = join([self._between, rows])
-        count = np.concatenate((np.ones(len(self._between.address), dtype=np.int64), count))
-        order = np.argsort(joined.address, kind="stable")
-        return select(joined, order), count[order]
-
-    def part(self, start: int, end: int) -> Leaves:
-        """Get those leaves that base pages ``[start, end)`` have, of a batch with entries()."""
-        span = np.uint64(_table_span(self._table.levels[-1]))
-        address = self._found.address
-        tables = (address < np.uint64(end)) & (address + (span - np.uint64(1)) >= np.uint64(start))
-        leaves, _ = _decode(
-            self._table, self._table.levels[-1], select(self._found, tables), start, end
-        )
-        return leaves
-
-
-class _Read(NamedTuple):
-    """Tables of one level as read."""
-
-    address: NDArray[np.uint64]
-    #: shape ``(n, entries in a table)``
-    entry: NDArray[np.uint64]
-    readable: NDArray[np.bool_]
+    #: physical address of each in bytes (uint64)
+    place: NDArray[np.uint64]
 
 
 def walk(memory: PhysicalMemory, table: PageTable, start: int, end: int) -> Iterator[Leaves]:
@@ -181,98 +151,134 @@ def walk(memory: PhysicalMemory, table: PageTable, start: int, end: int) -> Iter
     :param end: first virtual address after the range
     :return: batches in order of address
     """
-    for batch in walk_batches(memory, table, start, end):
-        yield batch.leaves()
-
-
-def walk_batches(memory: PhysicalMemory, table: PageTable, start: int, end: int) -> Iterator[Batch]:
-    """Walk as :func:`walk` does, but leave it to the caller to decode what was read."""
     if start >= end:
         return
-    top = table.levels[0]
-    first = np.array([start & ~(_table_span(top) - 1)], dtype=np.uint64)
-    page_shift = table.levels[-1].shift
-    tables = _Tables(first, np.array([table.root >> page_shift], dtype=np.uint64))
+    *upper, last = table.levels
+    first = np.array([start & -table.levels[0].span], dtype=np.uint64)
+    tables = _Tables(first, np.array([table.root], dtype=np.uint64))
     found: list[Leaves] = []
-    for level in table.levels[:-1]:
-        for read in _read(memory, table, level, tables, max(len(tables.pfn), 1)):
-            leaves, tables = _decode(table, level, read, start, end)
-            found.append(leaves)
-    upper = _sorted(found)
-    last = table.levels[-1]
-    if not len(tables.pfn):
-        nothing = _Read(tables.address, np.empty((0, last.entries), np.uint64), np.empty(0, bool))
-        yield Batch(table, nothing, upper, start, end)
+    for level in upper:
+        entry, readable = next(_read(memory, table, level, tables.place, len(tables.place)))
+        leaves, tables = _pieces(table, level, tables.address, entry, readable, start, end)
+        found.append(leaves)
+        if not len(tables.place):
+            break
+    above = _in_order(join(found))
+    if not len(tables.place):
+        yield above
+        return
     # A batch is a run of tables and what lies between them at upper levels.
-    position = 0
-    for batch, read in enumerate(_read(memory, table, last, tables, _BATCH), start=1):
-        stop = len(upper.address)
-        if batch * _BATCH < len(tables.pfn):
-            stop = int(np.searchsorted(upper.address, tables.address[batch * _BATCH]))
-        between = select(upper, slice(position, stop))
+    position, size = 0, LIMITS.tables
+    for at, (entry, readable) in zip(
+        range(0, len(tables.place), size),
+        _read(memory, table, last, tables.place, size),
+        strict=True,
+    ):
+        stop = len(above.address)
+        if at + size < len(tables.place):
+            stop = int(np.searchsorted(above.address, tables.address[at + size]))
+        leaves, _ = _pieces(
+            table, last, tables.address[at : at + size], entry, readable, start, end
+        )
+        if position < stop:
+            leaves = _in_order(join([select(above, slice(position, stop)), leaves]))
         position = stop
-        yield Batch(table, read, between, start, end)
-
-
-def _table_span(level: Level) -> int:
-    return 1 << (level.shift + level.bits)
+        yield leaves
 
 
 def _read(
-    memory: PhysicalMemory, table: PageTable, level: Level, tables: _Tables, count: int
-) -> Iterator[_Read]:
-    """Read tables of one level, so many at a time."""
-    batches = memory.read_batches(tables.pfn, count)
-    for batch, (data, readable) in enumerate(batches):
-        entry = data.view(table.dtype)[:, : level.entries].astype(np.uint64, copy=False)
-        yield _Read(tables.address[batch * count : (batch + 1) * count], entry, readable)
+    memory: PhysicalMemory, table: PageTable, level: Level, places: NDArray[np.uint64], count: int
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.bool_]]]:
+    """
+    Read tables of one level.
+
+    :param places: their physical addresses in bytes, shape ``(n,)``
+    :param count: tables that are read at a time
+    :return: entries, shape ``(count, entries)``, and whether each table could be read
+    """
+    page, item = memory.page_size, np.dtype(table.dtype).itemsize
+    size = level.entries * item
+    pages = max(size // page, 1)
+    pfns = places >> np.uint64(page.bit_length() - 1)
+    if pages > 1:
+        pfns = (pfns[:, None] + np.arange(pages, dtype=np.uint64)).ravel()
+    for batch, (data, readable) in enumerate(memory.read_batches(pfns, count * pages)):
+        entry = data.view(table.dtype).reshape(-1, pages * page // item)
+        if pages > 1:
+            readable = np.logical_and.reduce(readable.reshape(-1, pages), axis=1)
+        if size < page:
+            # A table is aligned to its size.
+            number = (places[batch * count : (batch + 1) * count] & np.uint64(page - 1)) // size
+            entry = entry.reshape(len(number), -1, level.entries)[
+                np.arange(len(number)), number.astype(np.intp)
+            ]
+        yield entry.astype(np.uint64, copy=False), readable
 
 
-def _decode(
-    table: PageTable, level: Level, read: _Read, start: int, end: int
+def _pieces(
+    table: PageTable,
+    level: Level,
+    address: NDArray[np.uint64],
+    entry: NDArray[np.uint64],
+    readable: NDArray[np.bool_],
+    start: int,
+    end: int,
 ) -> tuple[Leaves, _Tables]:
-    """Decode tables of one level; return their leaves and holes, and the tables below."""
-    entry, readable = read.entry, read.readable
-    index = np.arange(level.entries, dtype=np.uint64) << np.uint64(level.shift)
-    address = read.address[:, None] + index[None, :]
-    # Compared with the last byte: the end of the address space does not fit.
-    last = address + np.uint64(level.size - 1)
-    inside = (last >= np.uint64(start)) & (address <= np.uint64(end - 1))
+    """
+    Decode tables of one level, in order of address.
 
-    present = (entry & np.uint64(table.present)) == np.uint64(table.present)
-    is_last = level is table.levels[-1]
-    leaf = present if is_last else present & ((entry & np.uint64(table.leaf)) != 0)
-    ends_here = inside & readable[:, None] & (leaf | ~present)
-    below = inside & readable[:, None] & present & ~leaf
-    unread = inside & ~readable[:, None]
-
-    pieces = ends_here | unread
-    piece_leaf = leaf[pieces] & ~unread[pieces]
-    # A leaf is aligned to its size: this drops the PAT bit of large leaves.
-    frame = np.uint64(table.address & ~(level.size - 1))
-    page_shift = np.uint64(table.levels[-1].shift)
-    pieces_entry = entry[pieces]
+    :param address: virtual address that the first entry of each stands for, shape ``(n,)``
+    :param entry: shape ``(n, entries)``
+    :return: their leaves, holes, and entries that could not be read; and the tables below
+    """
+    entry = entry.reshape(-1)
+    # Entries that are in the range: only those of the first and the last table may not be.
+    skip = max(start - int(address[0]), 0) >> level.shift
+    stop = len(entry) - (max(int(address[-1]) + level.span - end, 0) >> level.shift)
+    if level.format.table is None:
+        starts = np.empty(len(entry), dtype=np.bool_)
+        np.not_equal(entry[1:], entry[:-1], out=starts[1:])
+        starts[skip] = True
+        tables = starts[level.entries :: level.entries]
+        tables |= np.diff(address) != np.uint64(level.span)
+        tables |= readable[1:] != readable[:-1]
+        index = np.flatnonzero(starts[skip:stop])
+        index += skip
+        count = np.empty(len(index), dtype=np.int64)
+        np.subtract(index[1:], index[:-1], out=count[:-1])
+        count[-1] = stop - index[-1]
+    else:
+        index = np.arange(skip, stop)
+        count = np.ones(len(index), dtype=np.int64)
+    found = decode(level, entry[index])
+    number = index >> level.bits
+    within = (index & (level.entries - 1)).astype(np.uint64)
+    leaf, none = found.leaf, ~found.present
+    kind = np.where(none, np.uint8(Kind.HOLE), np.uint8(Kind.MAPPED))
+    if not readable.all():
+        unread = ~readable[number]
+        kind[unread] = Kind.UNREADABLE
+        leaf, none = leaf & ~unread, none | unread
+    frame = found.address >> np.uint64(table.levels[-1].shift)
     leaves = Leaves(
-        address=address[pieces],
-        shift=np.full(len(pieces_entry), level.shift, dtype=np.uint8),
-        pfn=np.where(piece_leaf, (pieces_entry & frame) >> page_shift, np.uint64(0)),
-        entry=pieces_entry,
-        kind=np.select(
-            [unread[pieces], piece_leaf],
-            [np.uint8(Kind.UNREADABLE), np.uint8(Kind.MAPPED)],
-            np.uint8(Kind.HOLE),
-        ).astype(np.uint8, copy=False),
+        address=address[number] + (within << np.uint64(level.shift)),
+        shift=np.full(len(index), level.shift, dtype=np.uint8),
+        pieces=count,
+        pfn=frame if leaf.all() else np.where(leaf, frame, np.uint64(0)),
+        kind=kind,
+        writable=found.writable,
+        no_execute=found.no_execute,
     )
-    if is_last:
-        none = np.empty(0, dtype=np.uint64)
-        return leaves, _Tables(none, none)
-    return leaves, _Tables(address[below], (entry[below] & np.uint64(table.address)) >> page_shift)
+    if level.format.table is None:
+        return leaves, _Tables(address[:0], address[:0])
+    ends = leaf | none
+    below = _Tables(leaves.address[~ends], found.address[~ends])
+    return select(leaves, ends), below
 
 
-def _sorted(parts: list[Leaves]) -> Leaves:
-    """Join pieces of several levels in order of address."""
-    joined = join(parts)
-    return select(joined, np.argsort(joined.address, kind="stable"))
+def _in_order(leaves: Leaves) -> Leaves:
+    """Put pieces of several levels in order of address."""
+    return select(leaves, np.argsort(leaves.address, kind="stable"))
 
 
 def translate(
@@ -293,39 +299,39 @@ def translate(
     first = np.concatenate(([True], run[1:] != run[:-1]))
     low, high = int(addresses.min()), int(addresses.max())
     found = _Found(
-        np.array([table.root >> last.shift], dtype=np.uint64),
+        np.array([table.root], dtype=np.uint64),
         np.zeros(1, dtype=np.uint8),
         np.full(1, Kind.MAPPED, dtype=np.uint8),
     )
     runs = addresses[first]
     for level in upper:
-        if len(found.pfn) != len(runs) and low >> level.shift != high >> level.shift:
+        if len(found.place) != len(runs) and low >> level.shift != high >> level.shift:
             found = found.expand(np.zeros(len(runs), dtype=np.int64))
-        found.descend(memory, table, level, runs[: len(found.pfn)])
-    if len(found.pfn) != len(runs):
+        found.descend(memory, table, level, runs[: len(found.place)])
+    if len(found.place) != len(runs):
         found = found.expand(np.zeros(len(runs), dtype=np.int64))
     found = found.expand(np.cumsum(first) - 1)
     found.descend(memory, table, last, addresses)
-    # From the first frame of a leaf to the one at the address.
+    # From the first byte of a leaf to the one at the address.
     size = np.uint64(1) << found.shift.astype(np.uint64)
-    within = (addresses & (size - np.uint64(1))) >> np.uint64(last.shift)
+    place = found.place + (addresses & (size - np.uint64(1)))
     mapped = found.kind == Kind.MAPPED
-    return np.where(mapped, found.pfn + within, np.uint64(0)), found.kind
+    return np.where(mapped, place >> np.uint64(last.shift), np.uint64(0)), found.kind
 
 
 @dataclass
 class _Found:
     """Where the translation of addresses has come to; all arrays have shape ``(n,)``."""
 
-    #: the table to go on in, or the first frame of a leaf (uint64)
-    pfn: NDArray[np.uint64]
+    #: physical address in bytes of the table to go on in, or of the leaf (uint64)
+    place: NDArray[np.uint64]
     #: log2 of the bytes in the leaf (uint8), 0 where it has not been reached
     shift: NDArray[np.uint8]
     kind: NDArray[np.uint8]
 
     def expand(self, which: NDArray[np.int64]) -> _Found:
         """Repeat what was found as often as is asked for."""
-        return _Found(self.pfn[which], self.shift[which], self.kind[which])
+        return _Found(self.place[which], self.shift[which], self.kind[which])
 
     def descend(
         self,
@@ -334,31 +340,106 @@ class _Found:
         level: Level,
         addresses: NDArray[np.uint64],
     ) -> None:
-        """Look up the entries of one level for all that have come to it."""
+        """Follow the entries of one level for all that have come to it."""
         walking = np.flatnonzero((self.shift == 0) & (self.kind == Kind.MAPPED))
         if not len(walking):
             return
-        tables, which = _distinct(self.pfn[walking])
-        data, readable = memory.read_frames(tables)
+        tables, which = _distinct(self.place[walking])
+        entry, readable = next(_read(memory, table, level, tables, len(tables)))
         index = (addresses[walking] >> np.uint64(level.shift)) & np.uint64(level.entries - 1)
-        entry = data.view(table.dtype)[which, index].astype(np.uint64, copy=False)
-        present = (entry & np.uint64(table.present)) == np.uint64(table.present)
-        kind = np.where(present, np.uint8(Kind.MAPPED), np.uint8(Kind.HOLE))
+        found = decode(level, entry[which, index])
+        kind = np.where(found.present, np.uint8(Kind.MAPPED), np.uint8(Kind.HOLE))
         kind[~readable[which]] = Kind.UNREADABLE
-        leaf = present & ((entry & np.uint64(table.leaf)) != 0)
-        if level is table.levels[-1]:
-            leaf = present
-        # A leaf is aligned to its size: this drops the PAT bit of large leaves.
-        frame = np.where(leaf, np.uint64(~(level.size - 1) & _ALL_BITS), np.uint64(_ALL_BITS))
-        frame &= np.uint64(table.address)
         self.kind[walking] = kind
-        self.shift[walking] = np.where(leaf, np.uint8(level.shift), np.uint8(0))
-        self.pfn[walking] = (entry & frame) >> np.uint64(table.levels[-1].shift)
+        self.shift[walking] = np.where(found.leaf, np.uint8(level.shift), np.uint8(0))
+        self.place[walking] = found.address
 
 
-def _distinct(pfn: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Get distinct frames in order, and the place of each frame among them."""
+def _distinct(places: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Get distinct addresses in order, and the place of each address among them."""
     # Neighbouring addresses are in the same table: only the first of each run is sorted.
-    first = np.concatenate(([True], pfn[1:] != pfn[:-1]))
-    distinct, which = np.unique(pfn[first], return_inverse=True)
+    first = np.concatenate(([True], places[1:] != places[:-1]))
+    distinct, which = np.unique(places[first], return_inverse=True)
     return distinct, which[np.cumsum(first) - 1]
+
+
+@dataclass(frozen=True)
+class Step:
+    """An entry on the way."""
+
+    #: as the kernel calls the level: pgd, p4d, pud, pmd, pte
+    level: str
+    #: physical address of the table, in bytes
+    table: int
+    #: number of the entry in it
+    index: int
+    #: physical address of the entry, in bytes
+    entry_address: int
+    #: the entry as it stands in the table, ``None`` where it could not be read
+    entry: int | None
+    #: flags that are set in it
+    flags: tuple[str, ...]
+    #: what it is: table, leaf, hole or unreadable
+    kind: str
+    #: frame that it points to: that of the next table, or the first of the leaf
+    pfn: int | None
+    #: bytes that the entry stands for
+    size: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The way of one address."""
+
+    address: int
+    kind: Kind
+    #: frame that the address is in, ``None`` where nothing is mapped
+    pfn: int | None
+    #: entries from the top down
+    steps: tuple[Step, ...]
+
+
+def trace(memory: PhysicalMemory, table: PageTable, address: int) -> Trace:
+    """
+    Follow one address, entry by entry, for people to read.
+
+    :param memory: where the tables are
+    :param table: their format and root
+    :param address: virtual, in bytes
+    """
+    page_shift, item = table.levels[-1].shift, np.dtype(table.dtype).itemsize
+    place = table.root
+    steps: list[Step] = []
+    for level in table.levels:
+        index = address >> level.shift & level.entries - 1
+        tables, readable = next(_read(memory, table, level, np.array([place], dtype=np.uint64), 1))
+        entry = tables[:, index]
+        (present,), (leaf,), (target,), _, _ = (column.tolist() for column in decode(level, entry))
+        kind = "leaf" if leaf else "table" if present else "hole"
+        found: int | None = int(entry[0])
+        if not readable[0]:
+            kind, found = "unreadable", None
+        flags = () if found is None else _flags(table, found, kind, level.format.table is None)
+        ends = kind in ("hole", "unreadable")
+        pfn = None if ends else target >> page_shift
+        at = place + index * item
+        steps.append(Step(level.name, place, index, at, found, flags, kind, pfn, level.size))
+        if ends:
+            return Trace(address, Kind[kind.upper()], None, tuple(steps))
+        if leaf:
+            break
+        place = target
+    within = (address & level.size - 1) + target >> page_shift
+    return Trace(address, Kind.MAPPED, within, tuple(steps))
+
+
+def _flags(table: PageTable, entry: int, kind: str, last: bool) -> tuple[str, ...]:
+    """Name the flags of an entry; what is not present has none."""
+    if kind == "hole":
+        return ()
+    return tuple(
+        flag.name
+        for flag in table.flags
+        if entry & flag.mask
+        and (flag.table if kind == "table" else flag.base if last else flag.large)
+    )

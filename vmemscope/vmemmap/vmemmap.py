@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .tables import Kind, translate, walk, walk_batches
+from ..limits import LIMITS
+from .tables import Kind, translate, walk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,14 +25,9 @@ if TYPE_CHECKING:
     from ..kernel.page import PageLayout
     from .layout import Geometry
     from .memory import PhysicalMemory
-    from .tables import Batch, Leaves
+    from .tables import Leaves
 
 __all__ = ("Pages", "Vmemmap", "member_of")
-
-#: vpages looked up, and of these vpages read, at a time where members of struct
-#: pages are asked for: what was read is still in the processor's cache when used
-_TRANSLATED = 4096
-_READ = 256
 
 
 class Pages(NamedTuple):
@@ -90,12 +86,6 @@ class Vmemmap:
             self.memory, self.table, self.geometry.address(start), self.geometry.address(end)
         )
 
-    def batches(self, start: int, end: int) -> Iterator[Batch]:
-        """Walk as :meth:`leaves` does, but leave the decoding to the caller."""
-        return walk_batches(
-            self.memory, self.table, self.geometry.address(start), self.geometry.address(end)
-        )
-
     def frames_of(self, vpages: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         """
         Find the frames behind vpages.
@@ -103,9 +93,7 @@ class Vmemmap:
         :param vpages: shape ``(n,)``
         :return: pfn (uint64) and :class:`~vmemscope.vmemmap.tables.Kind` (uint8), shape ``(n,)``
         """
-        size = np.uint64(self.geometry.page_size)
-        addresses = np.uint64(self.geometry.vmemmap) + vpages.astype(np.uint64) * size
-        return translate(self.memory, self.table, addresses)
+        return translate(self.memory, self.table, self.geometry.addresses(vpages))
 
     def read(self, vpages: NDArray[np.int64]) -> Pages:
         """Read vpages, shape ``(n,)``; each frame behind them is read once."""
@@ -134,8 +122,8 @@ class Vmemmap:
         chosen = np.flatnonzero(used)
         start = self.geometry.vpage(first)
         where, kind = self.frames_of(chosen + start)
-        for some, read in enumerate(self.memory.read_batches(where, _READ)):
-            part = slice(some * _READ, (some + 1) * _READ)
+        for some, read in enumerate(self.memory.read_batches(where, LIMITS.read)):
+            part = slice(some * LIMITS.read, (some + 1) * LIMITS.read)
             yield chosen[part], Pages.of(*read, where[part], kind[part])
 
     def page_members(
@@ -179,11 +167,11 @@ class Vmemmap:
         vpage = start >> np.uint64(shift)
         new = np.flatnonzero(np.concatenate((vpage[:1] == vpage[:1], vpage[1:] != vpage[:-1])))
         ends = np.append(new[1:], len(start))
-        for batch in range(0, len(new), _TRANSLATED):
-            vpages = vpage[new[batch : batch + _TRANSLATED]].astype(np.int64)
+        for batch in range(0, len(new), LIMITS.translated):
+            vpages = vpage[new[batch : batch + LIMITS.translated]].astype(np.int64)
             where, kind = self.frames_of(vpages)
-            for some in range(0, len(vpages), _READ):
-                chosen = slice(some, some + _READ)
+            for some in range(0, len(vpages), LIMITS.read):
+                chosen = slice(some, some + LIMITS.read)
                 here = vpages[chosen]
                 pages = self._read(where[chosen], kind[chosen])
                 part = slice(int(new[batch + some]), int(ends[batch + some + len(here) - 1]))
@@ -217,4 +205,9 @@ class Vmemmap:
     @property
     def refcount(self) -> tuple[int, str]:
         """Where ``_refcount`` is in a ``struct page``, for :meth:`page_members`."""
-        return self.page.refcount, self.table.dtype[0] + "i4"
+        return self.page.refcount, self.word[0] + "i4"
+
+    @property
+    def word(self) -> str:
+        """Numpy dtype of an ``unsigned long`` in the target's memory, with its byte order."""
+        return self.geometry.arch.word

@@ -145,7 +145,7 @@ class Gathered:
             counts, counted = self.vmemmap.refcounts(np.array([pfn], dtype=np.uint64))
             words = place = None
             if readable[0]:
-                words = data[0].view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
+                words = data[0].view(self.vmemmap.word).astype(np.uint64, copy=False)
                 words = words.reshape(-1, geometry.struct_page_size // 8)
                 flags, several = np.unique(
                     words[:, self.vmemmap.page.flags // 8], return_counts=True
@@ -394,8 +394,8 @@ class Gathered:
             some = index[start : start + _BATCH]
             read = read_struct_pages(self.vmemmap, maps.head_pfn[some].astype(np.int64))
             counter = read.data[:, page.refcount : page.refcount + 4].copy()
-            refcounts[some] = counter.view(self.vmemmap.table.dtype[0] + "i4")[:, 0]
-            flags = read.word(page.flags, self.vmemmap.table.dtype)
+            refcounts[some] = counter.view(self.vmemmap.word[0] + "i4")[:, 0]
+            flags = read.word(page.flags, self.vmemmap.word)
             reserved[some] = (flags & np.uint64(page.pg_reserved)) != 0
             readable[some] = read.readable
         self.unread["reference counts of frames of head pages"] += int(

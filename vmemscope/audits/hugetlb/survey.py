@@ -162,15 +162,10 @@ def entries_of(vmemmap: Vmemmap, first: int, end: int) -> Entries:
 
 def _pieces(leaves: Leaves, vmemmap: Vmemmap, start: int, end: int) -> _Pieces:
     """Turn leaves into ranges of vpages, cut to ``[start, end)``."""
-    geometry, table = vmemmap.geometry, vmemmap.table
-    page_shift = np.uint64(table.levels[-1].shift)
-    base = np.uint64(geometry.vmemmap)
-    # A hole of an upper level may start before the vmemmap.
-    wraps = leaves.address < base
-    vpage = ((leaves.address - base) >> page_shift).astype(np.int64)
-    if wraps.any():
-        vpage[wraps] = -((base - leaves.address[wraps]) >> page_shift).astype(np.int64)
-    last = vpage + (np.int64(1) << (leaves.shift - page_shift).astype(np.int64))
+    leaves = leaves.apart()
+    page_shift = vmemmap.table.levels[-1].shift
+    vpage = vmemmap.geometry.vpages_at(leaves.address)
+    last = vpage + (np.int64(1) << (leaves.shift.astype(np.int64) - page_shift))
     first = np.maximum(vpage, start)
     last = np.minimum(last, end)
     mapped = leaves.kind == Kind.MAPPED
@@ -179,8 +174,8 @@ def _pieces(leaves: Leaves, vmemmap: Vmemmap, start: int, end: int) -> _Pieces:
         last - first,
         leaves.pfn + np.where(mapped, first - vpage, 0).astype(np.uint64),
         leaves.kind,
-        mapped & ((leaves.entry & np.uint64(table.writable)) != 0),
-        mapped & ((leaves.entry & np.uint64(table.no_execute)) == 0),
+        mapped & leaves.writable,
+        mapped & ~leaves.no_execute,
     )
     return select(pieces, last > first)
 

@@ -53,7 +53,7 @@ def read_tail_pages_of(
         for start in range(0, len(chosen), _BATCH):
             some = chosen[start : start + _BATCH]
             read = vmemmap.read(vpages[some] + nth)
-            words = read.data.view(vmemmap.table.dtype).astype(np.uint64, copy=False)
+            words = read.data.view(vmemmap.word).astype(np.uint64, copy=False)
             yield TailPages(
                 folios[some],
                 nth * per_page,

@@ -135,7 +135,7 @@ def _by_struct_page(
         for at in range(0, len(start), _BATCH):
             asked = np.flatnonzero(owner[at : at + _BATCH] == UNKNOWN) + at
             read = read_struct_pages(vmemmap, pages[asked])
-            words = read.word(vmemmap.page.flags, vmemmap.table.dtype).tolist()
+            words = read.word(vmemmap.page.flags, vmemmap.word).tolist()
             for i, word, readable in zip(asked, words, read.readable.tolist(), strict=True):
                 place = flags.zone_of(word) if readable else None
                 if place is not None:

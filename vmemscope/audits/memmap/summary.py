@@ -251,7 +251,7 @@ def _node_of(gathered: Gathered, layout: PagemapLayout) -> int | None:
         vmemmap, np.array([min(first_compound(layout.pagemap, first), last)], dtype=np.int64)
     )
     if page.readable[0]:
-        word = int(page.word(vmemmap.page.flags, vmemmap.table.dtype)[0])
+        word = int(page.word(vmemmap.page.flags, vmemmap.word)[0])
         place = gathered.flags.zone_of(word)
         if place is not None and gathered.flags.zones.get(place[1]) == DEVICE:
             return place[0]

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...columns import select
 from ...spans import Spans, union
-from ...vmemmap.frames import runs_of
+from ...vmemmap.runs import runs_of
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ...vmemmap.frames import Runs
+    from ...vmemmap.runs import Runs
     from ...vmemmap.tables import Leaves
     from ...vmemmap.vmemmap import Vmemmap
     from .areas import Areas
@@ -94,9 +94,8 @@ def survey(
     """
     found = Survey()
     mapped, needed, unread = [], [], []
-    for batch in vmemmap.batches(0, end):
-        leaves, count = batch.runs()
-        runs = runs_of(leaves, vmemmap.geometry, 0, end, count)
+    for leaves in vmemmap.leaves(0, end):
+        runs = runs_of(leaves, vmemmap.geometry, 0, end)
         missing = select(runs, runs.kind == Kind.UNREADABLE)
         unread.append(Spans.of(missing.vpage, missing.vpage + missing.length))
         if (other := runs.kind != Kind.MAPPED).any():
@@ -107,7 +106,7 @@ def survey(
         useful = large[described.touches(runs.vpage[large], stop[large])]
         needed.append(Spans.of(runs.vpage[useful], stop[useful]))
         _take(found, runs, missing, areas)
-        _take_base(found, leaves, count, areas, vmemmap, reserved)
+        _take_base(found, leaves, areas, vmemmap, reserved)
         step(int(runs.length.sum()))
     found.mapped, found.needed, found.unread = union(mapped), union(needed), union(unread)
     return found
@@ -159,23 +158,19 @@ def _by_area(runs: Runs, areas: Areas) -> Iterator[tuple[int, Runs, bool]]:
 def _take_base(
     found: Survey,
     leaves: Leaves,
-    length: NDArray[np.int64],
     areas: Areas,
     vmemmap: Vmemmap,
     reserved: int,
 ) -> None:
     """Count what can be written through among the base pages of a batch."""
-    geometry, table = vmemmap.geometry, vmemmap.table
-    base = (leaves.kind == Kind.MAPPED) & (leaves.shift == table.levels[-1].shift)
+    base = (leaves.kind == Kind.MAPPED) & (leaves.shift == vmemmap.table.levels[-1].shift)
     if not base.any():
         return
     if not base.all():
-        leaves, length = select(leaves, base), length[base]
-    offset = leaves.address - np.uint64(geometry.vmemmap)
-    start = (offset >> np.uint64(table.levels[-1].shift)).astype(np.int64)
-    stop = start + length
-    pfn = leaves.pfn.astype(np.int64)
-    writable = (leaves.entry & np.uint64(table.writable)) != 0
+        leaves = select(leaves, base)
+    start = vmemmap.geometry.vpages_at(leaves.address)
+    stop = start + leaves.pieces
+    pfn, writable = leaves.pfn.astype(np.int64), leaves.writable
     for i in range(
         int(np.searchsorted(areas.end, start[0], side="right")),
         int(np.searchsorted(areas.start, stop[-1], side="left")),
@@ -216,7 +211,7 @@ def _take_early(
     """
     in_ram = vmemmap.ram.contains(pfn.astype(np.uint64))
     read, pages = read_struct_pages(vmemmap, pfn[in_ram]), pages[in_ram]
-    words = read.word(vmemmap.page.flags, vmemmap.table.dtype)
+    words = read.word(vmemmap.page.flags, vmemmap.word)
     at_boot = (words & np.uint64(reserved)) != 0
     tally.boot += int(pages[at_boot & read.readable].sum())
     tally.replaced += int(pages[~at_boot & read.readable].sum())

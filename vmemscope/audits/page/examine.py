@@ -34,11 +34,10 @@ from ...rules.findings import Collector
 from ...rules.page_rows import Expected, PageKind, Rows, StructPages, holds_mask, resolve_heads
 from ...rules.page_violations import PageViolations
 from ...rules.struct_pages import COMPOUND_RULES
-from ...vmemmap.frames import runs_of
 from ...vmemmap.layout import first_compound, pieces_of, unknown_piece
+from ...vmemmap.runs import runs_of
 from ...vmemmap.struct_pages import read_struct_pages
-from ...vmemmap.tables import Kind
-from ...vmemmap.trace import trace
+from ...vmemmap.tables import Kind, trace
 from .meaning import understand
 from .state import describe
 
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from ...machine import Kernel
     from ...rules.findings import Finding
     from ...vmemmap.pagemaps import PagemapLayout
-    from ...vmemmap.trace import Trace
+    from ...vmemmap.tables import Trace
 
 __all__ = ("examine",)
 
@@ -196,9 +195,9 @@ class _Examination:
         read = read_struct_pages(vmemmap, np.array([pfn], dtype=np.int64))
         if not read.readable[0]:
             return StructPage(address)
-        words = read.data[0][: len(read.data[0]) // 8 * 8].view(vmemmap.table.dtype).tolist()
+        words = read.data[0][: len(read.data[0]) // 8 * 8].view(vmemmap.word).tolist()
         data = read.data[0].tobytes()
-        order = "little" if vmemmap.table.dtype[0] == "<" else "big"
+        order = "little" if vmemmap.word[0] == "<" else "big"
 
         def counter(offset: int) -> int:
             return int.from_bytes(data[offset : offset + 4], order, signed=True)  # type: ignore[arg-type]
@@ -225,7 +224,7 @@ class _Examination:
 
     def _follows_head(self, pfn: int) -> bool:
         """Tell whether the page before is the head of a compound page."""
-        layout, dtype = self.vmemmap.page, self.vmemmap.table.dtype
+        layout, dtype = self.vmemmap.page, self.vmemmap.word
         if not pfn:
             return False
         read = read_struct_pages(self.vmemmap, np.array([pfn - 1], dtype=np.int64))
@@ -247,7 +246,7 @@ class _Examination:
         if tails_may_look_like_heads(self.prog) and address % geometry.page_size == 0:
             # page_fixed_fake_head(): what follows a real head is a tail of it.
             read = read_struct_pages(self.vmemmap, np.array([pfn + 1], dtype=np.int64))
-            follows = read.word(layout.compound, self.vmemmap.table.dtype)
+            follows = read.word(layout.compound, self.vmemmap.word)
             if (
                 read.readable[0]
                 and follows[0] & np.uint64(1)
@@ -382,7 +381,7 @@ class _Examination:
         # That of the head, and the page's own if it is another.
         vpages = np.array(sorted({place.head_pfn // per_page, pfn // per_page}))
         read = self.vmemmap.read(vpages)
-        words = read.data.view(self.vmemmap.table.dtype).astype(np.uint64, copy=False)
+        words = read.data.view(self.vmemmap.word).astype(np.uint64, copy=False)
         first = vpages * per_page
         head = np.full(len(vpages), place.head_pfn)
         shared = np.zeros(len(vpages), dtype=np.bool_)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import TargetError, UsageError
 from ...report.documents.page import Meaning
-from ...vmemmap.tables import Kind
-from ...vmemmap.trace import trace
+from ...vmemmap.tables import Kind, trace
 
 if TYPE_CHECKING:
     from drgn import Program

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...kernel.resource import Resource
     from ...report.documents.page import Compound, Frame, Place, Section, Sharing, StructPage
     from ...vmemmap.layout import Geometry
-    from ...vmemmap.trace import Trace
+    from ...vmemmap.tables import Trace
 
 __all__ = ("describe",)
 

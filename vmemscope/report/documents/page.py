@@ -136,7 +136,7 @@ class StructPage(Facts, frozen=True):
 
 
 class StepReport(Facts, frozen=True):
-    """An entry on the way through the page tables (:class:`vmemscope.vmemmap.trace.Step`)."""
+    """An entry on the way through the page tables (:class:`vmemscope.vmemmap.tables.Step`)."""
 
     level: Literal["pgd", "p4d", "pud", "pmd", "pte"]
     table: Address

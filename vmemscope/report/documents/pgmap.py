@@ -211,10 +211,14 @@ class Report(TargetReport, frozen=True, kw_only=True, tag="vmemscope.pgmap/1"):
     summary: Summary
     timings: PgmapTimings = PgmapTimings()
 
-    def outcome_counts(self) -> Counter[Outcome]:
-        """Count rules by what came of them, one rule for one pagemap as one."""
+    def all_outcomes(self) -> list[RuleOutcome]:
+        """Return the outcomes of all rules, those of the target first."""
         groups = (self.outcomes, *(one.outcomes for one in self.pagemaps))
-        return counted_rules(one for group in groups for one in group)
+        return [one for group in groups for one in group]
+
+    def outcome_counts(self) -> Counter[Outcome]:
+        """Count rules by outcome, one rule for one pagemap as one."""
+        return counted_rules(self.all_outcomes())
 
     def all_findings(self) -> list[tuple[PagemapReport | None, Finding]]:
         """Return all findings with the pagemap that each is of, worst first."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....columns import select
+from ....limits import LIMITS
 from ....rules.page_rows import PageKind, StructPages
 from ....rules.page_violations import PageViolations
 from ....vmemmap.tables import Kind
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ("look_at_base_pages",)
 
-#: vpages that are looked up at a time
-_VPAGES = 16384
-
 
 def look_at_base_pages(look: Look, area: Area) -> None:
     """Look into the pages of an area without compound pages."""
@@ -32,8 +30,8 @@ def look_at_base_pages(look: Look, area: Area) -> None:
     violations = PageViolations(expected, kind_of)
     numbers = picked(area, look.contents) + area.start // look.per_page
     look.sampled |= len(numbers) < area.parts
-    for done in range(0, len(numbers), _VPAGES):
-        vpage = numbers[done : done + _VPAGES]
+    for done in range(0, len(numbers), LIMITS.vpages):
+        vpage = numbers[done : done + LIMITS.vpages]
         vpage = vpage[look.own(vpage)]
         first = vpage * look.per_page
         start = np.maximum(first, area.start)

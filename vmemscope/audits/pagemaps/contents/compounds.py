@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....columns import join, select
+from ....limits import LIMITS
 from ....rules.page_rows import PageKind, StructPages, holds_mask, majority
 from ....rules.page_violations import PageViolations
 from ....rules.struct_pages import (
@@ -31,7 +32,7 @@ from ....rules.struct_pages import (
 )
 from ....vmemmap.tables import Kind
 from .areas import Area, Contents, picked
-from .reading import FRAMES, Batch, Glance, Reading, glance, rows_of
+from .reading import Batch, Glance, Reading, glance, rows_of
 from .shortcuts import screen, spread
 
 if TYPE_CHECKING:
@@ -42,10 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ("look_at_compounds",)
 
-#: compound pages that are looked up at a time, and vpages
-_COMPOUNDS = 16384
-_VPAGES = 16384
-
 
 def look_at_compounds(look: Look, area: Area) -> None:
     """Look into the compound pages of an area."""
@@ -53,8 +50,8 @@ def look_at_compounds(look: Look, area: Area) -> None:
     numbers = picked(area, look.contents)
     look.sampled |= len(numbers) < area.parts
     look.heads.append(area.start)
-    for at in range(0, len(numbers), _COMPOUNDS):
-        head = area.start + (numbers[at : at + _COMPOUNDS] << area.order)
+    for at in range(0, len(numbers), LIMITS.compounds):
+        head = area.start + (numbers[at : at + LIMITS.compounds] << area.order)
         end = np.minimum(head + (1 << area.order), area.end)
         first, last = head // look.per_page, -(-end // look.per_page) - 1
         # That they map somebody else's frame is known, and what is read there is his. The
@@ -125,29 +122,17 @@ class _Some:
         """
         Find the frames behind the first three vpages of the compound pages and the last.
 
-        Of those that the walk has found to be mapped as they should be, it knows them.
-
         :param some: shape ``(4, n)``
         :return: frames and kinds, same shape. Where the second and the last have the
             same frame, the third is taken to have it too: it would be outvoted
         """
         frames_of = self.look.vmemmap.frames_of
-        pfn = np.empty(some.shape, np.uint64)
-        kind = np.full(some.shape, Kind.MAPPED, np.uint8)
-        known, frames = self.look.subject.ram.compounds_at(some[0])
-        pfn[0, known], pfn[1:, known] = frames[:, 0], frames[:, 1]
-        if len(known) == some.shape[1]:
-            return pfn, kind
-        rest = np.ones(some.shape[1], dtype=np.bool_)
-        rest[known] = False
-        places = np.flatnonzero(rest)
-        asked = np.ix_(np.array([0, 1, 3]), places)
-        found, how = frames_of(some[asked].ravel())
-        pfn[asked], kind[asked] = found.reshape(3, -1), how.reshape(3, -1)
-        pfn[2, places], kind[2, places] = pfn[1, places], kind[1, places]
-        open_ = places[((pfn[1] != pfn[3]) | (kind[1] != kind[3]))[places]]
+        first, second, third, last = some
+        found, how = frames_of(np.stack((first, second, last)).ravel())
+        pfn, kind = found.reshape(3, -1)[[0, 1, 1, 2]], how.reshape(3, -1)[[0, 1, 1, 2]]
+        open_ = np.flatnonzero((pfn[1] != pfn[3]) | (kind[1] != kind[3]))
         if len(open_):
-            pfn[2, open_], kind[2, open_] = frames_of(some[2, open_])
+            pfn[2, open_], kind[2, open_] = frames_of(third[open_])
         return pfn, kind
 
     def _unshared(self, which: NDArray[np.bool_]) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
@@ -168,8 +153,8 @@ class _Some:
         else:
             lengths = (last - first)[numbers]
         ends = np.cumsum(lengths)
-        for at in range(0, int(ends[-1]), _VPAGES):
-            position = np.arange(at, min(at + _VPAGES, int(ends[-1])))
+        for at in range(0, int(ends[-1]), LIMITS.vpages):
+            position = np.arange(at, min(at + LIMITS.vpages, int(ends[-1])))
             of = np.searchsorted(ends, position, side="right")
             nth = position - (ends - lengths)[of] + 1
             one = numbers[of]
@@ -208,8 +193,8 @@ class _Some:
         for which, words in ((with_head, first), (without, usual[without, None])):
             short = rows_of(select(rows, which), words)
             bad = np.flatnonzero(screen(short, expected))
-            for done in range(0, len(bad), FRAMES):
-                some = spread(select(short, bad[done : done + FRAMES]), look.per_page)
+            for done in range(0, len(bad), LIMITS.frames):
+                some = spread(select(short, bad[done : done + LIMITS.frames]), look.per_page)
                 self._check_pages(some)
         odd = np.flatnonzero(seen.read & ~same)
         if len(odd):
@@ -264,8 +249,8 @@ class _Some:
         which = np.flatnonzero(differs.any(axis=1))
         own = StructPages(select(rows, head[which]), expected, PageKind.COMPOUND).own[:, 0]
         which = which[own]
-        for done in range(0, len(which), FRAMES):
-            some = which[done : done + FRAMES]
+        for done in range(0, len(which), LIMITS.frames):
+            some = which[done : done + LIMITS.frames]
             odd = spread(select(rows, tail[some]), self.look.per_page)
             usual = rows.words[head[some], 0]
             pages = StructPages(odd, expected, PageKind.COMPOUND, usual)
