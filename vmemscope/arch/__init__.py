@@ -50,16 +50,16 @@ class AddressBits(NamedTuple):
 
 @dataclass(frozen=True)
 class EntryFormat:
-    """What the entries of one level say, and how."""
+    """The format of the entries of one level."""
 
     #: the entry maps memory or points to a table
     present: Bits
     #: a present entry points to a table: ``None`` in the last level, where all are leaves
     table: Bits | None
-    #: where a leaf has the address of its first frame; it is aligned to the leaf's size,
-    #: so that lower bits don't count, whatever they mean
+    #: bits of a leaf that hold the address of its first frame; the address is aligned to
+    #: the leaf's size, so the bits below are ignored
     frame: tuple[AddressBits, ...]
-    #: where a pointer has the address of the table
+    #: bits of a pointer that hold the address of the table
     pointer: tuple[AddressBits, ...]
     #: memory can be written to through the entry
     writable: Bits
