@@ -70,36 +70,25 @@ class Import(NamedTuple):
 
 #: imports against the arrows; entries are only removed
 EXCEPTIONS: set[Import] = {
-    # Symbols and numbers of VMCOREINFO are parsed there.
+    # The description of an architecture parses symbols and numbers of VMCOREINFO.
     Import("arch.x86_64", "target.vmcoreinfo"),
-    # Names that several audits need are lists of one of them.
+    # Names that several audits need are a list of one audit.
+    Import("audits.hugetlb", "audits.pagemaps.needs"),
     Import("audits.hugetlb.needs", "audits.pagemaps.needs"),
-    Import("audits.memmap.needs", "audits.pagemaps.needs"),
-    Import("audits.page.needs", "audits.memmap.needs"),
-    # Progress is a type of one audit, and subsection-map a rule of two.
+    Import("audits.memmap", "audits.pagemaps.needs"),
+    Import("audits.page.needs", "audits.pagemaps.needs"),
+    # The type of a progress function belongs to one audit, and three use it.
     Import("audits.hugetlb", "audits.pagemaps", True),
     Import("audits.hugetlb.gather", "audits.pagemaps", True),
     Import("audits.memmap", "audits.pagemaps", True),
     Import("audits.memmap.gather", "audits.pagemaps", True),
+    # Two audits evaluate subsection-map.
     Import("audits.memmap.gather", "audits.pagemaps.validity"),
-    # Members that could not be read are told from those that are not there.
-    Import("kernel.dev_pagemap", "vmemmap.memory"),
-    Import("kernel.hstate", "vmemmap.memory"),
-    Import("kernel.hugetlb_folio", "vmemmap.memory"),
-    Import("kernel.hugetlb_vmemmap", "vmemmap.memory"),
-    Import("kernel.mem_section", "vmemmap.memory"),
-    Import("kernel.mem_section_usage", "vmemmap.layout"),
-    Import("kernel.mem_section_usage", "vmemmap.memory"),
-    Import("kernel.percpu_ref", "vmemmap.memory"),
-    Import("kernel.pglist_data", "vmemmap.memory"),
-    Import("kernel.resource", "vmemmap.memory"),
-    Import("kernel.task", "vmemmap.memory"),
-    Import("kernel.vmemmap_restore", "vmemmap.memory"),
-    Import("kernel.xarray", "vmemmap.memory"),
-    Import("types.kallsyms", "vmemmap.memory"),
-    # A report is made of a Kernel.
+    # This audit reads the page tables of processes itself.
+    Import("audits.pagemaps.entries", "target.reads"),
+    # The target's part of a report is made from a Kernel.
     Import("report.documents.common", "machine", True),
-    # Facts about folios are types of the audit that gathers them.
+    # Facts about folios are types of the audit that reads them.
     Import("rules.hugetlb", "audits.hugetlb.survey", True),
     Import("rules.hugetlb_tails", "audits.hugetlb.tails", True),
     Import("rules.hugetlb_vmemmap", "audits.hugetlb.survey", True),
