@@ -20,7 +20,7 @@ from drgn.helpers.linux.xarray import xa_for_each
 
 from vmemscope.audits import hugetlb, memmap
 from vmemscope.audits.pagemaps import once
-from vmemscope.machine import Kernel as Opened
+from vmemscope.machine import Kernel
 from vmemscope.report.documents.hugetlb import HugetlbReport
 from vmemscope.report.documents.memmap import MemmapReport
 from vmemscope.report.documents.pgmap import Report
@@ -28,7 +28,7 @@ from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import FAULTS as KINDS
 from vmemscope.sim.faults import HUGETLB_FAULTS, Finding, Planted
 from vmemscope.sim.image import Image
-from vmemscope.sim.kernel import Kernel
+from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.scenario import Scenario, parse_scenario
 from vmemscope.types import attach_types
 
@@ -79,7 +79,7 @@ def scenario_of(scenario: str, kernel: str) -> Scenario:
 def image(scenario: str, kernel: str) -> Image:
     """Build a scenario, anew: a test may change it."""
     found = scenario_of(scenario, kernel)
-    return Image(Kernel(found)) if "\n" in scenario else build(found, kernel=kernel)
+    return Image(SimulatedKernel(found)) if "\n" in scenario else build(found, kernel=kernel)
 
 
 def write(built: Image, directory: Path) -> str:
@@ -129,7 +129,7 @@ class Audited(NamedTuple):
 
 def audit_core(path: Path, planted: Sequence[Planted] = ()) -> Audited:
     """Audit a dump by all commands."""
-    opened = Opened.open_core(str(path))
+    opened = Kernel.open_core(str(path))
     return Audited(
         once(opened), memmap.audit(opened), hugetlb.audit(opened, folios=True), list(planted)
     )

@@ -26,14 +26,14 @@ from vmemscope.audits.memmap import DIVISION, audit
 from vmemscope.audits.memmap.counters import counted_pages
 from vmemscope.cli.main import main
 from vmemscope.kernel.mem_section import Sections
-from vmemscope.machine import Kernel as OpenedKernel
+from vmemscope.machine import Kernel
 from vmemscope.report import schema_text, to_document
 from vmemscope.report.documents.memmap import Area, MemmapReport
 from vmemscope.report.memmap import render_memmap
 from vmemscope.rules.findings import Outcome
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.image import Image
-from vmemscope.sim.kernel import Kernel
+from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.pagetable import KERNEL, KERNEL_LARGE, NX, PMD_SHIFT, PTE_SHIFT, TABLE
 from vmemscope.sim.scenario import parse_scenario
 from vmemscope.target import open_core
@@ -57,7 +57,7 @@ align = "2M"
 
 def look_at(built: Image, directory: Path) -> MemmapReport:
     """Write a kernel's dump and look at it; all that is reported fits the schema."""
-    report = audit(OpenedKernel.open_core(kernels.write(built, directory)))
+    report = audit(Kernel.open_core(kernels.write(built, directory)))
     VALIDATOR.validate(to_document(report))
     return report
 
@@ -183,7 +183,7 @@ def test_nodes_that_interleave_are_told_apart_by_their_pages(tmp_path: Path) -> 
 # Leaks.
 
 
-def struct_page(built: Kernel, pfn: int) -> int:
+def struct_page(built: SimulatedKernel, pfn: int) -> int:
     return built.addresses.pfn_to_page(pfn)
 
 
@@ -365,7 +365,7 @@ def test_a_kernel_that_counts_as_if_nothing_were_shared(tmp_path: Path) -> None:
 
 
 def test_tables_of_page_ext_are_counted(tmp_path: Path) -> None:
-    one = Kernel(parse_scenario(f'kernel = "6.12"\n{DEVICE}', "inline"))
+    one = SimulatedKernel(parse_scenario(f'kernel = "6.12"\n{DEVICE}', "inline"))
     one.memory.write_int(one.image.define("page_ext_size", 8, "data", 8), 8)
     for number in (0, 1):
         section = one.sections.get(number)
@@ -407,7 +407,7 @@ def test_counted_pages_against_the_kernels_loop(seed: int) -> None:
 # HugeTLB's optimization of the memory map of RAM.
 
 
-def optimise(one: Kernel, head: int, shared: int | None) -> None:
+def optimise(one: SimulatedKernel, head: int, shared: int | None) -> None:
     """
     Map the memory map of a huge page of 2 MiB as ``hugetlb_vmemmap_optimize_folio()`` does.
 
@@ -515,7 +515,7 @@ class TestLive:
         monkeypatch.setattr(memmap, "_devices", lambda target: next(states))
         monkeypatch.setattr(memmap, "once", take)
         path = kernels.write(kernels.image(DEVICE, "6.12"), tmp_path)
-        kernel = OpenedKernel.open(lambda: replace(open_core(path), kind="qemu"))
+        kernel = Kernel.open(lambda: replace(open_core(path), kind="qemu"))
         report = audit(kernel, sleep=lambda seconds: None)
         assert len(taken) == looks
         if told:
@@ -529,7 +529,7 @@ class TestLive:
 
     def test_what_a_device_changes(self, tmp_path: Path) -> None:
         """A pagemap on its way is no state at all; one section fewer makes another."""
-        kernel = OpenedKernel.open_core(kernels.write(kernels.image(DEVICE, "6.12"), tmp_path))
+        kernel = Kernel.open_core(kernels.write(kernels.image(DEVICE, "6.12"), tmp_path))
         before = memmap._devices(kernel)
         assert before is not None
         assert memmap._devices(kernel.again()) == before
@@ -544,7 +544,7 @@ class TestLive:
 
 def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    kernel = OpenedKernel.open_core(kernels.write(kernels.image("mixed", "6.1"), tmp_path))
+    kernel = Kernel.open_core(kernels.write(kernels.image("mixed", "6.1"), tmp_path))
     report = audit(kernel, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (report.summary.mapped, report.summary.mapped)
     measured = {name for name, seconds in structs.asdict(report.timings).items() if seconds}

@@ -17,7 +17,7 @@ from .planter import Change, Finding, HugetlbPlanter, Planted, Planter, SimPlant
 from .registry import FAULTS, HUGETLB_FAULTS, FaultKind
 
 if TYPE_CHECKING:
-    from ..kernel import Kernel
+    from ..kernel import SimulatedKernel
     from ..scenario import Fault
 
 __all__ = (
@@ -33,7 +33,7 @@ __all__ = (
 )
 
 
-def plant(kernel: Kernel, fault: Fault) -> Planted:
+def plant(kernel: SimulatedKernel, fault: Fault) -> Planted:
     """
     Plant a fault in a pagemap, or in what there is besides.
 
@@ -44,7 +44,7 @@ def plant(kernel: Kernel, fault: Fault) -> Planted:
     return kind.plant(planter, **kind.arguments(fault.options))
 
 
-def plant_hugetlb(kernel: Kernel, fault: Fault) -> Planted:
+def plant_hugetlb(kernel: SimulatedKernel, fault: Fault) -> Planted:
     """
     Plant a fault in HugeTLB.
 

@@ -23,7 +23,7 @@ from ..units import PAGE_SIZE, PAGES_PER_SECTION
 
 if TYPE_CHECKING:
     from ..hugetlb import Folio
-    from ..kernel import Kernel
+    from ..kernel import SimulatedKernel
     from .registry import Compound
 
 __all__ = (
@@ -536,7 +536,7 @@ class SimPlanter(Planter):
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: SimulatedKernel,
         kind: str,
         rules: Collection[tuple[str, str]],
         record: Record | None,
@@ -638,7 +638,9 @@ class SimPlanter(Planter):
 class HugetlbPlanter(SimPlanter):
     """What faults in HugeTLB are planted with."""
 
-    def __init__(self, kernel: Kernel, kind: str, rules: Collection[tuple[str, str]]) -> None:
+    def __init__(
+        self, kernel: SimulatedKernel, kind: str, rules: Collection[tuple[str, str]]
+    ) -> None:
         super().__init__(kernel, kind, rules, None)
         self.hugetlb = kernel.hugetlb
 
