@@ -13,7 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import entries, frames, hugetlb, pagemap, sections, struct_pages, unreadable  # noqa: F401
-from .planter import Change, Finding, HugetlbPlanter, Planted, Planter, SimPlanter
+from .planter import (
+    Change,
+    Finding,
+    HugetlbPlanter,
+    Planted,
+    Planter,
+    SimHugetlbPlanter,
+    SimPlanter,
+)
 from .registry import FAULTS, HUGETLB_FAULTS, FaultKind
 
 if TYPE_CHECKING:
@@ -26,6 +34,7 @@ __all__ = (
     "Change",
     "FaultKind",
     "Finding",
+    "HugetlbPlanter",
     "Planted",
     "Planter",
     "plant",
@@ -51,5 +60,5 @@ def plant_hugetlb(kernel: SimulatedKernel, fault: Fault) -> Planted:
     :raises UsageError: if there is no such place to plant it
     """
     kind = HUGETLB_FAULTS[fault.kind]
-    planter = HugetlbPlanter(kernel, kind.name, kind.rules)
+    planter = SimHugetlbPlanter(kernel, kind.name, kind.rules, None)
     return kind.plant(planter, **kind.arguments(fault.options))
