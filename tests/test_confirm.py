@@ -101,15 +101,17 @@ class TestMerged:
         assert result.pagemaps[0].findings == (finding(),)
 
     @pytest.mark.parametrize(
-        "looks",
+        "passes",
         [
             [unsteady(BROKEN, OTHER, but=(OTHER,)), unsteady(BROKEN, OTHER, but=(OTHER,))],
             [unsteady(BROKEN, OTHER, but=(OTHER,)), steady(BROKEN, OTHER)],
             [steady(SOUND, OTHER), unsteady(SOUND, OTHER, but=(OTHER,))],
         ],
     )
-    def test_nothing_is_told_of_what_kept_changing(self, looks: list[Pass[Report]]) -> None:
-        result = merged(looks, Pagemaps())
+    def test_nothing_is_reported_of_a_part_that_kept_changing(
+        self, passes: list[Pass[Report]]
+    ) -> None:
+        result = merged(passes, Pagemaps())
         one, other = result.pagemaps
         assert (one.state, one.findings, one.saved_bytes) == ("unreadable", (), 0)
         assert one.reason is not None
