@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .page_rows import PageKind, StructPages, idle_refcount, is_blank, refcounts, resolve_heads
+from .page_rows import PageKind, StructPages, is_blank, refcounts, resolve_heads
 from .page_violations import Affected, PageRule, WrongPages, page_rule
 from .rule import Severity, Skip
 from .words import agree
@@ -246,6 +246,7 @@ def page_refcount(pages: StructPages) -> WrongPages:
     low = pages.own & (pages.refcounts < np.where(pages.tail, 0, pages.idle))
     if pages.kind is PageKind.COMPOUND:
         low |= pages.tail & (pages.refcounts != 0)
+    idle = pages.idle
     return WrongPages(
         low,
         lambda one: (
@@ -256,11 +257,7 @@ def page_refcount(pages: StructPages) -> WrongPages:
                 "have reference counts lower than when idle",
             )
         ),
-        expected=lambda one: (
-            0
-            if _is_tail(one)
-            else f"at least {idle_refcount(one.expected.pagemap, one.expected.page)}"
-        ),
+        expected=lambda one: 0 if _is_tail(one) else f"at least {idle}",
         observed=lambda one: int(refcounts(one.words, one.expected.page)),
     )
 
