@@ -573,6 +573,13 @@ def test_exit_status(capsys: pytest.CaptureFixture[str], scenario: str, status: 
     assert document["schema"] == "vmemscope.memmap/1"
 
 
+def test_memory_in_no_known_zone_is_no_system_ram(tmp_path: Path) -> None:
+    report = look_at(kernels.image("unreadable-node", "6.1"), tmp_path)
+    text = render_memmap(report, 100)
+    assert "\nSystem RAM: 256 MiB described by 1024 pages in 1024 frames (4 MiB)," in text
+    assert "\nno known zone: 128 MiB described by 512 pages in 128 frames (512 KiB)," in text
+
+
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
 def test_tables_fit_their_width(looked: Looked, width: int) -> None:
     report, _, _ = looked("mixed", "7.2")
