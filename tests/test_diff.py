@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from vmemscope.report import change_lines, render_diff, schema_text, to_document
-from vmemscope.report.diff import compare
+from vmemscope.report.compare import compare
 from vmemscope.report.documents.diff import Diff, NotEvaluated
 from vmemscope.report.documents.pgmap import PagemapReport, Report
 from vmemscope.rules.findings import Finding, Outcome, RuleOutcome

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     before, after = (_report(path, args) for path in sources)
 
     from ..report import render_diff, render_json
-    from ..report.diff import compare
+    from ..report.compare import compare
 
     diff = compare(before, after, sources)
     text = render_json(diff) if args.format == "json" else render_diff(diff)
