@@ -16,6 +16,7 @@ from typing import get_args
 
 from ..rules.findings import Finding, Outcome
 from ..rules.rule import Severity
+from ..text import binary_size, count
 from .documents.common import PagemapName
 from .documents.diff import (
     Change,
@@ -29,10 +30,18 @@ from .documents.diff import (
 )
 from .documents.pgmap import PagemapReport, Report, State
 
-__all__ = ("compare",)
+__all__ = ("compare", "values_of", "words_of")
 
 #: from best to worst
 _STATES = get_args(State)
+
+#: names of fields in sentences, where they are not those of the document
+_WORDS = {
+    "mapped": "mapped pages",
+    "unmapped": "unmapped pages",
+    "unreadable": "unreadable pages",
+    "saved_bytes": "saved memory",
+}
 
 #: what is compared of a pagemap, by the name that it has in the document
 _FIELDS: dict[str, Callable[[PagemapReport], str | int | None]] = {
@@ -84,7 +93,7 @@ def compare(before: Report, after: Report, sources: Sequence[str] | None = None)
     for one in came:
         worse += _worse_findings(one.label, FindingsDiff(new=one.findings))
     if after.not_read and not before.not_read:
-        worse.append("something could not be read, and all could before")
+        worse.append("part of the target could not be read, and before all of it could")
     return Diff(
         before=Source.of(before.target, source=sources[0]),
         after=Source.of(after.target, source=sources[1]),
@@ -94,6 +103,29 @@ def compare(before: Report, after: Report, sources: Sequence[str] | None = None)
         not_read=unread,
         totals=totals,
     )
+
+
+def words_of(change: Change) -> str:
+    """Return the name of a changed field, for sentences."""
+    return _WORDS.get(change.field, change.field)
+
+
+def values_of(change: Change) -> tuple[str, str]:
+    """
+    Return a changed value before and after, for sentences.
+
+    Bytes are rounded, unless they then look equal: 6 MiB and 6.0 MiB are 6144 and 6140 KiB.
+    """
+    values = change.before, change.after
+    if change.field.endswith("_bytes"):
+        sizes = [value for value in values if isinstance(value, int)]
+        shown = [binary_size(size) for size in sizes]
+        if len({text.replace(".0 ", " ") for text in shown}) < len(set(sizes)):
+            unit, name = (1, "bytes") if any(size % 1024 for size in sizes) else (1024, "KiB")
+            shown = [f"{size // unit} {name}" for size in sizes]
+        return shown[0], shown[1]
+    before, after = ("none" if value is None else str(value) for value in values)
+    return before, after
 
 
 def _briefs(pagemaps: Sequence[PagemapReport]) -> tuple[PagemapBrief, ...]:
@@ -235,14 +267,16 @@ def _key(finding: Finding, owner: PagemapReport | Report) -> tuple[str, Severity
 def _worse_pagemap(diff: PagemapDiff) -> Iterator[str]:
     for change in diff.changes:
         if change.worse:
-            yield f"{diff.after.label}: {change.field} from {change.before} to {change.after}"
+            before, after = values_of(change)
+            yield f"{diff.after.label}: {words_of(change)} from {before} to {after}"
     yield from _worse_findings(diff.after.label, diff.findings)
 
 
 def _worse_findings(label: str, diff: FindingsDiff) -> Iterator[str]:
     errors = Counter(one.rule for one in diff.new if one.severity is Severity.ERROR)
     for rule, number in errors.items():
-        yield f"{label}: {number} new {'error' if number == 1 else 'errors'} of {rule}"
+        yield f"{label}: {count(number, 'new error')} of rule {rule}"
     for change in diff.violations:
         if change.worse:
-            yield f"{label}: violations of {change.field} from {change.before} to {change.after}"
+            before, after = values_of(change)
+            yield f"{label}: violations of rule {change.field} from {before} to {after}"

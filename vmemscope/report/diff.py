@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..text import binary_size
+from .compare import values_of, words_of
 from .words import count, finding_line, safe
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def render_diff(diff: Diff) -> str:
     if diff:
         lines += [*change_lines(diff), ""]
     lines += [
-        f"{change.field}: {_from_to(change)}"
+        f"{words_of(change)}: {_from_to(change)}"
         for change in diff.totals
         if change.before != change.after
     ]
@@ -58,7 +59,7 @@ def _source(one: Source, pagemaps: str | int | None) -> str:
 
 def _verdict(diff: Diff) -> str:
     if diff.worse:
-        return f"{count(len(diff.worse), 'thing')} got worse"
+        return "something got worse"
     return "nothing got worse" if diff else "no difference"
 
 
@@ -76,7 +77,7 @@ def _changed(pair: PagemapDiff) -> list[str]:
     for change in pair.changes:
         reason = pair.reason if change.field == "state" else None
         lines.append(
-            f"  {change.field}: {_from_to(change)}" + (f" ({safe(reason)})" if reason else "")
+            f"  {words_of(change)}: {_from_to(change)}" + (f" ({safe(reason)})" if reason else "")
         )
     return [*lines, *_findings(pair.findings, who, "  ")]
 
@@ -84,7 +85,7 @@ def _changed(pair: PagemapDiff) -> list[str]:
 def _findings(diff: FindingsDiff, who: str | None, indent: str) -> list[str]:
     lines = [f"new: {finding_line(finding, who)}" for finding in diff.new]
     lines += [f"gone: {finding_line(finding, who)}" for finding in diff.gone]
-    lines += [f"violations of {safe(one.field)}: {_from_to(one)}" for one in diff.violations]
+    lines += [f"violations of rule {safe(one.field)}: {_from_to(one)}" for one in diff.violations]
     lines += [
         f"not evaluated any more: {safe(one.rule)}: {safe(one.reason)}"
         for one in diff.not_evaluated
@@ -93,11 +94,10 @@ def _findings(diff: FindingsDiff, who: str | None, indent: str) -> list[str]:
 
 
 def _from_to(change: Change) -> str:
-    before, after = change.before, change.after
-    if not isinstance(before, int) or not isinstance(after, int):
-        shown = ("none" if value is None else safe(str(value)) for value in (before, after))
-        return " -> ".join(shown)
+    text = safe(" -> ".join(values_of(change)))
+    if not isinstance(change.before, int) or not isinstance(change.after, int):
+        return text
+    by = change.after - change.before
     if change.field.endswith("_bytes"):
-        by = f"{'+' if after > before else ''}{binary_size(after - before)}"
-        return f"{binary_size(before)} -> {binary_size(after)} ({by})"
-    return f"{before} -> {after} ({after - before:+d})"
+        return f"{text} ({'+' if by > 0 else ''}{binary_size(by)})"
+    return f"{text} ({by:+d})"
