@@ -37,7 +37,7 @@ class Broken(NamedTuple):
 OFF_A_SECTION = Broken(
     "unaligned-section-1g",
     "section-alignment",
-    ("starts off a section boundary", "maps 12031 of the 12032 pages", "I/O to it hangs"),
+    ("starts in the middle of a section", "maps 12031 of the 12032 pages", "I/O to it hangs"),
     "frame-shared",
     4,
     "which 12031 entries map in all",
@@ -56,7 +56,7 @@ OFF_A_GIGABYTE = Broken(
     ("every tail page resolves to a wrong head",),
     "compound-head",
     3,
-    "127 of 127 tail pages looked at",
+    "all 127 tail pages checked",
 )
 
 
@@ -78,7 +78,7 @@ def test_damage_cause_and_consequence(audited: Audited, kernel: str, broken: Bro
     assert all(broken.damage in finding.message for finding in errors)
     (warning,) = told(report, broken.lint)
     assert warning.severity is Severity.WARNING
-    for word in (*broken.words, "(SIGBUS)", "make it anew at a multiple of 1 GiB"):
+    for word in (*broken.words, "(SIGBUS)", "recreate the device at a multiple of 1 GiB"):
         assert word in warning.message
 
 

@@ -72,10 +72,10 @@ def watched(reports: list[Report], terminal: bool, sleeps: int) -> tuple[Report,
 def test_appends_where_there_is_no_terminal() -> None:
     last, shown = watched([SOUND, SOUND, BROKEN], False, 2)
     assert last is BROKEN
-    _, first, second, third = shown.split("look ")
+    _, first, second, third = shown.split("pass ")
     assert first == "1, 1970-01-01 00:00:00, every 2.5 s\n0 errors\n\n"
     assert second.startswith("2, 1970-01-01 00:00:02, ")
-    assert second.endswith("\nsince the last look:\n  nothing changed\n\n")
+    assert second.endswith("\nsince the last pass:\n  nothing changed\n\n")
     assert third.startswith("3, 1970-01-01 00:00:05, every 2.5 s\n1 errors\n")
     assert "    new: error refcount-low dax0.0" in third
     assert "\x1b" not in shown
@@ -85,13 +85,13 @@ def test_redraws_a_terminal() -> None:
     _, shown = watched([SOUND, BROKEN, SOUND], True, 2)
     screens = shown.split("\x1b[H\x1b[J")
     assert screens[0] == ""
-    assert [screen[:6] for screen in screens[1:]] == ["look 1", "look 2", "look 3"]
+    assert [screen[:6] for screen in screens[1:]] == ["pass 1", "pass 2", "pass 3"]
     assert "    gone: error refcount-low dax0.0" in screens[3]
 
 
 def test_changes_are_those_since_the_last_look() -> None:
     _, shown = watched([SOUND, BROKEN, BROKEN], False, 2)
-    assert shown.split("look 3")[1].endswith("  nothing changed\n\n")
+    assert shown.split("pass 3")[1].endswith("  nothing changed\n\n")
 
 
 def test_interrupted_before_the_first_look() -> None:

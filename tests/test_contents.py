@@ -92,7 +92,7 @@ class TestHowMany:
         assert json.loads(text)["summary"]["contents"] == "all"
         status, text = run("--contents", "none")
         assert status == 0
-        assert "no struct pages looked into (--contents none)" in text
+        assert "no struct pages (--contents none)" in text
 
     def test_no_other_word(self, large: str) -> None:
         with pytest.raises(ValueError, match="some"):
@@ -215,7 +215,7 @@ class TestOneCompoundPage:
 
         [(rule, pfn, message)] = self.found("7.2", tmp_path, change)
         assert (rule, pfn) == ("compound-head", 0x100600 + 448)
-        assert message.startswith("64 of 127 tail pages looked at of the compound page at pfn")
+        assert message.startswith("64 of 127 tail pages checked in the compound page at pfn")
 
     def test_all_tail_pages_of_a_frame_differ_from_those_with_the_head(
         self, tmp_path: Path
@@ -226,7 +226,7 @@ class TestOneCompoundPage:
 
         [(rule, pfn, message)] = self.found("6.12", tmp_path, change)
         assert (rule, pfn) == ("tail-contents", 0x100640)
-        assert message.startswith("64 of 128 struct pages looked at of the compound page at pfn")
+        assert message.startswith("64 of 128 struct pages checked in the compound page at pfn")
 
     def test_negative_reference_count(self, tmp_path: Path) -> None:
         def change(memmap: Any) -> None:
@@ -242,7 +242,7 @@ class TestOneCompoundPage:
 
         [(rule, pfn, message)] = self.found("7.2", tmp_path, change)
         assert (rule, pfn) == ("page-uninitialised", 0x100640)
-        assert message.startswith("64 of 128 struct pages looked at")
+        assert message.startswith("64 of 128 struct pages checked")
 
     @pytest.mark.parametrize("kernel", ["6.1", "7.2"])
     def test_frames_of_an_altmap_are_never_given_out(self, kernel: str, tmp_path: Path) -> None:

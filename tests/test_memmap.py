@@ -206,7 +206,7 @@ def test_pages_mapped_where_no_section_is(tmp_path: Path, kernel: str) -> None:
     assert (nothing.mapped, nothing.frames, nothing.described_bytes) == (515, 515, 0)
     assert report.summary.mapped == sum(area.mapped for area in report.areas)
     assert {one.pfn for one in report.findings} == {frames[0], block}
-    assert "mapped in vain: 515 pages in 2 places" in render_memmap(report, 100)
+    assert "mapped but not needed: 515 pages in 2 places" in render_memmap(report, 100)
 
 
 @pytest.mark.parametrize("name", ["first", "last"])

@@ -49,14 +49,14 @@ def watch(
     try:
         while True:
             now = time.strftime("%Y-%m-%d %H:%M:%S", clock())
-            shown = f"look {number}, {now}, every {seconds:g} s\n{render(report)}{changes}"
+            shown = f"pass {number}, {now}, every {seconds:g} s\n{render(report)}{changes}"
             # In one piece, so that nobody sees half of it.
             out.write(_REDRAW + shown if out.isatty() else f"{shown}\n")
             out.flush()
             sleep(seconds)
             later = look()
             lines = change_lines(compare(report, later))
-            changes = "\nsince the last look:\n" + "".join(f"  {line}\n" for line in lines)
+            changes = "\nsince the last pass:\n" + "".join(f"  {line}\n" for line in lines)
             report, number = later, number + 1
     except KeyboardInterrupt:
         # This is how it ends: leave what was shown, with the prompt below it.

@@ -78,7 +78,8 @@ def render_memmap(report: MemmapReport, width: int) -> str:
     lines.append("")
     if report.leaks:
         pages = sum(leak.pages for leak in report.leaks)
-        lines += [f"mapped in vain: {count(pages, 'page')} in {count(len(report.leaks), 'place')}"]
+        places = count(len(report.leaks), "place")
+        lines.append(f"mapped but not needed: {count(pages, 'page')} in {places}")
         lines += [f"  {leak.start:#x}  {count(leak.pages, 'page')}" for leak in report.leaks]
         lines.append("")
     lines += ending(report)

@@ -85,7 +85,7 @@ class Area(Facts, frozen=True, kw_only=True):
 
 
 class Leak(Facts, frozen=True):
-    """A part of the vmemmap that is mapped in vain."""
+    """A part of the vmemmap that is mapped but not needed."""
 
     #: virtual address
     start: Address
