@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What to make of a page, in words: a line for each thing that can be said, and none guessed."""
+"""The state of a page in sentences, each from what was read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def describe(
     sharing: Sharing | None,
     geometry: Geometry,
 ) -> Iterator[str]:
-    """Say whose the page is, what it is used for, and what is behind its ``struct page``."""
+    """Yield sentences: owner of the page, its use, the frame behind its ``struct page``."""
     yield _whose(section, place, zone, nid, resources)
     if not section.present:
         yield "there is no struct page for it: its section is not present"
@@ -118,7 +118,7 @@ def _compound(pfn: int, compound: Compound) -> str:
 
 
 def _by_pagemap(pfn: int, place: Place, compound: Compound | None) -> Iterator[str]:
-    """Say where the pagemap has the head, if the page says otherwise."""
+    """Yield the head that the pagemap expects, if the page has another."""
     role = "head" if pfn == place.head_pfn else f"tail {pfn - (place.head_pfn or 0)}"
     said = None if compound is None or compound.role == "none" else compound.head_pfn
     if said != place.head_pfn:
@@ -156,7 +156,7 @@ def _behind(
     if page.type == "buddy":
         yield "that frame is free in the buddy allocator: it will be overwritten"
     elif page.refcount is not None and place is not None and frame.memory == "RAM":
-        # Of the memory map of RAM the count tells nothing: HugeTLB's optimization does
+        # For the memory map of RAM the count proves nothing: HugeTLB's optimization does
         # not count entries, and boot memory has counts of its own.
         counted = place.populated in ("compound", "base") and frame.leaf_size == geometry.page_size
         if counted and page.refcount != sharing.pages:
