@@ -38,11 +38,11 @@ def describe(
     if not section.present:
         yield "there is no struct page for it: its section is not present"
     elif section.valid is False:
-        yield "its subsection is not valid: pfn_valid() denies it"
+        yield "its subsection is not valid: pfn_valid() returns false"
     if page.readable:
         yield from _use(pfn, place, page)
     elif way.kind is Kind.HOLE and section.present:
-        yield "its struct page is not mapped: to touch it is a crash"
+        yield "its struct page is not mapped: an access to it crashes"
     elif way.kind is not Kind.HOLE:
         yield "its struct page could not be read, so nothing is said of its use"
     if frame is not None and sharing is not None:
@@ -56,7 +56,7 @@ def _whose(
     nid: int | None,
     resources: Sequence[Resource],
 ) -> str:
-    node = f"node {nid}" if nid is not None else "a node that can't be told"
+    node = f"node {nid}" if nid is not None else "an unknown node"
     if place is not None:
         what = (
             f"device memory of {place.name or f'the pagemap at {place.address:#x}'} ({place.type})"
@@ -74,7 +74,7 @@ def _whose(
 
 
 def _zone(zone: str | None) -> str:
-    return f"zone {zone}" if zone else "a zone that can't be told"
+    return f"zone {zone}" if zone else "an unknown zone"
 
 
 def _use(pfn: int, place: Place | None, page: StructPage) -> Iterator[str]:
@@ -113,7 +113,7 @@ def _compound(pfn: int, compound: Compound) -> str:
     number = f"tail {pfn - compound.head_pfn}" if pfn > compound.head_pfn else "tail"
     text = f"{number} of the compound page{size} with head pfn {compound.head_pfn:#x}"
     if compound.role == "fake-head":
-        text += ", looking like a head since its frame is the head's"
+        text += ", a fake head: its frame is the head's"
     return text
 
 
@@ -162,5 +162,5 @@ def _behind(
         if counted and page.refcount != sharing.pages:
             yield (
                 f"that frame has reference count {page.refcount}, not {sharing.pages}: others map"
-                " it, or a count is off (vmemscope pgmap tells)"
+                " it, or a count is wrong (vmemscope pgmap checks it)"
             )

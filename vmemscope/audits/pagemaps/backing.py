@@ -315,7 +315,7 @@ def _nodes_of(
     for audited in pagemaps:
         node = nodes.get(audited.pagemap.address)
         if node is None:
-            audited.findings.skipped("the device's node could not be told", frame_node)
+            audited.findings.skipped("the device's node is unknown", frame_node)
         elif node not in states.memory_nodes:
             audited.findings.skipped(f"the device's node {node} has no memory", frame_node)
         else:

@@ -108,5 +108,5 @@ def _state(audited: AuditedPagemap, backing: int, expected: int | None) -> tuple
     if holes:
         return "partial", f"{holes} of {audited.vpages} pages of its vmemmap not mapped"
     if backing != expected:
-        return "partial", f"backed by {backing} frames, and not by {expected}"
+        return "partial", f"backed by {backing} frames instead of {expected}"
     return "deduplicated", None
