@@ -17,14 +17,13 @@ boundaries (``mm/memory_hotplug.c: __add_pages()``). A chunk is one of:
 * **base**: part of a section without deduplication, base pages from RAM,
   whatever the altmap (same function).
 
-This module says what a *sound* kernel builds: a frame for the head of every
-compound page and one for its tails. ``vmemmap_populate_compound_pages()``
-itself goes wrong for a compound page larger than a subsection in a range that
-starts off a section boundary, or in a section that was there at boot; there the
-memory differs from what is said here, and that is a finding.
+The expected layout has one frame for the head of every compound page and one for its
+tails. ``vmemmap_populate_compound_pages()`` itself builds another for a compound page larger
+than a subsection, in a range that does not start on a section boundary or in a section
+that was there at boot: a finding.
 
-A page of the vmemmap is named by its **vpage**, its number from the start of
-the vmemmap: the ``struct page`` of frame ``pfn`` lies in vpage
+A **vpage** is a page of the vmemmap, numbered from its start: the ``struct page`` of frame
+``pfn`` lies in vpage
 ``pfn * sizeof(struct page) // page size``.
 """
 

@@ -66,7 +66,7 @@ def flag_layout(prog: Program, vmemmap: Vmemmap, zones: Iterable[Zone]) -> FlagL
     """
     Find out where zone and node are in page flags, by the first page of each zone.
 
-    :param zones: gone through only if the kernel's types leave the layout open
+    :param zones: used only if the kernel's types leave the layout open
     """
     return read_flag_layout(prog, _samples(vmemmap, zones))
 

@@ -35,7 +35,7 @@ __all__ = ("Entries", "Kind", "Leaves", "Step", "Trace", "decode", "trace", "tra
 
 
 class Kind(IntEnum):
-    """What a piece of the address range turned out to be."""
+    """Whether a piece of an address range is mapped."""
 
     MAPPED = 0
     #: no present entry at some level
@@ -370,7 +370,7 @@ def _distinct(places: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[n
 
 @dataclass(frozen=True)
 class Step:
-    """An entry on the way."""
+    """An entry on the path from the root to an address."""
 
     #: as the kernel calls the level: pgd, p4d, pud, pmd, pte
     level: str
@@ -394,7 +394,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trace:
-    """The way of one address."""
+    """The path from the root to one address."""
 
     address: int
     kind: Kind

@@ -40,7 +40,7 @@ _BATCH = 1 << 14
 
 @dataclass
 class OwnerCounts:
-    """What one owner has."""
+    """The vpages and frames of one owner."""
 
     mapped: int = 0
     unreadable: int = 0
@@ -60,7 +60,7 @@ class OwnerCounts:
 
 
 class WalkedAreas:
-    """What the whole vmemmap was found to be."""
+    """The mappings of the whole vmemmap, by owner."""
 
     def __init__(self) -> None:
         self.by_owner: dict[int, OwnerCounts] = {}

@@ -33,7 +33,7 @@ from ...vmemmap.frames import FrameTotals, expand, in_order, join_frames
 from ...vmemmap.layout import Populated, first_compound
 from ...vmemmap.tables import Kind
 from .mapping import judged_compounds, runs_of_piece
-from .sole import sound_frames
+from .sound import sound_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ class BackingChecked:
 
 
 class _Seen:
-    """What kinds of frames there are of a pagemap."""
+    """The kinds of frames that back a pagemap's vmemmap."""
 
     def __init__(self) -> None:
         self.ram = self.device = self.boot = False

@@ -2,11 +2,10 @@
 """
 Sound frames, recognised many at a time.
 
-Most frames have one owner, a reference count of as many entries as map them, and
-no mark of any other use. That takes one comparison of raw columns of their
-``struct page``s; any window of frames where it does not hold is gone through
-frame by frame (:mod:`.backing`). A short cut: without it, the frames of terabytes take
-twice the time (python -m bench.layout --simulated 16T:2M).
+A sound frame has one owner, a reference count equal to its entries, and no mark of another
+use. One comparison of columns of raw ``struct page``s shows that for a window of frames. A
+window with any other frame is checked frame by frame (:mod:`.backing`). A short cut: without
+it, the frames of terabytes take twice the time (python -m bench.layout --simulated 16T:2M).
 """
 
 from __future__ import annotations
