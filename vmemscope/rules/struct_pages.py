@@ -194,7 +194,7 @@ def stray_head(pages: StructPages) -> WrongPages | Skip:
         return Skip("its driver makes folios of base pages")
     return WrongPages(
         wrong,
-        lambda one: one.pages_that("has PG_head set", "have PG_head set"),
+        lambda one: one.pages_that("has PG_head, but is no head", "have PG_head, but are no heads"),
         observed=lambda one: f"{one.flags:#x}",
     )
 
