@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``vmemscope pgmap --watch``: looks that a test makes, and a clock that it turns."""
+"""``vmemscope pgmap --watch``: reports that a test makes, and a clock that it turns."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ BROKEN = report(pagemap_report(findings=(finding(),)))
 
 
 def watched(reports: list[Report], terminal: bool, sleeps: int) -> tuple[Report, str]:
-    looks: Iterator[Report] = iter(reports)
+    made: Iterator[Report] = iter(reports)
     screen, clock = Screen(terminal), Clock(sleeps)
     last = watch(
-        lambda: next(looks),
+        lambda: next(made),
         lambda one: f"{one.summary.errors} errors\n",
         2.5,
         out=screen,
@@ -89,42 +89,42 @@ def test_redraws_a_terminal() -> None:
     assert "    gone: error refcount-low dax0.0" in screens[3]
 
 
-def test_changes_are_those_since_the_last_look() -> None:
+def test_changes_are_those_since_the_last_pass() -> None:
     _, shown = watched([SOUND, BROKEN, BROKEN], False, 2)
     assert shown.split("pass 3")[1].endswith("  nothing changed\n\n")
 
 
-def test_interrupted_before_the_first_look() -> None:
-    def look() -> Report:
+def test_interrupted_before_the_first_pass() -> None:
+    def audit() -> Report:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        watch(look, lambda one: "", 1, out=Screen(False), sleep=Clock(0).sleep)
+        watch(audit, lambda one: "", 1, out=Screen(False), sleep=Clock(0).sleep)
 
 
-def test_interrupted_while_looking_keeps_the_last_look() -> None:
-    def looks() -> Iterator[Report]:
+def test_interrupted_during_a_pass_keeps_the_last_pass() -> None:
+    def reports_made() -> Iterator[Report]:
         yield BROKEN
         raise KeyboardInterrupt
 
-    one = looks()
+    one = reports_made()
     last = watch(lambda: next(one), str, 1, out=Screen(False), sleep=Clock(5).sleep)
     assert last is BROKEN
 
 
-def test_what_can_not_be_looked_at_any_more_ends_it() -> None:
-    def looks() -> Iterator[Report]:
+def test_a_target_that_becomes_unreadable_ends_it() -> None:
+    def reports_made() -> Iterator[Report]:
         yield SOUND
         raise TargetError("the guest went away")
 
-    one = looks()
+    one = reports_made()
     with pytest.raises(TargetError):
         watch(lambda: next(one), str, 1, out=Screen(False), sleep=Clock(5).sleep)
 
 
 @pytest.fixture
 def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """Have the running kernel be a simulated one, and the user leave after some looks."""
+    """Have the running kernel be a simulated one, and the user leave after some passes."""
 
     def make(scenario: str, sleeps: int) -> None:
         path = tmp_path / "vmcore"
@@ -146,7 +146,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int]
     ("scenario", "status"),
     [("devdax-2m", 0), ("hole", 1), ("unreadable-table", 4)],
 )
-def test_exit_status_is_that_of_the_last_look(
+def test_exit_status_is_that_of_the_last_pass(
     live: Callable[[str, int], None],
     capsys: pytest.CaptureFixture[str],
     scenario: str,

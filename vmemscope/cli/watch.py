@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Look at a live target again and again, and tell what changed from look to look."""
+"""Audit a live target in passes, and report what changed between them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ("watch",)
 
-#: cursor to the top left, and all from there on cleared: what stays the same does not flicker
+#: cursor to the top left, and clear from there: unchanged text does not flicker
 _REDRAW = "\x1b[H\x1b[J"
 
 
 def watch(
-    look: Callable[[], Report],
+    audit: Callable[[], Report],
     render: Callable[[Report], str],
     seconds: float,
     *,
@@ -31,9 +31,9 @@ def watch(
     """
     Show reports on a terminal, each in the place of the last; elsewhere one after the other.
 
-    :param look: makes a report
-    :param render: formats one
-    :param seconds: to wait from the end of a look to the next
+    :param audit: returns a report
+    :param render: returns a report as text
+    :param seconds: from the end of a pass to the next
     :param out: where to show them, stdout by default
     :param sleep: waits that many seconds
     :param clock: gives the time of day
@@ -44,20 +44,20 @@ def watch(
     from ..report.compare import compare
 
     out = sys.stdout if out is None else out
-    report = look()
+    report = audit()
     number, changes = 1, ""
     try:
         while True:
             now = time.strftime("%Y-%m-%d %H:%M:%S", clock())
             shown = f"pass {number}, {now}, every {seconds:g} s\n{render(report)}{changes}"
-            # In one piece, so that nobody sees half of it.
+            # In one piece, so that the user never sees half of it.
             out.write(_REDRAW + shown if out.isatty() else f"{shown}\n")
             out.flush()
             sleep(seconds)
-            later = look()
+            later = audit()
             lines = change_lines(compare(report, later))
             changes = "\nsince the last pass:\n" + "".join(f"  {line}\n" for line in lines)
             report, number = later, number + 1
     except KeyboardInterrupt:
-        # This is how it ends: leave what was shown, with the prompt below it.
+        # The normal end: leave the last pass on the screen, with the prompt below it.
         return report

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The catalogue of rules, listed and explained."""
+"""The catalogue of rules as text: a list, and one rule explained."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SCOPES: dict[Scope, tuple[ScopeName, str]] = {
 
 def render_rules(rules: Sequence[Rule], width: int) -> str:
     """
-    List rules, one on a line.
+    Return a list of rules, one on a line.
 
-    :param width: columns; what does not fit goes on below
+    :param width: columns; longer lines are wrapped
     """
     names = max((len(rule.id) for rule in rules), default=0)
     severities = max((len(str(rule.severity)) for rule in rules), default=0)
@@ -41,7 +41,7 @@ def render_rules(rules: Sequence[Rule], width: int) -> str:
 
 
 def render_rule(rule: Rule, width: int) -> str:
-    """Explain one rule."""
+    """Return the explanation of one rule."""
     fields = (
         ("severity", str(rule.severity)),
         ("holds for", f"Linux {rule.versions}, {', '.join(rule.archs) or 'all architectures'}"),
@@ -60,7 +60,7 @@ def render_rule(rule: Rule, width: int) -> str:
 
 
 def rule_list(rules: Sequence[Rule]) -> RuleList:
-    """Return rules as they are written as JSON."""
+    """Return the document of rules."""
     return RuleList(
         rules=tuple(
             ListedRule.of(rule, text=rule.holds, scope=tuple(name for name, _ in _scopes(rule)))

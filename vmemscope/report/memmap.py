@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the memory map's memory goes, as text."""
+"""The use of memory by the memory map, as text."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def _place(area: Area) -> str:
 
 def render_memmap(report: MemmapReport, width: int) -> str:
     """
-    Format a report on the whole memory map.
+    Return a report on the whole memory map as text.
 
-    :param width: columns that the table may take; a line of prose or a finding
-        is never broken, so that it can be searched for
+    :param width: columns of the table; prose and findings are never broken, so that users
+        can search for them
     """
     page_size = report.target.page_size
     lines = [
