@@ -16,7 +16,7 @@ import kdumpling
 import numpy as np
 
 from vmemscope.sim.image import _Hole
-from vmemscope.sim.kernel import Kernel
+from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.memmap import LIST_POISON2
 from vmemscope.sim.objects import Struct
 from vmemscope.sim.pagetable import KERNEL, PMD_SHIFT, TABLE
@@ -44,7 +44,7 @@ class _Recording(Vmemmap):
         self.nr_memmap_pages += self.section_nr_vmemmap_pages(pfn, count, altmap, pgmap)
 
 
-class _Kernel(Kernel):
+class _Kernel(SimulatedKernel):
     def _mm_init(self) -> None:
         super()._mm_init()
         self.vmemmap = _Recording(
@@ -140,7 +140,7 @@ def _entries(sections: np.ndarray, first: int, group: int, align: int) -> np.nda
     return found
 
 
-def _count_references(built: Kernel, first: int, frames: int, counts: np.ndarray) -> None:
+def _count_references(built: SimulatedKernel, first: int, frames: int, counts: np.ndarray) -> None:
     """Make the struct pages of frames what they are after ``prep_new_page()`` and mapping."""
     done = 0
     private = built.layouts.offsetof("page", "private") // 8

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,13 @@ from vmemscope.report.documents.pgmap import Report
 from vmemscope.sim.faults import Planted
 
 from .kernels import Dumps
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes run tests: guests are booted one after the other."""
+    if config.option.markexpr == "guest":
+        return 0
+    return len(os.sched_getaffinity(0))
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from drgn.helpers.linux.xarray import xa_for_each
 
 from vmemscope.audits import hugetlb, memmap
 from vmemscope.audits.pagemaps import once
-from vmemscope.machine import Kernel as Opened
+from vmemscope.machine import Kernel
 from vmemscope.report.documents.hugetlb import HugetlbReport
 from vmemscope.report.documents.memmap import MemmapReport
 from vmemscope.report.documents.pgmap import Report
@@ -28,13 +28,14 @@ from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import FAULTS as KINDS
 from vmemscope.sim.faults import HUGETLB_FAULTS, Finding, Planted
 from vmemscope.sim.image import Image
-from vmemscope.sim.kernel import Kernel
+from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.scenario import Scenario, parse_scenario
 from vmemscope.types import attach_types
 
 from .oracle import FRAME, PRESENT, PSE, Step, walk
 
 __all__ = (
+    "DEVICE",
     "FAULTS",
     "FIXTURES",
     "FRAME",
@@ -51,6 +52,7 @@ __all__ = (
     "able",
     "audit_core",
     "image",
+    "undocumented",
     "write",
 )
 
@@ -63,7 +65,16 @@ FAULTS = sorted(path.stem for path in FIXTURES.glob("*.toml"))
 PAGE = 4096
 STRUCT_PAGE = 64
 RW = 2
-#: the vmemmap is at most so large
+#: one device, of which each compound page takes 2 MiB
+DEVICE = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "256M"
+align = "2M"
+"""
+#: bytes that the vmemmap has at most
 _VMEMMAP_SIZE = 1 << 46
 _VMEMMAP_END = 0xFFFF_FE00_0000_0000
 
@@ -79,7 +90,7 @@ def scenario_of(scenario: str, kernel: str) -> Scenario:
 def image(scenario: str, kernel: str) -> Image:
     """Build a scenario, anew: a test may change it."""
     found = scenario_of(scenario, kernel)
-    return Image(Kernel(found)) if "\n" in scenario else build(found, kernel=kernel)
+    return Image(SimulatedKernel(found)) if "\n" in scenario else build(found, kernel=kernel)
 
 
 def write(built: Image, directory: Path) -> str:
@@ -87,6 +98,25 @@ def write(built: Image, directory: Path) -> str:
     path = directory / "vmcore"
     built.write(path)
     return str(path)
+
+
+def undocumented(document: Any, manual: str, *shared: str) -> set[str]:
+    """
+    Return the fields of a document that a page of the manual does not name.
+
+    :param manual: stem of the page in docs/
+    :param shared: fields that another page describes
+    """
+    text = (FIXTURES.parent / "docs" / f"{manual}.md").read_text(encoding="utf-8")
+
+    def names(value: Any) -> set[str]:
+        inner = value.values() if isinstance(value, dict) else value
+        found = {name for name in value if not name.isdigit()} if isinstance(value, dict) else set()
+        return found.union(*map(names, inner)) if isinstance(value, (dict, list)) else set()
+
+    known = {"schema", "tool", "target", "timings", "findings", *shared}
+    rest = {name: value for name, value in document.items() if name not in known}
+    return {name for name in names(rest) if f"`{name}`" not in text}
 
 
 def able(scenario: str) -> list[str]:
@@ -129,10 +159,19 @@ class Audited(NamedTuple):
 
 def audit_core(path: Path, planted: Sequence[Planted] = ()) -> Audited:
     """Audit a dump by all commands."""
-    opened = Opened.open_core(str(path))
+    opened = Kernel.open_core(str(path))
     return Audited(
         once(opened), memmap.audit(opened), hugetlb.audit(opened, folios=True), list(planted)
     )
+
+
+class Made(NamedTuple):
+    """A dump, and what the simulator knows of it."""
+
+    core: Path
+    planted: list[Planted]
+    #: name of each pagemap, and its ranges: first pfn, pfn after the last
+    ranges: dict[str, list[tuple[int, int]]]
 
 
 class Dumps:
@@ -144,28 +183,32 @@ class Dumps:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._cores: dict[tuple[str, str], tuple[Path, list[Planted]]] = {}
+        self._made: dict[tuple[str, str], Made] = {}
         self._views: dict[tuple[str, str], View] = {}
         self._audited: dict[tuple[str, str], Audited] = {}
 
-    def _write(self, scenario: str, kernel: str) -> tuple[Path, list[Planted]]:
+    def _make(self, scenario: str, kernel: str) -> Made:
         built = image(scenario, kernel)
-        path = self.directory / f"{len(self._cores)}.vmcore"
+        path = self.directory / f"{len(self._made)}.vmcore"
         built.write(path)
         # Not the image itself: hundreds of them take gigabytes.
-        return path, built.planted
+        records = built.kernel.pagemaps
+        return Made(path, built.planted, {one.name: list(one.ranges) for one in records})
+
+    def made(self, scenario: str, kernel: str) -> Made:
+        """Return a dump that is kept, and what the simulator knows of it."""
+        key = scenario, kernel
+        if key not in self._made:
+            self._made[key] = self._make(*key)
+        return self._made[key]
 
     def core(self, scenario: str, kernel: str) -> Path:
-        """Get the path of a dump."""
-        key = scenario, kernel
-        if key not in self._cores:
-            self._cores[key] = self._write(*key)
-        return self._cores[key][0]
+        """Return the path of a dump."""
+        return self.made(scenario, kernel).core
 
     def planted(self, scenario: str, kernel: str) -> list[Planted]:
-        """Get what was planted in a dump."""
-        self.core(scenario, kernel)
-        return self._cores[scenario, kernel][1]
+        """Return the faults in a dump."""
+        return self.made(scenario, kernel).planted
 
     def view(self, scenario: str, kernel: str) -> View:
         """Get a view of a dump."""
@@ -178,11 +221,10 @@ class Dumps:
         """Audit a dump by all commands."""
         key = scenario, kernel
         if key not in self._audited:
-            kept = key in self._cores
-            path, planted = self._cores[key] if kept else self._write(*key)
-            self._audited[key] = audit_core(path, planted)
-            if not kept:
-                path.unlink()
+            made = self._made.get(key) or self._make(*key)
+            self._audited[key] = audit_core(made.core, made.planted)
+            if key not in self._made:
+                made.core.unlink()
         return self._audited[key]
 
 

@@ -23,20 +23,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drgn import Object, Program, sizeof
+from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import page_to_pfn, pfn_to_page
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from vmemscope.sim.faults import FAULTS as KINDS
-from vmemscope.sim.faults import Finding, Planted, Planter
+from vmemscope.sim.faults import HUGETLB_FAULTS as HUGETLB_KINDS
+from vmemscope.sim.faults import Finding, HugetlbPlanter, Planted, Planter
+from vmemscope.sim.hugetlb import Folio
 from vmemscope.sim.layouts import Member
 
-from . import oracle
+from . import oracle, oracle_hugetlb
 from .oracle import FRAME, PRESENT
 
-__all__ = ("FAULTS", "Fault", "Memory", "damaged", "patched")
+__all__ = ("FAULTS", "HUGETLB_FAULTS", "Fault", "Memory", "damaged", "patched")
 
 PAGE = 4096
 #: of free blocks: MAX_ORDER of old kernels, MAX_PAGE_ORDER + 1 of new ones
@@ -179,8 +181,12 @@ class Memory:
         if altmap is not None:
             members = altmap.base_pfn, altmap.reserve, altmap.free
             first = sum(int(one.value_()) for one in members)
-        # NODES_SHIFT is 10 in Debian's kernels.
-        nid = self.prog.read_u64(pfn_to_page(self.prog, first).value_()) >> 54
+        try:
+            # NODES_SHIFT is 10 in Debian's kernels.
+            nid = self.prog.read_u64(pfn_to_page(self.prog, first).value_()) >> 54
+        except FaultError:
+            # A dump of RAM lacks what an altmap holds; those devices are on node 0.
+            nid = 0
         return Pagemap(
             hex(start),
             int(pgmap.value_()),
@@ -196,9 +202,9 @@ class DumpPlanter(Planter):
     """Plants faults in a dump's memory."""
 
     def __init__(
-        self, memory: Memory, kind: str, rules: Collection[tuple[str, str]], owner: int
+        self, memory: Memory, kind: str, rules: Collection[tuple[str, str]], owner: int | None
     ) -> None:
-        super().__init__(kind, rules, memory.pagemap(owner))
+        super().__init__(kind, rules, None if owner is None else memory.pagemap(owner))
         self.memory = memory
         self.prog = memory.prog
 
@@ -222,7 +228,7 @@ class DumpPlanter(Planter):
 
     def symbol(self, name: str) -> int:
         try:
-            return int(self.prog[name].address_ or 0)
+            return int(self.prog.symbol(name).address)
         except LookupError:
             raise KeyError(name) from None
 
@@ -281,8 +287,10 @@ class DumpPlanter(Planter):
 
     @property
     def memory_end(self) -> int:
-        ends = [int(pgmap.range.end.value_()) for pgmap in self.memory.pgmaps.values()]
-        return max(ends) // PAGE + 1
+        ends = [int(pgmap.range.end.value_()) // PAGE for pgmap in self.memory.pgmaps.values()]
+        nodes = [node for nid in range(64) if (node := self.prog["node_data"][nid])]
+        spans = [node.node_start_pfn + node.node_spanned_pages for node in nodes]
+        return max([end + 1 for end in ends] + [int(span.value_()) for span in spans])
 
     def per_cpu(self, pointer: int, cpu: int) -> int:
         cpus = list(for_each_possible_cpu(self.prog))
@@ -315,6 +323,30 @@ class DumpPlanter(Planter):
         self.write(mapcount, int(match[1]), 4)
 
 
+class DumpHugetlbPlanter(HugetlbPlanter, DumpPlanter):
+    """Plants faults in a dump's HugeTLB; the optimized folios come first."""
+
+    @cached_property
+    def folios(self) -> list[Folio]:
+        found = oracle_hugetlb.audit(self.prog)["folios"]
+        return [
+            Folio(
+                one["pfn"],
+                (one["size"] // PAGE).bit_length() - 1,
+                one["nid"],
+                one["state"] == "in use",
+                one["flagged"],
+            )
+            for one in sorted(found, key=lambda folio: not folio["flagged"])
+        ]
+
+    def forget_reset(self) -> None:
+        symbol = self.prog.symbol("vmemmap_restore_pte")
+        for va in range(symbol.address, symbol.address + symbol.size):
+            # A NOP.
+            self.write(va, 0x90, 1)
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault in a dump, and the rule that it is of."""
@@ -331,13 +363,26 @@ DAX_2M, ALTMAP, DAX_1G, FSDAX, DAX_4K = (
 )  # fmt: skip
 
 
-def _fault(name: str, owner: int, rule: str | None = None, **options: Any) -> Fault:
-    """Make one of the simulator's faults, by default with the first of its rules."""
-    kind = KINDS[name]
-    given = {option.name: option.default for option in kind.options} | options
+#: stands for the number of the folio with the highest pfn
+HIGHEST = -2
+
+
+def _fault(name: str, owner: int | None, rule: str | None = None, **options: Any) -> Fault:
+    """
+    Return one of the simulator's faults, by default with the first of its rules.
+
+    :param owner: where the range of its pagemap starts; ``None``: it is in HugeTLB
+    """
+    kind = (KINDS if owner is not None else HUGETLB_KINDS)[name]
 
     def plant(memory: Memory) -> Planted:
-        planter = DumpPlanter(memory, name, kind.rules, owner)
+        given = {option.name: option.default for option in kind.options} | options
+        if owner is not None:
+            return kind.plant(DumpPlanter(memory, name, kind.rules, owner), **kind.arguments(given))
+        planter = DumpHugetlbPlanter(memory, name, kind.rules, None)
+        if given.get("folio") == HIGHEST:
+            last = max(planter.folios, key=lambda folio: folio.pfn)
+            given["folio"] = planter.folios.index(last)
         return kind.plant(planter, **kind.arguments(given))
 
     return Fault(rule or kind.rules[0][1], plant, kind.kernels)
@@ -415,6 +460,29 @@ FAULTS = {
     "counter": _fault("counter", DAX_2M, by=5),
 }
 
+#: faults in the HugeTLB of a guest with folios of 2 MiB, of which some are optimized
+HUGETLB_FAULTS = {
+    "tail-writable": _fault("tail-writable", None),
+    "head-read-only": _fault("head-read-only", None),
+    "tail-of-a-plain-folio": _fault("tail-frame", None, page=5),
+    "tail-outside": _fault("tail-frame", None, page=7, to="outside"),
+    "hole": _fault("hole", None, page=7),
+    "executable": _fault("executable", None, page=1),
+    "head-shared": _fault("head-shared", None),
+    "head-freed": _fault("head-freed", None),
+    "flag-missing": _fault("flag-missing", None),
+    "flag-extra": _fault("flag-extra", None, folio=-1),
+    "key": _fault("key", None, by=-1),
+    # Other folios follow all but the last one in memory.
+    "stray": _fault("stray", None, folio=HIGHEST),
+    "list-wild": _fault("list-wild", None),
+    "count": _fault("count", None),
+    "elsewhere": _fault("count", None, "hugetlb-elsewhere", of="nr_huge_pages", by=2),
+    "tail-page": _fault("tail-page", None, number=17),
+    "restore": _fault("restore", None),
+    "shared-tail": _fault("shared-tail", None),
+}
+
 
 # What the simulator makes otherwise, or not at all.
 
@@ -483,12 +551,12 @@ def _device_gone_without_its_sections(p: DumpPlanter) -> Planted:
     return p.planted(p.page_va(p.record.ranges[0][0]))
 
 
-def patched(prog: Program, name: str) -> tuple[dict[int, bytes], frozenset[Finding]]:
+def patched(prog: Program, fault: Fault) -> tuple[dict[int, bytes], frozenset[Finding]]:
     """
-    Get the bytes to change for a fault of :data:`FAULTS`, and what must be told of it.
+    Return the bytes to change for a fault, and the findings expected of it.
 
-    Findings call a pagemap by where its range starts.
+    Findings name a pagemap by the start of its range.
     """
     memory = Memory(prog)
-    planted = FAULTS[name].plant(memory)
+    planted = fault.plant(memory)
     return memory.changes, planted.findings

@@ -138,8 +138,11 @@ class TestErrors:
         result = run("pgmap", "-c", str(vmcore), "-o", "/nowhere/report")
         assert "/nowhere/report" in assert_one_line(result, 2)
 
-    def test_debug_shows_the_traceback(self) -> None:
-        result = run("pgmap", "-c", "/nowhere/vmcore", "--debug")
+    @pytest.mark.parametrize("before", [True, False])
+    def test_debug_shows_the_traceback(self, before: bool) -> None:
+        arguments = ["pgmap", "-c", "/nowhere/vmcore"]
+        arguments.insert(0 if before else 3, "--debug")
+        result = run(*arguments)
         assert "Traceback" in result.stderr
         assert result.returncode != 0
 
@@ -242,6 +245,14 @@ class TestSim:
         assert run("sim", "devdax-1g", "--release", "7.2", "-o", str(path)).returncode == 0
         result = run("pgmap", "--format", "json", "-c", str(path))
         assert json.loads(result.stdout)["target"]["osrelease"].startswith("7.2")
+
+    def test_write_to_stdout(self, tmp_path: Path) -> None:
+        path = tmp_path / "vmcore"
+        with path.open("wb") as file:
+            command = [sys.executable, "-m", "vmemscope", "sim", "devdax-2m", "-o", "-"]
+            subprocess.run(command, stdout=file, check=True, timeout=120)
+        assert not Path("-").exists()
+        assert run("pgmap", "-c", str(path)).stdout.splitlines()[-1] == "sound"
 
     def test_says_what_was_planted(self, tmp_path: Path) -> None:
         result = run("sim", str(FIXTURES / "hole.toml"), "-o", str(tmp_path / "vmcore"))

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +45,11 @@ class TestVmcoreinfo:
         assert main(["pgmap", "-c", core, "--vmcoreinfo", str(note)]) == 0
         assert capsys.readouterr() == without
 
+    def test_to_stdout(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["vmcoreinfo", "--sim", "devdax-2m", "-o", "-"]) == 0
+        assert capsys.readouterr().out.startswith("OSRELEASE=")
+        assert not Path("-").exists()
+
     def test_takes_a_file(self) -> None:
         with pytest.raises(SystemExit) as raised:
             main(["vmcoreinfo", "--sim", "empty"])
@@ -65,3 +73,12 @@ def test_notes_go_to_stderr(
     output = capsys.readouterr()
     assert output.err == ("" if quiet else "vmemscope: note: reads are slow\n")
     assert "slow" not in output.out
+
+
+def test_log_goes_to_the_stderr_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        with io.StringIO() as err:
+            monkeypatch.setattr(sys, "stderr", err)
+            assert main(["pgmap", "--sim", "empty"]) == 0
+            logging.getLogger("vmemscope.types").warning("a\nb\x1b[2J")
+            assert err.getvalue() == "vmemscope: warning: a b\\x1b[2J\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``vmemscope pgmap --watch``: reports that a test makes, and a clock that it turns."""
+"""``vmemscope pgmap --watch``: reports that a test makes, and a clock that it sets."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ BROKEN = report(pagemap_report(findings=(finding(),)))
 
 
 def watched(reports: list[Report], terminal: bool, sleeps: int) -> tuple[Report, str]:
-    made: Iterator[Report] = iter(reports)
+    following = iter(reports)
     screen, clock = Screen(terminal), Clock(sleeps)
     last = watch(
-        lambda: next(made),
+        lambda: next(following),
         lambda one: f"{one.summary.errors} errors\n",
         2.5,
         out=screen,
@@ -72,10 +72,10 @@ def watched(reports: list[Report], terminal: bool, sleeps: int) -> tuple[Report,
 def test_appends_where_there_is_no_terminal() -> None:
     last, shown = watched([SOUND, SOUND, BROKEN], False, 2)
     assert last is BROKEN
-    _, first, second, third = shown.split("pass ")
+    _, first, second, third = shown.split("audit ")
     assert first == "1, 1970-01-01 00:00:00, every 2.5 s\n0 errors\n\n"
     assert second.startswith("2, 1970-01-01 00:00:02, ")
-    assert second.endswith("\nsince the last pass:\n  nothing changed\n\n")
+    assert second.endswith("\nsince the last audit:\n  nothing changed\n\n")
     assert third.startswith("3, 1970-01-01 00:00:05, every 2.5 s\n1 errors\n")
     assert "    new: error refcount-low dax0.0" in third
     assert "\x1b" not in shown
@@ -85,16 +85,16 @@ def test_redraws_a_terminal() -> None:
     _, shown = watched([SOUND, BROKEN, SOUND], True, 2)
     screens = shown.split("\x1b[H\x1b[J")
     assert screens[0] == ""
-    assert [screen[:6] for screen in screens[1:]] == ["pass 1", "pass 2", "pass 3"]
+    assert [screen[:7] for screen in screens[1:]] == ["audit 1", "audit 2", "audit 3"]
     assert "    gone: error refcount-low dax0.0" in screens[3]
 
 
-def test_changes_are_those_since_the_last_pass() -> None:
+def test_changes_are_those_since_the_last_audit() -> None:
     _, shown = watched([SOUND, BROKEN, BROKEN], False, 2)
-    assert shown.split("pass 3")[1].endswith("  nothing changed\n\n")
+    assert shown.split("audit 3")[1].endswith("  nothing changed\n\n")
 
 
-def test_interrupted_before_the_first_pass() -> None:
+def test_interrupted_before_the_first_audit() -> None:
     def audit() -> Report:
         raise KeyboardInterrupt
 
@@ -102,29 +102,29 @@ def test_interrupted_before_the_first_pass() -> None:
         watch(audit, lambda one: "", 1, out=Screen(False), sleep=Clock(0).sleep)
 
 
-def test_interrupted_during_a_pass_keeps_the_last_pass() -> None:
-    def reports_made() -> Iterator[Report]:
+def test_interrupted_during_an_audit_keeps_the_last_report() -> None:
+    def reports() -> Iterator[Report]:
         yield BROKEN
         raise KeyboardInterrupt
 
-    one = reports_made()
+    one = reports()
     last = watch(lambda: next(one), str, 1, out=Screen(False), sleep=Clock(5).sleep)
     assert last is BROKEN
 
 
-def test_a_target_that_becomes_unreadable_ends_it() -> None:
-    def reports_made() -> Iterator[Report]:
+def test_a_target_that_can_not_be_read_any_more_ends_it() -> None:
+    def reports() -> Iterator[Report]:
         yield SOUND
         raise TargetError("the guest went away")
 
-    one = reports_made()
+    one = reports()
     with pytest.raises(TargetError):
         watch(lambda: next(one), str, 1, out=Screen(False), sleep=Clock(5).sleep)
 
 
 @pytest.fixture
 def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """Have the running kernel be a simulated one, and the user leave after some passes."""
+    """Have the running kernel be a simulated one, and the user leave after some audits."""
 
     def make(scenario: str, sleeps: int) -> None:
         path = tmp_path / "vmcore"
@@ -146,7 +146,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int]
     ("scenario", "status"),
     [("devdax-2m", 0), ("hole", 1), ("unreadable-table", 4)],
 )
-def test_exit_status_is_that_of_the_last_pass(
+def test_exit_status_is_that_of_the_last_audit(
     live: Callable[[str, int], None],
     capsys: pytest.CaptureFixture[str],
     scenario: str,

@@ -21,12 +21,12 @@ from vmemscope.audits.pagemaps.parts import Pagemaps
 from vmemscope.cli.main import main
 from vmemscope.confirm import Division, Key, Pass, is_certain, merged
 from vmemscope.errors import TargetError
-from vmemscope.machine import Kernel as OpenedKernel
+from vmemscope.machine import Kernel
 from vmemscope.report import schema_text, to_document
 from vmemscope.report.documents.pgmap import PagemapDetail, PagemapReport, Report
 from vmemscope.rules.rule import Severity
 from vmemscope.sim import build, load_scenario
-from vmemscope.sim.kernel import Kernel
+from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.pagetable import PTE_SHIFT
 from vmemscope.target import open_core
 
@@ -101,15 +101,17 @@ class TestMerged:
         assert result.pagemaps[0].findings == (finding(),)
 
     @pytest.mark.parametrize(
-        "looks",
+        "passes",
         [
             [unsteady(BROKEN, OTHER, but=(OTHER,)), unsteady(BROKEN, OTHER, but=(OTHER,))],
             [unsteady(BROKEN, OTHER, but=(OTHER,)), steady(BROKEN, OTHER)],
             [steady(SOUND, OTHER), unsteady(SOUND, OTHER, but=(OTHER,))],
         ],
     )
-    def test_nothing_is_told_of_what_kept_changing(self, looks: list[Pass[Report]]) -> None:
-        result = merged(looks, Pagemaps())
+    def test_nothing_is_reported_of_a_part_that_kept_changing(
+        self, passes: list[Pass[Report]]
+    ) -> None:
+        result = merged(passes, Pagemaps())
         one, other = result.pagemaps
         assert (one.state, one.findings, one.saved_bytes) == ("unreadable", (), 0)
         assert one.reason is not None
@@ -136,30 +138,30 @@ class TestMerged:
 
 class TestConfirmedAudit:
     @pytest.fixture
-    def live(self, tmp_path: Path) -> OpenedKernel:
+    def live(self, tmp_path: Path) -> Kernel:
         """A simulated kernel with a hole, as if it were running."""
         image = build(load_scenario(str(FIXTURES / "hole.toml")), kernel="6.1")
         image.write(tmp_path / "vmcore")
         path = str(tmp_path / "vmcore")
-        return OpenedKernel.open(lambda: replace(open_core(path), kind="live"))
+        return Kernel.open(lambda: replace(open_core(path), kind="live"))
 
-    def test_found_in_two_looks(self, live: OpenedKernel) -> None:
+    def test_found_in_two_looks(self, live: Kernel) -> None:
         pauses: list[float] = []
         result = pagemaps.audit(live, sleep=pauses.append)
         assert [f.rule for _, f in result.all_findings()] == ["hole"]
         assert len(pauses) == 1
 
     def test_torn_down_at_the_end_of_each_look(
-        self, live: OpenedKernel, monkeypatch: pytest.MonkeyPatch
+        self, live: Kernel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def again(self: OpenedKernel) -> OpenedKernel:
+        def again(self: Kernel) -> Kernel:
             kernel = original(self)
             found, damage = kernel._pagemaps
             kernel._pagemaps = [replace(one, ref=one.ref | 2) for one in found], damage
             return kernel
 
-        original = OpenedKernel.again
-        monkeypatch.setattr(OpenedKernel, "again", again)
+        original = Kernel.again
+        monkeypatch.setattr(Kernel, "again", again)
         pauses: list[float] = []
         result = pagemaps.audit(live, sleep=pauses.append)
         assert len(pauses) == 4
@@ -168,7 +170,7 @@ class TestConfirmedAudit:
         assert result.summary.partial
 
     def test_other_frames_at_the_end_of_each_look(
-        self, live: OpenedKernel, monkeypatch: pytest.MonkeyPatch
+        self, live: Kernel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def moved(detail: PagemapDetail) -> PagemapDetail:
             first, *others = detail.first
@@ -191,7 +193,7 @@ class TestConfirmedAudit:
         assert states == {True}
 
     def test_a_look_that_fails_is_made_again(
-        self, live: OpenedKernel, monkeypatch: pytest.MonkeyPatch
+        self, live: Kernel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         failures = [FaultError("gone", 0x1000), OSError(14, "Bad address")]
 
@@ -209,7 +211,7 @@ class TestConfirmedAudit:
         with pytest.raises(TargetError, match=r"could not be read in 5 attempts: gone"):
             pagemaps.audit(live, sleep=lambda seconds: None)
 
-    def test_a_dump_is_looked_at_once(self, live: OpenedKernel) -> None:
+    def test_a_dump_is_looked_at_once(self, live: Kernel) -> None:
         def sleep(seconds: float) -> None:
             raise AssertionError("nothing to wait for")
 
@@ -248,13 +250,13 @@ align = "2M"
 """
 
     @staticmethod
-    def unmap_tail(kernel: Kernel) -> None:
+    def unmap_tail(kernel: SimulatedKernel) -> None:
         """Take the second page of dax1.0's vmemmap away, as a teardown that has begun."""
         head, _ = kernel.pagemap("dax1.0").ranges[0]
         kernel.tables.set(kernel.addresses.pfn_to_page(head) + 4096, PTE_SHIFT, 0)
 
     @staticmethod
-    def kill(kernel: Kernel) -> None:
+    def kill(kernel: SimulatedKernel) -> None:
         """``percpu_ref_kill()``"""
         kernel.pagemap("dax1.0").pgmap["ref.percpu_count_ptr"] |= 2
 

@@ -182,7 +182,7 @@ class TestAbsentPieces:
         ]
 
     def test_every_address_is_right(self) -> None:
-        """Held against a look at every address of small random files."""
+        """Compared with a check of every address of small random files."""
         rng = random.Random(7)
         for _ in range(500):
             loads = []
@@ -204,7 +204,7 @@ class TestAbsentPieces:
                 for load in loads
                 for i in range(load.filesz, load.memsz)
             ]
-            told = [
+            pieces = [
                 (
                     piece.vaddr + i,
                     piece.paddr + i,
@@ -214,8 +214,8 @@ class TestAbsentPieces:
                 if piece.paddr is not None
                 for i in range(piece.size)
             ]
-            assert [(vaddr, paddr) for vaddr, paddr, _ in told] == expected
-            for _, paddr, offset in told:
+            assert [(vaddr, paddr) for vaddr, paddr, _ in pieces] == expected
+            for _, paddr, offset in pieces:
                 assert offset in (held[paddr] or {None})
 
 
@@ -260,7 +260,7 @@ class TestDrgn:
     def test_absent_page_on_the_way_or_at_the_end(self, tmp_path: Path, absent: int) -> None:
         target = open_core(self.dump(tmp_path, absent))
         assert target.notes == (
-            "4 KiB of memory are not in the dump (filtered or cut off), and not taken for zeros",
+            "4 KiB of memory are not in the dump (filtered or cut off), and not read as zeros",
         )
         prog = target.prog
         with pytest.raises(FaultError, match=NOT_IN_DUMP[:15]):

@@ -92,7 +92,7 @@ class TestKdump:
     def test_whole(self, kdump: Path) -> None:
         target = open_core(str(kdump))
         assert target.notes == (
-            "the dump was filtered (dump level 31): what was left out is not read",
+            "the dump was filtered (dump level 31): pages left out are not read",
         )
         prog = target.prog
         assert prog.read(20 * PAGE, PAGE, True) == bytes(PAGE)
@@ -120,7 +120,7 @@ class TestKdump:
 
     def test_cut_off_anywhere(self, kdump: Path) -> None:
         data = kdump.read_bytes()
-        # Up to its headers, it is no kdump file at all, which drgn tells.
+        # Up to its headers, it is no kdump file at all, which drgn reports.
         for keep in [464, 500, *range(PAGE, len(data), 997), len(data) - 1]:
             kdump.write_bytes(data[:keep])
             with pytest.raises(

@@ -16,8 +16,8 @@ import pytest
 
 from vmemscope.sim.faults import Finding
 
-from .kernels import View, audit_core, image, write
-from .patched import FAULTS, damaged, patched
+from .kernels import KERNELS, View, audit_core, image, write
+from .patched import FAULTS, HUGETLB_FAULTS, damaged, patched
 
 KERNEL = "6.12"
 
@@ -28,6 +28,7 @@ class Mixed(NamedTuple):
     sound: set[Finding]
     #: where each pagemap's range starts, by the address of its structure
     starts: dict[int, str]
+    kernel: str = KERNEL
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault(mixed: Mixed, name: str) -> None:
-    changes, expected = patched(mixed.view.prog, name)
+    changes, expected = patched(mixed.view.prog, FAULTS[name])
     assert FAULTS[name].rule in {one.rule for one in expected}
     with damaged(mixed.core, changes):
         done = audit_core(mixed.core)
@@ -55,3 +56,22 @@ def test_fault(mixed: Mixed, name: str) -> None:
         one._replace(pagemap=starts.get(one.pagemap or "")) for one in done.found() - mixed.sound
     }
     assert found == expected
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def hugetlb(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
+    core = Path(write(image("hugetlb", request.param), tmp_path_factory.mktemp(request.param)))
+    assert audit_core(core).found() == set()
+    return Mixed(core, View(core), set(), {}, request.param)
+
+
+@pytest.mark.parametrize("name", HUGETLB_FAULTS)
+def test_hugetlb_fault(hugetlb: Mixed, name: str) -> None:
+    fault = HUGETLB_FAULTS[name]
+    if fault.only and hugetlb.kernel not in fault.only:
+        return
+    changes, expected = patched(hugetlb.view.prog, fault)
+    assert fault.rule in {one.rule for one in expected}
+    with damaged(hugetlb.core, changes):
+        found = audit_core(hugetlb.core).found()
+    assert {one for one in found if one.command == "hugetlb"} == expected

@@ -18,11 +18,11 @@ from vmemscope.audits.pagemaps import once
 from vmemscope.kernel import percpu_ref, task
 from vmemscope.kernel.percpu_ref import read_references
 from vmemscope.kernel.task import read_address_spaces
-from vmemscope.machine import Kernel as OpenedKernel
+from vmemscope.machine import Kernel
 from vmemscope.report.documents.pgmap import Report
 from vmemscope.rules.findings import Outcome, RuleOutcome
 from vmemscope.sim.image import Image
-from vmemscope.sim.kernel import Kernel
+from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.tasks import PROCESSES
 
 from . import kernels
@@ -38,14 +38,14 @@ size = "128M"
 align = "2M"
 """
 
-Change = Callable[[Kernel], None]
+Change = Callable[[SimulatedKernel], None]
 
 
 def audited(tmp_path: Path, scenario: str, kernel: str, change: Change) -> tuple[Report, Program]:
     """Audit a kernel that something was done to before it was dumped."""
     built: Image = kernels.image(scenario, kernel)
     change(built.kernel)
-    opened = OpenedKernel.open_core(kernels.write(built, tmp_path))
+    opened = Kernel.open_core(kernels.write(built, tmp_path))
     return once(opened), opened.prog
 
 
@@ -55,27 +55,27 @@ def outcome(report: Report, rule: str) -> RuleOutcome:
     return one
 
 
-def nothing(kernel: Kernel) -> None:
+def nothing(kernel: SimulatedKernel) -> None:
     pass
 
 
 def set_pointer(value: int) -> Change:
-    def change(kernel: Kernel) -> None:
+    def change(kernel: SimulatedKernel) -> None:
         kernel.pagemaps[0].pgmap["ref.percpu_count_ptr"] = value
 
     return change
 
 
-def kill(kernel: Kernel) -> None:
+def kill(kernel: SimulatedKernel) -> None:
     pgmap = kernel.pagemaps[0].pgmap
     pgmap["ref.percpu_count_ptr"] = pgmap["ref.percpu_count_ptr"] | 3
 
 
-def lose_counters(kernel: Kernel) -> None:
+def lose_counters(kernel: SimulatedKernel) -> None:
     kernel.physical.missing.add(kernel.memory.pa(kernel.percpu.areas[1]) >> 12)
 
 
-def lose_cpus(kernel: Kernel) -> None:
+def lose_cpus(kernel: SimulatedKernel) -> None:
     kernel.memory.write_int(kernel.image["__cpu_possible_mask"], 0)
 
 
@@ -107,7 +107,7 @@ class TestReferences:
 
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_users_of_p2pdma_have_references(self, tmp_path: Path, kernel: str) -> None:
-        def use(kernel: Kernel) -> None:
+        def use(kernel: SimulatedKernel) -> None:
             kernel.percpu.add(kernel.pagemaps[0].pgmap["ref.percpu_count_ptr"], 0, 5)
 
         report, _ = audited(tmp_path, "p2pdma", kernel, use)
@@ -117,7 +117,7 @@ class TestReferences:
 
     @pytest.mark.parametrize("by", [-65, 1 << 40])
     def test_any_distance(self, tmp_path: Path, by: int) -> None:
-        def change(kernel: Kernel) -> None:
+        def change(kernel: SimulatedKernel) -> None:
             kernel.percpu.add(kernel.pagemaps[0].pgmap["ref.percpu_count_ptr"], 1, by)
 
         report, _ = audited(tmp_path, DEVICE, "6.12", change)
@@ -148,7 +148,7 @@ class TestEntries:
 
     @pytest.mark.parametrize("scenario", ["4-level", "5-level"])
     def test_levels(self, tmp_path: Path, scenario: str) -> None:
-        def change(kernel: Kernel) -> None:
+        def change(kernel: SimulatedKernel) -> None:
             words = kernel.physical.words(kernel.tasks.pgds[0])
             words[kernel.addresses.vmemmap_base >> kernel.tables.shifts[0] & 511] = 0
 
@@ -157,7 +157,7 @@ class TestEntries:
         assert "1 of 3 page tables" in report.findings[0].message
 
     def test_bits_that_the_processor_sets(self, tmp_path: Path) -> None:
-        def change(kernel: Kernel) -> None:
+        def change(kernel: SimulatedKernel) -> None:
             words = kernel.physical.words(kernel.tasks.pgds[0])
             words[kernel.addresses.vmemmap_base >> 48 & 511] ^= 1 << 5
 
@@ -165,7 +165,7 @@ class TestEntries:
         assert outcome(report, "kernel-entries").outcome is Outcome.CHECKED
 
     def test_while_a_device_comes_or_goes(self, tmp_path: Path) -> None:
-        def change(kernel: Kernel) -> None:
+        def change(kernel: SimulatedKernel) -> None:
             kill(kernel)
             kernel.physical.words(kernel.tasks.pgds[0])[:] = 0
 
@@ -174,7 +174,7 @@ class TestEntries:
         assert outcome(report, "kernel-entries").reason == "a device is being set up or torn down"
 
     def test_a_table_that_can_not_be_read(self, tmp_path: Path) -> None:
-        def change(kernel: Kernel) -> None:
+        def change(kernel: SimulatedKernel) -> None:
             kernel.physical.missing.add(kernel.tasks.pgds[1])
 
         report, _ = audited(tmp_path, DEVICE, "6.12", change)
@@ -183,13 +183,13 @@ class TestEntries:
         assert one.reason == "page tables of processes that could not be read"
 
     def test_a_list_that_is_damaged(self, tmp_path: Path) -> None:
-        def cycle(kernel: Kernel) -> None:
+        def cycle(kernel: SimulatedKernel) -> None:
             init = kernel.tasks.init_task
             first = init["tasks.next"]
             second = kernel.memory.read_int(first)
             kernel.memory.write_int(second, first)
 
-        def wild(kernel: Kernel) -> None:
+        def wild(kernel: SimulatedKernel) -> None:
             kernel.memory.write_int(kernel.tasks.init_task["tasks.next"], 0xDEAD000000000100)
 
         for change, reason in ((cycle, "has a cycle"), (wild, "could not be followed")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Each way of not being able to look has its own message."""
+"""Each reason why a target can't be read has its own message."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class TestKernel:
         monkeypatch.setattr(live, "_KCORE", str(tmp_path / "kcore"))
         with pytest.raises(TargetError, match=r"there is no .*-c.*--qemu.*--sim") as caught:
             open_live()
-        assert caught.value.exit_status is ExitStatus.CANNOT_LOOK
+        assert caught.value.exit_status is ExitStatus.CANNOT_AUDIT
 
     def test_without_root(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*args: object) -> int:
@@ -225,13 +225,13 @@ class TestQemu:
     ) -> None:
         logger = logging.getLogger("drgn")
         level = logger.level
-        with qemu._heard_of_drgn() as heard:
+        with qemu._messages_of_drgn() as messages:
             logger.debug("QEMU process memory reading enabled")
             logger.error("oh")
-        assert heard == ["QEMU process memory reading enabled", "oh"]
+        assert messages == ["QEMU process memory reading enabled", "oh"]
         assert logger.level == level
         logger.error("later")
-        assert len(heard) == 2
+        assert len(messages) == 2
         assert "enabled" not in caplog.text
 
 
@@ -277,8 +277,8 @@ class TestMonitor:
         [
             ((), "connection was closed"),
             (({"hello": 1},), "no QMP greeting"),
-            (("220 smtp ready",), "this is no QMP"),
-            (("[]",), "this is no QMP"),
+            (("220 smtp ready",), "the answer is not QMP"),
+            (("[]",), "the answer is not QMP"),
             ((GREETING, {"error": {"class": "X", "desc": "no coffee"}}), "no coffee"),
             ((GREETING, {"error": None}), "None"),
             ((GREETING, {"neither": 1}), "neither an answer nor an event"),
@@ -305,7 +305,7 @@ class TestMonitor:
         mine, theirs = socket.socketpair()
         with mine, theirs:
             theirs.sendall(b"{" * 2000)
-            with pytest.raises(MonitorError, match="without end"):
+            with pytest.raises(MonitorError, match="more than 1000 bytes"):
                 Monitor(mine)
 
 

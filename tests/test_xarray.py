@@ -47,7 +47,7 @@ class Tree:
         struct.pack_into("<Q", self.memory[node], SLOTS_OFFSET + 8 * slot, value)
 
     def store(self, first: int, shift: int, count: int, value: int) -> bool:
-        """Store an entry over adjacent slots of one node; tell whether there was room."""
+        """Store an entry over adjacent slots of one node; return whether there was room."""
         node = self.top
         for level in range(TOP, shift, -CHUNK):
             at = first >> level & SLOTS - 1
@@ -167,14 +167,14 @@ def test_damage_is_bounded(
         tree.memory[node][at : at + 8] = value.to_bytes(8, "little")
     gone = {nodes[i] for i in missing if 0 < i < len(nodes)}
     _, xa = tree.program(tree.top + 2, gone)
-    found, told = entries(xa)
+    found, damage = entries(xa)
     # No node is read twice, and a node has no more than its slots.
     assert len(found) <= len(nodes) * SLOTS
-    assert len(told) <= len(nodes) * SLOTS
+    assert len(damage) <= len(nodes) * SLOTS
     assert found == sorted(found)
     assert all(one.span > 0 and one.value & 3 != 2 for one in found)
-    assert {one.address for one in told if one.unreadable}.isdisjoint(set(nodes) - gone)
-    if not touched - gone and not told:
+    assert {one.address for one in damage if one.unreadable}.isdisjoint(set(nodes) - gone)
+    if not touched - gone and not damage:
         assert found == inside
 
 
@@ -187,10 +187,10 @@ def test_nodes_that_are_missing_take_only_what_is_in_them(
     nodes = list(tree.memory)
     gone = {nodes[i] for i in missing if i < len(nodes)}
     _, xa = tree.program(tree.top + 2, gone)
-    found, told = entries(xa)
+    found, damage = entries(xa)
     assert set(found) <= set(inside)
-    assert all(one.unreadable and one.address in gone for one in told)
-    # What is told is less than is gone only where one is below another.
-    assert bool(told) == bool(gone)
+    assert all(one.unreadable and one.address in gone for one in damage)
+    # Damage is less than what is gone only if one node is below another.
+    assert bool(damage) == bool(gone)
     if not gone:
         assert found == inside

@@ -12,9 +12,9 @@ For scripts, and at drgn's prompt::
 
 ``prog`` is a :class:`drgn.Program`, or a :class:`Kernel`, which opens a target itself:
 :meth:`Kernel.open_core`, :meth:`Kernel.open_live`, :meth:`Kernel.open_qemu`.
-:func:`audit` audits the pagemaps, :func:`audit_hugetlb`, :func:`audit_memmap` and
-:func:`audit_page` the rest; each returns a report. What can go wrong on
-purpose is a :class:`VmemscopeError`.
+:func:`audit` audits the pagemaps, :func:`audit_hugetlb` HugeTLB, :func:`audit_memmap`
+the whole memory map and :func:`audit_page` one page; each returns a report. They raise
+:class:`VmemscopeError`.
 """
 
 from __future__ import annotations

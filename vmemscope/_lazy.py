@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Names of a package that are imported when they are first asked for.
+Names of a package that are imported when they are first used.
 
-drgn and numpy take longer to import than the command line to answer ``--help``, and
-a command needs one format of several, and one kind of target.
+drgn and numpy take longer to import than the command line takes to answer ``--help``,
+and a command needs only one format and one kind of target.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ("lazy",)
 
 def lazy(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     """
-    Make the ``__getattr__`` of a package.
+    Return the ``__getattr__`` of a package.
 
     :param package: its ``__name__``
     :param names: name -> module in the package that has it, under the same name

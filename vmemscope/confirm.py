@@ -2,13 +2,13 @@
 """
 Audit a kernel that may change while it is read, and report only what is certain.
 
-A device may come or go between the page tables and the reference counts. So an audit of a
-running kernel consists of passes. A part of a report (a pagemap, or all of it) counts
-only if it was the same at the end of its pass as at the start, and a violation only if
-it is in two passes that count and in all of them.
+A device may come or go between the reads of page tables and reference counts. So an
+audit of a running kernel consists of passes. A part of a report (a pagemap, or all of
+it) counts only if it was the same at the end of its pass as at the start. A violation
+counts only if it is in at least two passes that count, and in all of them.
 
-A dump is read once. It can have caught a device half set up; what is wrong with that is
-not reported as damage.
+A dump is read once. If the kernel stopped while it set up a device, violations of that
+device are not reported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = (
 
 #: seconds between two passes: onlining or removing a device takes less per section
 _PAUSE = 0.2
-#: passes until what still changes is reported as changing
+#: passes until a part that still changes is reported as changing
 _MAX_PASSES = 5
 
 CHANGING = "a device was being set up or torn down during the audit"
@@ -48,36 +48,36 @@ STOPPED = "a device was being set up or torn down when the kernel stopped"
 _PASSING = "it did not hold in one pass, and held in another"
 
 ReportT = TypeVar("ReportT")
-#: a part of a report: the address of a pagemap, or ``None`` for all that is of none
+#: a part of a report: the address of a pagemap, or ``None`` for the rest
 Key = int | None
 
 
 class Part(NamedTuple):
-    """What was found out about a part of a report."""
+    """Findings and outcomes of a part of a report."""
 
     findings: tuple[Finding, ...]
     outcomes: tuple[RuleOutcome, ...]
 
 
 class Division(Protocol[ReportT]):
-    """How a report divides into parts that are confirmed each by itself."""
+    """How a report divides into parts that are confirmed separately."""
 
     def parts(self, report: ReportT) -> dict[Key, Part]:
         """Divide a report."""
 
     def key(self, finding: Finding) -> tuple[object, ...]:
-        """Return what a finding has in common with the same one of another pass."""
+        """Return what identifies a finding in all passes."""
 
     def changed(self, report: ReportT, before: Kernel, after: Kernel) -> set[Key]:
         """
-        Return the parts that a pass did not see as one state.
+        Return the parts that changed during a pass.
 
-        :param before: what the pass read
-        :param after: the same kernel, read again after it
+        :param before: the kernel as the pass read it
+        :param after: the same kernel, read again after the pass
         """
 
     def half_done(self, report: ReportT, kernel: Kernel) -> set[Key]:
-        """Return the parts with findings that a stopped kernel was in the middle of changing."""
+        """Return the parts with findings that the kernel was changing when it stopped."""
 
     def put_together(
         self, report: ReportT, parts: Mapping[Key, Part], unsettled: Iterable[Key], reason: str
@@ -85,9 +85,9 @@ class Division(Protocol[ReportT]):
         """
         Return a report with other findings.
 
-        :param parts: what is left of parts that differ from the report's
-        :param unsettled: parts of which nothing is certain
-        :param reason: why
+        :param parts: the parts that differ from the report's
+        :param unsettled: parts whose violations are not certain
+        :param reason: why they are not certain
         """
 
 
@@ -96,7 +96,7 @@ class Pass(NamedTuple, Generic[ReportT]):
 
     report: ReportT
     parts: dict[Key, Part]
-    #: the parts that were the same at its end as at its start
+    #: the parts that did not change during the pass
     steady: set[Key]
 
 
@@ -108,7 +108,7 @@ def confirmed(
     sleep: Callable[[float], None] = time.sleep,
 ) -> ReportT:
     """
-    Audit a kernel; if it is live, pass over it until what is found is certain.
+    Audit a kernel; if it is live, make passes until all violations are certain.
 
     :param once: makes one pass
     :param sleep: waits that many seconds between passes
@@ -130,7 +130,7 @@ def confirmed(
             report = once(kernel)
             changed = division.changed(report, kernel, kernel.again())
         except (FaultError, OSError) as e:
-            # Tables and structures were freed under it.
+            # The kernel freed tables and structures during the pass.
             failure = e
             continue
         parts = division.parts(report)
@@ -143,7 +143,7 @@ def confirmed(
 
 
 def is_certain(passes: Sequence[Pass[ReportT]]) -> bool:
-    """Return whether passes suffice: all is steady, and each violation was in two of them."""
+    """Return whether all parts are steady, and those with violations were in two passes."""
     last = passes[-1]
     return last.steady >= last.parts.keys() and all(
         sum(key in one.steady for one in passes) > 1
@@ -156,7 +156,7 @@ def merged(passes: Sequence[Pass[ReportT]], division: Division[ReportT]) -> Repo
     """
     Return the last report, with the violations that all passes have.
 
-    Of a part that never was steady for long enough, it says nothing but that.
+    A part that was not steady for long enough has none, and says so.
     """
     last = passes[-1]
     kept: dict[Key, Part] = {}
@@ -216,14 +216,14 @@ class Whole(Generic[ReportT]):
 
 def notes_of(part: Part, reason: str) -> Part:
     """
-    Leave violations out of a part.
+    Return a part without its violations.
 
-    :param reason: why nothing is certain of the rules that they violate
+    :param reason: why their rules are not certain
     """
     left = tuple(one for one in part.findings if one.severity is Severity.NOTE)
     return Part(left, left_of(part.outcomes, part.findings, left, reason))
 
 
 def violations_of(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that are no notes."""
+    """Return the findings that are not notes."""
     return [one for one in findings if one.severity is not Severity.NOTE]

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Errors that a person can act on.
+Errors that a user can act on.
 
-Each carries one sentence that says what failed and, where there is one, a
-hint that says what to try. The command line prints the two on one line and
-exits with :attr:`VmemscopeError.exit_status`; a library user catches the class.
+Each has a sentence that says what failed, and may have a hint that says what to try.
+The command line prints the two on one line and exits with
+:attr:`VmemscopeError.exit_status`; a library user catches the class.
 
 * VmemscopeError
 
   * UsageError (2): the request itself can't be carried out
   * TargetError (3): the target could not be opened or is not a kernel
   * TypesError (3): types or symbols that the audit relies on are missing
-  * UnsupportedError (3): a kernel or architecture that is not handled
+  * UnsupportedError (3): a kernel or architecture that is not supported
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = (
 
 
 class ExitStatus(IntEnum):
-    """What the exit status of the command line means."""
+    """Exit status of the command line."""
 
     SOUND = 0
     FINDINGS = 1
     USAGE = 2
-    CANNOT_LOOK = 3
+    CANNOT_AUDIT = 3
     PARTIAL = 4
 
 
@@ -46,7 +46,7 @@ class VmemscopeError(Exception):
     :param hint: what to try, one sentence, or ``None``
     """
 
-    exit_status = ExitStatus.CANNOT_LOOK
+    exit_status = ExitStatus.CANNOT_AUDIT
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -68,8 +68,8 @@ class TargetError(VmemscopeError):
 
 
 class TypesError(VmemscopeError):
-    """Types or symbols that the audit relies on are not to be had."""
+    """Types or symbols that the audit relies on are missing."""
 
 
 class UnsupportedError(VmemscopeError):
-    """A kernel or an architecture that vmemscope does not handle."""
+    """A kernel or an architecture that vmemscope does not support."""

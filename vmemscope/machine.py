@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-One kernel, opened: everything that is read once about it.
+One opened kernel, and everything that is read once about it.
 
-Every audit takes a :class:`Kernel`. Each part is read when it is first asked for, and
-kept: on a running kernel a :class:`Kernel` is what one pass saw, and :meth:`Kernel.again`
-starts the next. What could not be read or followed stands beside what could.
+Every audit takes a :class:`Kernel`. It reads each part when an audit first uses it, and
+keeps it: on a running kernel, a :class:`Kernel` is what one pass read, and
+:meth:`Kernel.again` starts the next pass. What can't be read or followed is kept, too.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ __all__ = ("Kernel",)
 
 class Kernel:
     """
-    A kernel, and what has been read of it.
+    A kernel, and what was read of it.
 
-    :param prog: a program that somebody opened, set to a kernel. Nothing is changed in it
-        if it has types; otherwise it gets those of the kernel's own BTF
-    :raises VmemscopeError: if it is not set to a Linux kernel, or there are no types
+    :param prog: an open program that is set to a kernel. It is not changed if it has
+        types; otherwise it gets those of the kernel's BTF
+    :raises VmemscopeError: if it is not set to a Linux kernel, or has no types
     """
 
     def __init__(self, prog: Program) -> None:
         self._take(_target_of(prog), {})
         if has_types(prog):
-            #: where types come from: ``btf``, ``dwarf``, or ``program`` if it had them
+            #: source of the types: ``btf``, ``dwarf``, or ``program`` if it had them
             self.types = "program"
         else:
             self._attach("auto", (), None)
@@ -175,15 +175,14 @@ class Kernel:
         kernel.types = self.types
         return kernel
 
-    def require(self, needs: Iterable[Need]) -> frozenset[Need]:
+    def require(self, needs: Iterable[Need]) -> None:
         """
         Check that the kernel's types have the names that an audit relies on.
 
-        :return: the optional ones that they lack
-        :raises TypesError: if they lack another
+        :raises TypesError: if they lack one
         """
         with phase(self.timings, "types"):
-            return check_needs(self.prog, needs)
+            check_needs(self.prog, needs)
 
     @property
     def live(self) -> bool:
@@ -219,17 +218,17 @@ class Kernel:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """Sizes that the layout of the vmemmap follows from."""
+        """The sizes that determine the layout of the vmemmap."""
         return Geometry(self.arch, self.page_size, self.page.size, self.sections.vmemmap)
 
     @cached_property
     def physmem_bits(self) -> int:
-        """Bits of a physical address, at the most."""
+        """Bits of a physical address, at most."""
         return physmem_bits(self.target.vmcoreinfo)
 
     @cached_property
     def max_frames(self) -> int:
-        """Page frames that there can be."""
+        """Page frames that the kernel can have."""
         return physmem_frames(self.target.vmcoreinfo, self.page_size)
 
     @cached_property
@@ -248,12 +247,12 @@ class Kernel:
 
     @property
     def pagemap_damage(self) -> list[Damage]:
-        """What of ``pgmap_array`` could not be followed."""
+        """Nodes and entries of ``pgmap_array`` that can't be followed."""
         return self._pagemaps[1]
 
     @cached_property
     def layouts(self) -> list[PagemapLayout]:
-        """Pagemaps with what of each is trusted, in order of their first page frame."""
+        """Pagemaps and the ranges of each that are trusted, in order of their first pfn."""
         return layouts_of(
             self.pagemaps,
             name_pagemaps(self.prog, self.pagemaps, self.resources),
@@ -274,7 +273,7 @@ class Kernel:
 
     @property
     def resource_damage(self) -> list[Damage]:
-        """What of ``iomem_resource`` could not be followed."""
+        """Resources that can't be read or followed."""
         return self._resources[1]
 
     @cached_property
@@ -283,25 +282,25 @@ class Kernel:
 
     @property
     def zones(self) -> list[Zone]:
-        """The zones of all nodes that span something."""
+        """The zones of all nodes that are not empty."""
         return self._zones[0]
 
     @property
     def ram_zones(self) -> list[Zone]:
-        """The zones but those of devices."""
+        """The zones without those of devices."""
         return [zone for zone in self.zones if zone.name != DEVICE]
 
     @property
     def zone_damage(self) -> list[Damage]:
-        """The zones that could not be read."""
+        """Zones that can't be read."""
         return self._zones[1]
 
     @cached_property
     def flags(self) -> FlagLayout:
         """
-        Where flags, zone and node are in ``page->flags``.
+        The layout of flags, zone and node in ``page->flags``.
 
-        :raises LookupError: if the kernel's types do not say
+        :raises LookupError: if the kernel's types do not have it
         """
         return flag_layout(self.prog, self.vmemmap, self.ram_zones)
 
@@ -311,7 +310,7 @@ class Kernel:
         try:
             flags, zones = self.flags, tuple(self.ram_zones)
         except LookupError:
-            # The types lack zones or flags: node and zone are then not compared.
+            # The types lack zones or flags: rules then do not compare node and zone.
             return read_page_states(self.prog, self.target.vmcoreinfo)
         return read_page_states(self.prog, self.target.vmcoreinfo, flags, zones)
 
@@ -331,13 +330,13 @@ class Kernel:
 
     @cached_property
     def unread(self) -> Counter[str]:
-        """Count what could not be read of the structures that all audits start from."""
+        """Unreadable structures among those that all audits read: message -> number."""
         damage = (*self.pagemap_damage, *self.resource_damage, *self.sections.damage)
         return Counter(one.message for one in damage if one.unreadable)
 
 
 def _target_of(prog: Program) -> Target:
-    """Wrap a program that somebody else opened."""
+    """Return the target of a program that another caller opened."""
     from drgn import ProgramFlags
 
     kind = "core"

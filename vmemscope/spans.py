@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Sets of integers as spans: page frames, vpages, whatever comes in long runs.
+Sets of integers as spans: pfns, vpages and other numbers that come in long runs.
 
 A :class:`Spans` is sorted, and its spans neither touch nor overlap, so that a
-terabyte of one kind costs one element. All operations are over whole arrays.
+terabyte of one kind takes one element. All operations are over whole arrays.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ("Spans", "intersection", "subtract", "union")
 class Spans(NamedTuple):
     """Spans in order; both arrays have shape ``(n,)``."""
 
-    #: first number of each (int64)
+    #: first number of each span (int64)
     start: NDArray[np.int64]
-    #: first number after each (int64)
+    #: first number after each span (int64)
     end: NDArray[np.int64]
 
     @classmethod
     def of(cls, start: NDArray[Any] | Sequence[int], end: NDArray[Any] | Sequence[int]) -> Spans:
-        """Make spans of any starts and ends, in any order, overlapping or empty."""
+        """Return the set of spans in any order, which may overlap or be empty."""
         first = np.asarray(start, dtype=np.int64)
         last = np.asarray(end, dtype=np.int64)
         kept = last > first
@@ -37,7 +37,7 @@ class Spans(NamedTuple):
             first, last = first[kept], last[kept]
         if len(first) < 2:
             return cls(first, last)
-        # Most come in order, and then nothing needs to be moved.
+        # Most inputs are in order already.
         if not (first[1:] >= first[:-1]).all():
             order = np.argsort(first, kind="stable")
             first, last = first[order], last[order]
@@ -47,11 +47,11 @@ class Spans(NamedTuple):
 
     @property
     def total(self) -> int:
-        """How many numbers there are."""
+        """The number of integers in the set."""
         return int((self.end - self.start).sum())
 
     def contains(self, numbers: NDArray[Any]) -> NDArray[np.bool_]:
-        """Tell which numbers are in the set, same shape."""
+        """Return whether each number is in the set (bool, same shape)."""
         if not len(self.start):
             return np.zeros(numbers.shape, dtype=np.bool_)
         index = np.searchsorted(self.start, numbers, side="right") - 1
@@ -59,7 +59,7 @@ class Spans(NamedTuple):
         return inside
 
     def touches(self, start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which of some ranges, none empty, have a number in the set; same shape."""
+        """Return whether each non-empty range has a number in the set (bool, same shape)."""
         if not len(self.start):
             return np.zeros(start.shape, dtype=np.bool_)
         # The first span that ends after the range starts.
@@ -70,12 +70,12 @@ class Spans(NamedTuple):
         return found
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Get the spans as pairs of plain numbers."""
+        """Return the spans as pairs of Python integers."""
         return list(zip(self.start.tolist(), self.end.tolist(), strict=True))
 
 
 def union(several: Iterable[Spans]) -> Spans:
-    """Join sets."""
+    """Return the union of sets."""
     parts = list(several)
     if not parts:
         return Spans.of([], [])
@@ -85,12 +85,12 @@ def union(several: Iterable[Spans]) -> Spans:
 
 
 def intersection(one: Spans, other: Spans) -> Spans:
-    """Get what is in both."""
+    """Return the intersection of two sets."""
     return _combined(one, other, np.logical_and)
 
 
 def subtract(one: Spans, other: Spans) -> Spans:
-    """Get what is in ``one`` and not in ``other``."""
+    """Return the integers in ``one`` that are not in ``other``."""
     return _combined(one, other, np.greater)
 
 
@@ -99,7 +99,7 @@ def _combined(
     other: Spans,
     keep: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.bool_]],
 ) -> Spans:
-    # As numpy.unique(), which imports numpy.ma to ask whether it is one of its arrays.
+    # numpy.unique() would import numpy.ma.
     points = np.sort(np.concatenate((*one, *other)))
     new = np.ones(len(points), dtype=np.bool_)
     new[1:] = points[1:] != points[:-1]

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Text out of kernel memory, made safe, and numbers made readable.
+Printable text from kernel memory, and readable numbers.
 
-A name in a dump may hold terminal escapes, newlines or no text at all. It
-passes :func:`printable` where it is read, so nothing further down has to
-remember.
+A name in a dump may have terminal escapes, newlines or bytes that are no text. The
+reader of a name calls :func:`printable`, so that no other code must.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 def printable(raw: bytes) -> str:
     r"""
-    Decode bytes from kernel memory, anything but printable text escaped.
+    Decode bytes from kernel memory, and escape all but printable text.
 
     >>> printable(b"dax0.0\x1b[2J")
     'dax0.0\\x1b[2J'
@@ -30,7 +29,7 @@ def printable(raw: bytes) -> str:
 
 def binary_size(size: int) -> str:
     """
-    Format a number of bytes in binary units, exact or with one decimal.
+    Format a number of bytes in binary units, with at most one decimal.
 
     >>> binary_size(2 << 20), binary_size(2815 << 20), binary_size(0)
     ('2 MiB', '2.7 GiB', '0 B')
@@ -45,7 +44,7 @@ def binary_size(size: int) -> str:
 
 def count(number: int, singular: str, plural: str | None = None) -> str:
     """
-    Format a number of things.
+    Format a number with its noun.
 
     >>> count(1, "page"), count(2, "entry", "entries")
     ('1 page', '2 entries')
@@ -54,5 +53,5 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
 
 
 def hexadecimal(value: int | None) -> str | None:
-    """Format an address as the kernel prints it, ``None`` left alone."""
+    """Format an address as the kernel prints it; return ``None`` for ``None``."""
     return None if value is None else f"0x{value:x}"

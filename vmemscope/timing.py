@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How long the phases of a look take."""
+"""Time that the phases of an audit take."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ("phase",)
 @contextmanager
 def phase(timings: dict[str, float], name: str) -> Iterator[None]:
     """
-    Time what is done in a ``with`` statement.
+    Time a ``with`` statement.
 
-    :param timings: seconds per phase, added to
+    :param timings: seconds per phase, to add to
     """
     start = time.perf_counter()
     try:

@@ -4,7 +4,7 @@
 
 Two guests for each kernel. A small one has folios from before the optimization was
 switched on and from after, free and in use; it is looked at while it runs and in a
-dump, and then copies of single words of that dump are damaged. A large one has a
+dump, and then faults are patched into that dump. A large one has a
 page of 1 GiB from boot as well.
 """
 
@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import pytest
 from drgn import Program
 
 from tests import oracle, oracle_hugetlb
-from tests.patched import damaged
+from tests.patched import HUGETLB_FAULTS, damaged, patched
 from vmemscope.audits.hugetlb import audit
 from vmemscope.machine import Kernel
 
@@ -251,175 +251,27 @@ def test_the_guest_counts_what_is_saved(small: Small) -> None:
         assert small.fell == AFTER * (PAGES - 1)
 
 
-# Damage to the dump.
+# Faults in the dump.
 
 
-Damage = Callable[[Program, list[dict[str, Any]]], tuple[dict[int, int], int]]
-
-
-def _entry(prog: Program, folio: dict[str, Any], page: int) -> tuple[int, int, int]:
-    # Where the entry of a folio's page of vmemmap is, what it is, and what it maps.
-    address = folio["page"] + page * 4096
-    found = oracle_hugetlb.entry_of(prog, address)
-    assert found is not None
-    assert found[2] == 4096
-    return found[0], found[1], address
-
-
-def _physical(prog: Program, folio: dict[str, Any], offset: int) -> int:
-    return int(folio["pages"][0][0]) * 4096 + folio["page"] % 4096 + offset
-
-
-def _tail_writable(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    at, entry, address = _entry(prog, folios[0], 3)
-    return {at: entry | 2}, address
-
-
-def _head_read_only(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    at, entry, address = _entry(prog, folios[0], 0)
-    return {at: entry & ~2}, address
-
-
-def _tail_foreign(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    at, entry, address = _entry(prog, folios[0], 5)
-    # A frame of a folio that is not optimized.
-    pfn = folios[-1]["pages"][4][0]
-    return {at: entry & ~0xFFFFFFFFFF000 | pfn << 12}, address
-
-
-def _hole(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    at, _, address = _entry(prog, folios[0], 7)
-    return {at: 0}, address
-
-
-def _executable(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    at, entry, address = _entry(prog, folios[0], 1)
-    return {at: entry & ~(1 << 63)}, address
-
-
-def _flag_lost(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    at = _physical(prog, folios[0], 40)
-    return {at: prog.read_u64(at, True) & ~(1 << 4)}, folios[0]["page"] + 4096
-
-
-def _flag_without(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    at = _physical(prog, folios[-1], 40)
-    return {at: prog.read_u64(at, True) | 1 << 4}, folios[-1]["page"]
-
-
-def _stray(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    # Beyond the folios, in the same page table.
-    last = max(folios, key=lambda folio: int(folio["page"]))
-    at, entry, address = _entry(prog, last, PAGES)
-    return {at: entry & ~2}, address
-
-
-def _head_freed(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    frame = oracle_hugetlb.pfn_to_page(prog, folios[0]["pages"][0][0]).value_()
-    at = oracle_hugetlb.follow_phys(prog["init_mm"].address_of_(), frame).value_() + 48
-    return {at: prog.read_u64(at, True) & 0xFFFFFFFF}, folios[0]["page"]
-
-
-def _link_broken(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    free = next(folio for folio in folios if folio["state"] == "free")
-    at = _physical(prog, free, 8)
-    # The word is also that of a tail page's head: bit 0 has to stay clear. What is
-    # told is where the bad link is.
-    return {at: 0x120}, free["page"] + 8
-
-
-def _hstate(prog: Program) -> Any:
-    # Of pages of 2 MiB.
-    return next(hstate for hstate in prog["hstates"] if hstate.order == 9)
-
-
-def _count(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    hstate = _hstate(prog)
-    free = hstate.free_huge_pages
-    at = oracle_hugetlb.follow_phys(prog["init_mm"].address_of_(), free.address_).value_()
-    return {at: free.value_() + 1}, hstate.address_
-
-
-def _elsewhere(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    hstate = _hstate(prog)
-    count = hstate.nr_huge_pages
-    at = oracle_hugetlb.follow_phys(prog["init_mm"].address_of_(), count.address_).value_()
-    return {at: count.value_() + 2}, hstate.address_
-
-
-def _shared_tail(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    # One of the struct pages that all folios show as their tails; the mapping of it.
-    pfn = next(pfn for pfn, writable in folios[0]["pages"] if not writable)
-    return {pfn * 4096 + 7 * 64 + 24: 0x1234}, oracle_hugetlb.pfn_to_page(prog, pfn).value_()
-
-
-def _tail_page(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    # The mapping of struct page 17, which the other pages of vmemmap show too.
-    return {_physical(prog, folios[0], 17 * 64 + 24): 0}, folios[0]["page"] + 17 * 64
-
-
-def _restore(prog: Program, folios: list[dict[str, Any]]) -> tuple[dict[int, int], int]:
-    # Code that does nothing, in all of the function.
-    symbol = prog.symbol("vmemmap_restore_pte")
-    start = -(-symbol.address // 8) * 8
-    pages = {
-        page: oracle_hugetlb.follow_phys(prog["init_mm"].address_of_(), page * 4096).value_()
-        for page in {start // 4096, (symbol.address + symbol.size - 1) // 4096}
-    }
-    return {
-        pages[at // 4096] + at % 4096: 0x9090909090909090
-        for at in range(start, symbol.address + symbol.size - 7, 8)
-    }, symbol.address
-
-
-DAMAGE: dict[str, tuple[Damage, set[str]]] = {
-    "tail-writable": (_tail_writable, {"hugetlb-mapping"}),
-    "head-read-only": (_head_read_only, {"hugetlb-mapping"}),
-    "tail-foreign": (_tail_foreign, {"hugetlb-tail-frame"}),
-    "hole": (_hole, {"hugetlb-mapping"}),
-    "executable": (_executable, {"hugetlb-mapping"}),
-    "flag-lost": (_flag_lost, {"hugetlb-flag", "hugetlb-key"}),
-    "flag-without": (_flag_without, {"hugetlb-flag", "hugetlb-key"}),
-    "stray": (_stray, {"hugetlb-read-only"}),
-    "head-freed": (_head_freed, {"hugetlb-head-frame"}),
-    "link-broken": (_link_broken, {"hugetlb-list"}),
-    "count": (_count, {"hugetlb-count"}),
-    "elsewhere": (_elsewhere, {"hugetlb-elsewhere"}),
-    "tail-page": (_tail_page, {"hugetlb-tail-page"}),
-    "restore": (_restore, {"hugetlb-restore"}),
-    "shared-tail": (_shared_tail, {"hugetlb-shared-tail"}),
-}
-#: since 7.1, and before
-SHARED, RESTORED = {"shared-tail"}, {"restore"}
-
-
-@pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named(name: str, small: Small, truth: dict[str, Any]) -> None:
-    """Each word that is wrong is found at its address, and nothing else is."""
-    damage, expected = DAMAGE[name]
+@pytest.mark.parametrize("name", HUGETLB_FAULTS)
+def test_fault_is_reported(name: str, small: Small) -> None:
+    """Each fault is found at its address, and nothing else is."""
+    fault = HUGETLB_FAULTS[name]
     series = small.guest.kernel.series
-    if name in (RESTORED if series == "7.2" else SHARED):
-        # There is no such frame, or nothing to reset.
+    if fault.only and series not in fault.only:
         return
-    # The optimized first; one that is not comes last.
-    folios = sorted(truth["folios"], key=lambda folio: not folio["flagged"])
-    words, address = damage(small.prog, folios)
-    changes = {at: word.to_bytes(8, "little") for at, word in words.items()}
+    changes, expected = patched(small.prog, fault)
     with damaged(small.core, changes):
         report = audit(Kernel.open_core(str(small.core)))
-    if series == "7.2":
-        # It has no key.
-        expected = expected - {"hugetlb-key"}
-    broken = BROKEN.get(series, set())
-    assert {finding.rule for finding in report.findings} == expected | broken
     assert not report.partial
-    # Which folio the key does not count it can't tell.
-    elsewhere = {"hugetlb-key"} | (broken - expected)
-    exact = [one for one in report.findings if one.rule not in elsewhere]
-    assert {one.vaddr for one in exact} == {address}
+    found = {(finding.rule, finding.vaddr) for finding in report.findings}
+    at = small.prog.symbol("vmemmap_restore_pte").address
+    broken = {(rule, at) for rule in BROKEN.get(series, ())}
+    assert found == {(one.rule, one.vaddr) for one in expected} | broken
 
 
-def test_damage_was_put_back(small: Small) -> None:
+def test_faults_were_put_back(small: Small) -> None:
     told, _ = vmemscope("-c", str(small.core))
     broken = BROKEN.get(small.guest.kernel.series, set())
     assert {finding["rule"] for finding in told["findings"]} == broken

@@ -137,7 +137,7 @@ def test_fault_is_told(name: str, dump: Dump) -> None:
         # There is no such thing in this kernel that could be wrong.
         return
     pgmaps = Memory(dump.prog).pgmaps
-    changes, expected = patched(dump.prog, name)
+    changes, expected = patched(dump.prog, FAULTS[name])
     with damaged(dump.core, changes):
         found = {command: told_by(command, dump.core) for command in COMMANDS}
     told: dict[str, set[Found]] = {command: set() for command in COMMANDS}

@@ -391,7 +391,7 @@ def test_what_keeps_a_guest_from_being_looked_at(tmp_path: Path) -> None:
         result = vmemscope("pgmap", "--all", "--qemu", guest.qmp)
         assert (result.returncode, result.stdout) == (3, "")
         assert re.fullmatch(
-            r"vmemscope: error: the guest tells no VMCOREINFO; start QEMU with"
+            r"vmemscope: error: the guest has no VMCOREINFO; start QEMU with"
             r" -device vmcoreinfo.*--vmcoreinfo\n",
             result.stderr,
         )

@@ -9,7 +9,7 @@ import struct
 import pytest
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
-from tests.kernels import KERNELS
+from tests.kernels import KERNELS, image
 from vmemscope.sim import btf
 from vmemscope.sim.layouts import VERSIONS, Layouts
 from vmemscope.sim.layouts.extract import main
@@ -91,16 +91,16 @@ def test_versions():
     assert VERSIONS == KERNELS
 
 
-def test_vmcoreinfo(images, kernel):
-    found = images.view("empty", kernel).vmcoreinfo
+def test_vmcoreinfo(dumps, kernel):
+    found = dumps.view("empty", kernel).keys
     assert {key: int(found[key], 0) for key in REAL[kernel]} == REAL[kernel]
     for key, present in KEYS.items():
         assert (key in found) == present[KERNELS.index(kernel)], key
 
 
-def test_drgn_sees_the_same_types(images, kernel):
+def test_drgn_sees_the_same_types(dumps, kernel):
     """Sizes and members, through the BTF in the image and the package's reader of it."""
-    prog = images.view("empty", kernel).prog
+    prog = dumps.view("empty", kernel).prog
     layouts = Layouts.load(kernel)
     for name in ("page", "folio", "dev_pagemap", "mem_section", "zone", "dev_dax", "device"):
         type_ = prog.type(f"struct {name}")
@@ -112,8 +112,8 @@ def test_drgn_sees_the_same_types(images, kernel):
             )
 
 
-def test_enumerators(images, kernel):
-    prog = images.view("empty", kernel).prog
+def test_enumerators(dumps, kernel):
+    prog = dumps.view("empty", kernel).prog
     layouts = Layouts.load(kernel)
     for name in ("PG_head", "PG_reserved", "ZONE_DEVICE", "MEMORY_DEVICE_FS_DAX", "N_ONLINE"):
         assert prog[name].value_() == layouts.constant(name)
@@ -160,9 +160,9 @@ def test_extraction_of_junk(tmp_path, capsys):
     assert main([str(tmp_path / "none"), "--release", "1", "-o", str(output)]) == 1
 
 
-def test_btf_header(images, kernel):
-    view = images.view("empty", kernel)
-    symbols = {s.name: s.address for s in images.image("empty", kernel).kernel.image.symbols}
+def test_btf_header(dumps, kernel):
+    view = dumps.view("empty", kernel)
+    symbols = {s.name: s.address for s in image("empty", kernel).kernel.image.symbols}
     size = symbols["__stop_BTF"] - symbols["__start_BTF"]
     data = view.prog.read(symbols["__start_BTF"], size)
     magic, _, _, header, type_off, type_len, str_off, str_len = struct.unpack_from(
@@ -172,12 +172,12 @@ def test_btf_header(images, kernel):
     assert header + type_len + str_len == size
 
 
-def test_kallsyms(images, kernel):
+def test_kallsyms(dumps, kernel):
     """drgn's own loader finds all symbols, where they are."""
-    image = images.image("empty", kernel)
-    prog = images.view("empty", kernel).prog
+    built = image("empty", kernel).kernel.image
+    prog = dumps.view("empty", kernel).prog
     index = load_vmlinux_kallsyms(prog)
     found = {(s.name, s.address) for s in index(prog, None, None, False)}
-    assert found == {(s.name, s.address) for s in image.kernel.image.symbols}
+    assert found == {(s.name, s.address) for s in built.symbols}
     for name in ("pgmap_array", "init_mm", "dax_bus_type", "vmemmap_populate", "modules"):
         assert index(prog, name, None, True)

@@ -61,7 +61,7 @@ class KernelMemory:
             "kallsyms_token_index",
         ):
             self.set_symbol(name, self.add(getattr(tables, name)))
-        # That one is for tests: no kernel tells.
+        # Only tests set it: no kernel has it.
         self.markers = int(self.keys.pop("SYMBOL(kallsyms_markers)"), 16)
         addresses = [address for _, address, _ in symbols]
         self.set_symbol("_stext", {s[0]: s[1] for s in symbols}.get("_stext", 0))

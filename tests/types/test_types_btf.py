@@ -224,7 +224,7 @@ def test_split_of_another_byte_order():
 
 
 def test_many_records():
-    # More than the reader looks at at a time, and records longer than that.
+    # More than the reader processes at a time, and longer records.
     b = BtfWriter()
     values = {f"V{i}": i for i in range(20000)}
     for i in range(15000):

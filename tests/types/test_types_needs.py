@@ -29,8 +29,6 @@ def prog():
 
 
 MET = [
-    ("pgmap_array", NeedKind.SYMBOL),
-    ("vmemmap_populate", NeedKind.SYMBOL),
     ("pgmap_array", NeedKind.VARIABLE),
     ("struct dev_pagemap", NeedKind.TYPE),
     ("enum pageflags", NeedKind.TYPE),
@@ -43,7 +41,6 @@ MET = [
     ("PG_head", NeedKind.ENUMERATOR),
 ]
 UNMET = [
-    ("mem_section", NeedKind.SYMBOL),
     ("mem_section", NeedKind.VARIABLE),
     ("vmemmap_populate", NeedKind.VARIABLE),
     ("PG_head", NeedKind.VARIABLE),
@@ -63,44 +60,44 @@ UNMET = [
 
 def test_all_met(prog):
     needs = [Need(name, kind, "find pagemaps") for name, kind in MET]
-    assert check_needs(prog, needs) == frozenset()
+    check_needs(prog, needs)
 
 
 @pytest.mark.parametrize(("name", "kind"), UNMET)
 def test_unmet(prog, name, kind):
-    needs = [Need("PG_head", NeedKind.ENUMERATOR, "tell heads"), Need(name, kind, "count frames")]
+    needs = [Need("PG_head", NeedKind.ENUMERATOR, "find heads"), Need(name, kind, "count frames")]
     with pytest.raises(TypesError) as raised:
         check_needs(prog, needs)
     assert f"{kind.value} {name} (needed to count frames)" in str(raised.value)
-    assert "tell heads" not in str(raised.value)
-    assert raised.value.exit_status == ExitStatus.CANNOT_LOOK
+    assert "find heads" not in str(raised.value)
+    assert raised.value.exit_status == ExitStatus.CANNOT_AUDIT
 
 
-def test_all_that_is_missing_is_told(prog):
+def test_all_that_is_missing_is_reported(prog):
     needs = [
         Need("mem_section", NeedKind.VARIABLE, "find sections"),
-        Need("struct page.flags", NeedKind.MEMBER, "tell heads"),
-        Need("PG_reserved", NeedKind.ENUMERATOR, "tell heads"),
+        Need("struct page.flags", NeedKind.MEMBER, "find heads"),
+        Need("PG_reserved", NeedKind.ENUMERATOR, "find heads"),
     ]
     with pytest.raises(TypesError) as raised:
         check_needs(prog, needs)
     assert raised.value.message == (
         "the kernel's types lack variable mem_section (needed to find sections); "
-        "member struct page.flags, enumerator PG_reserved (needed to tell heads)"
+        "member struct page.flags, enumerator PG_reserved (needed to find heads)"
     )
 
 
 def test_optional(prog):
     needs = [Need(name, kind, "count", optional=True) for name, kind in [*MET, *UNMET]]
-    assert check_needs(prog, needs) == frozenset(needs[len(MET) :])
+    check_needs(prog, needs)
 
 
 def test_alternatives(prog):
     # 7.1 renamed compound_head; either will do.
-    need = Need("pgmap_tree", NeedKind.SYMBOL, "find pagemaps", alternatives=("pgmap_array",))
-    assert check_needs(prog, [need]) == frozenset()
+    need = Need("pgmap_tree", NeedKind.VARIABLE, "find pagemaps", alternatives=("pgmap_array",))
+    check_needs(prog, [need])
     need = need._replace(alternatives=("pgmap_radix",))
-    with pytest.raises(TypesError, match="symbol pgmap_tree or symbol pgmap_radix"):
+    with pytest.raises(TypesError, match="variable pgmap_tree or variable pgmap_radix"):
         check_needs(prog, [need])
 
 
@@ -121,7 +118,7 @@ def test_shape(prog, member, shape, what, optional):
     name = f"struct dev_pagemap.{member}"
     need = Need(name, NeedKind.MEMBER, "find pagemaps", optional, shape=shape)
     if what is None:
-        assert check_needs(prog, [need]) == frozenset()
+        check_needs(prog, [need])
         return
     with pytest.raises(TypesError) as raised:
         check_needs(prog, [need])
@@ -133,16 +130,16 @@ def test_shape(prog, member, shape, what, optional):
 def test_shape_of_what_is_there(prog):
     # Of two names one is there; an optional one is not.
     either = ("struct dev_pagemap.altmap",)
-    need = Need("struct dev_pagemap.a", NeedKind.MEMBER, "look", False, either, Shape.STRUCT)
-    absent = Need("struct dev_pagemap.b", NeedKind.MEMBER, "look", True, shape=Shape.STRUCT)
-    assert check_needs(prog, [need, absent]) == frozenset([absent])
+    need = Need("struct dev_pagemap.a", NeedKind.MEMBER, "audit", False, either, Shape.STRUCT)
+    absent = Need("struct dev_pagemap.b", NeedKind.MEMBER, "audit", True, shape=Shape.STRUCT)
+    check_needs(prog, [need, absent])
 
 
 def test_shape_where_the_struct_of_a_name_is_not_there(prog):
     # 5.10 has no struct folio.
     either = ("struct dev_pagemap.altmap",)
-    need = Need("struct folio.pgmap", NeedKind.MEMBER, "look", False, either, Shape.STRUCT)
-    assert check_needs(prog, [need]) == frozenset()
+    need = Need("struct folio.pgmap", NeedKind.MEMBER, "audit", False, either, Shape.STRUCT)
+    check_needs(prog, [need])
 
 
 def test_kernel_without_symbols_of_variables():
@@ -151,5 +148,5 @@ def test_kernel_without_symbols_of_variables():
         check_needs(prog, [Need("pgmap_array", NeedKind.VARIABLE, "find pagemaps")])
     assert "CONFIG_KALLSYMS_ALL" in raised.value.hint
     with pytest.raises(TypesError) as raised:
-        check_needs(prog, [Need("struct page", NeedKind.TYPE, "look")])
+        check_needs(prog, [Need("struct page", NeedKind.TYPE, "audit")])
     assert "CONFIG_KALLSYMS_ALL" not in raised.value.hint

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types that make no sense are told as that, and our own mistakes are not."""
+"""Types that make no sense are reported as that, and internal errors are not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from btf_writer import BtfWriter
 from drgn import BadDataError, Object, OutOfBoundsError
 from test_types_finders import make_program
 
-from vmemscope import confirm
+from vmemscope.audits import pagemaps
 from vmemscope.cli.main import main
 from vmemscope.errors import ExitStatus, TypesError, UsageError
 from vmemscope.kernel import page
@@ -31,7 +31,7 @@ def test_error_of_what_reads_by_types(prog):
         page.read_page_layout(prog)
     assert raised.value.message.startswith("the kernel's types make no sense: LookupError: ")
     assert isinstance(raised.value.__cause__, LookupError)
-    assert raised.value.exit_status == ExitStatus.CANNOT_LOOK
+    assert raised.value.exit_status == ExitStatus.CANNOT_AUDIT
 
 
 def test_error_of_a_helper_of_drgn(prog):
@@ -74,10 +74,10 @@ def test_command_line(
     core = str(tmp_path / "vmcore")
     assert main(["sim", "empty", "-o", core]) == 0
 
-    def ours(*_: object) -> None:
+    def ours(*_: object, **__: object) -> None:
         raise TypeError("of ours")
 
     with monkeypatch.context() as patched:
-        patched.setattr(confirm, "_stopped", ours)
+        patched.setattr(pagemaps, "once", ours)
         assert main(["pgmap", "-c", core]) == 3
     assert "internal error: TypeError: of ours" in capsys.readouterr().err

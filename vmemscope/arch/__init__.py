@@ -2,16 +2,16 @@
 """
 Architectures, as data.
 
-An :class:`Architecture` says how an architecture's kernel page tables are
-laid out and how its vmemmap is populated; nothing outside this package asks
-which architecture it is looking at. A new architecture is a new module that
-fills in one :class:`Architecture` and a line in :data:`_MODULES`.
+An :class:`Architecture` describes the kernel's page tables and how the kernel populates
+the vmemmap. No code outside this package asks for the name of the architecture. A new
+architecture is a new module with one :class:`Architecture`, and a line in
+:data:`_MODULES` and :data:`_MARKS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -50,16 +50,16 @@ class AddressBits(NamedTuple):
 
 @dataclass(frozen=True)
 class EntryFormat:
-    """What the entries of one level say, and how."""
+    """The format of the entries of one level."""
 
     #: the entry maps memory or points to a table
     present: Bits
     #: a present entry points to a table: ``None`` in the last level, where all are leaves
     table: Bits | None
-    #: where a leaf has the address of its first frame; it is aligned to the leaf's size,
-    #: so that lower bits don't count, whatever they mean
+    #: bits of a leaf that hold the address of its first frame; the address is aligned to
+    #: the leaf's size, so the bits below are ignored
     frame: tuple[AddressBits, ...]
-    #: where a pointer has the address of the table
+    #: bits of a pointer that hold the address of the table
     pointer: tuple[AddressBits, ...]
     #: memory can be written to through the entry
     writable: Bits
@@ -95,11 +95,12 @@ class Level:
 
 
 class EntryFlag(NamedTuple):
-    """A flag of page-table entries, as people who read them call it."""
+    """A flag of page-table entries."""
 
     name: str
     mask: int
-    #: what it means that in: entries that point to a table, large leaves, base pages
+    #: whether it has this meaning in entries that point to a table, in large leaves, and
+    #: in leaves of base pages
     table: bool = True
     large: bool = True
     base: bool = True
@@ -107,7 +108,7 @@ class EntryFlag(NamedTuple):
 
 @dataclass(frozen=True)
 class PageTable:
-    """The format of one kernel's page tables, and where their root is."""
+    """The format of a kernel's page tables, and their root."""
 
     #: physical address of the top-level table
     root: int
@@ -115,7 +116,7 @@ class PageTable:
     levels: tuple[Level, ...]
     #: numpy dtype of an entry, with its byte order, which may be another than the kernel's
     dtype: str
-    #: names of flags, for people
+    #: names of flags
     flags: tuple[EntryFlag, ...] = ()
 
     @property
@@ -133,32 +134,33 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What vmemscope has to know about an architecture."""
+    """An architecture: what differs between architectures."""
 
-    #: as ``uname -m`` spells it
+    #: as ``uname -m`` prints it
     name: str
-    #: builds the :class:`PageTable` from the VMCOREINFO keys
+    #: makes the :class:`PageTable` from the keys of VMCOREINFO
     page_table: Callable[[Mapping[str, str]], PageTable]
     #: whether ``arch/*/Kconfig`` selects ARCH_WANT_OPTIMIZE_DAX_VMEMMAP
     #: (ARCH_WANT_HUGETLB_PAGE_OPTIMIZE_VMEMMAP before 6.6)
     optimizes_dax_vmemmap: bool
-    #: size in bytes of the leaf that ``vmemmap_populate()`` uses where the
-    #: memory map of a whole section fills it
+    #: bytes of the leaf that ``vmemmap_populate()`` uses if the memory map of a section
+    #: fills it
     vmemmap_leaf: int
     #: the first virtual address that can be the kernel's, with its widest page tables
     kernel_space: int
-    #: virtual address in bytes that the vmemmap ends before, wherever it starts:
-    #: what lies from there on is something else
+    #: first virtual address that is never vmemmap, wherever the vmemmap starts
     vmemmap_limit: int = 1 << 64
     #: whether each process has a top-level table with copies of the kernel's entries
     copies_kernel_entries: bool = False
     #: numpy dtype of an ``unsigned long`` in the kernel's memory, with its byte order
     word: str = "<u8"
-    #: what the kernel's poisoned pointers are counted from (CONFIG_ILLEGAL_POINTER_VALUE)
+    #: base of the kernel's poisoned pointers (CONFIG_ILLEGAL_POINTER_VALUE)
     poison: int = 0xDEAD_0000_0000_0000
-    #: numpy dtype of a constant as it stands in the bytes of an instruction, ``None``
-    #: if it is not in one piece there
+    #: numpy dtype of a constant in the bytes of an instruction, ``None`` if instructions
+    #: split constants
     constant: str | None = None
+    #: variables that only this architecture has -> their C types, newest first
+    variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 #: drgn's ``Architecture`` name -> module of this package
@@ -168,15 +170,15 @@ _MARKS = {"X86_64": "NUMBER(pgtable_l5_enabled)"}
 
 
 def vmcoreinfo_marks() -> Iterable[tuple[str, str]]:
-    """Get drgn's name of each architecture and a VMCOREINFO key that only it has."""
+    """Return drgn's name of each architecture, and a VMCOREINFO key that only it has."""
     return _MARKS.items()
 
 
 def architecture_of(platform: Platform | None) -> Architecture:
     """
-    Get the description of a program's architecture.
+    Return the description of a platform's architecture.
 
-    :raises UnsupportedError: if there is none
+    :raises UnsupportedError: if the architecture is not supported
     """
     name = platform.arch.name if platform is not None else "unknown"
     try:

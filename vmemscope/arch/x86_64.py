@@ -14,9 +14,9 @@ from dataclasses import replace
 from ..target.vmcoreinfo import number, symbol
 from . import AddressBits, Architecture, Bits, EntryFlag, EntryFormat, Level, PageTable
 
-# Low 52 bits without the offset in a page: __PHYSICAL_MASK & PAGE_MASK at
-# its widest. The PAT bit of a large leaf (bit 12) lies in it; a leaf is
-# aligned to its own size, so the walk drops that bit with the alignment.
+# Low 52 bits without the offset in a page: the widest __PHYSICAL_MASK & PAGE_MASK. It
+# has the PAT bit of a large leaf (bit 12); a leaf is aligned to its size, so the walk
+# drops that bit with the alignment.
 _PTE_PFN_MASK = 0x000F_FFFF_FFFF_F000
 
 _PRESENT = 1 << 0
@@ -24,7 +24,7 @@ _RW = 1 << 1
 _PSE = 1 << 7
 _NX = 1 << 63
 
-#: names as the macros _PAGE_BIT_* have them
+#: names as in the macros _PAGE_BIT_*
 _FLAGS = (
     EntryFlag("PRESENT", _PRESENT),
     EntryFlag("RW", _RW),
@@ -40,7 +40,7 @@ _FLAGS = (
     EntryFlag("NX", _NX),
 )
 
-# Wherever the kernel puts it, the vmemmap ends below the CPU entry areas
+# The vmemmap always ends below the CPU entry areas
 # (asm/pgtable_64_types.h: CPU_ENTRY_AREA_PGD, arch/x86/mm/kaslr.c).
 _CPU_ENTRY_AREA_BASE = 0xFFFF_FE00_0000_0000
 
@@ -48,6 +48,18 @@ _START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 
 #: name, log2 of the bytes that an entry covers; the first is there with 5 levels only
 _LEVELS = (("pgd", 48), ("p4d", 39), ("pud", 30), ("pmd", 21), ("pte", 12))
+
+_VARIABLES = {
+    "init_top_pgt": ("pgd_t []",),  # arch/x86/kernel/head_64.S
+    "vmemmap_base": ("unsigned long",),  # arch/x86/kernel/head64.c
+    "page_offset_base": ("unsigned long",),  # arch/x86/kernel/head64.c
+    "vmalloc_base": ("unsigned long",),  # arch/x86/kernel/head64.c
+    "phys_base": ("unsigned long",),  # arch/x86/kernel/head_64.S
+    "__pgtable_l5_enabled": ("unsigned int",),  # arch/x86/kernel/head64.c
+    "sme_me_mask": ("u64",),  # arch/x86/mm/mem_encrypt_amd.c
+    "physical_mask": ("phys_addr_t",),  # arch/x86/mm/pgtable.c
+    "unused_pmd_start": ("unsigned long",),  # arch/x86/mm/init_64.c
+}
 
 
 def _page_table(vmcoreinfo: Mapping[str, str]) -> PageTable:
@@ -91,4 +103,5 @@ ARCHITECTURE = Architecture(
     copies_kernel_entries=True,
     # disp32 and imm32
     constant="<u4",
+    variables=_VARIABLES,
 )

@@ -7,7 +7,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, TargetError
-from .lookup import check_type_options, opened_kernel, write
+from .common import check_type_options, opened_kernel, write
 from .options import add_output_options, add_types_options
 from .pgmap import audited
 

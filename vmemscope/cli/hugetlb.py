@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``vmemscope hugetlb``: HugeTLB's vmemmap optimization, as it really is."""
+"""``vmemscope hugetlb``: audit HugeTLB's vmemmap optimization."""
 
 from __future__ import annotations
 
 import argparse
 
-from .lookup import (
-    add_look_options,
+from .common import (
+    add_audit_options,
     columns,
     opened_kernel,
     status_of,
@@ -15,18 +15,18 @@ from .lookup import (
 )
 
 NAME = "hugetlb"
-HELP = "whether HugeTLB's vmemmap is optimized as it says"
+HELP = "audit the vmemmap optimization of HugeTLB (HVO)"
 DESCRIPTION = """\
-Find every HugeTLB folio, free and in use, of all sizes and nodes; tell which say
-that their vmemmap is optimized (HVO) and how it is really mapped, how much memory
-that saves and how much it does not; find read-only vmemmap that belongs to no
-folio, and what else is off.
+Find every HugeTLB folio, free and in use, of all sizes and nodes. Compare whether
+each says that its vmemmap is optimized (HVO) with how it is mapped, and report how
+much memory is saved, and how much more could be. Find read-only vmemmap that belongs
+to no folio, and everything else that is wrong.
 """
 EXAMPLES = """\
 examples:
   vmemscope hugetlb                          the running kernel, as root
   vmemscope hugetlb -c vmcore                a dump, without debug symbols
-  vmemscope hugetlb --folios -c vmcore       each folio, too
+  vmemscope hugetlb --folios -c vmcore       with a list of folios
   vmemscope hugetlb --qemu unix:qmp.sock --format json
   vmemscope hugetlb --sim hugetlb            a simulated kernel
 """
@@ -34,8 +34,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
-    parser.add_argument("--folios", action="store_true", help="list each folio, too")
-    add_look_options(parser, ("table", "json"))
+    parser.add_argument("--folios", action="store_true", help="list each folio as well")
+    add_audit_options(parser, ("table", "json"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,9 +2,8 @@
 """
 The command line: arguments in, exit status out; no kernel knowledge.
 
-One module for each subcommand. Everything costly (drgn, numpy) is imported by
-the subcommand once the arguments are known to be sound, so that ``--help``
-and a usage error answer at once.
+One module for each subcommand. A subcommand imports drgn and numpy only after the
+arguments were checked, so that ``--help`` and usage errors answer at once.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ exit status:
   0  sound: everything could be read and nothing is wrong
   1  at least one finding of severity error; something got worse (diff)
   2  wrong usage
-  3  could not look: no target, no types, unsupported kernel or architecture
-  4  looked only in part (something could not be read) and found no error
+  3  no audit: no target, no types, unsupported kernel or architecture
+  4  audited only in part (something could not be read), and no error found
 """
 
 
@@ -40,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"vmemscope {__version__}")
+    _add_debug(top, False)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in (pgmap, diff, rules, memmap, hugetlb, page, sim, vmcoreinfo):
         command = commands.add_parser(
@@ -50,11 +50,19 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.add_argument(
-            "--debug", action="store_true", help="show a traceback with an error message"
-        )
+        # Without a default, which would undo a --debug before the command.
+        _add_debug(command, argparse.SUPPRESS)
         command.set_defaults(run=module.run)
     return top
+
+
+def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=default,
+        help="show a traceback with an error message",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _error(str(e))
         return e.exit_status
     except BrokenPipeError:
-        # The reader went away (| head): nobody is left to tell. Stop Python
-        # from complaining when it flushes once more at exit.
+        # The reader went away (| head). Keep Python from complaining when it flushes
+        # once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except KeyboardInterrupt:
@@ -85,12 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         _error(f"internal error: {type(e).__name__}: {e}; run again with --debug and report it")
-        return ExitStatus.CANNOT_LOOK
+        return ExitStatus.CANNOT_AUDIT
     return status
 
 
 def _error(message: str) -> None:
-    # One line, whatever a path or a library's message holds.
+    # One line, even if a path or a library's message has several.
     line = printable(" ".join(message.split()).encode("utf-8", "surrogateescape"))
     print(f"vmemscope: error: {line}", file=sys.stderr)
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``vmemscope memmap``: where all the memory map's memory goes."""
+"""``vmemscope memmap``: audit the whole memory map."""
 
 from __future__ import annotations
 
 import argparse
 
-from .lookup import (
-    add_look_options,
+from .common import (
+    add_audit_options,
     columns,
     opened_kernel,
     status_of,
@@ -15,13 +15,12 @@ from .lookup import (
 )
 
 NAME = "memmap"
-HELP = "where all the memory map's memory goes"
+HELP = "show where the memory of the whole memory map goes"
 DESCRIPTION = """\
-Walk the whole vmemmap, and tell for each zone and each device how many pages
-describe it and how many frames are behind them; compare the sum with the
-kernel's own counters nr_memmap_pages and nr_memmap_boot_pages; find what is
-still mapped where nothing is left to describe, and sections that disagree with
-what they describe.
+Walk the whole vmemmap. For each zone and each device, count the vmemmap pages that
+describe it and their backing frames. Compare the sum with the kernel's counters
+nr_memmap_pages and nr_memmap_boot_pages. Find vmemmap that is mapped but describes
+nothing, and sections that disagree with the memory they describe.
 """
 EXAMPLES = """\
 examples:
@@ -34,7 +33,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
-    add_look_options(parser, ("table", "json"))
+    add_audit_options(parser, ("table", "json"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,9 +18,9 @@ __all__ = ("add_output_options", "add_target_options", "add_types_options", "ope
 
 def add_target_options(parser: argparse.ArgumentParser, *, types: bool = True) -> None:
     """
-    Add the options that choose a target, spelt as drgn spells them.
+    Add the options that choose a target, named as drgn names them.
 
-    :param types: whether to add those that choose its types and symbols, too
+    :param types: whether to add the options that choose types and symbols, too
     """
     group = parser.add_argument_group("target")
     exclusive = group.add_mutually_exclusive_group()
@@ -68,7 +68,7 @@ def add_types_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
-    """Add the options that say in which format the output goes where."""
+    """Add the options for the output: format, file, progress."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format", choices=formats, default=formats[0], help=f"default: {formats[0]}"
@@ -82,10 +82,9 @@ def add_output_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]
 @contextmanager
 def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
     """
-    Provide the target that the arguments choose, to be opened by calling what is given.
+    Yield a function that opens the target that the arguments choose, and prints its notes.
 
-    A simulated kernel is a vmcore in a temporary file that is there as long
-    as the context. What the target's user should know is printed once it is open.
+    A simulated kernel is a vmcore in a temporary file, which exists as long as the context.
     """
     with ExitStack() as stack:
         core = args.core
@@ -106,7 +105,7 @@ def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
             if args.sim:
                 from dataclasses import replace
 
-                # That of a temporary file says nothing to people.
+                # The user did not choose the path of the temporary file.
                 return replace(target, path=f"sim:{args.sim}")
             return target
 
@@ -114,26 +113,25 @@ def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
 
 
 def _set_up_logging(args: argparse.Namespace) -> None:
-    """Have drgn's log and our own on stderr as all else is: a line each, and all with --debug."""
+    """Show drgn's log and our own on stderr, a line a message; all of it with --debug."""
     import logging
 
     from ..text import printable
 
-    class Line(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            # Names and messages in it may be the target's.
-            text = printable(" ".join(super().format(record).split()).encode("utf-8", "replace"))
-            return f"vmemscope: {record.levelname.lower()}: {text}"
+    class Stderr(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            # A message may have names of the target.
+            text = " ".join(self.format(record).split()).encode("utf-8", "replace")
+            # Not the stderr of the first call, which may be closed by now.
+            print(f"vmemscope: {record.levelname.lower()}: {printable(text)}", file=sys.stderr)
 
-    # drgn's warnings are advice on the shell's use (reassemble a flattened dump);
-    # what goes wrong is an exception.
+    # drgn's warnings are advice for its shell (reassemble a flattened dump); errors are
+    # exceptions.
     quiet = logging.ERROR if getattr(args, "quiet", False) else logging.WARNING
     for name, level in (("drgn", logging.ERROR), ("vmemscope", quiet)):
         logger = logging.getLogger(name)
         if not logger.handlers:
-            handler = logging.StreamHandler()
-            handler.setFormatter(Line())
-            logger.addHandler(handler)
+            logger.addHandler(Stderr())
             logger.propagate = False
         logger.setLevel(logging.DEBUG if args.debug else level)
 
@@ -142,7 +140,7 @@ def _open(core: str | None, args: argparse.Namespace) -> Target:
     from .. import target
 
     _set_up_logging(args)
-    # drgn's own commands are for its shell; importing them takes 0.1 s.
+    # These commands are for drgn's shell, and take 0.1 s to import.
     os.environ.setdefault("DRGN_DISABLE_PLUGINS", "builtin_commands,crash_commands")
     if core is not None:
         return target.open_core(core, args.vmcoreinfo)

@@ -1,31 +1,30 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``vmemscope page``: everything about one page."""
+"""``vmemscope page``: show everything about one page."""
 
 from __future__ import annotations
 
 import argparse
 
 from ..errors import UsageError
-from .lookup import add_look_options, opened_kernel, status_of, write
+from .common import add_audit_options, opened_kernel, status_of, write
 
 NAME = "page"
-HELP = "everything about one page"
+HELP = "show everything about one page"
 DESCRIPTION = """\
-Tell everything about one page, of RAM or of a device: whose it is, where its
-struct page is, how the page tables map that, level by level, which frame is
-behind it and who shares that frame, and what the struct page says, in words.
+Show everything about one page of RAM or of a device: its owner, the address of its
+struct page, the page-table entries that map the struct page, level by level, the
+backing frame, who shares that frame, and the contents of the struct page.
 
-A number is taken for a page frame number if there is a page of that number,
-else for a physical address; one that is too large for either is a virtual
-address: of a struct page, or of anything that the kernel has mapped. How it was
-understood is said first.
+A number is a page frame number (pfn) if a page has it, else a physical address. A
+number that is too large for both is a virtual address: of a struct page, or of
+anything else that the kernel maps. The first line says which was chosen.
 """
 EXAMPLES = """\
 examples:
   vmemscope page 0x140003 -c vmcore          a page frame number
   vmemscope page 0x140003000 -c vmcore       the same page, by its physical address
   vmemscope page 0xffffea00050000c0          the same, by its struct page; the running kernel
-  vmemscope page --phys 0x1000 --sim mixed   a physical address that could be a page frame number
+  vmemscope page --phys 0x1000 --sim mixed   a physical address that could be a pfn
 """
 
 
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         meaning.add_argument(
             f"--{option}", dest="meaning", action="store_const", const=option, help=what
         )
-    add_look_options(parser, ("text", "json"))
+    add_audit_options(parser, ("text", "json"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         number = -1
     if not 0 <= number < 1 << 64:
         raise UsageError(
-            f"{args.which} is no page frame number and no address",
+            f"{args.which} is neither a page frame number nor an address",
             "give a number, hexadecimal ones with 0x",
         )
     with opened_kernel(args) as kernel:

@@ -7,8 +7,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, UsageError
-from .lookup import (
-    add_look_options,
+from .common import (
+    add_audit_options,
     columns,
     opened_kernel,
     status,
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 NAME = "pgmap"
 HELP = "audit the vmemmap of device memory"
 DESCRIPTION = """\
-Find every struct dev_pagemap, walk the page tables of the vmemmap that
-describes it, and tell whether its tail pages are deduplicated, whether the
-reference counts match, how much memory is saved, and what is off.
+Find every struct dev_pagemap, and walk the page tables of the vmemmap that
+describes it. Report whether its tail pages are deduplicated, whether reference
+counts match, how much memory is saved, and what is wrong.
 """
 EXAMPLES = """\
 examples:
@@ -41,7 +41,7 @@ examples:
   vmemscope pgmap --format markdown -c vmcore -o report.md
 """
 
-#: seconds between two looks, at the most
+#: seconds between two audits, at most
 _DAY = 86400
 
 
@@ -54,22 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|ADDRESS|PHYS|PFN",
         nargs="?",
         help="one pagemap in detail: its name, its address or one in its vmemmap,"
-        " a physical address or a page frame in its ranges",
+        " a physical address or a pfn in its ranges",
     )
-    add_look_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
+    add_audit_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
     parser.add_argument(
         "--contents",
         choices=("sample", "all", "none"),
         default="sample",
-        help="how many struct pages to look into: those of 1024 compound pages, or pages of the"
-        " memory map, of each range (default), all, or none",
+        help="which struct pages to check: those of a sample of 1024 compound pages, or pages"
+        " of the memory map, of each range (default), all, or none",
     )
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
         type=_seconds,
-        help="look again and again, so many seconds apart, and tell what changed,"
-        " until interrupted; only for what runs (-k, --qemu)",
+        help="audit again and again, with a pause of SECONDS, and show what changed,"
+        " until interrupted; only for running kernels (-k, --qemu)",
     )
 
 
@@ -96,7 +96,7 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    # What is not a number is in no range.
+    # NaN is in no range.
     if not 0.1 <= seconds <= _DAY:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1 to {_DAY}")
     return seconds
@@ -105,7 +105,7 @@ def _seconds(text: str) -> float:
 def _watch(args: argparse.Namespace) -> ExitStatus:
     if args.core is not None or args.sim is not None:
         raise UsageError("a dump does not change: --watch is for -k and --qemu")
-    if args.format != "table" or args.output is not None:
+    if args.format != "table" or args.output not in (None, "-"):
         raise UsageError("--watch shows the table: --format and -o are not used with it")
     first: Report | None = None
     with opened_kernel(args) as kernel:
@@ -125,14 +125,14 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
             except UsageError as e:
                 if report is first:
                     raise
-                # It was there in the first pass, and may come back.
+                # The first report has it, and it may come back.
                 return f"{e.message}\n"
 
         return exit_status(watch(pass_over, render, args.watch))
 
 
 def exit_status(report: Report) -> ExitStatus:
-    """Tell the exit status that a report means."""
+    """Return the exit status for a report."""
     return status(bool(report.summary.errors), report.summary.partial)
 
 
@@ -140,9 +140,9 @@ def choose(report: Report, which: str) -> PagemapReport:
     """
     Find the pagemap that the user named.
 
-    :param which: name, address of the structure or in its part of the
-        vmemmap, physical address or page frame in its ranges
-    :raises UsageError: if there is none, or several
+    :param which: name, address of the structure or in its part of the vmemmap, physical
+        address or pfn in its ranges
+    :raises UsageError: if no pagemap fits, or several do
     """
     named = [one for one in report.pagemaps if one.name == which]
     if not named:
@@ -168,8 +168,7 @@ def choose(report: Report, which: str) -> PagemapReport:
 
 def _by_number(report: Report, number: int) -> list[PagemapReport]:
     page_size = report.target.page_size
-    # An address of the structure, then of the vmemmap, then physical, then a pfn:
-    # the first meaning that fits, since a small number may be either of the last two.
+    # The first meaning that fits: a small number may be a physical address or a pfn.
     meanings: tuple[Callable[[PagemapReport], bool], ...] = (
         lambda one: one.address == number,
         lambda one: (one.vmemmap.start or 0) <= number < (one.vmemmap.end or 0),
@@ -192,7 +191,7 @@ def _rendered(report: Report, args: argparse.Namespace) -> str:
         if one is None:
             return reports.render_all(report, width)
         return reports.render_one(report, one, width)
-    # One format, and what it takes, is imported: that asked for.
+    # Import only the chosen format.
     render: Callable[[Report, PagemapReport | None], str] = getattr(
         reports, f"render_{args.format}"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Progress on stderr, where there is somebody to see it and something to wait for."""
+"""Progress on stderr, if it is a terminal and the work is long."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def shown_progress(
     """
     Show a progress bar on stderr if it is a terminal and the work is long.
 
-    :param what: what is gone through, shown before the bar
-    :param unit: what is counted, with a space before it
-    :return: to be called with how much is done, and of how much; ``None`` if nobody looks
+    :param what: shown before the bar
+    :param unit: unit that is counted, with a space before it
+    :return: function that takes the number done and the total; ``None`` without a bar
     """
     if args.quiet or not sys.stderr.isatty():
         yield None
@@ -37,7 +37,7 @@ def shown_progress(
         if bar is None:
             if time.monotonic() - start < _DELAY:
                 return
-            # 30 ms to import, for nothing where the work is short.
+            # Its import takes 30 ms, which short work need not pay.
             from tqdm import tqdm
 
             bar = tqdm(

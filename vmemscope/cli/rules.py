@@ -6,15 +6,15 @@ from __future__ import annotations
 import argparse
 
 from ..errors import ExitStatus, UsageError
-from .lookup import columns, write
+from .common import columns, write
 from .options import add_output_options
 
 NAME = "rules"
-HELP = "list what is checked, explain a rule"
+HELP = "list the rules, explain a rule"
 DESCRIPTION = """\
-List the rules that findings name: what must hold, and how bad it is when it
-does not. Of a rule that is named, tell in full: the kernels it holds for, where
-the kernel makes it so, what a violation means, and what to look at next.
+List the rules that findings name: what must hold, and how severe a violation is.
+For each RULE given, show the kernels it applies to, its source in the kernel, what
+a violation means, and what to check next.
 """
 EXAMPLES = """\
 examples:

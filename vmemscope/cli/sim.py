@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, UsageError
+
+if TYPE_CHECKING:
+    from ..sim.image import Image
 
 NAME = "sim"
 HELP = "write the vmcore of a simulated kernel"
@@ -28,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "scenario", metavar="SCENARIO", nargs="?", help="a built-in scenario, or a TOML file"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where the vmcore goes")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write the vmcore there; - is stdout"
+    )
     parser.add_argument(
         "--release", metavar="VERSION", help="simulate this kernel instead of the scenario's"
     )
@@ -46,10 +52,13 @@ def run(args: argparse.Namespace) -> int:
     if args.scenario is None or args.output is None:
         raise UsageError("nothing to write", "give a scenario and -o FILE, or --list")
     image = build(load_scenario(args.scenario), kernel=args.release)
-    try:
-        image.write(args.output)
-    except OSError as e:
-        raise UsageError(f"cannot write {args.output}: {e.strerror}") from e
+    if args.output == "-":
+        _to_stdout(image)
+    else:
+        try:
+            image.write(args.output)
+        except OSError as e:
+            raise UsageError(f"cannot write {args.output}: {e.strerror}") from e
     for planted in image.planted:
         frame = "" if planted.pfn is None else f", pfn {planted.pfn:#x}"
         print(
@@ -57,3 +66,18 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return ExitStatus.SOUND
+
+
+def _to_stdout(image: Image) -> None:
+    import os
+    import shutil
+    import tempfile
+
+    if sys.stdout.isatty():
+        raise UsageError("a vmcore is not for a terminal", "give -o FILE, or a pipe")
+    with tempfile.TemporaryDirectory(prefix="vmemscope-") as scratch:
+        # Its parts are not written in order, as stdout needs them.
+        path = os.path.join(scratch, "vmcore")
+        image.write(path)
+        with open(path, "rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)

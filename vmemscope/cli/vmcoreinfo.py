@@ -6,14 +6,15 @@ from __future__ import annotations
 import argparse
 
 from ..errors import ExitStatus
+from .common import write
 from .options import add_target_options, opener
 
 NAME = "vmcoreinfo"
 HELP = "save a kernel's VMCOREINFO note"
 DESCRIPTION = """\
-Write the VMCOREINFO note of a kernel to a file, for the option --vmcoreinfo. It
-stays the same until the next boot. With it, a QEMU guest is not paused to be
-looked at, and can be reached over TCP.
+Write the VMCOREINFO note of a kernel to a file, for the option --vmcoreinfo. The
+note is valid until the next boot. With it, vmemscope does not pause a QEMU guest to
+read the note, and can use a QMP address on TCP.
 """
 EXAMPLES = """\
 examples:
@@ -26,15 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     add_target_options(parser, types=False)
     parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help="write there, whole or not at all"
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="write there, whole or not at all; - is stdout",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    from ..report import write_atomically
-
     with opener(args) as opened:
         text: bytes = opened().prog["VMCOREINFO"].string_()
-    write_atomically(args.output, text.decode("ascii", "backslashreplace"))
+    write(text.decode("ascii", "backslashreplace"), args)
     return ExitStatus.SOUND

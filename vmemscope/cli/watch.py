@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Audit a live target in passes, and report what changed between them."""
+"""Audit a live target again and again, and show what changed from report to report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ("watch",)
 
-#: cursor to the top left, and clear from there: unchanged text does not flicker
+#: cursor to the top left, and clear the rest: lines that stay the same do not flicker
 _REDRAW = "\x1b[H\x1b[J"
 
 
@@ -29,16 +29,16 @@ def watch(
     clock: Callable[[], time.struct_time] = time.localtime,
 ) -> Report:
     """
-    Show reports on a terminal, each in the place of the last; elsewhere one after the other.
+    Show reports on a terminal, each in place of the last; elsewhere one after another.
 
-    :param audit: returns a report
-    :param render: returns a report as text
-    :param seconds: from the end of a pass to the next
-    :param out: where to show them, stdout by default
+    :param audit: makes a report
+    :param render: formats a report
+    :param seconds: seconds from the end of an audit to the start of the next
+    :param out: where to show reports, stdout by default
     :param sleep: waits that many seconds
-    :param clock: gives the time of day
-    :return: the last report, once the user interrupts
-    :raises KeyboardInterrupt: if the user interrupts before there is a report
+    :param clock: returns the time of day
+    :return: the last report, when the user interrupts
+    :raises KeyboardInterrupt: if the user interrupts before the first report
     """
     from ..report import change_lines
     from ..report.compare import compare
@@ -49,15 +49,15 @@ def watch(
     try:
         while True:
             now = time.strftime("%Y-%m-%d %H:%M:%S", clock())
-            shown = f"pass {number}, {now}, every {seconds:g} s\n{render(report)}{changes}"
-            # In one piece, so that the user never sees half of it.
+            shown = f"audit {number}, {now}, every {seconds:g} s\n{render(report)}{changes}"
+            # One write, so that no half of it shows.
             out.write(_REDRAW + shown if out.isatty() else f"{shown}\n")
             out.flush()
             sleep(seconds)
             later = audit()
             lines = change_lines(compare(report, later))
-            changes = "\nsince the last pass:\n" + "".join(f"  {line}\n" for line in lines)
+            changes = "\nsince the last audit:\n" + "".join(f"  {line}\n" for line in lines)
             report, number = later, number + 1
     except KeyboardInterrupt:
-        # The normal end: leave the last pass on the screen, with the prompt below it.
+        # The normal end: leave the last report on the screen.
         return report

@@ -2,19 +2,20 @@
 """
 Kernel structures, read into frozen dataclasses.
 
-A module for each of the kernel's own: ``xarray``, ``dev_pagemap``, ``percpu_ref``,
-``mem_section``, ``resource``, ``page``, ``task``, the devices that pagemaps are
-named after, and for HugeTLB ``hstate``, ``hugetlb_folio`` and ``hugetlb_vmemmap``.
-They read; they judge nothing and print nothing. What the target says is not trusted:
-every walk is bounded, and what could not be followed comes back as a :class:`Damage`
-beside what could.
+Each module reads one structure of the kernel, and is named after it. It judges and
+prints nothing. The target is not trusted: every walk is bounded, and each thing that
+can't be read or followed is returned as a :class:`Damage`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ("Damage",)
+__all__ = ("SUBSECTION_SIZE", "Damage")
+
+#: bytes of physical memory in a subsection, on every architecture
+#: (``include/linux/mmzone.h: SUBSECTION_SHIFT``)
+SUBSECTION_SIZE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Damage:
 
     #: virtual address of the structure, in bytes
     address: int
-    #: what is wrong with it, a clause without a full stop
+    #: what is wrong, a clause without a full stop
     message: str
-    #: the memory was not there to be read; otherwise what was read makes no sense
+    #: the target does not have the memory; otherwise its contents make no sense
     unreadable: bool = False

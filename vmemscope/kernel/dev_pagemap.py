@@ -3,9 +3,9 @@
 Every ``struct dev_pagemap`` of a kernel, from ``pgmap_array``.
 
 ``mm/memremap.c: pagemap_range()`` stores a pagemap with ``xa_store_range()``
-over the page frames of each of its ranges: one entry for each aligned
-power-of-two piece, so one pagemap is found several times. The entry is there
-before the vmemmap is populated and goes last.
+over the page frames of each of its ranges. That makes one entry for each aligned
+power-of-two piece, so a pagemap has several entries. The kernel stores them before
+it populates the vmemmap, and removes them last.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, TypeKind, offsetof, sizeof
+from drgn import Object, TypeKind, offsetof, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from . import Damage
 from .percpu_ref import PERCPU_REF_DEAD
 from .xarray import Entry, entries
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ("Altmap", "Pagemap", "PhysicalRange", "read_pagemaps")
 
-# include/linux/memremap.h: a macro, so no types tell it
+# include/linux/memremap.h: a macro, so not in the types
 _PGMAP_ALTMAP_VALID = 1 << 0
 
-#: ranges read of one pagemap; the kernel's own creators make a few
+#: ranges read of one pagemap; the kernel's drivers make a few
 MAX_RANGES = 4096
 
-#: ``enum memory_type`` (its values changed in 6.0) to the names vmemscope uses
+#: ``enum memory_type`` (its values changed in 6.0) -> our name
 _TYPES = {
     "MEMORY_DEVICE_PRIVATE": "private",
     "MEMORY_DEVICE_COHERENT": "coherent",
@@ -56,7 +56,7 @@ class PhysicalRange:
 
 @dataclass(frozen=True)
 class Altmap:
-    """``struct vmem_altmap``: where on the device its memory map lies; all in frames."""
+    """``struct vmem_altmap``: where its memory map is on the device; all in frames."""
 
     base_pfn: int
     end_pfn: int
@@ -76,13 +76,13 @@ class Pagemap:
     type: str
     #: log2 of the pages in a compound page; ``None`` on kernels before 5.17
     vmemmap_shift: int | None
-    #: number of ranges that the pagemap says it has
+    #: ``nr_range``, as it stands
     nr_range: int
     ranges: tuple[PhysicalRange, ...]
     altmap: Altmap | None
-    #: entries of ``pgmap_array`` that point to it
+    #: entries of ``pgmap_array`` that point to the pagemap
     entries: tuple[Entry, ...]
-    #: what of it could not be read
+    #: parts that can't be read
     damage: tuple[Damage, ...] = ()
     #: ``ref.percpu_count_ptr``: a pointer, with flags in its low bits; 0 if unknown
     ref: int = 0
@@ -92,22 +92,22 @@ class Pagemap:
         """
         Whether its device is being set up or torn down.
 
-        ``mm/memremap.c: memremap_pages()`` counts a range in ``nr_range`` once all
-        is done for it; ``memunmap_pages()`` kills ``ref`` before it undoes any.
+        ``mm/memremap.c: memremap_pages()`` counts a range in ``nr_range`` when the range
+        is complete; ``memunmap_pages()`` kills ``ref`` before it undoes a range.
         """
         return self.nr_range == 0 or bool(self.ref & PERCPU_REF_DEAD)
 
 
 def read_pagemaps(prog: Program) -> tuple[list[Pagemap], list[Damage]]:
     """
-    Read all pagemaps in order of physical address.
+    Read all pagemaps, in order of physical address.
 
-    :return: pagemaps; and what of ``pgmap_array`` could not be followed
+    :return: pagemaps; and nodes of ``pgmap_array`` that can't be followed
     """
     pgmap_array = prog["pgmap_array"]
     try:
         found, damage = entries(pgmap_array)
-    except (FaultError, OSError):
+    except READ_ERRORS:
         return [], [Damage(pgmap_array.address_ or 0, "pgmap_array can't be read", True)]
     by_address: dict[int, list[Entry]] = {}
     for entry in found:
@@ -178,7 +178,7 @@ def _read_ranges(
     count = pgmap.nr_range.value_()
     damage: tuple[Damage, ...] = ()
     if count > MAX_RANGES or count < 0:
-        # The first is in the structure itself whatever the count says.
+        # The first range is in the structure itself.
         damage += (Damage(address, f"nr_range is {count}"),)
         count = 1
     range_type = prog.type("struct range")

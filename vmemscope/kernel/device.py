@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What a pagemap's device is called, without the types of any module.
+Names of pagemaps, without the types of any module.
 
-* device-dax: the device on the dax bus whose ``dev_dax->pgmap`` it is
+* device-dax: the name of the device on the dax bus whose ``dev_dax->pgmap`` it is
   (``drivers/dax/dax-private.h``; in vmlinux where CONFIG_DAX=y)
-* fsdax: the gendisk that ``struct pmem_device`` holds right before its
+* fsdax: the name of the gendisk that ``struct pmem_device`` has right before its
   embedded pagemap (``drivers/nvdimm/pmem.h``)
-* anything else: the innermost resource that holds the pagemap's first range
+* all others: the name of the innermost resource around the pagemap's first range
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, container_of, offsetof
+from drgn import Object, container_of, offsetof
 
+from ..target.reads import READ_ERRORS
 from ..text import printable
 from .string import read_string
 
@@ -33,7 +34,7 @@ _MAX_NAME = 64
 
 # drivers/nvdimm/namespace_devs.c: nvdimm_namespace_disk_name()
 _PMEM_DISK = re.compile(r"pmem\d+(\.\d+)?s?")
-# drivers/nvdimm, drivers/dax: what they call the resources they claim
+# drivers/nvdimm, drivers/dax: names of the resources that they claim
 _CLAIMED = re.compile(r"(namespace|dax|pmem)\d+\.\d+")
 
 
@@ -44,7 +45,7 @@ def name_pagemaps(
     Find names of pagemaps.
 
     :param resources: the tree of ``iomem_resource``, parents before children
-    :return: address of the pagemap to its name, those without one left out
+    :return: address of the pagemap -> name; a pagemap without a name is left out
     """
     names = _dax_names(prog) if pagemaps else {}
     for pagemap in pagemaps:
@@ -63,14 +64,14 @@ def _dax_names(prog: Program) -> dict[int, str]:
             for dax in _dax_devices(prog)
             if dax.pgmap.value_()
         }
-    except (AttributeError, FaultError, LookupError, OSError, OverflowError):
+    except (AttributeError, LookupError, *READ_ERRORS):
         # No dax bus in this kernel, or it can't be read, or its types are damaged:
-        # resources tell names too.
+        # resources have names, too.
         return {}
 
 
 def _dax_devices(prog: Program) -> Iterator[Object]:
-    """Iterate over the ``struct dev_dax`` on the dax bus."""
+    """Yield the ``struct dev_dax`` on the dax bus."""
     private = _subsys_private(prog)
     if private is None:
         return
@@ -81,14 +82,14 @@ def _dax_devices(prog: Program) -> Iterator[Object]:
 
 
 def _subsys_private(prog: Program) -> Object | None:
-    """Get the ``struct subsys_private *`` of the dax bus."""
+    """Return the ``struct subsys_private *`` of the dax bus, ``None`` if there is none."""
     bus = prog["dax_bus_type"]
     try:
         return bus.p
     except AttributeError:
         pass
-    # "driver core: bus: move the bus private pointer out" (in v6.4): found
-    # among the buses, as drivers/base/bus.c: bus_to_subsys() does.
+    # Since "driver core: bus: move the bus private pointer out" (in v6.4), search
+    # the buses, as drivers/base/bus.c: bus_to_subsys() does.
     names = ("struct kobject", "struct kset", "struct subsys_private")
     kobject_type, kset_type, private_type = (prog.type(name) for name in names)
     for node in _list_nodes(prog["bus_kset"].list):
@@ -101,7 +102,7 @@ def _subsys_private(prog: Program) -> Object | None:
 
 
 def _list_nodes(head: Object) -> Iterator[Object]:
-    """Iterate over the ``struct list_head *`` of a list, at most as many as make sense."""
+    """Yield the ``struct list_head *`` of a list, at most :data:`_MAX_DEVICES`."""
     address = head.address_
     node = head.next
     for _ in range(_MAX_DEVICES):
@@ -119,9 +120,9 @@ def _gendisk_name(prog: Program, pagemap: Pagemap) -> str | None:
         disk = prog.read_u64(pagemap.address - 8)
         start = disk + offsetof(prog.type("struct gendisk"), "disk_name")
         name = read_string(prog, start, _MAX_NAME).decode("ascii")
-    except (FaultError, LookupError, OSError, OverflowError, ValueError):
+    except (LookupError, ValueError, *READ_ERRORS):
         return None
-    # Other drivers' fsdax pagemaps (virtiofs) have something else before them.
+    # Fsdax pagemaps of other drivers (virtiofs) have other things before them.
     return name if _PMEM_DISK.fullmatch(name) else None
 
 
@@ -130,7 +131,7 @@ def _resource_name(pagemap: Pagemap, resources: Sequence[Resource]) -> str | Non
         return None
     first = pagemap.ranges[0]
     holding = [r for r in resources if r.start <= first.start and first.end <= r.end and r.depth]
-    # A namespace's range holds its metadata and, beside it, what is claimed for the data.
+    # A namespace's range has its metadata and the resource claimed for its data.
     inside = [
         r
         for r in resources

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The sizes of HugeTLB's pages.
+HugeTLB page sizes.
 
 Sources: ``include/linux/hugetlb.h`` (``struct hstate``), ``mm/hugetlb.c``.
 """
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import Object, sizeof
 
+from ..target.reads import READ_ERRORS
 from ..text import printable
-from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ("Hstate", "has_hugetlb", "read_hstates")
 _MAX_HSTATES = 64
 #: no folio is larger than 2 to this many base pages: 16 GiB pages of powerpc are 2^18
 _MAX_ORDER = 32
-#: orders of the page allocator, if types don't tell
+#: orders of the page allocator, if the types do not have them
 _ORDERS = 11
 
 
@@ -40,21 +40,21 @@ class Hstate:
     name: str
     #: log2 of the base pages in a folio
     order: int
-    #: what the kernel counts, in folios
+    #: the kernel's counters, in folios
     nr: int
     free: int
     reserved: int
     surplus: int
-    #: nodes with folios; ``None`` if that could not be read
+    #: nodes with folios; ``None`` if their counters can't be read
     nodes: frozenset[int] | None
-    #: base pages of vmemmap that each folio keeps frames for
+    #: vmemmap pages of each folio that keep a frame of their own
     kept: int
-    #: the page allocator has no pages of that size: they are put together of smaller ones
+    #: larger than any page of the page allocator
     gigantic: bool
 
 
 def has_hugetlb(prog: Program) -> bool:
-    """Tell whether the kernel has HugeTLB at all (CONFIG_HUGETLB_PAGE)."""
+    """Return whether the kernel has HugeTLB (CONFIG_HUGETLB_PAGE)."""
     try:
         prog.variable("hstates")
     except LookupError:
@@ -63,7 +63,7 @@ def has_hugetlb(prog: Program) -> bool:
 
 
 def read_hstates(prog: Program) -> tuple[list[Hstate], list[Damage]]:
-    """Read all ``hstates``, in the kernel's order."""
+    """Read all ``hstates``, in the kernel's order, and report those that can't be read."""
     hstate_type = prog.type("struct hstate")
     base = prog["hstates"].address_ or 0
     try:
@@ -88,7 +88,7 @@ def read_hstates(prog: Program) -> tuple[list[Hstate], list[Damage]]:
 
 
 def _read_hstate(hstate: Object, address: int) -> Hstate:
-    # Member by member: it is large, and a dump may have only parts of it.
+    # Member by member: struct hstate is large, and a dump may have only parts of it.
     order = hstate.order.value_()
     return Hstate(
         address=address,
@@ -105,7 +105,7 @@ def _read_hstate(hstate: Object, address: int) -> Hstate:
 
 
 def _orders(prog: Program) -> int:
-    """Get how many orders of pages the page allocator has (MAX_ORDER, NR_PAGE_ORDERS)."""
+    """Return the number of orders of the page allocator (MAX_ORDER, NR_PAGE_ORDERS)."""
     try:
         return int(prog.type("struct zone").member("free_area").type.length)
     except (LookupError, AttributeError, TypeError):
@@ -128,9 +128,9 @@ def _nodes(counters: Object) -> frozenset[int] | None:
 
 
 def _kept(hstate: Object, order: int) -> int:
-    # Head page and first page of tails had a frame each before "mm: hugetlb: free the
-    # 2nd vmemmap page associated with each HugeTLB page" (in v5.18); how many are
-    # freed was in struct hstate up to 5.18, 0 with the optimization off.
+    # A folio kept two frames before "mm: hugetlb: free the 2nd vmemmap page associated
+    # with each HugeTLB page" (in v5.18). Up to 5.18, struct hstate has the number of
+    # freed pages, 0 if the optimization is disabled.
     try:
         freed = int(hstate.nr_free_vmemmap_pages.value_())
     except AttributeError:

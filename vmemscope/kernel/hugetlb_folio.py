@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-HugeTLB's folios.
+HugeTLB folios.
 
 Sources: ``include/linux/hugetlb.h`` (``enum hugetlb_page_flags``), ``mm/hugetlb.c``.
 
-A folio that is free is on ``hugepage_freelists`` of its node, one in use on
-``hugepage_activelist``, both linked by ``lru`` of the head page; one that is
-being migrated, demoted or freed is on neither. Lists are followed element by
-element and never trusted to end.
+A free folio is on ``hugepage_freelists`` of its node, a folio in use on
+``hugepage_activelist``; both are linked by ``lru`` of the head page. A folio that the
+kernel migrates, demotes or frees is on neither. Every walk of a list is bounded.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import numpy as np
 from drgn import offsetof, sizeof
 
 from ..columns import join
+from ..target.reads import READ_ERRORS
 from ..target.vmcoreinfo import number
-from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ __all__ = (
 
 
 class Place(IntEnum):
-    """Which list a folio is on."""
+    """The list that a folio is on."""
 
     FREE = 0
     #: in use
@@ -54,57 +53,61 @@ class Place(IntEnum):
 
     @property
     def word(self) -> str:
-        """What a folio on it is called."""
+        """The word for a folio on this list."""
         return ("free", "used", "unlisted")[self]
 
 
 class Folios(NamedTuple):
-    """HugeTLB folios, in order of page frame; all arrays have shape ``(n,)``."""
+    """HugeTLB folios, in order of pfn; all arrays have shape ``(n,)``."""
 
-    #: page frame of the head page (int64)
+    #: pfn of the head page (int64)
     head: NDArray[np.int64]
     #: index into the hstates (int64)
     hstate: NDArray[np.int64]
     #: :class:`Place` (uint8)
     place: NDArray[np.uint8]
-    #: node whose free list it is on, -1 if it is on none (int64)
+    #: node of the free list that the folio is on, -1 if it is on none (int64)
     nid: NDArray[np.int64]
     #: ``flags`` of the head page (uint64)
     flags: NDArray[np.uint64]
     #: ``private`` of the head page, flags of HugeTLB (uint64)
     private: NDArray[np.uint64]
-    #: whether head and first tail page look like those of a folio of its
-    #: hstate: PG_head, marked as HugeTLB's, right order (bool)
+    #: whether head and first tail page are those of a folio of its hstate:
+    #: PG_head, HugeTLB's mark, the hstate's order (bool)
     sound: NDArray[np.bool_]
 
     @property
     def unlisted(self) -> NDArray[np.bool_]:
-        """Whether each is on no list (bool)."""
+        """Whether each folio is on no list (bool)."""
         unlisted: NDArray[np.bool_] = self.place == Place.NONE
         return unlisted
 
     def place_word(self, i: int) -> str:
-        """Return what a folio is called by the list that it is on."""
+        """Return the word for the list that a folio is on."""
         return Place(int(self.place[i])).word
 
 
 @dataclass(frozen=True)
 class FolioLayout:
-    """Where things are in the first two ``struct page``s of a HugeTLB folio; in bytes."""
+    """Offsets in bytes into the first two ``struct page``s of a HugeTLB folio."""
 
     page: PageLayout
     lru: int
     mapping: int
     private: int
-    #: what marks a folio as HugeTLB's: the word of 4 bytes at this offset,
-    #: under this mask, has this value; ``None`` if the types don't tell
+    #: HugeTLB's mark: the word of 4 bytes at this offset, under this mask, has this
+    #: value; ``None`` if the types do not have it
     mark: tuple[int, int, int] | None
 
 
 def read_folio_layout(
     prog: Program, vmcoreinfo: Mapping[str, str], page: PageLayout
 ) -> FolioLayout:
-    """Look the layout up in the target's types. :raises LookupError: if one is missing"""
+    """
+    Read the layout from the target's types.
+
+    :raises LookupError: if a member is missing
+    """
     page_type = prog.type("struct page")
     return FolioLayout(
         page=page,
@@ -145,7 +148,7 @@ def _mark(prog: Program, vmcoreinfo: Mapping[str, str], size: int) -> tuple[int,
 
 
 def no_folios() -> Folios:
-    """Make an empty table of folios."""
+    """Return an empty table of folios."""
     none = np.empty(0, dtype=np.int64)
     words = none.astype(np.uint64)
     return Folios(none, none, none.astype(np.uint8), none, words, words, none.astype(np.bool_))
@@ -163,10 +166,10 @@ def decode_folios(
     """
     Decode folios.
 
-    :param heads: page frames of head pages
+    :param heads: pfns of head pages
     :param raw: the first two ``struct page``s of each
     :param which: index into ``hstates`` of each (int64)
-    :param nid: of the free list that they are on, else -1
+    :param nid: node of the free list that they are on, else -1
     """
     size, count = layout.page.size, len(heads)
     rows = np.frombuffer(raw, np.uint8).reshape(count, 2 * size)
@@ -205,10 +208,10 @@ def read_folios(
     frames: int,
 ) -> tuple[Folios, list[Damage]]:
     """
-    Follow all lists of all hstates.
+    Read the folios on all lists of all hstates.
 
-    :param vmemmap: virtual address of the ``struct page`` of frame 0
-    :param frames: first page frame after all that can be
+    :param vmemmap: virtual address of the ``struct page`` of pfn 0
+    :param frames: page frames that the kernel can have
     """
     lists = _Lists(prog, layout, vmemmap, frames)
     parts = [no_folios()]
@@ -221,7 +224,7 @@ def read_folios(
 
 
 class _Head(NamedTuple):
-    """A ``struct list_head`` that is no element."""
+    """The ``struct list_head`` of a list, not of an element."""
 
     address: int
     next: int
@@ -231,7 +234,7 @@ class _Head(NamedTuple):
 def _list_heads(
     prog: Program, hstate: Hstate, damage: list[Damage]
 ) -> Iterator[tuple[Place, int, _Head]]:
-    """Get the lists of an hstate that are not empty."""
+    """Yield the lists of an hstate that are not empty."""
     hstate_type = prog.type("struct hstate")
     size = sizeof(prog.type("struct list_head"))
     for member, place in (
@@ -250,7 +253,7 @@ def _list_heads(
             head = _Head(start + nid * size, int(pointers[nid, 0]), int(pointers[nid, 1]))
             if place is Place.FREE:
                 if not (head.next or head.prev or nid in (hstate.nodes or ())):
-                    # Of a node that there is not.
+                    # The node does not exist.
                     continue
                 yield place, nid, head
             else:
@@ -258,7 +261,7 @@ def _list_heads(
 
 
 class _Lists:
-    """Follows lists of folios; a folio that was met is met no second time."""
+    """Reads lists of folios, each folio once."""
 
     def __init__(self, prog: Program, layout: FolioLayout, vmemmap: int, frames: int) -> None:
         self._prog = prog
@@ -271,17 +274,17 @@ class _Lists:
 
     def follow(self, head: _Head, most: int) -> tuple[list[int], bytes]:
         """
-        Follow a list; what lies behind a broken link is reached from the end.
+        Read a list; at a broken link, continue from the end of the list.
 
-        :param most: elements that there can be at the most
-        :return: page frames of the folios, and their first two ``struct page``s
+        :param most: elements that the list can have
+        :return: pfns of the folios, and their first two ``struct page``s
         """
         found: list[tuple[int, bytes]] = []
         if not self._follow(head, head.next, 0, most, found):
             rest: list[tuple[int, bytes]] = []
             reported = len(self.damage)
             self._follow(head, head.prev, 8, most, rest)
-            # What breaks there is the other side of the same.
+            # The same broken link, seen from the other side.
             del self.damage[reported:]
             found += reversed(rest)
         return [pfn for pfn, _ in found], b"".join(raw for _, raw in found)
@@ -289,7 +292,7 @@ class _Lists:
     def _follow(
         self, head: _Head, node: int, link: int, most: int, found: list[tuple[int, bytes]]
     ) -> bool:
-        """Follow links in one direction; tell whether that leads back to the head."""
+        """Follow links in one direction; return whether they lead back to the head."""
         before = head.address
         while node != head.address:
             pfn, into = divmod(node - self._lru - self._vmemmap, self._size)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-HugeTLB's vmemmap optimization (HVO): whether it is on, and what zones share for it.
+HugeTLB vmemmap optimization (HVO): whether it is enabled, and the frames that zones share.
 
 Sources: ``mm/hugetlb_vmemmap.c``; ``include/linux/mmzone.h`` for
-``zone->vmemmap_tails``. What a kernel has of HVO is told by its members and
-symbols, not by its version.
+``zone->vmemmap_tails``. Members and symbols say which form of HVO a kernel has.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from drgn import Object, offsetof, sizeof
+from drgn import Object, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
+from ..types.needs import has_member
 from . import Damage
 
 if TYPE_CHECKING:
@@ -29,26 +29,26 @@ __all__ = ("Hvo", "TailPage", "read_hvo", "read_tail_pages")
 
 @dataclass(frozen=True)
 class Hvo:
-    """What a kernel has of the vmemmap optimization, and whether it is on."""
+    """The vmemmap optimization of a kernel, and whether it is enabled."""
 
     #: whether the kernel was built with it
     built_in: bool
     #: whether new folios are optimized (``vm.hugetlb_optimize_vmemmap``);
-    #: ``None`` if that could not be read
+    #: ``None`` if the switch can't be read
     enabled: bool | None
-    #: how many optimized folios its static key counts; ``None`` in kernels without
-    #: one (7.1+), and if it could not be read
+    #: optimized folios that the static key counts; ``None`` in kernels without
+    #: the key (7.1+), and if it can't be read
     key: int | None
     #: virtual address of the key, ``None`` in kernels without one
     key_address: int | None
     #: tail pages of all folios of a zone share a frame (``zone->vmemmap_tails``, 7.1+)
     shared_tails: bool
-    #: bit of ``private`` of a head page that says that it is optimized
+    #: bit of ``private`` of a head page: its folio is optimized
     flag: int
 
 
 class TailPage(NamedTuple):
-    """An element of ``zone->vmemmap_tails`` that is set."""
+    """A non-null element of ``zone->vmemmap_tails``."""
 
     nid: int
     #: number in ``enum zone_type``, and name
@@ -61,13 +61,13 @@ class TailPage(NamedTuple):
 
 
 def read_hvo(prog: Program) -> tuple[Hvo, list[Damage]]:
-    """Read whether the kernel optimizes, and how."""
+    """Read whether the kernel optimizes, and how; and what can't be read."""
     damage: list[Damage] = []
-    # "mm: hugetlb_vmemmap: introduce the name HVO" and what is around it (6.0);
+    # Since "mm: hugetlb_vmemmap: introduce the name HVO" and its neighbours (6.0);
     # hugetlb_free_vmemmap_enabled from 5.14 on, the key alone in 5.18 and 5.19.
     enabled, has_switch = _read_switch(prog, damage)
     key, key_address = _read_key(prog, damage)
-    shared = _has_member(prog, "struct zone", "vmemmap_tails")
+    shared = has_member(prog, "struct zone.vmemmap_tails")
     try:
         flag = 1 << int(prog.constant("HPG_vmemmap_optimized").value_())
     except LookupError:
@@ -77,7 +77,7 @@ def read_hvo(prog: Program) -> tuple[Hvo, list[Damage]]:
 
 
 def _read_switch(prog: Program, damage: list[Damage]) -> tuple[bool | None, bool]:
-    """Read the switch: its value, and whether there is one."""
+    """Read the switch: its value, and whether the kernel has it."""
     try:
         switch = prog["vmemmap_optimize_enabled"]
     except LookupError:
@@ -90,7 +90,7 @@ def _read_switch(prog: Program, damage: list[Damage]) -> tuple[bool | None, bool
 
 
 def _read_key(prog: Program, damage: list[Damage]) -> tuple[int | None, int | None]:
-    """Read what the static key counts, and where it is if there is one."""
+    """Read the static key: its count, and its address."""
     try:
         key = prog["hugetlb_optimize_vmemmap_key"]
     except LookupError:
@@ -102,16 +102,8 @@ def _read_key(prog: Program, damage: list[Damage]) -> tuple[int | None, int | No
         return None, key.address_
 
 
-def _has_member(prog: Program, struct: str, member: str) -> bool:
-    try:
-        offsetof(prog.type(struct), member)
-    except LookupError:
-        return False
-    return True
-
-
 def read_tail_pages(prog: Program, zones: Sequence[Zone]) -> tuple[list[TailPage], list[Damage]]:
-    """Read which tail pages zones share (``zone->vmemmap_tails``, 7.1+)."""
+    """Read the tail pages that zones share (``zone->vmemmap_tails``, 7.1+)."""
     found: list[TailPage] = []
     damage: list[Damage] = []
     # VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap.

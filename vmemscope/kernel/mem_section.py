@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The sections of the sparse memory model, which also tell where the vmemmap is.
+The sections of the sparse memory model, and the address of the vmemmap.
 
 Source: ``include/linux/mmzone.h`` (``struct mem_section``, SECTION_* bits),
 ``mm/sparse.c: sparse_encode_mem_map()``.
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from drgn import FaultError, offsetof, sizeof
+from drgn import offsetof, sizeof
 
 from ..errors import TargetError, UnsupportedError
+from ..target.reads import READ_ERRORS
 from ..target.vmcoreinfo import number
-from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ __all__ = ("Sections", "read_sections", "section_flags")
 _HAS_MEM_MAP_BIT = 1
 _EARLY_BIT = 3
 
-#: what they are called in words, by enumerator; the first four are as old as the bits
+#: enumerator -> name for people, and its value in kernels without the enumerator
 _FLAGS = {
     "SECTION_MARKED_PRESENT_BIT": ("present", 0),
     "SECTION_HAS_MEM_MAP_BIT": ("has memory map", _HAS_MEM_MAP_BIT),
@@ -45,7 +45,7 @@ _FLAGS = {
 
 #: roots read at the most: 52 bits of physical address in sections of 16 MiB
 _MAX_ROOTS = 1 << 24
-#: pages of the table that can't be read, until it is taken for none
+#: unreadable pages of the table after which the rest is not read
 _MAX_DAMAGE = 1024
 
 
@@ -59,7 +59,7 @@ class Sections:
 
     #: section numbers (int64)
     number: NDArray[np.int64]
-    #: whether the section was there at boot (bool)
+    #: whether the section was present at boot (bool)
     early: NDArray[np.bool_]
     #: base pages in a section
     pages: int
@@ -68,34 +68,34 @@ class Sections:
     damage: tuple[Damage, ...] = ()
     #: ``section_mem_map``, as it stands (uint64)
     raw: NDArray[np.uint64] = field(default_factory=_no_words)
-    #: the bits of it that are no flags
+    #: the bits of ``section_mem_map`` that are no flags
     map_mask: int = (1 << 64) - 1
     #: ``usage``, a pointer (uint64)
     usage: NDArray[np.uint64] = field(default_factory=_no_words)
-    #: ``page_ext``, a pointer (uint64), 0 in kernels that have none
+    #: ``page_ext``, a pointer (uint64), 0 in kernels without it
     page_ext: NDArray[np.uint64] = field(default_factory=_no_words)
 
     @property
     def bases(self) -> NDArray[np.uint64]:
-        """Where each section has its memory map, as an address for frame 0 (uint64)."""
+        """Each section's memory map, as the address of the ``struct page`` of pfn 0 (uint64)."""
         bases: NDArray[np.uint64] = self.raw & np.uint64(self.map_mask)
         return bases
 
     @property
     def has_map(self) -> NDArray[np.bool_]:
-        """Which sections say that they have a memory map (bool)."""
+        """Whether each section has the flag SECTION_HAS_MEM_MAP (bool)."""
         has_map: NDArray[np.bool_] = (self.raw & np.uint64(1 << _HAS_MEM_MAP_BIT)) != 0
         return has_map
 
     def index(self, section: int) -> int | None:
-        """Find a section by its number in the arrays, ``None`` if it is not present."""
+        """Return the index of a section in the arrays, ``None`` if it is not present."""
         index = int(np.searchsorted(self.number, section))
         if index < len(self.number) and self.number[index] == section:
             return index
         return None
 
     def is_early(self, section: int) -> bool:
-        """Tell whether a section is present since boot (``early_section()``)."""
+        """Return whether a section was present at boot (``early_section()``)."""
         index = self.index(section)
         return index is not None and bool(self.early[index])
 
@@ -107,7 +107,7 @@ def read_sections(
     Read the section table (SPARSEMEM_EXTREME: roots of one page each).
 
     :param kernel_space: the first virtual address that can be the kernel's
-    :raises TargetError: if there is no present section to find the vmemmap by
+    :raises TargetError: if the present sections do not agree on a vmemmap
     :raises UnsupportedError: if the kernel has another memory model
     """
     roots = _root_count(vmcoreinfo)
@@ -118,10 +118,10 @@ def read_sections(
     damage: list[Damage] = []
     try:
         table = prog["mem_section"].value_()
-    except (FaultError, OSError) as e:
+    except READ_ERRORS as e:
         raise TargetError(f"mem_section can't be read, so the vmemmap can't be found: {e}") from e
     pointers = np.frombuffer(_read(prog, table, roots * 8, page_size, damage), np.uint64)
-    # What lies behind the last root that is in use is zeros, and left out of filtered dumps.
+    # The table after the last root in use is zeros, which filtered dumps lack.
     end = table + _roots_in_use(prog, roots, per_root) * 8
     damage = [one for one in damage if one.address < end]
     numbers = []
@@ -141,7 +141,7 @@ def read_sections(
     found = np.concatenate(rows) if rows else np.empty((0, section_size), np.uint8)
     section_map = _column(found, section_type, "section_mem_map")
     mask = ~((1 << _map_last_bit(prog)) - 1) & ((1 << 64) - 1)
-    # It starts where a page does, among the addresses that are the kernel's.
+    # The vmemmap starts at a page boundary, in the kernel's address space.
     bases = section_map & np.uint64(mask)
     sound = (bases % np.uint64(page_size) == 0) & (bases >= np.uint64(kernel_space))
     bases, counts = np.unique(bases[sound], return_counts=True)
@@ -154,8 +154,8 @@ def read_sections(
         number=np.concatenate(numbers).astype(np.int64, copy=False),
         early=(section_map & np.uint64(1 << _EARLY_BIT)) != 0,
         pages=pages,
-        # The kernel stores "mem_map - section start", which with a vmemmap is
-        # the vmemmap itself in every section.
+        # The kernel stores "mem_map - section start": in every section, the address
+        # of the vmemmap.
         vmemmap=int(bases[np.argmax(counts)]),
         damage=tuple(damage),
         raw=section_map,
@@ -166,7 +166,7 @@ def read_sections(
 
 
 def section_flags(prog: Program, raw: int) -> list[str]:
-    """Say in words which flags a ``section_mem_map`` has."""
+    """Return the names of the flags that a ``section_mem_map`` has."""
     words = []
     for name, (word, value) in _FLAGS.items():
         bit: int | None
@@ -180,11 +180,11 @@ def section_flags(prog: Program, raw: int) -> list[str]:
 
 
 def _column(rows: NDArray[np.uint8], section_type: Type, member: str) -> NDArray[np.uint64]:
-    """Get a member, a word, of each ``struct mem_section``; zeros if it has none."""
+    """Return a member, a word, of each ``struct mem_section``; zeros if it is missing."""
     try:
         offset = offsetof(section_type, member)
     except (LookupError, ValueError):
-        # None, or, in damaged BTF, one that is not made of bytes.
+        # No such member, or, in damaged BTF, a bit-field.
         return np.zeros(len(rows), dtype=np.uint64)
     column: NDArray[np.uint64] = rows[:, offset : offset + 8].copy().view(np.uint64)[:, 0]
     return column
@@ -203,10 +203,10 @@ def _root_count(vmcoreinfo: Mapping[str, str]) -> int:
 
 
 def _roots_in_use(prog: Program, roots: int, per_root: int) -> int:
-    """Get how many roots the kernel has had need of (``__section_mark_present()``)."""
+    """Return the number of roots in use (``__section_mark_present()``)."""
     try:
         highest = int(prog["__highest_present_section_nr"].value_())
-    except (LookupError, FaultError, OSError):
+    except (LookupError, *READ_ERRORS):
         return roots
     return min(highest // per_root + 1, roots)
 
@@ -215,13 +215,12 @@ def _map_last_bit(prog: Program) -> int:
     try:
         return int(prog.constant("SECTION_MAP_LAST_BIT").value_())
     except LookupError:
-        # Before 6.1 a macro, (1UL << 4) then (1UL << 5); vmemmap is aligned
-        # to more than either.
+        # A macro before 6.1, (1UL << 4), then (1UL << 5). The vmemmap's alignment is larger.
         return 5
 
 
 def _read(prog: Program, address: int, size: int, page_size: int, damage: list[Damage]) -> bytes:
-    """Read virtual memory; pages that can't be read come back as zeros and damage."""
+    """Read virtual memory; return unreadable pages as zeros, and add them to damage."""
     try:
         return bytes(prog.read(address, size))
     except READ_ERRORS:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Which subsections of a section are valid: ``struct mem_section_usage``.
+The valid subsections of a section: ``struct mem_section_usage``.
 
 Source: ``include/linux/mmzone.h``, ``mm/sparse.c: fill_subsection_map()``,
-``section_activate()``. A bit stands for 2 MiB on every architecture
-(SUBSECTION_SHIFT). In a section that was there at boot the whole memory map is
-mapped, and only the parts that are memory are valid.
+``section_activate()``. In a section that was present at boot the kernel maps the
+whole memory map, and only the subsections that are memory are valid.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import numpy as np
 from drgn import offsetof
 
 from ..spans import Spans
-from ..vmemmap.layout import SUBSECTION_SIZE
-from ..vmemmap.memory import READ_ERRORS
-from . import Damage
+from ..target.reads import READ_ERRORS
+from . import SUBSECTION_SIZE, Damage
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -32,11 +30,11 @@ _WORD = (1 << 64) - 1
 
 
 class Subsections(NamedTuple):
-    """What the sections that were asked for say of their subsections; all in page frames."""
+    """Subsections of some sections, as spans of pfns."""
 
     #: subsections that are valid
     valid: Spans
-    #: sections that can't be told anything of: no ``usage``, or it could not be read
+    #: sections without ``usage``, or whose ``usage`` can't be read
     unknown: Spans
     damage: tuple[Damage, ...] = ()
 
@@ -50,7 +48,7 @@ def read_subsections(
     """
     Read the ``subsection_map`` of sections.
 
-    :param which: which of ``sections``, by mask or index, all by default
+    :param which: mask or indices of the sections to read, all by default
     """
     chosen = slice(None) if which is None else which
     number, usage = sections.number[chosen], sections.usage[chosen]
@@ -63,7 +61,7 @@ def read_subsections(
     known = (usage != 0) & readable.reshape(address.shape).all(axis=1)
     maps = value.reshape(address.shape)
     pages = sections.pages // bits
-    # Nearly all are valid as a whole.
+    # Nearly all sections are valid as a whole.
     every = np.array([(1 << bits) - 1 >> 64 * i & _WORD for i in range(words)], np.uint64)
     whole = known & ((maps & every) == every).all(axis=1)
     partly = np.flatnonzero(known & ~whole)
@@ -86,16 +84,17 @@ def _read_words(
     prog: Program, address: NDArray[np.uint64], page_size: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.bool_], tuple[Damage, ...]]:
     """
-    Read words, each page that holds some once: they lie close together in slabs.
+    Read words, and each page that has some of them once: they share slabs.
 
-    :return: words, and whether each could be read, shape ``(n,)``; null is not read at all
+    :return: words (uint64) and whether each could be read (bool), shape ``(n,)``; null
+        pointers are not read
     """
     size = np.uint64(page_size)
     page, which = np.unique(address // size, return_inverse=True)
     data = np.zeros((len(page), page_size // 8), dtype=np.uint64)
     readable = np.zeros(len(page), dtype=np.bool_)
     damage = []
-    # The first may be that of null.
+    # The first page may be that of null pointers.
     first = int(len(page) > 0 and page[0] == 0)
     pending = [
         (int(part[0]), int(part[-1]) + 1)
@@ -118,6 +117,6 @@ def _read_words(
         data[start:end] = np.frombuffer(raw, np.uint64).reshape(end - start, -1)
         readable[start:end] = True
     word = (address % size // np.uint64(8)).astype(np.int64)
-    # A pointer that is no multiple of a word's size is none.
+    # A pointer is a multiple of a word's size.
     aligned = address % np.uint64(8) == 0
     return data[which, word], readable[which] & aligned, tuple(damage)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Where things are in a ``struct page``, as the target's own types tell.
+The layout of ``struct page``, from the target's types.
 
-Members are looked for, newest first; the kernel's version is not asked.
+Members that were renamed are tried newest first.
 """
 
 from __future__ import annotations
@@ -32,19 +32,22 @@ class PageLayout:
     pgmap: int
     #: flag of a compound page's head
     pg_head: int
-    #: where page[1] of a compound page holds its order, in one byte
+    #: the byte of page[1] of a compound page that has its order
     order: int
-    #: flag of pages that the page allocator has nothing to do with
+    #: flag of pages that the page allocator does not own
     pg_reserved: int
-    #: whether the pagemap is a folio's member (6.15+)
+    #: whether ``pgmap`` is a member of ``struct folio`` (6.15+)
     folio_pgmap: bool
-    #: ``struct page``s that a ``struct folio`` goes over: those of a compound page
-    #: that have members of their own. The rest of the tail pages are all alike
+    #: ``struct page``s that a ``struct folio`` covers. The tail pages after them are equal
     folio_pages: int
 
 
 def read_page_layout(prog: Program) -> PageLayout:
-    """Look the layout up in the target's types. :raises LookupError: if one is missing"""
+    """
+    Read the layout from the target's types.
+
+    :raises LookupError: if a member is missing
+    """
     page = prog.type("struct page")
     folio_pgmap = _folio_pgmap(prog)
     return PageLayout(
@@ -76,7 +79,7 @@ def _first(struct: Type, *names: str) -> int:
 
 
 def _folio_pgmap(prog: Program) -> int | None:
-    """Get where ``folio->pgmap`` is, ``None`` before 6.15."""
+    """Return the offset of ``folio->pgmap``, ``None`` before 6.15."""
     try:
         return int(offsetof(prog.type("struct folio"), "pgmap"))
     except LookupError:
@@ -84,7 +87,7 @@ def _folio_pgmap(prog: Program) -> int | None:
 
 
 def _folio_pages(prog: Program, size: int) -> int:
-    """Get how many ``struct page``s a folio has members in, three at the least (as before 5.18)."""
+    """Return the ``struct page``s that a ``struct folio`` covers, 3 at least (before 5.18)."""
     try:
         return max(-(-int(sizeof(prog.type("struct folio"))) // size), 3)
     except LookupError:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What is in ``page->flags``: PG_* flags, and the zone and node of the page.
+The layout of ``page->flags``: PG_* flags, zone and node.
 
-From the top down: section (none with a vmemmap), node, zone, last CPU and more
-that depends on the configuration, flags. ``include/linux/page-flags-layout.h``
-gives the widths as macros, which no types tell: that of the zone follows from
-``enum zone_type``; that of the node from the size of ``nodemask_t``, or where one
-word is enough, from pages whose zone is known.
+From the top down: section (not with a vmemmap), node, zone, last CPU and other fields
+that depend on the configuration, flags. ``include/linux/page-flags-layout.h``
+defines the widths as macros, which the types do not have. The width of the zone follows
+from ``enum zone_type``; that of the node from the size of ``nodemask_t`` or, if that is
+one word, from pages whose zone is known.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ _WORD_MASK = (1 << _WORD_BITS) - 1
 
 @dataclass(frozen=True)
 class PageFlags:
-    """``page->flags`` taken apart."""
+    """``page->flags``, decoded."""
 
     raw: int
-    #: names of flags; one bit may have several, by what the page is used for
+    #: names of flags; a bit may have several, for different uses of the page
     names: tuple[str, ...]
     #: number in ``enum zone_type``, and its name; ``None`` where the layout is not known
     zone: int | None
     zone_name: str | None
     nid: int | None
-    #: what else there is between flags and zone, as it stands
+    #: the bits between flags and zone, in place
     other: int
 
 
 @dataclass(frozen=True)
 class FlagLayout:
-    """Where things are in ``page->flags``."""
+    """The layout of ``page->flags``."""
 
     #: bit -> names
     names: dict[int, tuple[str, ...]]
     #: number of flags, from bit 0
     flags: int
     zones: dict[int, str]
-    #: widths in bits; that of the node ``None`` where it could not be told
+    #: widths in bits; ``None`` if the width of the node is not known
     zone_width: int
     node_width: int | None
 
@@ -60,13 +60,13 @@ class FlagLayout:
         return next((number for number, name in self.zones.items() if name == DEVICE), None)
 
     def zone_of(self, raw: int) -> tuple[int, int] | None:
-        """Get node and zone, both as numbers."""
+        """Return the numbers of node and zone, ``None`` if the layout is not known."""
         if self.node_width is None:
             return None
         return _node_and_zone(raw, self.node_width, self.zone_width)
 
     def decode(self, raw: int) -> PageFlags:
-        """Take ``page->flags`` apart."""
+        """Decode ``page->flags``."""
         place = self.zone_of(raw)
         nid, zone = place if place is not None else (None, None)
         top = self.zone_width + (self.node_width or 0)
@@ -88,10 +88,10 @@ class FlagLayout:
 
 def read_flag_layout(prog: Program, samples: Iterable[tuple[int, int, int]]) -> FlagLayout:
     """
-    Find out the layout.
+    Find the layout.
 
     :param samples: ``page->flags``, node and number of the zone of some pages,
-        used where the types leave the layout open
+        used if the types leave the layout open
     """
     names: dict[int, list[str]] = {}
     enumerators = dict(prog.type("enum pageflags").enumerators or ())
@@ -116,14 +116,14 @@ def _node_width(nodes: int, zone_width: int, samples: Iterable[tuple[int, int, i
         return 0
     if nodes > _WORD_BITS:
         return (nodes - 1).bit_length()
-    # NODES_SHIFT may be anything up to 6: one word holds them all.
+    # One word has room for any NODES_SHIFT up to 6.
     samples = list(samples)
     fitting = [
         width
         for width in range(6, -1, -1)
         if all(_node_and_zone(raw, width, zone_width) == (n, z) for raw, n, z in samples)
     ]
-    # Zone 0 of node 0 looks the same in all of them.
+    # Zone 0 of node 0 fits all widths.
     return fitting[0] if len(fitting) == 1 else None
 
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 How a ``struct page`` says what its frame is used for: flags, and ``page_type``.
-
-Looked up once, for many frames at a time; :mod:`.page_words` names what one has.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ("PageStates", "read_page_states")
 
-#: flags that tell a use: name -> what they say (``include/linux/page-flags.h``)
+#: flags that stand for a use -> the use (``include/linux/page-flags.h``)
 _FLAGS = {
     "PG_lru": "on an LRU list",
     "PG_slab": "slab",
@@ -35,18 +33,18 @@ _FLAGS = {
 
 @dataclass(frozen=True)
 class PageStates:
-    """Where and how to look."""
+    """Where and how a ``struct page`` says what its frame is used for."""
 
     #: offset of ``_mapcount``, which ``page_type`` shares, in bytes
     mapcount: int
-    #: bits of it that tell the type, and the types by their value there
+    #: bits of ``page_type`` that are the type; value of these bits -> type
     type_mask: int
     types: Mapping[int, str]
-    #: flags by what they say, as masks; none that this kernel does not have
+    #: use -> mask of its flag, for the flags that this kernel has
     flags: Mapping[str, int]
-    #: where the node is in ``page->flags``; ``None`` if the types do not tell
+    #: layout of ``page->flags``; ``None`` if the types do not have it
     layout: FlagLayout | None = None
-    #: nodes that have memory of their own
+    #: nodes with memory
     memory_nodes: frozenset[int] = field(default_factory=frozenset)
 
     @property
@@ -55,16 +53,16 @@ class PageStates:
         return (self.layout.node_width if self.layout else None) or 0
 
     def node_of(self, flags: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Get the node from ``page->flags`` of several, 0 where there is none in it."""
+        """Return the nodes in ``page->flags`` (uint64, any shape), 0 without a node field."""
         width = self.node_width
         return flags >> np.uint64(64 - width) if width else np.zeros_like(flags)
 
     def unused(self, node: int | None) -> tuple[int, int]:
         """
-        Say what ``page->flags`` of a frame without a use looks like.
+        Return what ``page->flags`` of a frame without a use must be.
 
-        :param node: the node that it should be of, ``None`` for any
-        :return: bits to look at, and what they should be
+        :param node: the frame's node, ``None`` for any
+        :return: mask, and the expected bits under the mask
         """
         any_flag, width = sum(self.flags.values()), self.node_width
         if node is None:
@@ -79,10 +77,10 @@ def read_page_states(
     zones: tuple[Zone, ...] = (),
 ) -> PageStates:
     """
-    Look up how frames say what they are used for.
+    Read how a ``struct page`` says what its frame is used for.
 
-    :param layout: of ``page->flags``
-    :param zones: of RAM
+    :param layout: layout of ``page->flags``
+    :param zones: zones of RAM
     """
     flags = {}
     for name, meaning in _FLAGS.items():

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A ``struct page`` word by word, for people: what the words are called, what type a page has.
+A ``struct page`` word by word, for people: names of its words, and the page type.
 
 Sources: ``include/linux/mm_types.h`` (``struct page``), ``include/linux/page-flags.h``
 (page types).
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from drgn import offsetof
 
+from ..types.needs import has_member
+
 if TYPE_CHECKING:
     from drgn import Program
 
 __all__ = ("mapcount_offset", "page_type", "page_types", "tails_may_look_like_heads", "word_names")
 
-#: members that are shown, those that share a word in this order
+#: members that reports show, in this order where they share a word
 _MEMBERS = (
     "flags",
     "compound_info",
@@ -41,7 +43,7 @@ _TYPE_SHIFT = 24
 
 
 def word_names(prog: Program) -> dict[int, tuple[str, ...]]:
-    """Get the members that lie in each word of a ``struct page``, by offset in bytes."""
+    """Return the members in each word of a ``struct page``, by offset in bytes."""
     page = prog.type("struct page")
     names: dict[int, tuple[str, ...]] = {}
     for member in _MEMBERS:
@@ -54,16 +56,16 @@ def word_names(prog: Program) -> dict[int, tuple[str, ...]]:
 
 
 def mapcount_offset(prog: Program) -> int:
-    """Get where ``_mapcount`` is, which ``page_type`` shares, in bytes."""
+    """Return the offset in bytes of ``_mapcount``, which is also that of ``page_type``."""
     return int(offsetof(prog.type("struct page"), "_mapcount"))
 
 
 def page_type(prog: Program, vmcoreinfo: Mapping[str, str], value: int) -> str | None:
     """
-    Tell the type of a page (buddy, slab, hugetlb, ...).
+    Return the type of a page (buddy, slab, hugetlb, ...).
 
     :param value: ``_mapcount`` or ``page_type``, unsigned
-    :return: ``None`` if it has none, and the value is a count
+    :return: ``None`` if the page has no type: the value is a map count
     """
     if value == _NO_TYPE:
         return None
@@ -73,9 +75,9 @@ def page_type(prog: Program, vmcoreinfo: Mapping[str, str], value: int) -> str |
 
 def page_types(prog: Program, vmcoreinfo: Mapping[str, str]) -> tuple[int, dict[int, str]]:
     """
-    Get the types of pages.
+    Return the page types of the kernel.
 
-    :return: which bits of ``page_type`` tell it, and the types by their value there
+    :return: mask of the type in ``page_type``; value under the mask -> type
     """
     found = {}
     try:
@@ -87,7 +89,7 @@ def page_types(prog: Program, vmcoreinfo: Mapping[str, str]) -> tuple[int, dict[
             except (KeyError, ValueError):
                 continue
         return _NO_TYPE, found
-    # 6.11+: the type is in the top byte, and enum pagetype has what it can be.
+    # 6.11+: the type is in the top byte.
     for name, number in types:
         if not name.endswith("_underflow"):
             found.setdefault(int(number) << _TYPE_SHIFT & _NO_TYPE, str(name).removeprefix("PGTY_"))
@@ -96,13 +98,9 @@ def page_types(prog: Program, vmcoreinfo: Mapping[str, str]) -> tuple[int, dict[
 
 def tails_may_look_like_heads(prog: Program) -> bool:
     """
-    Tell whether HugeTLB's optimization makes tail pages look like heads (5.18 to 7.0).
+    Return whether HVO makes tail pages look like head pages (5.18 to 7.0).
 
-    Its tail pages are mapped to the frame of the head; since 7.1 there are
-    frames of tail pages, and ``compound_info`` instead of ``compound_head``.
+    These kernels map tail pages to the frame of the head page. 7.1 has frames of tail
+    pages, and ``compound_info`` instead of ``compound_head``.
     """
-    try:
-        offsetof(prog.type("struct page"), "compound_head")
-    except LookupError:
-        return False
-    return True
+    return has_member(prog, "struct page.compound_head")

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-``struct percpu_ref``: a reference count that is kept in a counter for each CPU.
+``struct percpu_ref``: a reference count with a counter for each CPU.
 
-Source: ``lib/percpu-refcount.c``. While all goes its way, only the sum of the
-per-CPU counters and of the shared one, less its bias and the initial reference,
-means anything. Before the count is brought down for good (``percpu_ref_kill()``),
-flags in the pointer say so.
+Source: ``lib/percpu-refcount.c``. The count is the sum of the per-CPU counters and the
+shared counter, less the bias and the initial reference. ``percpu_ref_kill()`` sets
+flags in the pointer before the count drops for good.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import Object, TypeKind, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ("PERCPU_REF_DEAD", "References", "read_references")
 
-# include/linux/percpu-refcount.h: an anonymous enum since the file is there
+# include/linux/percpu-refcount.h: an anonymous enum
 _PERCPU_REF_ATOMIC = 1 << 0
 PERCPU_REF_DEAD = 1 << 1
 _FLAGS = _PERCPU_REF_ATOMIC | PERCPU_REF_DEAD
@@ -35,19 +34,19 @@ _INITIAL = 1
 
 _WORD = 1 << 64
 
-#: CPUs that are looked at; CONFIG_NR_CPUS is 8192 at most
+#: CPUs that are read; CONFIG_NR_CPUS is 8192 at most
 _MAX_CPUS = 8192
 
 
 @dataclass(frozen=True)
 class References:
-    """References that a ``struct percpu_ref`` counts."""
+    """The references that a ``struct percpu_ref`` counts."""
 
-    #: without the initial one; ``None`` if that can't be told
+    #: without the initial reference; ``None`` if it is not known
     count: int | None
-    #: why it can't, a clause without a full stop
+    #: why it is not known, a clause without a full stop
     reason: str | None = None
-    #: whether the memory was not there to be read
+    #: whether memory can't be read
     unreadable: bool = False
 
 
@@ -55,10 +54,10 @@ def read_references(prog: Program, address: int) -> References:
     """
     Count the references to a pagemap.
 
-    The counters are read twice: on a running kernel a reference that is taken on one
-    CPU and dropped on another, between the reads of the two, would be miscounted.
+    The counters are read twice, and must be equal: a running kernel may take a reference
+    on one CPU and drop it on another between two reads.
 
-    :param address: of the ``struct dev_pagemap``
+    :param address: virtual address of the ``struct dev_pagemap``
     """
     try:
         return _read(prog, Object(prog, "struct dev_pagemap", address=address))
@@ -72,8 +71,8 @@ def _read(prog: Program, pgmap: Object) -> References:
     ref = pgmap.ref
     if ref.type_.kind == TypeKind.POINTER:
         # Before b80892ca022e ("memremap: remove support for external pgmap
-        # refcounts") (in v5.17) a driver could bring its own, which counts other
-        # things as well: nd_pmem brought its request queue's.
+        # refcounts") (in v5.17) a driver could use its own count, which counts other
+        # references, too: nd_pmem used its request queue's.
         if ref.value_() != pgmap.internal_ref.address_of_().value_():
             return References(None, "the reference count is its driver's own")
         ref = ref[0]
@@ -95,23 +94,23 @@ def _read(prog: Program, pgmap: Object) -> References:
 
 
 def _sum(prog: Program, pointer: int, offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Read the counter of each CPU."""
+    """Read the counter of each CPU (uint64, shape ``(n,)``)."""
     addresses = (offsets + np.uint64(pointer)).tolist()
     return np.array([prog.read_u64(address) for address in addresses], dtype=np.uint64)
 
 
 def _cpu_offsets(prog: Program) -> NDArray[np.uint64]:
     """
-    Get ``__per_cpu_offset`` of each possible CPU.
+    Return ``__per_cpu_offset`` of each possible CPU (uint64, shape ``(n,)``).
 
-    Those that never were online have counters, too: ``percpu_ref`` sums up all possible ones.
+    ``percpu_ref`` sums up the counters of all possible CPUs.
 
-    :raises LookupError: if the kernel has no such variables (CONFIG_SMP is off)
+    :raises LookupError: if the kernel lacks the variables (CONFIG_SMP=n)
     """
     mask = prog["__cpu_possible_mask"]
     size = min(sizeof(mask.type_), _MAX_CPUS // 8)
-    # Words in the byte order of the machine, bits from the lowest; vmemscope's are
-    # little-endian, so bytes will do.
+    # Words in the byte order of the machine, lowest bit first. As bytes, that is right
+    # for little-endian machines.
     bits = np.unpackbits(np.frombuffer(prog.read(mask.address_, size), np.uint8), bitorder="little")
     cpus = np.flatnonzero(bits)
     if not len(cpus):

@@ -2,7 +2,7 @@
 """
 NUMA nodes and their zones: ``struct pglist_data``, ``struct zone``.
 
-Source: ``include/linux/mmzone.h``; all in page frames.
+Source: ``include/linux/mmzone.h``; all numbers are in page frames.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, offsetof, sizeof
+from drgn import Object, offsetof, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -20,41 +20,41 @@ if TYPE_CHECKING:
 
 __all__ = ("DEVICE", "Zone", "maximum_nodes", "read_zones", "zone_names")
 
-#: the zone of device memory, which spans whatever lies between devices too
+#: the zone of device memory, which also spans all memory between devices
 DEVICE = "Device"
 
-#: nodes looked for at the most: CONFIG_NODES_SHIFT is 10 or less
+#: nodes read: CONFIG_NODES_SHIFT is at most 10
 _MAX_NODES = 1024
 
 
 @dataclass(frozen=True)
 class Zone:
-    """A ``struct zone`` that spans something."""
+    """A ``struct zone`` that is not empty."""
 
     nid: int
     #: number in ``enum zone_type``
     index: int
-    #: as the kernel calls it: DMA, DMA32, Normal, Movable, Device
+    #: the kernel's name: DMA, DMA32, Normal, Movable, Device
     name: str
-    #: first page frame that it spans, and the first after
+    #: first pfn that the zone spans, and the first pfn after it
     start: int
     end: int
     present: int
 
 
 def zone_names(prog: Program) -> dict[int, str]:
-    """Get the names of zones by their number, as ``mm/page_alloc.c: zone_names`` has them."""
+    """Return the names of zones by number, as in ``mm/page_alloc.c: zone_names``."""
     names = {}
     for name, value in prog.type("enum zone_type").enumerators or ():
         if name.startswith("ZONE_"):
             short = name[len("ZONE_") :]
-            # DMA, DMA32 and HighMem aside, the kernel capitalises.
+            # The kernel capitalises all but DMA and DMA32 (and HighMem).
             names[int(value)] = short if short.startswith("DMA") else short.capitalize()
     return names
 
 
 def maximum_nodes(prog: Program) -> int:
-    """Get how many nodes ``nodemask_t`` has room for, a multiple of 64 (1 without NUMA)."""
+    """Return the bits of ``nodemask_t``, a multiple of 64 (1 without NUMA)."""
     try:
         prog.variable("node_data")
     except LookupError:
@@ -63,7 +63,7 @@ def maximum_nodes(prog: Program) -> int:
 
 
 def read_zones(prog: Program) -> tuple[list[Zone], list[Damage]]:
-    """Read the zones of all nodes that span something, in order of node and zone."""
+    """Read the zones that are not empty, in order of node and zone, and what can't be read."""
     damage: list[Damage] = []
     zones: list[Zone] = []
     names = zone_names(prog)
@@ -89,7 +89,7 @@ def read_zones(prog: Program) -> tuple[list[Zone], list[Damage]]:
 
 
 def _nodes(prog: Program, damage: list[Damage]) -> list[tuple[int, int]]:
-    """Get (node, address of its ``struct pglist_data``)."""
+    """Return (node, address of its ``struct pglist_data``) of each node."""
     try:
         node_data = prog["node_data"].address_
     except LookupError:
@@ -98,11 +98,11 @@ def _nodes(prog: Program, damage: list[Damage]) -> list[tuple[int, int]]:
     found = []
     size = maximum_nodes(prog) * 8
     try:
-        # The rest of the array may have no memory in a dump: it is all zeros.
+        # A dump may lack the rest of the array, which is zeros.
         count = prog["nr_node_ids"].value_()
         if 0 < count <= _MAX_NODES:
             size = min(size, count * 8)
-    except (LookupError, FaultError, OSError):
+    except (LookupError, *READ_ERRORS):
         pass
     try:
         raw = prog.read(node_data, size)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The tree of physical address ranges, ``/proc/iomem``: where System RAM is, and
-what devices call their memory. Source: ``include/linux/ioport.h``.
+The tree of physical address ranges, ``/proc/iomem``: System RAM, and the names of
+devices' memory. Source: ``include/linux/ioport.h``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from drgn import Object
 
+from ..target.reads import READ_ERRORS
 from ..text import printable
-from ..vmemmap.memory import READ_ERRORS
 from . import Damage
 from .string import read_string
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Resource", "read_resources")
 
-# Macros, so no types tell them: IORESOURCE_MEM | IORESOURCE_SYSRAM.
+# Macros, so not in the types: IORESOURCE_MEM | IORESOURCE_SYSRAM.
 _IORESOURCE_SYSTEM_RAM = 0x0000_0200 | 0x0100_0000
 
 _MAX_RESOURCES = 65536
@@ -48,9 +48,9 @@ class Resource:
 
 def read_resources(prog: Program) -> tuple[list[Resource], list[Damage]]:
     """
-    Read ``iomem_resource`` and all below it, parents before their children.
+    Read ``iomem_resource`` and all resources below it, parents before children.
 
-    :return: resources; and those that could not be read or followed
+    :return: resources; and resources that can't be read or followed
     """
     found: list[Resource] = []
     damage: list[Damage] = []
@@ -81,7 +81,7 @@ def read_resources(prog: Program) -> tuple[list[Resource], list[Damage]]:
                 depth=depth,
             )
         )
-        # The sibling goes first on the stack, so that children come before it.
+        # Sibling below child on the stack: children come first.
         for member, below in (("sibling", depth), ("child", depth + 1)):
             pointer = resource.member_(member).value_()
             if pointer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Strings of the kernel, such as the names of devices and resources."""
+"""Strings of the kernel: names of devices and resources."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ if TYPE_CHECKING:
 
 __all__ = ("read_string",)
 
-#: no page of any kernel is smaller, so that what is in one with the start of a
-#: string can be read if the string can
+#: the smallest page of any kernel: if a string can be read, so can the rest of its page
 _PAGE = 4096
 
 
 def read_string(prog: Program, address: int, max_size: int) -> bytes:
     """
-    Read a string without its end, as ``Program.read_c_string()`` does.
+    Read a string without its terminating zero, as ``Program.read_c_string()`` does.
 
-    That one reads byte by byte, which takes a third of a second a string where
-    each read is a question to QEMU's monitor.
+    ``read_c_string()`` reads byte by byte, which takes 0.3 s a string if each read is
+    a command to QEMU's monitor.
 
     :param address: virtual address
-    :param max_size: bytes read at the most
-    :raises drgn.FaultError: if it can't be read
+    :param max_size: bytes to read at most
+    :raises drgn.FaultError: if the memory can't be read
     :raises OSError: if the target is gone, or refuses
     """
     data = b""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Processes and the page tables that they run on.
+Processes and their page tables.
 
-Source: ``include/linux/sched.h``; all thread group leaders are on the list that
-``init_task`` begins.
+Source: ``include/linux/sched.h``. All thread group leaders are on the list that starts
+at ``init_task``.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 
 from drgn import Object, offsetof, sizeof
 
+from ..target.reads import READ_ERRORS
 from ..text import printable
-from ..vmemmap.memory import READ_ERRORS
 
 if TYPE_CHECKING:
     from drgn import Program
 
 __all__ = ("AddressSpace", "AddressSpaces", "read_address_spaces")
 
-#: processes that are looked at, kernel threads included
+#: processes that are read, kernel threads included
 MAX_TASKS = 4096
 
 
 @dataclass(frozen=True)
 class AddressSpace:
-    """A ``struct mm_struct`` and the first process found that has it."""
+    """A ``struct mm_struct``, and the first process that has it."""
 
     pid: int
     comm: str
@@ -40,7 +40,7 @@ class AddressSpaces:
     """Address spaces of user processes."""
 
     found: tuple[AddressSpace, ...]
-    #: why there may be more, each a clause without a full stop
+    #: why some may be missing, each a clause without a full stop
     missed: tuple[str, ...] = ()
 
 
@@ -67,7 +67,7 @@ def read_address_spaces(prog: Program) -> AddressSpaces:
                 break
             seen.add(at)
             task = Object(prog, task_type, address=(at - tasks) % (1 << 64))
-            # Both in one read: it is what takes time here, and they lie close together.
+            # Both in one read: reads take most of the time here.
             raw = prog.read(task.address_ + first, end - first)
             following = Object.from_bytes_(prog, list_type, raw[tasks - first :]).next.value_()
             try:

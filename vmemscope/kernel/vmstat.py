@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The kernel's own count of its memory map, and of what it counts along with it.
+The kernel's counters of its memory map.
 
 Source: ``mm/vmstat.c`` (``nr_memmap_pages``, ``nr_memmap_boot_pages``, 6.11+, also in
 ``/proc/vmstat``), ``mm/page_ext.c: alloc_page_ext()``, which adds its tables.
@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drgn import FaultError
-
+from ..target.reads import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -27,11 +26,11 @@ __all__ = ("Counters", "read_counters", "read_page_ext_size")
 class Counters:
     """The counters, in frames; ``None`` where the kernel has none or they can't be read."""
 
-    #: allocated when the kernel ran
+    #: allocated after boot
     pages: int | None
     #: allocated at boot
     boot: int | None
-    #: their virtual addresses, of those that there are
+    #: name -> virtual address, of the counters that the kernel has
     addresses: Mapping[str, int] = field(default_factory=dict)
     damage: tuple[Damage, ...] = ()
 
@@ -48,16 +47,16 @@ def read_counters(prog: Program) -> Counters:
             values.append(int(counter.counter.value_()))
         except LookupError:
             values.append(None)
-        except (FaultError, OSError):
+        except READ_ERRORS:
             damage.append(Damage(counter.address_ or 0, f"{name} can't be read", True))
             values.append(None)
     return Counters(values[0], values[1], addresses, tuple(damage))
 
 
 def read_page_ext_size(prog: Program) -> int:
-    """Read ``page_ext_size``, bytes for each page frame; 0 where there is no such thing."""
+    """Read ``page_ext_size``, bytes for each page frame; 0 if the kernel has no page_ext."""
     try:
-        # A plain unsigned long that no helper asks for: its symbol is enough.
+        # An unsigned long: its symbol is enough.
         return int(prog.read_u64(prog.symbol("page_ext_size").address))
-    except (LookupError, FaultError, OSError):
+    except (LookupError, *READ_ERRORS):
         return 0

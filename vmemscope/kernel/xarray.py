@@ -2,8 +2,8 @@
 """
 Entries of an XArray, each with the indices that it spans.
 
-drgn's ``xa_for_each()`` trusts the nodes that it walks: a cycle is for ever,
-and it does not tell how many indices an entry spans. Source:
+drgn's ``xa_for_each()`` trusts the nodes: it never leaves a cycle. It also does not
+return how many indices an entry spans. Source:
 ``include/linux/xarray.h``, ``lib/xarray.c``.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from drgn import offsetof, sizeof
 
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from . import Damage
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ("Entry", "entries")
 
-#: nodes visited at the most; a pagemap takes a handful
+#: nodes read; a pagemap takes a handful
 _MAX_NODES = 65536
 
 
 class Entry(NamedTuple):
     """One entry of an XArray."""
 
-    #: the first of the indices that it spans
+    #: first index
     first: int
-    #: how many they are
+    #: number of indices
     span: int
     #: the entry as stored, a pointer
     value: int
@@ -46,7 +46,7 @@ def entries(xa: Object) -> tuple[list[Entry], list[Damage]]:
     Read all entries of an XArray in order of index.
 
     :param xa: ``struct xarray``
-    :return: entries; and nodes that could not be read or followed
+    :return: entries; and nodes that can't be read or followed
     :raises drgn.FaultError: if the XArray itself can't be read
     """
     prog = xa.prog_

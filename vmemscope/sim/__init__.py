@@ -69,9 +69,9 @@ def build(scenario: Scenario, *, kernel: str | None = None) -> Image:
     """
     # numpy and kdumpling are not needed until here.
     from .image import Image
-    from .kernel import Kernel
+    from .kernel import SimulatedKernel
 
     if kernel is not None:
         check_kernel(kernel, scenario.name)
         scenario = dataclasses.replace(scenario, kernel=kernel)
-    return Image(Kernel(scenario))
+    return Image(SimulatedKernel(scenario))

@@ -18,7 +18,7 @@ from .addresses import STRUCT_PAGE_SIZE
 from .kernel_image import KernelImage
 from .memmap import TAIL_MAPPING, struct_pages_per_page
 from .memory import LE64, Words
-from .nodes import Nodes, add_page_to_list
+from .nodes import MAX_NUMNODES, Nodes, add_page_to_list
 from .objects import Struct
 from .pagetable import KERNEL, PMD_SHIFT, PMD_SIZE, PSE, PTE_SHIFT, RW, TABLE, frame, pte
 from .scenario import HugePages
@@ -96,8 +96,9 @@ class Hugetlb:
             hstate["mask"] = -(PAGE_SIZE << order)
             hstate.set_bytes("name", b"hugepages-%dkB" % (PAGE_SIZE << order >> 10))
             hstate.init_list("hugepage_activelist")
-            for nid in range(max(nodes.pgdats) + 1):
-                hstate.init_list(f"hugepage_freelists[{nid}]")
+            # hugetlb_add_hstate(): also the lists of nodes that do not exist.
+            lists = hstate.addr("hugepage_freelists") + 16 * np.arange(MAX_NUMNODES, dtype=LE64)
+            self.memory.write(hstate.addr("hugepage_freelists"), lists.repeat(2).tobytes())
             self.hstates[order] = hstate
         word = image.define_word
         word("hugetlb_max_hstate", len(ORDERS), 4)

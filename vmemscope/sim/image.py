@@ -17,7 +17,7 @@ import kdumpling
 
 from ..errors import UsageError
 from .faults import Planted, plant, plant_hugetlb
-from .kernel import Kernel
+from .kernel import SimulatedKernel
 from .memory import Bytes
 from .scenario import Scenario
 from .units import PAGE_SHIFT, PAGE_SIZE
@@ -31,7 +31,7 @@ _MAX_SEGMENTS = 0xFFFF - 2
 class Image:
     """A kernel at the moment it is dumped."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: SimulatedKernel) -> None:
         self.kernel = kernel
         #: the faults in it, in the scenario's order, those of HugeTLB last
         self.planted: list[Planted] = [plant(kernel, fault) for fault in kernel.scenario.faults]

@@ -47,7 +47,7 @@ from .vmcoreinfo import vmcoreinfo
 from .vmemmap import Vmemmap
 from .xarray import XArray
 
-__all__ = ("Kernel",)
+__all__ = ("SimulatedKernel",)
 
 #: the first megabyte is reserved; RAM in it ends here
 _LOW_RAM_END_PFN = 0x9F
@@ -56,7 +56,7 @@ _PERCPU_SIZE = 4 * PAGE_SIZE
 _PHYSICAL_MASK = (1 << 52) - 1
 
 
-class Kernel:
+class SimulatedKernel:
     """The state of a simulated kernel."""
 
     def __init__(self, scenario: Scenario) -> None:

@@ -3,9 +3,9 @@
 Targets: a vmcore, the running kernel or a QEMU guest, each opened as one
 :class:`drgn.Program`.
 
-Nothing behind :class:`Target` asks which kind it has. The one thing that
-follows from the kind is :attr:`Target.live`: what is found on a live target is
-read again before it is reported, by the caller of the audit.
+No code outside this package asks for the kind of a target. Only
+:attr:`Target.live` depends on it: an audit of a live target reads it again before it
+reports a violation.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every kind of target is handed over as."""
+"""The common form of all kinds of targets."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Target:
     prog: Program
     #: ``core``, ``live`` or ``qemu``
     kind: str
-    #: what the user named: a path or a QMP address
+    #: the user's name for it: a path or a QMP address
     path: str
     vmcoreinfo: Mapping[str, str]
-    #: what its user should know of how it is read, a sentence each
+    #: what the user should know about reads of it, a sentence each
     notes: tuple[str, ...] = ()
 
     @property
     def live(self) -> bool:
-        """Whether the kernel runs on while it is looked at."""
+        """Whether the kernel runs while it is read."""
         return self.kind != "core"
 
     @property
@@ -42,11 +42,11 @@ class Target:
 
 def new_program(vmcoreinfo: str | bytes | None, platform: Platform | None = None) -> Program:
     """
-    Make an empty program, with a VMCOREINFO to use instead of the target's own.
+    Return an empty program, with a VMCOREINFO to use instead of the target's own.
 
     :param vmcoreinfo: path of a saved VMCOREINFO note, or its contents, or ``None``
-    :param platform: what the target runs on, where it does not tell
-    :raises TargetError: if that file can't be read
+    :param platform: the target's platform, if the target does not say it
+    :raises TargetError: if the file can't be read
     """
     from drgn import Program
 
@@ -61,7 +61,7 @@ def read_vmcoreinfo(path: str) -> bytes:
     """
     Read a saved VMCOREINFO note.
 
-    :raises TargetError: if it can't be read, or is none
+    :raises TargetError: if it can't be read, or is no VMCOREINFO
     """
     try:
         with open(path, "rb") as file:
@@ -81,10 +81,9 @@ def target_of(
     notes: tuple[str, ...] = (),
 ) -> Target:
     """
-    Wrap a program that has been set to its target.
+    Return the target of a program that was set to it.
 
-    :param no_vmcoreinfo: raised if the target turns out not to be a Linux
-        kernel that tells its VMCOREINFO
+    :param no_vmcoreinfo: error to raise if the target is no Linux kernel with VMCOREINFO
     """
     from drgn import ProgramFlags
 

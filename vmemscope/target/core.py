@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A vmcore: ELF, makedumpfile's compressed and flattened formats, whatever drgn opens.
+A vmcore: ELF, makedumpfile's compressed and flattened formats, all that drgn opens.
 
-What a dump lacks must be unreadable and nothing else: what drgn and its libraries
-make zeros of is taken care of here, by :mod:`.elf` and :mod:`.kdump`.
+A page that a dump lacks must be unreadable. drgn and its libraries read some of these
+pages as zeros; :mod:`.elf` and :mod:`.kdump` prevent that.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ("open_core",)
 
-#: what a vmcore of each format starts with: ELF, kdump-compressed (makedumpfile,
-#: QEMU), diskdump, flattened
+#: first bytes of each format: ELF, kdump-compressed (makedumpfile, QEMU), diskdump,
+#: flattened
 _ELF = b"\x7fELF"
 _MAGICS = (_ELF, b"KDUMP   ", b"DISKDUMP", FLATTENED)
 
@@ -36,8 +36,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
 
     :param path: the dump
     :param vmcoreinfo: path of a saved VMCOREINFO note to use instead of the dump's
-    :raises TargetError: if it can't be opened, is no dump of a Linux kernel,
-        or is cut off
+    :raises TargetError: if it can't be opened, is no dump of a Linux kernel, or is cut off
     """
     head = _read_head(path)
     if not head.startswith(_MAGICS):
@@ -53,11 +52,11 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     elif head.startswith(FLATTENED):
         check_flattened(path)
     elif level := check_whole(path):
-        notes.append(f"the dump was filtered (dump level {level}): what was left out is not read")
+        notes.append(f"the dump was filtered (dump level {level}): pages left out are not read")
     prog = _set_core_dump(path, vmcoreinfo)
     if missing := hide_absent(prog, path, loads):
         size = f"{missing >> 20} MiB" if missing >> 20 else f"{missing >> 10} KiB"
-        notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not taken for zeros")
+        notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not read as zeros")
     return target_of(
         prog,
         "core",
@@ -87,7 +86,7 @@ def _set_core_dump(path: str, vmcoreinfo: str | None) -> Program:
     try:
         prog.set_core_dump(path)
     except Exception as e:
-        # drgn passes on what its libraries (libkdumpfile, libelf) report as a plain Exception.
+        # drgn raises a plain Exception for errors of its libraries (libkdumpfile, libelf).
         if "ARCH_NAME" in str(e):
             anonymous = _without_machine(path, vmcoreinfo)
             if anonymous is not None:
@@ -101,9 +100,10 @@ def _set_core_dump(path: str, vmcoreinfo: str | None) -> Program:
 
 def _without_machine(path: str, vmcoreinfo: str | None) -> Program | None:
     """
-    Open a dump that does not say which machine it is of: QEMU leaves the
-    utsname of kdump-compressed files empty. VMCOREINFO tells, by a key that only
-    one architecture has.
+    Open a dump that does not say its architecture, ``None`` if none fits.
+
+    QEMU leaves the utsname of kdump-compressed files empty. VMCOREINFO has a key that
+    only one architecture has.
     """
     from drgn import Architecture, Platform
 

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-ELF dumps that hold less than they say.
+ELF dumps with segments that are shorter in the file than in memory.
 
 ``makedumpfile -E`` leaves pages out by ending a PT_LOAD segment in the file
-(``p_filesz``) before it ends in memory (``p_memsz``); so does QEMU, of memory
-that it did not write. ELF says that the rest reads as zeros, and that is what
-drgn does: a page that was left out is not to be told from one of zeros. A page
-table of zeros is a hole, a ``struct page`` of zeros is a corrupt one, so such zeros
-are never believed: :func:`hide_absent` lays segments over them whose reads
-fail. What drgn itself reads on the way (page tables, XArray nodes) fails with
-them.
+(``p_filesz``) before it ends in memory (``p_memsz``). QEMU does so for memory that it
+does not write. ELF says that the rest reads as zeros, and drgn follows it. But a page
+table of zeros would be a hole, and a ``struct page`` of zeros a corrupt one. So
+:func:`hide_absent` adds segments over these pieces whose reads fail, also for drgn's
+own reads (page tables, XArray nodes).
 
-The headers come from the target and are not trusted: their number is bounded,
-and sums are cut off at 64 bits.
+The headers come from the target and are not trusted: their number is bounded, and
+sums are cut off at 64 bits.
 """
 
 from __future__ import annotations
@@ -38,17 +36,17 @@ NOT_IN_DUMP = "not in the dump (filtered or cut off)"
 _EHDR_SIZE = 64
 _PHDR_SIZE = 56
 _PT_LOAD = 1
-#: e_phnum of a file that has its number of program headers in sh_info of the
-#: first section header
+#: e_phnum of a file whose number of program headers is in sh_info of the first section
+#: header
 _PN_XNUM = 0xFFFF
 _SH_INFO = 44
 
-#: program headers read of one file: makedumpfile makes one of every run of 256
-#: pages or more that it leaves out, 2^20 of them are a terabyte
+#: program headers read of one file: makedumpfile makes one for each run of 256 or more
+#: pages that it leaves out; 2^20 of them are a terabyte
 _MAX_HEADERS = 1 << 20
 
 _END = 1 << 64
-#: p_paddr of a segment that is in no physical memory (makedumpfile: NOT_PADDR)
+#: p_paddr of a segment without a physical address (makedumpfile: NOT_PADDR)
 _NO_PADDR = _END - 1
 
 
@@ -60,18 +58,18 @@ class Load(NamedTuple):
     paddr: int
     #: bytes of it in the file
     filesz: int
-    #: bytes of it in memory, what the file does not hold included
+    #: bytes of it in memory, with the part that the file lacks
     memsz: int
 
 
 class Piece(NamedTuple):
-    """A piece of memory that a segment says is zeros; in bytes."""
+    """A piece of memory that a segment declares as zeros; in bytes."""
 
     vaddr: int
     #: ``None`` if the segment has no physical address
     paddr: int | None
     size: int
-    #: where in the file another segment has it, ``None`` if it is nowhere
+    #: file offset where another segment has it, ``None`` if no segment does
     offset: int | None
 
 
@@ -79,7 +77,7 @@ def read_loads(path: str) -> list[Load]:
     """
     Read the PT_LOAD headers of a 64-bit ELF file.
 
-    :return: in the order of the file; empty for a file of 32 bits
+    :return: headers in the order of the file; none for a 32-bit file
     :raises TargetError: if the headers are not in the file, or are absurd
     """
     with open(path, "rb") as file:
@@ -105,7 +103,7 @@ def _parse(fd: int) -> list[Load]:
     phoff, shoff = struct.unpack_from(f"{order}QQ", header, 32)
     phentsize, phnum = struct.unpack_from(f"{order}HH", header, 54)
     if phnum == _PN_XNUM and shoff:
-        # Longer than all there is, an offset would not fit the system call.
+        # An offset beyond the file may not fit the system call.
         section = os.pread(fd, _SH_INFO + 4, shoff) if shoff < size else b""
         if len(section) < _SH_INFO + 4:
             raise ValueError("its first section header is not in the file")
@@ -132,10 +130,10 @@ def _parse(fd: int) -> list[Load]:
 
 def absent_pieces(loads: Sequence[Load]) -> list[Piece]:
     """
-    Find what segments say is zeros, cut where it begins or ends to be in another segment.
+    Find the pieces that segments declare as zeros, cut at the borders of other segments.
 
-    The kernel's image, for one, is in two segments of ``/proc/vmcore``, and either
-    may lack what the other has.
+    The kernel's image is in two segments of ``/proc/vmcore``, for example, and each may
+    lack a piece that the other has.
     """
     held = _merge(
         (load.paddr, min(load.paddr + load.filesz, _END), load.offset)
@@ -166,7 +164,7 @@ def absent_pieces(loads: Sequence[Load]) -> list[Piece]:
 
 
 def _merge(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Order (start, end, file offset) and cut them so that none overlap."""
+    """Sort (start, end, file offset), and cut them so that they do not overlap."""
     merged: list[tuple[int, int, int]] = []
     for start, end, offset in sorted(ranges):
         if merged and start < merged[-1][1]:
@@ -179,11 +177,11 @@ def _merge(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]
 
 def hide_absent(prog: Program, path: str, loads: Sequence[Load]) -> int:
     """
-    Make reads fail of what the file does not hold.
+    Make reads of memory that the file lacks fail.
 
     :param prog: a program that was set to the file
-    :param loads: what :func:`read_loads` returned for it
-    :return: bytes of physical memory that no segment holds
+    :param loads: what :func:`read_loads` returned for the file
+    :return: bytes of physical memory that no segment has
     """
     pieces = absent_pieces(loads)
     if not pieces:
@@ -194,7 +192,7 @@ def hide_absent(prog: Program, path: str, loads: Sequence[Load]) -> int:
         prog.add_memory_segment(piece.vaddr, piece.size, read, False)
         if piece.paddr is not None:
             prog.add_memory_segment(piece.paddr, piece.size, read, True)
-    # Several segments may lack the same.
+    # Several segments may lack the same memory.
     nowhere = _merge(
         (piece.paddr, piece.paddr + piece.size, 0)
         for piece in pieces
@@ -204,7 +202,7 @@ def hide_absent(prog: Program, path: str, loads: Sequence[Load]) -> int:
 
 
 class _File:
-    """A file that is open for as long as there are segments of it."""
+    """A file that is open as long as segments use it."""
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY)
@@ -214,7 +212,7 @@ class _File:
 
 
 def _reader(file: _File, start: int | None) -> Callable[[int, int, int, bool], bytes]:
-    """Make what drgn calls to read a segment that begins there in the file, or is nowhere."""
+    """Make the callback for reads of a segment at a file offset, or of one without (``None``)."""
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         data = b"" if start is None else os.pread(file.fd, count, start + offset)

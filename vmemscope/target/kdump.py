@@ -2,14 +2,13 @@
 """
 Kdump files that are cut off, which must not be opened.
 
-libkdumpfile, which reads kdump files for drgn, maps them into memory and does
-not ask where they end: what is stored uncompressed beyond reads as zeros, which
-nobody can tell from a page of zeros, or the process is killed by SIGBUS. So a
-file has to be whole before it is opened. It is when it is as long as its
-headers and its page descriptors say: they come before the pages.
+libkdumpfile, which reads kdump files for drgn, maps them into memory and does not check
+where they end: uncompressed pages after the end read as zeros, or SIGBUS kills the
+process. So a file must be complete before it is opened: as long as its headers and page
+descriptors say, which come before the pages.
 
-A page of zeros, though, is one: makedumpfile and QEMU give it a descriptor like
-any other, and none to a page that was left out.
+A page of zeros is in the file: makedumpfile and QEMU write a descriptor for it, and
+none for a page that they leave out.
 
 Layout: makedumpfile's IMPLEMENTATION and ``diskdump_mod.h``, QEMU's
 ``include/sysemu/dump.h``.
@@ -27,18 +26,18 @@ from ..errors import TargetError
 
 __all__ = ("FLATTENED", "check_flattened", "check_whole")
 
-#: what a file in the flattened format begins with
+#: first bytes of the flattened format
 FLATTENED = b"makedumpfile"
 
-#: offset of ``status`` in struct disk_dump_header, which a struct timeval
-#: before it moves: 64 and 32 bits
+#: offset of ``status`` in struct disk_dump_header, after a struct timeval of 64-bit and
+#: of 32-bit machines
 _STATUS = (424, 412)
-#: sizes of a block, which is a page
+#: block sizes; a block is a page
 _BLOCKS = tuple(1 << shift for shift in range(12, 19))
 _DESCRIPTOR = 24
-#: page descriptors looked at at a time
+#: page descriptors read at a time
 _BATCH = 1 << 18
-#: bytes of bitmap looked at at a time
+#: bytes of bitmap read at a time
 _BITMAP_BATCH = 1 << 20
 
 #: struct makedumpfile_header is padded to it
@@ -48,7 +47,7 @@ _FLAT_END = b"\xff" * 16
 
 
 class _Header(NamedTuple):
-    """What struct disk_dump_header and kdump_sub_header say of the file's layout."""
+    """The file's layout, from struct disk_dump_header and kdump_sub_header."""
 
     order: str
     #: bytes in a block and in a page
@@ -56,14 +55,14 @@ class _Header(NamedTuple):
     #: blocks
     sub_header: int
     bitmap: int
-    #: page frames that the dump is about
+    #: first pfn after all that the dump describes
     max_pfn: int
-    #: page frames that this file of a split dump has descriptors for
+    #: pfns that this file of a split dump has descriptors for
     start_pfn: int
     end_pfn: int
-    #: where notes, VMCOREINFO and the like end, in bytes
+    #: where notes and VMCOREINFO end, in bytes
     notes_end: int
-    #: what makedumpfile left out (its option -d); 0 for nothing
+    #: makedumpfile's dump level (option -d), 0 if it left nothing out
     level: int
 
 
@@ -71,28 +70,28 @@ def check_whole(path: str) -> int:
     """
     Check that a kdump file (not flattened) is not cut off.
 
-    :return: makedumpfile's dump level, 0 if nothing was left out but zeros
-    :raises TargetError: if it is
+    :return: makedumpfile's dump level, 0 if it left out at most pages of zeros
+    :raises TargetError: if it is cut off
     """
     with open(path, "rb") as file:
         fd = file.fileno()
         size = os.lseek(fd, 0, os.SEEK_END)
         header = _read_header(fd)
         if header is None:
-            # None of a kernel's: drgn says why.
+            # Not of a Linux kernel: drgn says why.
             return 0
         needed = _needed(fd, size, header)
     if needed > size:
         raise _cut_off(path, f"it has {size} bytes of {needed} or more")
-    # Bit 0 is for pages of zeros, which are there nevertheless.
+    # Bit 0 is for pages of zeros, which have descriptors nevertheless.
     return header.level if header.level & ~1 else 0
 
 
 def check_flattened(path: str) -> None:
     """
-    Check that a flattened file has a kdump file in it and is not cut off.
+    Check that a flattened file contains a kdump file and is not cut off.
 
-    :raises TargetError: if it is, or if it has another format in it
+    :raises TargetError: if it is cut off, or contains another format
     """
     with open(path, "rb") as file:
         first = os.pread(file.fileno(), 24, _FLAT_HEADER)
@@ -103,7 +102,7 @@ def check_flattened(path: str) -> None:
                 f"{path} is a flattened ELF file, which can't be read as it is",
                 f"reassemble it with: makedumpfile -R NEWFILE < {path}",
             )
-        # What is behind the end of a dump on a block device is not of it.
+        # A block device does not end where the dump ends.
         if os.path.isfile(path):
             end = max(os.lseek(file.fileno(), 0, os.SEEK_END) - len(_FLAT_END), 0)
             if os.pread(file.fileno(), len(_FLAT_END), end) != _FLAT_END:
@@ -132,7 +131,7 @@ def _read_header(fd: int) -> _Header | None:
 
 
 def _with_sub_header(fd: int, header: _Header, version: int, wide: bool) -> _Header:
-    """Add what struct kdump_sub_header says; for 32 bits, it has too many forms to ask it."""
+    """Add the fields of struct kdump_sub_header; its 32-bit forms are not read."""
     raw = os.pread(fd, 104, header.block)
     if not wide or len(raw) < 104:
         return header
@@ -150,13 +149,13 @@ def _with_sub_header(fd: int, header: _Header, version: int, wide: bool) -> _Hea
 
 
 def _needed(fd: int, size: int, header: _Header) -> int:
-    """Find how long a file has to be, as far as what there is of it tells."""
+    """Return the bytes that a file must have at least, from the headers that it has."""
     bitmap = (1 + header.sub_header) * header.block
     descriptors = bitmap + header.bitmap * header.block
     if max(descriptors, header.notes_end) > size:
         return max(descriptors, header.notes_end)
-    # There are two bitmaps, of the memory there was and of what the file has; the
-    # oldest files have one.
+    # One bitmap of the machine's memory, and one of the pages in the file; the oldest
+    # files have one only.
     blocks = header.bitmap
     if header.max_pfn <= blocks * header.block * 8 // 2:
         blocks //= 2
@@ -172,7 +171,7 @@ def _needed(fd: int, size: int, header: _Header) -> int:
         # struct page_desc: offset (64 bits), size, flags (32), page_flags (64)
         offset = np.frombuffer(raw, f"{header.order}u8").reshape(-1, 3)[:, 0].astype(np.uint64)
         length = np.frombuffer(raw, f"{header.order}u4").reshape(-1, 6)[:, 2].astype(np.uint64)
-        # Looked at first, so that the sums don't wrap.
+        # Checked first: the sums must not wrap.
         last = int(offset.max(initial=0))
         if last > size:
             return last
@@ -181,7 +180,7 @@ def _needed(fd: int, size: int, header: _Header) -> int:
 
 
 def _count_bits(fd: int, offset: int, size: int, header: _Header) -> int:
-    """Count the pages that a bitmap says are in the file, and that this file is to have."""
+    """Count the pages that a bitmap says are in this file."""
     total = 0
     for first in range(0, size, _BITMAP_BATCH):
         raw = os.pread(fd, min(_BITMAP_BATCH, size - first), offset + first)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The running kernel, through ``/proc/kcore``; read-only by its nature."""
+"""The running kernel, through ``/proc/kcore``, which is read-only."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def open_live(vmcoreinfo: str | None = None) -> Target:
     """
     prog = new_program(vmcoreinfo)
     try:
-        # Opened here and not by drgn, which would ask sudo to open it.
+        # drgn would open it with sudo.
         fd = os.open(_KCORE, os.O_RDONLY)
     except FileNotFoundError:
         raise TargetError(
             f"there is no {_KCORE} here, so the running kernel can't be read",
-            "look at a dump (-c), a guest (--qemu) or a simulated kernel (--sim) instead",
+            "audit a dump (-c), a guest (--qemu) or a simulated kernel (--sim) instead",
         ) from None
     except PermissionError:
         raise TargetError(f"not permitted to read {_KCORE}", _why_not_permitted()) from None
     except OSError as e:
         raise TargetError(f"cannot open {_KCORE}: {e.strerror}") from e
     try:
-        # From here on the descriptor is drgn's, which closes it, also on an error.
+        # drgn closes the descriptor, also on an error.
         prog.set_core_dump(fd)
     except Exception as e:
         if not isinstance(e, OSError | ValueError) and type(e) is not Exception:
@@ -50,13 +50,13 @@ def open_live(vmcoreinfo: str | None = None) -> Target:
 
 
 def _why_not_permitted() -> str:
-    """Tell what is in the way: the user, or the kernel's lockdown."""
+    """Return a hint: the user is not root, or the kernel is locked down."""
     if os.geteuid() != 0:
-        return "run as root (sudo), or look at a dump with -c"
+        return "run as root (sudo), or audit a dump with -c"
     try:
         with open(_LOCKDOWN, encoding="ascii") as file:
             if "[confidentiality]" in file.read():
-                return "the kernel is locked down (confidentiality); look at a dump with -c"
+                return "the kernel is locked down (confidentiality); audit a dump with -c"
     except OSError:
         pass
-    return "reading it takes CAP_SYS_RAWIO and no lockdown; or look at a dump with -c"
+    return "reading it needs CAP_SYS_RAWIO and no lockdown; or audit a dump with -c"

@@ -2,10 +2,9 @@
 """
 A running QEMU guest, over its QMP monitor.
 
-drgn reads the memory of the QEMU process where it may, and else asks the
-monitor for it. What drgn asks the monitor is bounded here to RAM: the
-registers of a device can change when they are read, and a pointer of a
-structure that was just freed may lead there.
+drgn reads the memory of the QEMU process if it is permitted to, and otherwise asks the
+monitor. Reads are limited to RAM here: the registers of a device can change when they
+are read, and a pointer of a structure that was just freed may point to them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ("open_qemu",)
 
-#: seconds that an answer on the socket may take before the monitor counts as busy
+#: seconds to wait for an answer until the monitor counts as busy
 _TIMEOUT = 5
 _MAX_ADDRESS = (1 << 64) - 1
 
@@ -37,14 +36,14 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
     """
     Attach to a guest.
 
-    Getting VMCOREINFO pauses it for a moment (QEMU writes a dump of one byte),
-    unless it is given. How long that was is in :attr:`Target.notes`, and whether
-    reads are slow.
+    To read VMCOREINFO, QEMU writes a dump of one byte, and pauses the guest for that.
+    A saved note avoids the pause. :attr:`Target.notes` says how long the pause was, and
+    whether reads are slow.
 
     :param address: ``unix:PATH``, ``PATH`` or ``HOST:PORT``
     :param vmcoreinfo: path of a saved VMCOREINFO note
-    :raises TargetError: if the monitor can't be reached, is busy, or the
-        guest tells no VMCOREINFO
+    :raises TargetError: if the monitor can't be reached or is busy, or the guest has no
+        VMCOREINFO
     """
     saved = read_vmcoreinfo(vmcoreinfo) if vmcoreinfo is not None else None
     notes = []
@@ -55,30 +54,30 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
         if saved is None:
             if connection.family != socket.AF_UNIX:
                 raise TargetError(
-                    f"the guest's VMCOREINFO can't be had over TCP ({address})",
+                    f"the guest's VMCOREINFO can't be read over TCP ({address})",
                     "give a Unix socket, or a saved note with --vmcoreinfo",
                 )
             saved, pause = _fetch_vmcoreinfo(monitor, ram[0][0])
             if pause is not None:
                 notes.append(
                     f"the guest was paused for {pause * 1000:.1f} ms to read its VMCOREINFO;"
-                    " a note saved with 'vmemscope vmcoreinfo' and given with --vmcoreinfo"
-                    " avoids that"
+                    " to avoid this pause, save the note once with 'vmemscope vmcoreinfo' and"
+                    " pass it with --vmcoreinfo"
                 )
     prog = new_program(saved)
-    with _connect(address) as connection, _heard_of_drgn() as heard:
-        # drgn would wait for ever for a greeting from a monitor that serves
-        # somebody else, so it gets a socket that gives up, and owns it.
+    with _connect(address) as connection, _messages_of_drgn() as messages:
+        # A monitor that serves another client sends no greeting. drgn would wait for it
+        # for ever, so it gets a socket with a timeout.
         connection.setblocking(True)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT, 0))
         with _explained(address):
             prog.set_qemu_qmp(os.dup(connection.fileno()))
     _keep_to(ram, prog)
     prog.set_linux_kernel_custom(saved, True)
-    if not any("memory reading enabled" in message for message in heard):
-        why = next((m.partition("disabled: ")[2] for m in heard if "disabled: " in m), "")
+    if not any("memory reading enabled" in message for message in messages):
+        why = next((m.partition("disabled: ")[2] for m in messages if "disabled: " in m), "")
         notes.append(
-            "reads are slow: they go through the monitor, since the memory of the QEMU process"
+            "reads are slow: they go through the monitor, because the memory of the QEMU process"
             f" can't be read{f' ({why})' if why else ''}; run on its host, as its user or as root"
         )
     return target_of(prog, "qemu", address, _no_vmcoreinfo(), tuple(notes))
@@ -86,7 +85,7 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
 
 def _no_vmcoreinfo() -> TargetError:
     return TargetError(
-        "the guest tells no VMCOREINFO",
+        "the guest has no VMCOREINFO",
         "start QEMU with -device vmcoreinfo and load qemu_fw_cfg in the guest,"
         " or give a saved note with --vmcoreinfo",
     )
@@ -114,7 +113,7 @@ def _connect(address: str) -> socket.socket:
 
 @contextmanager
 def _explained(address: str) -> Iterator[None]:
-    """Turn what goes wrong on the monitor into errors that say what to do."""
+    """Turn errors of the monitor into errors that say what to do."""
     try:
         yield
     except TargetError:
@@ -125,15 +124,15 @@ def _explained(address: str) -> Iterator[None]:
             "a monitor serves one client at a time: close the other, or give QEMU a second -qmp",
         ) from None
     except Exception as e:
-        # drgn raises BadDataError, OSError and plain Exception here; none is a bug of ours.
+        # drgn raises BadDataError, OSError and plain Exception; none is an internal error.
         raise TargetError(f"cannot talk QMP at {address}: {e}") from e
 
 
 def _ram_ranges(monitor: Monitor) -> list[tuple[int, int]]:
     """
-    Ask QEMU where the guest has RAM, that of nvdimms included.
+    Ask QEMU where the guest has RAM and nvdimms.
 
-    :return: first and last physical address of each range, in order, apart
+    :return: first and last physical address of each range, in order, not adjacent
     """
     text = str(monitor.execute("human-monitor-command", {"command-line": "info mtree -f"}))
     # FlatView #N
@@ -149,7 +148,7 @@ def _ram_ranges(monitor: Monitor) -> list[tuple[int, int]]:
             )
             break
     if not found:
-        raise MonitorError("it does not say where the guest has RAM (info mtree -f)")
+        raise MonitorError("QEMU does not say where the guest has RAM (info mtree -f)")
     merged: list[tuple[int, int]] = []
     for start, end in sorted((int(start, 16), int(end, 16)) for start, end in found):
         if merged and start <= merged[-1][1] + 1:
@@ -161,12 +160,12 @@ def _ram_ranges(monitor: Monitor) -> list[tuple[int, int]]:
 
 def _fetch_vmcoreinfo(monitor: Monitor, address: int) -> tuple[bytes, float | None]:
     """
-    Have QEMU write a dump of one byte, for the notes in it.
+    Have QEMU write a dump of one byte, and read the notes in it.
 
-    :param address: physical address of some RAM
-    :return: VMCOREINFO; and the seconds that the guest was stopped meanwhile,
-        ``None`` if it was not running
-    :raises TargetError: if there is no VMCOREINFO
+    :param address: physical address of RAM
+    :return: VMCOREINFO; and the seconds that the guest was paused, ``None`` if it was
+        not running
+    :raises TargetError: if the dump has no VMCOREINFO
     """
     from drgn import Program
 
@@ -188,8 +187,8 @@ def _fetch_vmcoreinfo(monitor: Monitor, address: int) -> tuple[bytes, float | No
             pause = monitor.wait_for("RESUME").time - monitor.wait_for("STOP").time
         dump = Program()
         try:
-            # drgn owns the descriptor that it is given, and rejects a dump of a
-            # guest that is not known to run Linux.
+            # drgn closes the descriptor, and rejects a dump of a guest that is not
+            # known to run Linux.
             dump.set_core_dump(os.dup(fd))
             vmcoreinfo: bytes = dump["VMCOREINFO"].string_()
         except (LookupError, ValueError):
@@ -200,7 +199,7 @@ def _fetch_vmcoreinfo(monitor: Monitor, address: int) -> tuple[bytes, float | No
 
 
 def _keep_to(ram: list[tuple[int, int]], prog: Program) -> None:
-    """Have every read outside of RAM fail, whoever makes it."""
+    """Make every read outside RAM fail."""
     start = 0
     for first, last in [*ram, (_MAX_ADDRESS + 1, _MAX_ADDRESS + 1)]:
         if start < first:
@@ -215,25 +214,25 @@ def _refuse(address: int, count: int, offset: int, physical: bool) -> bytes:
 
 
 @contextmanager
-def _heard_of_drgn() -> Iterator[list[str]]:
+def _messages_of_drgn() -> Iterator[list[str]]:
     """
-    Listen to what drgn logs, which alone tells how it reads memory.
+    Collect drgn's log messages: only they say how it reads memory.
 
-    :return: gets the messages, of all levels
+    :return: list that gets the messages, of all levels
     """
     logger = logging.getLogger("drgn")
-    level, heard = logger.level, []
+    level, messages = logger.level, []
     shown = logger.getEffectiveLevel()
 
-    def listen(record: logging.LogRecord) -> bool:
-        heard.append(record.getMessage())
-        # What nobody would have been shown still is not.
+    def collect(record: logging.LogRecord) -> bool:
+        messages.append(record.getMessage())
+        # Show only what would be shown without this filter.
         return record.levelno >= shown
 
-    logger.addFilter(listen)
+    logger.addFilter(collect)
     logger.setLevel(logging.DEBUG)
     try:
-        yield heard
+        yield messages
     finally:
         logger.setLevel(level)
-        logger.removeFilter(listen)
+        logger.removeFilter(collect)

@@ -2,8 +2,7 @@
 """
 QEMU's monitor protocol: the few commands that are needed before drgn attaches.
 
-In: a socket. Out: answers to commands, and the events that came meanwhile,
-each with QEMU's own time. QEMU's docs/interop/qmp-spec describes the protocol.
+QEMU's docs/interop/qmp-spec describes the protocol.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from typing import Any
 
 __all__ = ("Event", "Monitor", "MonitorError")
 
-#: bytes of one message; the longest here is that of ``info mtree``, some 100 KiB
+#: bytes of one message; the longest is the answer to ``info mtree``, about 100 KiB
 _MAX_MESSAGE = 16 << 20
 
 
 class MonitorError(Exception):
-    """QEMU refused a command, or what answers is no QEMU."""
+    """QEMU refused a command, or the socket is not of QEMU."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that QEMU did."""
+    """An event, with QEMU's time."""
 
-    #: such as ``STOP``
+    #: ``STOP``, for example
     name: str
     #: seconds since the epoch
     time: float
@@ -36,20 +35,20 @@ class Event:
 
 class Monitor:
     """
-    A client of one QMP socket, past the greeting.
+    A client of one QMP socket, after the greeting.
 
-    :param connection: belongs to the caller; its timeout is that of each wait
-    :raises MonitorError: if what answers is no QMP
-    :raises OSError: if nothing answers (``TimeoutError``), or the socket fails
+    :param connection: the caller's socket; its timeout applies to each wait
+    :raises MonitorError: if the answer is not QMP
+    :raises OSError: if no answer comes (``TimeoutError``), or the socket fails
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._received = bytearray()
-        #: all events so far
+        #: all events received
         self.events: list[Event] = []
         if "QMP" not in self._message():
-            raise MonitorError("there was no QMP greeting")
+            raise MonitorError("QEMU sent no QMP greeting")
         self.execute("qmp_capabilities")
 
     def execute(
@@ -59,9 +58,9 @@ class Monitor:
         Execute a command.
 
         :param fd: file descriptor to pass along, over a Unix socket
-        :return: what QEMU returned
-        :raises MonitorError: if it returned an error
-        :raises OSError: as the constructor
+        :return: QEMU's return value
+        :raises MonitorError: if QEMU returned an error
+        :raises OSError: as the constructor does
         """
         message = json.dumps({"execute": command, "arguments": arguments or {}}).encode() + b"\r\n"
         if fd is None:
@@ -81,7 +80,7 @@ class Monitor:
             self._note(answer)
 
     def wait_for(self, event: str) -> Event:
-        """Wait until an event of this name has come; return the last one."""
+        """Return the last event of a name; wait for it if there is none."""
         while True:
             for one in reversed(self.events):
                 if one.name == event:
@@ -94,7 +93,7 @@ class Monitor:
             seconds = time["seconds"] + time["microseconds"] / 1e6
             self.events.append(Event(str(message["event"]), float(seconds)))
         except (KeyError, TypeError, ValueError):
-            raise MonitorError("there came neither an answer nor an event") from None
+            raise MonitorError("QEMU sent neither an answer nor an event") from None
 
     def _message(self) -> dict[str, Any]:
         while b"\n" not in self._received:
@@ -103,7 +102,7 @@ class Monitor:
                 raise MonitorError("the connection was closed")
             self._received += piece
             if len(self._received) > _MAX_MESSAGE:
-                raise MonitorError("there came a message without end")
+                raise MonitorError(f"QEMU sent a message of more than {_MAX_MESSAGE} bytes")
         line, _, rest = bytes(self._received).partition(b"\n")
         self._received = bytearray(rest)
         try:
@@ -111,5 +110,5 @@ class Monitor:
         except ValueError:
             message = None
         if not isinstance(message, dict):
-            raise MonitorError(f"this is no QMP: {line[:60]!r}")
+            raise MonitorError(f"the answer is not QMP: {line[:60]!r}")
         return message

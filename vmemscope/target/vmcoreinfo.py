@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-VMCOREINFO: what a kernel says of itself (``kernel/vmcore_info.c``).
+VMCOREINFO: the kernel's description of itself (``kernel/vmcore_info.c``).
 
-Lines of ``KEY=value``; symbols and offsets in hex or decimal as the macro
-that wrote them does: ``SYMBOL(x)=hex``, ``NUMBER(x)=decimal``,
-``OFFSET(x)=decimal``. The text comes from the target, so none of it is trusted.
+Lines of ``KEY=value``: ``SYMBOL(x)=hex``, ``NUMBER(x)=decimal``, ``OFFSET(x)=decimal``.
+The text comes from the target and is not trusted.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from ..errors import TargetError
 
 __all__ = ("number", "parse", "physmem_bits", "physmem_frames", "symbol")
 
-#: bits of physical address that any architecture has
+#: bits of a physical address, at most, on any architecture
 _MAX_PHYSMEM_BITS = 52
 _MASK_64 = (1 << 64) - 1
 
 
 def parse(text: bytes) -> dict[str, str]:
-    """Parse a VMCOREINFO note into its keys; lines that are none are dropped."""
+    """Parse a VMCOREINFO note into its keys; drop lines without ``=``."""
     keys = {}
     for line in text.decode("utf-8", "backslashreplace").splitlines():
         key, separator, value = line.partition("=")
@@ -32,7 +31,7 @@ def parse(text: bytes) -> dict[str, str]:
 
 def symbol(keys: Mapping[str, str], name: str) -> int:
     """
-    Get ``SYMBOL(name)``, a kernel virtual address.
+    Return ``SYMBOL(name)``, a kernel virtual address.
 
     :raises TargetError: if it is missing or not a hexadecimal number
     """
@@ -41,7 +40,7 @@ def symbol(keys: Mapping[str, str], name: str) -> int:
 
 def number(keys: Mapping[str, str], name: str, default: int | None = None) -> int:
     """
-    Get ``NUMBER(name)``; negative where the kernel prints it so (``phys_base``).
+    Return ``NUMBER(name)``, which may be negative (``phys_base``).
 
     :raises TargetError: if it is not a number, or missing without a default
     """
@@ -50,19 +49,19 @@ def number(keys: Mapping[str, str], name: str, default: int | None = None) -> in
 
 def physmem_bits(keys: Mapping[str, str]) -> int:
     """
-    Get how many bits a physical address has (``MAX_PHYSMEM_BITS``), 52 at the most.
+    Return the bits of a physical address (``MAX_PHYSMEM_BITS``), 52 at most.
 
-    :raises TargetError: if what the kernel says is not a number
+    :raises TargetError: if the kernel's value is not a number
     """
     return min(number(keys, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS), _MAX_PHYSMEM_BITS)
 
 
 def physmem_frames(keys: Mapping[str, str], page_size: int) -> int:
     """
-    Get how many page frames there can be, by :func:`physmem_bits`.
+    Return the number of page frames that :func:`physmem_bits` can address.
 
     :param page_size: bytes in a frame
-    :raises TargetError: if what the kernel says is not a number
+    :raises TargetError: if the kernel's value is not a number
     """
     return 1 << physmem_bits(keys) - (page_size.bit_length() - 1)
 

@@ -3,19 +3,15 @@
 Types and symbols of a kernel, for drgn.
 
 :func:`attach_types` gives a :class:`drgn.Program` the types, variables, constants
-and symbols of its kernel: from what the kernel says of itself in its own memory
-(BTF and kallsyms), or from debugging symbols (DWARF). :func:`check_needs` then
-makes sure that every name an audit relies on is there.
+and symbols of its kernel, from the kernel's own memory (BTF and kallsyms) or from
+debugging symbols (DWARF). Then ``prog["pgmap_array"]``, ``prog.type("struct page")`` and
+drgn's helpers work. :func:`check_needs` checks that the program has every name that
+an audit relies on.
 
-What goes in is a program set to a kernel, whose memory can be read; what comes
-out is that program, with ``prog["pgmap_array"]``, ``prog.type("struct page")`` and
-drgn's helpers working.
-
-Of these rooms, :mod:`.btf`, :mod:`.btf_sections`, :mod:`.kallsyms` and
-:mod:`.symbol_text` decode, :mod:`.finders` and :mod:`.symbols` make what drgn asks for
-of it, :mod:`.globals` is the table of the C types of variables, :mod:`.modules` finds
-the BTF of modules, :mod:`.sense` says what becomes of types that turn out to make no
-sense.
+:mod:`.btf`, :mod:`.btf_sections`, :mod:`.kallsyms` and :mod:`.symbol_text` decode.
+:mod:`.finders` and :mod:`.symbols` answer drgn from these. :mod:`.globals` is the table
+of the C types of variables. :mod:`.modules` finds the BTF of modules. :mod:`.sense`
+handles types that make no sense.
 """
 
 from __future__ import annotations
@@ -49,7 +45,7 @@ __all__ = (
 
 
 class TypesSource(str, Enum):
-    """Where types and symbols come from."""
+    """The source of types and symbols."""
 
     AUTO = "auto"
     BTF = "btf"
@@ -59,7 +55,7 @@ class TypesSource(str, Enum):
 
 
 def has_types(prog: Program) -> bool:
-    """Return whether a program has types of its kernel already, from wherever."""
+    """Return whether a program has types of its kernel already."""
     try:
         prog.type("struct page")
     except LookupError:
@@ -87,18 +83,17 @@ def attach_types(
     """
     Give a program the types and symbols of its kernel.
 
-    To be called once, before the first drgn helper: they remember what they
-    find, so that a second source would be mixed with the first.
+    Call it once, before the first drgn helper: helpers cache what they find, so a
+    second source would be mixed with the first.
 
     :param source: ``auto`` takes DWARF if there are *symbol_files*; else BTF;
-        else, if the kernel has none, DWARF from where drgn looks by default
+        else, if the kernel has no BTF, DWARF from the places that drgn searches
     :param symbol_files: ``vmlinux``, and any modules, with DWARF
-    :param system_map: ``System.map`` of the kernel, or its ``/proc/kallsyms`` saved, to
-        be used with BTF in place of the kernel's own symbols, which it has since
-        Linux 6.0
-    :param btf: BTF of vmlinux, to be used in place of the kernel's own
-    :return: ``TypesSource.BTF`` or ``TypesSource.DWARF``, whichever it is
-    :raises TypesError: if there are no types to be had from *source*
+    :param system_map: the kernel's ``System.map``, or its saved ``/proc/kallsyms``: used
+        with BTF instead of the kernel's own symbols, which VMCOREINFO locates since 6.0
+    :param btf: BTF of vmlinux, used instead of the kernel's own
+    :return: ``TypesSource.BTF`` or ``TypesSource.DWARF``
+    :raises TypesError: if *source* has no types
     """
     source = TypesSource(source)
     if source is TypesSource.DWARF or (source is TypesSource.AUTO and symbol_files):
@@ -112,7 +107,7 @@ def attach_types(
         try:
             _attach_dwarf(prog, ())
         except TypesError:
-            # What to say is why there is no BTF: that is what works by itself.
+            # Report why there is no BTF: BTF needs nothing from the user.
             raise no_btf from None
         return TypesSource.DWARF
     return TypesSource.BTF
@@ -127,8 +122,7 @@ def _attach_dwarf(prog: Program, symbol_files: Sequence[str | os.PathLike[str]])
 def _attach_btf(
     prog: Program, system_map: str | os.PathLike[str] | None, data: bytes | None
 ) -> None:
-    # Nothing is registered before everything is there: an error leaves the
-    # program as it was.
+    # Register nothing before everything was read: an error leaves the program as it was.
     from ..target.vmcoreinfo import parse
     from .btf import Btf
     from .finders import FINDER_NAME, register_types
@@ -138,7 +132,7 @@ def _attach_btf(
     try:
         vmcoreinfo = parse(prog["VMCOREINFO"].string_())
     except LookupError:
-        raise TypesError("the target is no Linux kernel, or has no VMCOREINFO") from None
+        raise TypesError("the target is not a Linux kernel, or has no VMCOREINFO") from None
     if system_map is None:
         symbols = _symbols(prog, vmcoreinfo)
     else:
@@ -193,7 +187,7 @@ def _read_btf(prog: Program, symbols: SymbolTable, vmcoreinfo: Mapping[str, str]
                 return file.read(_MAX_BTF_SIZE)
         except OSError:
             pass
-    from drgn import FaultError
+    from ..target.reads import READ_ERRORS
 
     # include/asm-generic/vmlinux.lds.h
     starts, stops = symbols.named("__start_BTF"), symbols.named("__stop_BTF")
@@ -206,9 +200,9 @@ def _read_btf(prog: Program, symbols: SymbolTable, vmcoreinfo: Mapping[str, str]
         )
     start, stop = starts[0].address, stops[0].address
     if not start < stop <= start + _MAX_BTF_SIZE:
-        raise TypesError(f"the kernel's BTF is said to be from 0x{start:x} to 0x{stop:x}", hint)
+        raise TypesError(f"the kernel's BTF can't be from 0x{start:x} to 0x{stop:x}", hint)
     try:
         data: bytes = prog.read(start, stop - start)
-    except (FaultError, OSError) as e:
+    except READ_ERRORS as e:
         raise TypesError(f"cannot read the kernel's BTF at 0x{start:x}: {e}", hint) from e
     return data

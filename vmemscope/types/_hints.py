@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What to try when a kernel doesn't tell of its types and symbols itself.
+# What to try if a kernel has no types or symbols of its own.
 
 from typing import Final
 

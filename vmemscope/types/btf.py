@@ -5,23 +5,20 @@ BTF
 
 A reader of BTF, the type information that a kernel carries in its own memory
 (``CONFIG_DEBUG_INFO_BTF``), as ``Documentation/bpf/btf.rst`` and
-``include/uapi/linux/btf.h`` define it. It knows nothing of drgn: what goes in
-is the bytes of one BTF blob, what comes out are records, by id or by name.
-:mod:`vmemscope.types.finders` makes drgn types of them.
+``include/uapi/linux/btf.h`` define it. It returns the records of one BTF blob, by id
+or by name. :mod:`vmemscope.types.finders` makes drgn types of them.
 
 A blob is a header, a section of types and a section of strings. The types are
-records of varying length that have no table of contents: the id of a type is
-its place in the sequence, so all of the section has to be stepped through
-before the first id can be resolved. :class:`Btf` does that once, with numpy
-(some 10 ms for the 125,000 types of a 7.2 kernel), and decodes a record only
-when it is asked for.
+records of varying length without an index: the id of a type is its place in the
+sequence, so a reader must step through the whole section before it can resolve an id.
+:class:`Btf` does that once, with numpy (10 ms for the 125,000 types of a 7.2 kernel),
+and decodes a record only when it is asked for.
 
-The BTF of a module is *split*: its ids and its string offsets go on where those
-of the base, which is vmlinux, end. A :class:`Btf` with a *base* resolves both.
+The BTF of a module is *split*: its ids and string offsets continue those of the base,
+which is vmlinux. A :class:`Btf` with a *base* resolves both.
 
-The blob comes from the memory of the kernel that is looked at, so it may be
-damaged: whatever does not fit raises :class:`BtfError`, and no loop is longer
-than the blob.
+The blob comes from the target's memory, so it may be damaged: damage raises
+:class:`BtfError`, and no loop is longer than the blob.
 """
 
 from __future__ import annotations
@@ -74,7 +71,7 @@ class Kind(IntEnum):
 
 
 class Record(NamedTuple):
-    """``struct btf_type``: one type, without what follows it in the section."""
+    """``struct btf_type``: one type, without the words that follow it in the section."""
 
     id: int
     kind: Kind
@@ -97,7 +94,7 @@ class Member(NamedTuple):
     type_id: int
     #: Bits from the start of the structure.
     bit_offset: int
-    #: Bits; ``None`` if this is no bit-field.
+    #: Bits; ``None`` if the member is no bit-field.
     bit_field_size: int | None
 
 
@@ -139,14 +136,14 @@ _TAIL_WORDS: Final[dict[Kind, tuple[int, int]]] = {
     Kind.ENUM64: (0, 3),
 }
 
-# Up to Linux 7.1, bits 16-23 and 29-30 of info were unused and zero; vlen and
-# kind have grown into them since. Reading them is right in both cases.
+# Bits 16-23 and 29-30 of info are unused and zero up to Linux 7.1; since then they
+# belong to vlen and kind.
 _VLEN_MASK: Final = 0xFFFFFF
 _KIND_SHIFT: Final = 24
 _KIND_MASK: Final = 0x7F
 
 # Records between two steps of the loop in _record_offsets(), and words that it
-# looks at at a time.
+# processes at a time.
 _STRIDE_LOG2: Final = 3
 _CHUNK_WORDS: Final = 1 << 15
 
@@ -155,13 +152,11 @@ class Btf:
     """
     One BTF blob, indexed by id and by name.
 
-    :param data: the blob, header first; bytes after its last section are
-        ignored
-    :param base: the BTF whose ids and strings this one goes on from
-    :param name: what the blob is called in errors, the kernel's name of it:
-        ``vmlinux``, ``nd_pmem``
-    :raises BtfError: if the blob is damaged, or has a kind of record that is
-        not known and that its header doesn't describe
+    :param data: the blob, header first; bytes after its last section are ignored
+    :param base: the BTF whose ids and strings this BTF continues
+    :param name: the kernel's name of the blob, for errors: ``vmlinux``, ``nd_pmem``
+    :raises BtfError: if the blob is damaged, or has an unknown kind of record that its
+        header does not describe
     """
 
     def __init__(self, data: Buffer, base: Btf | None = None, name: str = "vmlinux") -> None:
@@ -201,9 +196,8 @@ class Btf:
         self._partial_ints: dict[int, tuple[int, int]] | None = None
         self._enumerator_index: tuple[NDArray[np.uint32], NDArray[np.intp]] | None = None
 
-        # Before Linux 6.0, pahole didn't set kind_flag on a signed enum: the
-        # values were signed by definition. Which of the two it is shows by
-        # whether there is any enum with the flag.
+        # Before Linux 6.0, pahole did not set kind_flag on a signed enum: all values
+        # were signed. A BTF in which no enum has the flag is of that kind.
         enums = self._kinds == Kind.ENUM
         self._enum_flags: Final = bool(((info >> 31) & enums).any())
 
@@ -228,9 +222,9 @@ class Btf:
             raise self._error("first string is not empty")
 
     def _record_sizes(self, layout: bytes) -> tuple[bytes, bytes]:
-        # By the kind_flag and kind byte of info: words of a record without
-        # vlen (0 if the kind is not known), and words for each of vlen. As
-        # tables for bytes.translate(), the fastest way to look all of them up.
+        # By the kind_flag and kind byte of info: words of a record without vlen (0 if
+        # the kind is unknown), and words for each of vlen. They are tables for
+        # bytes.translate(), the fastest way to translate all records.
         fixed = bytearray(1 << 8)
         each = bytearray(1 << 8)
         # struct btf_layout: u8 info_sz, u8 elem_sz, u16 flags; one a kind.
@@ -249,13 +243,11 @@ class Btf:
         return bytes(fixed), bytes(each)
 
     def _record_offsets(self, fixed: bytes, each: bytes) -> NDArray[np.intp]:
-        # Where each record starts, in words. A record says how long it is, so
-        # this is a walk; in plain Python it is the bulk of the cost of a whole
-        # attach. Instead, pretend that a record starts at every word, compute
-        # where the next one would then start, and compose that map with itself
-        # a few times, so that the loop need only take every 8th step; the
-        # steps between are filled in with numpy again. This is done in pieces
-        # that stay in the cache.
+        # Where each record starts, in words. Each record has its length, so this is a
+        # walk, and in plain Python it takes most of the time of an attach. Instead,
+        # assume that a record starts at every word, compute where the next record
+        # would start, and compose that map with itself, so that the loop takes only
+        # every 8th step. numpy then fills in the steps between. Pieces stay in the cache.
         words = self._words
         kind_bytes = words.view(np.uint8)[3 if sys.byteorder == "little" else 0 :: 4]
         count = len(words)
@@ -274,8 +266,8 @@ class Btf:
             sizes = (info & _VLEN_MASK).astype(np.intp)
             sizes *= np.frombuffer(kinds.translate(each), np.uint8)
             sizes += fixed_words
-            # places stands for "outside this piece". What can't be stepped
-            # over leads there too, so that only the last record may be one.
+            # places stands for "outside this piece". A record of unknown size leads
+            # there too, so only the last record can be one.
             following = numbers[: places + 1].copy()
             following[:-1] += sizes
             following[:-1][fixed_words == 0] = places
@@ -307,14 +299,14 @@ class Btf:
         return np.concatenate(result) if result else np.empty(0, np.intp)
 
     def __len__(self) -> int:
-        """Number of types, without those of the base and without void."""
+        """Return the number of types, without those of the base and without void."""
         return len(self._at)
 
     def string(self, offset: int) -> str:
         """
-        Get a string of the string section, or of that of the base.
+        Return a string of the string section, or of the base's.
 
-        :raises BtfError: if *offset* is outside of both
+        :raises BtfError: if *offset* is outside both
         """
         if offset < self._strings.start and self.base is not None:
             return self.base.string(offset)
@@ -324,9 +316,9 @@ class Btf:
 
     def record(self, type_id: int) -> Record:
         """
-        Get the type with an id, which may be one of the base's.
+        Return the type with an id; the id may be one of the base's.
 
-        :raises BtfError: if there is no such id
+        :raises BtfError: if no type has the id
         """
         if type_id < self.start_id:
             if self.base is not None:
@@ -353,28 +345,28 @@ class Btf:
         )
 
     def _layer(self, type_id: int) -> Btf:
-        # The blob that a record is in: what follows the record is there.
+        # The blob that has the record, and the words that follow it.
         layer = self
         while type_id < layer.start_id and layer.base is not None:
             layer = layer.base
         return layer
 
     def _tail(self, record: Record, per_item: int) -> Iterator[tuple[int, ...]]:
-        # Items of some words each that follow a record. The walk of the
-        # section has checked that they are all inside.
+        # Items of per_item words that follow a record. The walk of the section has
+        # checked that all of them are inside.
         words: list[int] = self._words[record.tail : record.tail + record.vlen * per_item].tolist()
         return zip(*[iter(words)] * per_item, strict=True)
 
     def word(self, record: Record) -> int:
-        """Get the one word that follows an INT, a VAR or a DECL_TAG."""
+        """Return the word that follows an INT, a VAR or a DECL_TAG."""
         return int(self._layer(record.id)._words[record.tail])
 
     @property
     def partial_ints(self) -> dict[int, tuple[int, int]]:
         """
-        Get the INTs that are less than their bytes, by id: offset and size, in bits.
+        The INTs that do not fill their bytes, with the base's: id -> offset, size in bits.
 
-        Only old encoders use them, for bit-fields; the base's are included.
+        Only old encoders use them, for bit-fields.
         """
         if self._partial_ints is None:
             found = {} if self.base is None else dict(self.base.partial_ints)
@@ -390,16 +382,16 @@ class Btf:
 
     def array(self, record: Record) -> tuple[int, int]:
         """
-        Get element type id and number of elements of an ARRAY.
+        Return element type id and number of elements of an ARRAY.
 
-        BTF doesn't tell ``[0]`` from ``[]``: both have no elements.
+        BTF encodes ``[0]`` and ``[]`` alike, with no elements.
         """
         words = self._layer(record.id)._words
         return int(words[record.tail]), int(words[record.tail + 2])
 
     def members(self, record: Record) -> list[Member]:
         """
-        Get the members of a STRUCT or UNION.
+        Return the members of a STRUCT or UNION.
 
         :raises BtfError: if the name of one is outside the string section
         """
@@ -417,7 +409,7 @@ class Btf:
 
     def parameters(self, record: Record) -> list[Parameter]:
         """
-        Get the parameters of a FUNC_PROTO.
+        Return the parameters of a FUNC_PROTO.
 
         :raises BtfError: if the name of one is outside the string section
         """
@@ -428,7 +420,7 @@ class Btf:
         ]
 
     def is_signed(self, record: Record) -> bool:
-        """Get whether the values of an ENUM or ENUM64 are signed."""
+        """Return whether the values of an ENUM or ENUM64 are signed."""
         if record.kind_flag:
             return True
         layer = self._layer(record.id)
@@ -438,7 +430,7 @@ class Btf:
 
     def enumerators(self, record: Record) -> list[Enumerator]:
         """
-        Get the enumerators of an ENUM or ENUM64.
+        Return the enumerators of an ENUM or ENUM64.
 
         :raises BtfError: if the name of one is outside the string section
         """
@@ -467,10 +459,10 @@ class Btf:
 
     def find(self, name: str, *kinds: Kind) -> int | None:
         """
-        Find the first type with a name that is of one of some kinds.
+        Find the first type with a name and of one of some kinds; not in the base.
 
-        Types of the base are not found; its strings are looked at, since a
-        module's type can share its name with something in vmlinux.
+        The strings of the base are searched: a module's type can share its name with
+        something in vmlinux.
 
         :return: type id, or ``None`` if there is none
         """
@@ -478,9 +470,7 @@ class Btf:
 
     def find_all(self, name: str, *kinds: Kind) -> Iterator[int]:
         """
-        Find all types with a name that are of one of some kinds.
-
-        :return: type ids
+        Yield the ids of all types with a name and of one of some kinds.
         """
         for offset in self._string_offsets(name):
             # A plain int would have numpy convert the whole array to int64.
@@ -492,7 +482,7 @@ class Btf:
                     yield self.start_id + index
 
     def ids(self, *kinds: Kind) -> list[int]:
-        """Get the ids of all types of some kinds, ascending."""
+        """Return the ids of all types of some kinds, ascending."""
         wanted = np.zeros(_KIND_MASK + 1, np.bool_)
         wanted[list(kinds)] = True
         result: list[int] = (np.flatnonzero(wanted[self._kinds]) + self.start_id).tolist()
@@ -502,8 +492,7 @@ class Btf:
         """
         Find the first enumerator with a name.
 
-        :return: id of its ENUM or ENUM64, and its value; ``None`` if there is
-            none
+        :return: id of its ENUM or ENUM64, and its value; ``None`` if there is none
         """
         if self._enumerator_index is None:
             self._enumerator_index = self._index_enumerators()
@@ -518,8 +507,7 @@ class Btf:
         return None
 
     def _index_enumerators(self) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
-        # For every enumerator of all 3,000 enums: the offset of its name, and
-        # the index of its enum.
+        # For every enumerator: the offset of its name, and the index of its enum.
         names = []
         owners = []
         for kind, per_item in ((Kind.ENUM, 2), (Kind.ENUM64, 3)):

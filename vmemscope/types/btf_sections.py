@@ -3,7 +3,7 @@
 Sections of BTF
 ---------------
 
-Where the sections of a blob are, as its header says, and what is in that of strings.
+The header of a blob, which says where its sections are, and the section of strings.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _MAGIC: Final = 0xEB9F
 _VERSION: Final = 1
 # struct btf_header from hdr_len on: hdr_len, type_off, type_len, str_off, str_len.
 _HEADER_LEN: Final = 24
-# The same with layout_off and layout_len, which say how long the records of
-# each kind are (struct btf_layout), so that a reader can step over new kinds.
+# The same with layout_off and layout_len: struct btf_layout has the length of the
+# records of each kind, so that a reader can step over new kinds.
 _HEADER_LEN_LAYOUT: Final = 32
 
 
 class BtfError(TypesError):
-    """A BTF blob that is damaged, or of a kind that this reader doesn't know."""
+    """A BTF blob is damaged, or has records that this reader does not know."""
 
     def __init__(self, message: str, hint: str | None = GIVE_VMLINUX) -> None:
         super().__init__(message, hint)
@@ -45,6 +45,13 @@ class Header(NamedTuple):
 
     @staticmethod
     def parse(data: bytes, name: str) -> Header:
+        """
+        Parse the header of a blob.
+
+        :param name: what errors call the blob
+        :raises BtfError: if it is damaged
+        """
+
         def error(what: str) -> BtfError:
             return BtfError(f"BTF of {name} is damaged: {what}")
 
@@ -77,31 +84,29 @@ class Header(NamedTuple):
 
 class Strings:
     """
-    A string section, each string ending in a zero byte.
+    A string section; each string ends in a zero byte.
 
-    :param start: offset that its first string goes by
+    :param start: offset of its first string
     """
 
     def __init__(self, section: bytes, start: int) -> None:
-        #: Offsets at which it starts and ends: those of a module's go on from
-        #: those of vmlinux.
+        #: Offsets at which it starts and ends; a module's continue those of vmlinux.
         self.start: Final = start
         self.end: Final = start + len(section)
-        # So that eight bytes can be read from wherever a string starts.
+        # Eight bytes can be read from each place where a string starts.
         self._data: Final = section + bytes(8)
         self._index: tuple[NDArray[np.intp], NDArray[np.uint64]] | None = None
 
     def get(self, offset: int) -> str:
-        """Get the string at an offset, which must be one of the section's."""
+        """Return the string at an offset, which must be in the section."""
         start = offset - self.start
         return self._data[start : self._data.index(0, start)].decode(errors="backslashreplace")
 
     def offsets(self, name: str) -> list[int]:
-        """Find where a string is; more than once if the encoder saw to no such thing."""
-        # By its first eight bytes, all strings at a time, which takes a tenth of
-        # searching the section; a dictionary of all of them takes 50 ms to
-        # build. Strings that share their tails are not looked for: encoders
-        # of BTF don't do that.
+        """Return the offsets of a string; several if the encoder left duplicates."""
+        # Compare the first eight bytes of all strings at once: that takes a tenth of
+        # the time of a search, and a dictionary takes 50 ms to build. Encoders of BTF
+        # do not let strings share their tails.
         encoded = name.encode(errors="surrogateescape")
         if 0 in encoded:
             return []
@@ -117,7 +122,7 @@ class Strings:
         ]
 
     def _make_index(self) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
-        # Start of each string, and its first eight bytes, zero after its end.
+        # Start of each string, and its first eight bytes, zeros after its end.
         length = self.end - self.start
         ends = np.flatnonzero(np.frombuffer(self._data, np.uint8, length) == 0)
         starts = np.zeros_like(ends)
@@ -128,6 +133,5 @@ class Strings:
         return starts, heads
 
 
-# By the length of a string, clipped: the bits of its first eight bytes that are
-# part of it.
+# By the length of a string, up to 8: mask of its bits in the first eight bytes.
 _HEAD_MASKS: Final = np.array([(1 << 8 * length) - 1 for length in range(9)], np.uint64)

@@ -2,9 +2,8 @@
 """
 Types and symbols from DWARF, with drgn's own reader.
 
-drgn takes a file that is missing, or that belongs to another kernel, for one
-that is of no use: it logs a warning, and every name is unknown later. Here it
-is an error, at once.
+If a file is missing or belongs to another kernel, drgn logs a warning, and later
+every name is unknown. Here it is an error, at once.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ __all__ = ("load_dwarf",)
 
 def load_dwarf(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> None:
     """
-    Load debugging symbols, and register the variables that DWARF doesn't know.
+    Load debugging symbols, and register the variables that DWARF does not describe.
 
-    :param paths: ``vmlinux``, and any modules; if empty, the places where drgn
-        looks by default are tried for the kernel's
-    :raises TypesError: if there is none for the kernel, or if a file is missing,
+    :param paths: ``vmlinux``, and any modules; if empty, drgn searches its default
+        places for the kernel's
+    :raises TypesError: if there are none for the kernel, or if a file is missing,
         not an ELF file, or belongs to another kernel
     """
     from drgn import MissingDebugInfoError
@@ -42,7 +41,7 @@ def load_dwarf(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> None:
             raise TypesError(f"cannot read {os.fspath(path)}: {e.strerror}") from e
         if magic != b"\x7fELF":
             raise TypesError(f"{os.fspath(path)} is not an ELF file", GIVE_VMLINUX)
-    # What it is for is checked here.
+    # The checks below say more than this error.
     with contextlib.suppress(MissingDebugInfoError):
         prog.load_debug_info([os.fspath(path) for path in paths], main=not paths)
     _check_main_module(prog, paths)
@@ -60,7 +59,7 @@ def _check_main_module(prog: Program, paths: Sequence[str | os.PathLike[str]]) -
     kernel = f"kernel {_release(prog)} ({_build_id(main.build_id)})"
     hint = GIVE_VMLINUX
     if not paths:
-        raise TypesError(f"there are no debugging symbols for {kernel} where drgn looks", hint)
+        raise TypesError(f"there are no debugging symbols for {kernel} where drgn searches", hint)
     files = ", ".join(f"{os.fspath(path)} ({_build_id(_file_build_id(path))})" for path in paths)
     if any(_file_build_id(path) == main.build_id is not None for path in paths):
         raise TypesError(f"{files} has no debugging symbols for {kernel}", hint)
@@ -89,10 +88,12 @@ def _check_all_used(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> N
 
 
 def _supplement(prog: Program) -> None:
-    # DWARF describes no variables that are defined in assembly: phys_base.
+    # DWARF does not describe variables that assembly defines: phys_base.
     from .finders import FINDER_NAME, ObjectFinder
+    from .globals import variables_of
 
-    prog.register_object_finder(FINDER_NAME, ObjectFinder(None), enable_index=-1)
+    finder = ObjectFinder(None, variables_of(prog.platform))
+    prog.register_object_finder(FINDER_NAME, finder, enable_index=-1)
 
 
 def _release(prog: Program) -> str:
@@ -108,7 +109,7 @@ def _build_id(build_id: bytes | None) -> str:
 
 
 def _file_build_id(path: str | os.PathLike[str]) -> bytes | None:
-    # A module that may be any file takes the build ID of the one it gets.
+    # An extra module takes the build ID of the file it gets.
     import drgn
 
     module = drgn.Program().extra_module(os.fspath(path), create=True)

@@ -3,17 +3,15 @@
 drgn finders over BTF and kallsyms
 ----------------------------------
 
-drgn asks its finders for types, objects and symbols by name. The finders here
-answer with what a kernel says of itself: types from its BTF
-(:class:`~vmemscope.types.btf.Btf`), symbols from its kallsyms, and objects from
-the two together. Nothing is made before it is asked for: a structure comes with
-its members' names and offsets, and the type of a member when somebody looks at
-it, so that an audit makes some 200 of the 125,000 types of a kernel.
+drgn asks its finders for types, objects and symbols by name. These finders answer
+from the kernel's memory: types from its BTF (:class:`~vmemscope.types.btf.Btf`),
+symbols from its kallsyms, and objects from the two together. They make a type when it
+is first used, also that of a member, so an audit makes about 200 of the 125,000 types
+of a kernel.
 
-drgn helpers take "name not found" for "old kernel" or "option off". So these
-finders leave out nothing that vmlinux has, add nothing to it (constants,
-functions and variables of modules are not found), and damage is an error, not
-a miss.
+drgn helpers take "name not found" for "old kernel" or "option off". So these finders
+find exactly what vmlinux has (no constants, functions or variables of modules), and
+damage is an error.
 """
 
 from __future__ import annotations
@@ -42,13 +40,13 @@ from ..errors import TypesError
 from ._hints import GIVE_VMLINUX
 from .btf import Btf, Kind, Record
 from .btf_sections import BtfError
-from .globals import GLOBALS, Global
+from .globals import Variables, variables_of
 
 __all__ = ("FINDER_NAME", "BtfTypes", "ObjectFinder", "TypeFinder", "register_types")
 
 logger = logging.getLogger(__name__)
 
-#: What the finders are registered as; ``btf`` is left to drgn.
+#: Name that the finders are registered with; drgn may use ``btf``.
 FINDER_NAME: Final = "vmemscope"
 
 # Longest chain of pointers, typedefs, qualifiers and arrays. The C standard asks
@@ -65,7 +63,7 @@ _QUALIFIERS: Final = {
 _INT_SIGNED: Final = 1 << 24
 _INT_BOOL: Final = 1 << 26
 
-# DWARF calls the type that an enum is stored as by these names.
+# DWARF's names for the type that an enum is stored as.
 _ENUM_TYPES: Final = {
     1: ("signed char", "unsigned char"),
     2: ("short", "unsigned short"),
@@ -75,8 +73,8 @@ _ENUM_TYPES: Final = {
 
 
 def _spelling(name: str) -> tuple[str, ...]:
-    # One form for all the ways to write a base type: "unsigned long", "long
-    # unsigned int" and "int long unsigned" are all ("long", "unsigned").
+    # The same for all spellings of a base type: "unsigned long", "long unsigned int"
+    # and "int long unsigned" are ("long", "unsigned").
     words = name.split()
     if "long" in words or "short" in words:
         words = [word for word in words if word not in ("int", "signed")]
@@ -91,9 +89,9 @@ class BtfTypes:
     """
     Makes drgn types of the types of a BTF, each once.
 
-    :param prog: program that the types are for
+    :param prog: program that gets the types
     :param btf: BTF of vmlinux, or of a module
-    :param base: types of the BTF that *btf* goes on from
+    :param base: types of the BTF that *btf* continues
     """
 
     def __init__(self, prog: Program, btf: Btf, base: BtfTypes | None = None) -> None:
@@ -107,7 +105,7 @@ class BtfTypes:
 
     def type(self, type_id: int) -> Type:
         """
-        Get the type with an id.
+        Return the type with an id.
 
         :raises BtfError: if its BTF is damaged
         """
@@ -122,7 +120,7 @@ class BtfTypes:
             try:
                 found = self._make(record)
             except (OverflowError, TypeError, ValueError) as e:
-                # drgn's word on a negative size, an array of functions, ...
+                # drgn's errors for a negative size, an array of functions, ...
                 raise self._error(record, str(e)) from e
             finally:
                 self._depth -= 1
@@ -146,8 +144,8 @@ class BtfTypes:
             return self._prog.typedef_type(self._name(record), self.type(record.size_or_type))
         if kind == Kind.ARRAY:
             element, length = self.btf.array(record)
-            # [0] and [] are the same to BTF. Of a type of unknown length, as
-            # of a flexible array, drgn takes any index.
+            # BTF encodes [0] and [] alike. drgn takes any index of an array of
+            # unknown length.
             return self._prog.array_type(self.type(element), length or None)
         if kind == Kind.INT:
             encoding = self.btf.word(record)
@@ -162,7 +160,7 @@ class BtfTypes:
         if kind == Kind.FUNC_PROTO:
             return self._function(record)
         if kind in (Kind.FUNC, Kind.VAR, Kind.TYPE_TAG, Kind.DECL_TAG):
-            # These name a type, or annotate one, that is the next of the chain.
+            # These name or annotate the next type of the chain.
             return self.type(record.size_or_type)
         if kind == Kind.FLOAT:
             return self._prog.float_type(self._name(record), record.size_or_type)
@@ -176,8 +174,8 @@ class BtfTypes:
         return record.name
 
     def _compound(self, record: Record) -> Type:
-        # A member's type is made when somebody looks at it: it may well refer
-        # to this very structure, as that of struct list_head does.
+        # A member's type is made when it is used: it may refer to this structure, as
+        # in struct list_head.
         members = []
         for member in self.btf.members(record):
             bits, offset = member.bit_field_size, member.bit_offset
@@ -199,14 +197,14 @@ class BtfTypes:
             raise self._error(self.btf.record(type_id), f"as bit-field: {e}") from e
 
     def _old_bit_field(self, type_id: int, offset: int) -> tuple[int | None, int]:
-        # Without kind_flag, a bit-field is a member of an INT of fewer bits
-        # than its size has (BTF_INT_BITS, BTF_INT_OFFSET); so did pahole 1.12.
+        # Without kind_flag (pahole 1.12), a bit-field is a member whose INT has fewer
+        # bits than its size (BTF_INT_BITS, BTF_INT_OFFSET).
         bits = self.btf.partial_ints.get(type_id)
         return (None, offset) if bits is None else (bits[1], offset + bits[0])
 
     def _enum(self, record: Record) -> Type:
         if not record.vlen:
-            # How a forward declaration of an enum is encoded.
+            # The encoding of a forward declaration of an enum.
             return self._prog.enum_type(record.name)
         size = record.size_or_type
         if size not in _ENUM_TYPES:
@@ -217,7 +215,7 @@ class BtfTypes:
         return self._prog.enum_type(record.name, compatible, enumerators)
 
     def _forward(self, record: Record) -> Type:
-        # As drgn does with DWARF, take the definition if there is just one.
+        # Take the definition if there is just one, as drgn does with DWARF.
         kind = Kind.UNION if record.kind_flag else Kind.STRUCT
         if record.name is not None:
             definitions = self._definitions(record.name, kind)
@@ -235,7 +233,7 @@ class BtfTypes:
 
     def _function(self, record: Record) -> Type:
         parameters = self.btf.parameters(record)
-        # The last parameter of a variadic function is void without a name.
+        # The last parameter of a variadic function is void, without a name.
         variadic = bool(parameters) and parameters[-1] == (None, 0)
         if variadic:
             parameters.pop()
@@ -247,12 +245,12 @@ class BtfTypes:
 
     def find(self, kinds: TypeKindSet, name: str) -> Type | None:
         """
-        Find a type by name, or tag; not in the base.
+        Find a type by name or tag; not in the base.
 
-        :param kinds: kinds of types to look for
+        :param kinds: kinds of types to find
         :raises BtfError: if its BTF is damaged
         """
-        # drgn asks again each time that a name is used.
+        # drgn asks each time that a name is used.
         key = frozenset(kinds), name
         if key not in self._found:
             self._found[key] = self._find(kinds, name)
@@ -276,7 +274,7 @@ class BtfTypes:
         incomplete = None
         for type_id in self.btf.find_all(name, *wanted) if wanted else ():
             found = self.type(type_id)
-            # A FWD says itself whether it is of a struct or of a union.
+            # A FWD is of a struct or of a union.
             if found.kind not in kinds:
                 continue
             if found.kind == TypeKind.TYPEDEF or found.is_complete():
@@ -307,8 +305,8 @@ class TypeFinder:
     Finds types by name: in vmlinux, then in the modules.
 
     :param vmlinux: types of vmlinux
-    :param modules: called once, when a type is not found in vmlinux; gives the
-        types of the modules
+    :param modules: returns the types of the modules; called once, when a type is not
+        in vmlinux
     """
 
     def __init__(self, vmlinux: BtfTypes, modules: Callable[[], Sequence[BtfTypes]]) -> None:
@@ -321,16 +319,16 @@ class TypeFinder:
     ) -> Type | None:
         """Find a type, as :meth:`drgn.Program.register_type_finder()` asks."""
         if filename:
-            # BTF doesn't know which file a type is from.
+            # BTF does not say which file a type is from.
             return None
         found = self._vmlinux.find(kinds, name)
         if found is not None:
             return found
-        # The base types are those of vmlinux, and of the C compiler.
+        # All base types are in vmlinux.
         if not kinds & _MODULE_KINDS:
             return None
         if self._modules is None:
-            # Loading them needs types of vmlinux, and must not come back here.
+            # Loading them asks for types of vmlinux, and must not recurse.
             self._modules = ()
             self._modules = self._load_modules()
         for module in self._modules:
@@ -347,14 +345,13 @@ class ObjectFinder:
     """
     Finds constants, functions and variables of vmlinux by name.
 
-    :param types: types of vmlinux; ``None`` to supplement another finder with
-        the variables of the table
-    :param variables: types of variables
+    :param types: types of vmlinux; ``None`` to add only *variables* to another finder
+    :param variables: C types of variables
     """
 
-    def __init__(self, types: BtfTypes | None, variables: dict[str, Global] | None = None) -> None:
+    def __init__(self, types: BtfTypes | None, variables: Variables) -> None:
         self._types: Final = types
-        self._variables: Final = GLOBALS if variables is None else variables
+        self._variables: Final = variables
 
     def __call__(
         self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None
@@ -390,36 +387,30 @@ class ObjectFinder:
             return None
         if type_id is not None and self._types is not None:
             return Object(prog, self._types.type(type_id), address=address)
-        return None if variable is None else self._variable(prog, variable, address)
+        return None if variable is None else _variable(prog, name, variable, address)
 
     def _is_function(self, type_id: int | None) -> bool:
         if type_id is None or self._types is None:
             return False
         return self._types.btf.record(type_id).kind == Kind.FUNC
 
-    @staticmethod
-    def _variable(prog: Program, variable: Global, address: int) -> Object | None:
-        if variable.architectures is not None:
-            platform = prog.platform
-            if platform is None or platform.arch not in variable.architectures:
-                return None
-        for candidate in variable.types:
-            try:
-                return Object(prog, candidate, address=address)
-            except LookupError:
-                pass
-        # To say that there is no such variable would be a different answer.
-        raise TypesError(
-            f"the kernel has a variable {variable.name}, but lacks its type, "
-            + " or ".join(variable.types),
-            GIVE_VMLINUX,
-        )
+
+def _variable(prog: Program, name: str, types: tuple[str, ...], address: int) -> Object:
+    for candidate in types:
+        try:
+            return Object(prog, candidate, address=address)
+        except LookupError:
+            pass
+    # A LookupError would say that the kernel lacks the variable.
+    raise TypesError(
+        f"the kernel has a variable {name}, but lacks its type, {' or '.join(types)}",
+        GIVE_VMLINUX,
+    )
 
 
 def _address(prog: Program, name: str, *, is_function: bool) -> int | None:
-    # Static functions and variables can share their names, also with one of the
-    # other sort. Which sort a symbol is of, is a preference only: in 7.2,
-    # kallsyms has most of .data as text.
+    # Static functions and variables can share a name. The kind of a symbol is only a
+    # preference: kallsyms of 7.2 has most of .data as text.
     kinds = (SymbolKind.FUNC if is_function else SymbolKind.OBJECT, SymbolKind.UNKNOWN)
     symbols = prog.symbols(name)
     symbols = [s for s in symbols if s.kind in kinds] or symbols
@@ -441,15 +432,17 @@ def register_types(
     prog: Program, btf: Btf, modules: Callable[[BtfTypes], Sequence[BtfTypes]]
 ) -> None:
     """
-    Register a type finder and an object finder with a program.
+    Register a type finder and an object finder with a program, before all others.
 
-    They come before all others. The object finder needs a symbol finder.
+    The object finder needs a symbol finder.
 
     :param btf: BTF of vmlinux
-    :param modules: gives the types of the modules; called when first needed
+    :param modules: returns the types of the modules; called when first needed
     """
     types = BtfTypes(prog, btf)
     prog.register_type_finder(
         FINDER_NAME, TypeFinder(types, partial(modules, types)), enable_index=0
     )
-    prog.register_object_finder(FINDER_NAME, ObjectFinder(types), enable_index=0)
+    prog.register_object_finder(
+        FINDER_NAME, ObjectFinder(types, variables_of(prog.platform)), enable_index=0
+    )

@@ -3,12 +3,11 @@
 Kallsyms
 --------
 
-Symbols of a kernel without its ``vmlinux``. The kernel keeps its symbol table
-(``CONFIG_KALLSYMS``, with data symbols if ``CONFIG_KALLSYMS_ALL``) in its own
-read-only data, as ``scripts/kallsyms.c`` wrote it, and since Linux 6.0
-VMCOREINFO tells where the tables are. :class:`KallsymsImage` reads each table
-whole and decodes only what is asked for; a symbol is found by name without
-decoding any other.
+Symbols of a kernel without its ``vmlinux``. The kernel has its symbol table
+(``CONFIG_KALLSYMS``, with data symbols if ``CONFIG_KALLSYMS_ALL``) in its read-only
+data, as ``scripts/kallsyms.c`` wrote it. Since Linux 6.0, VMCOREINFO has the addresses
+of the tables. :class:`KallsymsImage` reads each table whole, and finds a symbol by
+name without decoding the others.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TypesError
-from ..vmemmap.memory import READ_ERRORS
+from ..target.reads import READ_ERRORS
 from ._hints import GIVE_SYMBOLS, GIVE_VMLINUX
 from .symbols import MASK_64, ByAddress, SymbolEntry
 
@@ -39,15 +38,15 @@ _MAX_NAME_LEN: Final = 2048
 
 # Symbols between two entries of kallsyms_markers.
 _MARKER_STRIDE: Final = 256
-# Entries of kallsyms_markers by which it is recognized.
+# Entries by which kallsyms_markers is recognized.
 _MARKERS_KNOWN: Final = 4
 
-# Symbols whose names are looked at at a time.
+# Symbols whose names are processed at a time.
 _PIECE: Final = 1 << 13
 
-# Weight of each character in the checksum of a name, by which it is looked for.
-# The checksum is their sum, so that of a token is the sum for its characters.
-# That of an anagram is the same, which costs one more comparison.
+# Weight of each character in the checksum of a name. The checksum is the sum of the
+# weights, so the checksum of a token is that of its characters. An anagram has the same
+# checksum, and costs one more comparison.
 _WEIGHTS: Final = tuple(pow(0x9E3779B1, character, 1 << 32) for character in range(256))
 
 
@@ -59,12 +58,11 @@ class KallsymsImage:
     """
     The kallsyms tables in the memory of a kernel.
 
-    The tables are read on construction, a few megabytes in five reads.
+    The constructor reads them, a few megabytes in five reads.
 
     :param prog: program whose virtual memory can be read, of a known platform
-    :param vmcoreinfo: its VMCOREINFO, as :func:`vmemscope.target.vmcoreinfo.parse`
-        gives it
-    :raises TypesError: if VMCOREINFO doesn't tell where the tables are (before
+    :param vmcoreinfo: its VMCOREINFO, from :func:`vmemscope.target.vmcoreinfo.parse`
+    :raises TypesError: if VMCOREINFO does not have the addresses of the tables (before
         Linux 6.0), if they can't be read, or if they are damaged
     """
 
@@ -135,7 +133,7 @@ class KallsymsImage:
         return data
 
     def _room(self, table: str, most: int) -> int:
-        # Bytes from one table to the next that VMCOREINFO knows.
+        # Bytes from one table to the next that VMCOREINFO has.
         start = self._keys[table]
         return min([most, *(key - start for key in self._keys.values() if key > start)])
 
@@ -154,15 +152,14 @@ class KallsymsImage:
         return tokens
 
     def _read_names(self, count: int) -> bytes:
-        # Its length is not known. In all kernels, other tables follow it.
+        # Its length is unknown. In all kernels, other tables follow it.
         size = self._room("kallsyms_names", min(count * (_MAX_NAME_LEN + 2), _MAX_NAMES_LEN))
         return self._read("kallsyms_names", size)
 
     def _name_starts(self, count: int) -> NDArray[np.intp]:
-        # An entry of kallsyms_names is the number of its codes, as ULEB128 of
-        # one or two bytes, and the codes. Two bytes came with Linux 6.1
-        # (73bbb94466fd "kallsyms: support "big" kernel symbols"); before, a
-        # name was too short to have more than 127 codes.
+        # An entry of kallsyms_names is the number of its codes, as ULEB128, and the
+        # codes. The number has one byte, or two since Linux 6.1 (73bbb94466fd
+        # "kallsyms: support "big" kernel symbols").
         starts = self._starts_by_markers(count)
         if starts is None:
             starts = np.array(list(self._walk_names(count)), np.intp)
@@ -186,10 +183,10 @@ class KallsymsImage:
             raise self._error(f"kallsyms_names ends inside the entry at byte {start}")
 
     def _starts_by_markers(self, count: int) -> NDArray[np.intp] | None:
-        # kallsyms_markers, the offset in kallsyms_names of every 256th symbol,
-        # follows kallsyms_names. With it, all stretches of 256 symbols can be
-        # walked side by side, ten times faster than one after the other. Where
-        # it is, is not known, but its first entries are.
+        # kallsyms_markers, the offset in kallsyms_names of every 256th symbol, follows
+        # kallsyms_names. With it, numpy walks all stretches of 256 symbols side by side,
+        # ten times faster than one after the other. Its address is unknown, but its
+        # first entries are known.
         stretches = -(-count // _MARKER_STRIDE)
         if stretches < _MARKERS_KNOWN:
             return None
@@ -205,8 +202,8 @@ class KallsymsImage:
         position = markers
         for step in range(_MARKER_STRIDE):
             starts[step] = position
-            # Of what lies outside, any length will do: the last stretch is
-            # shorter than the others, and the rest is checked below.
+            # The last stretch is shorter: any length will do outside. The checks
+            # below find all other stretches that leave the table.
             length = names.take(position, mode="clip").astype(np.intp)
             long = length & 0x80
             if long.any():
@@ -220,14 +217,14 @@ class KallsymsImage:
         return result if self._fits(int(result[-1])) else None
 
     def _fits(self, position: int) -> bool:
-        # Whether all of an entry of kallsyms_names is inside.
+        # Whether a whole entry of kallsyms_names is inside.
         try:
             return self._codes_at(position)[1] <= len(self._names)
         except IndexError:
             return False
 
     def _codes_at(self, position: int) -> tuple[bytes, int]:
-        # Codes of an entry of kallsyms_names, and where the next one starts.
+        # Codes of an entry of kallsyms_names, and where the next entry starts.
         names = self._names
         length = names[position]
         position += 1
@@ -237,7 +234,7 @@ class KallsymsImage:
         return names[position : position + length], position + length
 
     def _name_weights(self) -> NDArray[np.uint32]:
-        # Checksum of each name, see _WEIGHTS: add up those of the codes of all
+        # Checksum of each name, see _WEIGHTS: the sum of those of its codes, for all
         # names at once, in pieces that stay in the cache.
         names = np.frombuffer(self._names, np.uint8)
         table = np.array([_weight(token) for token in self._tokens], np.uint32)
@@ -250,7 +247,7 @@ class KallsymsImage:
             codes = names[origin:end]
             first = starts - origin
             weights = table.take(codes)
-            # The length is not a code.
+            # The length is no code.
             weights[first] = 0
             long = codes.take(first) >= 0x80
             after = first + 1
@@ -258,14 +255,14 @@ class KallsymsImage:
             after += long
             into = sums[piece : piece + _PIECE]
             np.add.reduceat(weights, first, out=into)
-            # The first character is the type letter, and no part of the name.
+            # The first character is the type letter, not part of the name.
             into -= letters.take(codes.take(after, mode="clip"))
         return sums
 
     def _read_addresses(self) -> NDArray[np.uint64]:
-        # There have been four encodings of addresses; VMCOREINFO tells them
-        # apart in part only. It gives the address of _stext, by which it shows
-        # (kernel/kallsyms.c, kallsyms_sym_address()).
+        # There are four encodings of addresses (kernel/kallsyms.c:
+        # kallsyms_sym_address()). The right one gives the address of _stext that
+        # VMCOREINFO has.
         count = len(self._starts)
         if "kallsyms_addresses" in self._keys:
             # Until 6.10, without CONFIG_KALLSYMS_BASE_RELATIVE.
@@ -298,8 +295,8 @@ class KallsymsImage:
         if relative_base:
             # Until 6.19, an offset is unsigned.
             yield base + (wrapped & np.uint64(0xFFFFFFFF))
-            # x86 until 6.14, CONFIG_KALLSYMS_ABSOLUTE_PERCPU: one that is not
-            # negative is no offset, but the address itself.
+            # x86 until 6.14, CONFIG_KALLSYMS_ABSOLUTE_PERCPU: an offset that is not
+            # negative is the address itself.
             yield np.where(offsets >= 0, wrapped, base - np.uint64(1) - wrapped)
         else:
             # Since 7.0 (a081b5789255 "kallsyms: Get rid of kallsyms relative
@@ -325,19 +322,19 @@ class KallsymsImage:
         return SymbolEntry(name[1:], int(self._addresses[index]), name[0])
 
     def __len__(self) -> int:
-        """Number of symbols."""
+        """Return the number of symbols."""
         return len(self._starts)
 
     def __iter__(self) -> Iterator[SymbolEntry]:
-        """Iterate over all symbols, in the kernel's order."""
+        """Yield all symbols, in the kernel's order."""
         return (self._entry(index) for index in range(len(self)))
 
     def named(self, name: str) -> list[SymbolEntry]:
-        """Get all symbols with a name."""
+        """Return all symbols with a name."""
         return [self._entry(index) for index in self._indices(name)]
 
     def containing(self, address: int) -> list[tuple[SymbolEntry, int]]:
-        """Get the symbols at the closest address that is not above *address*."""
+        """Return the symbols at the closest address not above *address*, with sizes."""
         if self._by_address is None:
             self._by_address = ByAddress(self._addresses)
         indices, size = self._by_address.containing(address)

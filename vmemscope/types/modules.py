@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-BTF of the modules that are loaded.
+BTF of the loaded modules.
 
-With ``CONFIG_DEBUG_INFO_BTF_MODULES``, the kernel keeps a copy of the BTF of
-every module that has one, in ``btf_modules`` (``kernel/bpf/btf.c``): a list of
+With ``CONFIG_DEBUG_INFO_BTF_MODULES``, the kernel has a copy of the BTF of each
+loaded module in ``btf_modules`` (``kernel/bpf/btf.c``): a list of
 ``struct btf_module``, whose ``btf->data`` is the blob and ``btf->data_size`` its
-length in bytes. It is split BTF: ids and strings go on from vmlinux's.
+length in bytes. It is split BTF: ids and strings continue those of vmlinux.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from drgn import FaultError, Object, Program, offsetof
+from drgn import Object, Program, offsetof
 
 from ..errors import VmemscopeError
+from ..target.reads import READ_ERRORS
 from .btf import Btf
 from .finders import BtfTypes
 
@@ -24,18 +25,18 @@ __all__ = ("module_types",)
 
 logger = logging.getLogger(__name__)
 
-# Bounds for damaged lists: a distribution's kernel has some 6,000 modules in
-# all, and the kernel takes no more than 16 MB of BTF (BTF_MAX_SIZE).
+# Bounds for damaged lists: a distribution's kernel has about 6,000 modules, and a
+# kernel takes at most 16 MB of BTF (BTF_MAX_SIZE).
 _MAX_MODULES: Final = 10000
 _MAX_SIZE: Final = 1 << 24
 
 
 def module_types(vmlinux: BtfTypes, prog: Program) -> list[BtfTypes]:
     """
-    Read the BTF of all modules that are loaded.
+    Read the BTF of all loaded modules.
 
-    Modules are not what an audit rests on: one whose BTF can't be read or is
-    damaged is left out, with a warning.
+    No audit relies on modules: one whose BTF can't be read or is damaged is left out,
+    with a warning.
 
     :param vmlinux: types of vmlinux, registered with *prog*
     :return: types of each module, in the order of the kernel's list
@@ -47,16 +48,15 @@ def module_types(vmlinux: BtfTypes, prog: Program) -> list[BtfTypes]:
             if types is not None:
                 found.append(types)
     except (AttributeError, LookupError):
-        # No CONFIG_DEBUG_INFO_BTF_MODULES, or BTF that has other members.
+        # No CONFIG_DEBUG_INFO_BTF_MODULES, or other members.
         pass
-    except (FaultError, OSError) as e:
+    except READ_ERRORS as e:
         logger.warning("cannot read the list of modules' BTF (btf_modules) to its end: %s", e)
     return found
 
 
 def _for_each_btf_module(prog: Program) -> Iterator[Object]:
-    # As list_for_each_entry(), whose import costs more than the whole list, and
-    # bounded.
+    # list_for_each_entry() is not bounded, and its import costs more than this walk.
     head = prog["btf_modules"]
     type_ = prog.type("struct btf_module")
     offset = offsetof(type_, "list")
@@ -84,6 +84,6 @@ def _read(vmlinux: BtfTypes, prog: Program, module: Object) -> BtfTypes | None:
         return BtfTypes(prog, Btf(data, vmlinux.btf, name), vmlinux)
     except VmemscopeError as e:
         logger.warning("%s", e.message)
-    except (FaultError, OSError) as e:
+    except READ_ERRORS as e:
         logger.warning("cannot read the BTF of %s: %s", name, e)
     return None

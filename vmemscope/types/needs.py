@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What an audit needs to know of a kernel, asked for up front.
+The names that an audit relies on, checked before anything is read.
 
-drgn helpers take "name not found" for "old kernel" or "option off": without
-``PG_reserved``, ``PageReserved()`` is false for every page; without
-``__highest_present_section_nr``, sections are looked for in another way. That is
-right for a kernel that doesn't have the name, and a silently wrong answer if it
-is our source of types that doesn't. So whoever relies on a name says so in a
-:class:`Need`, and :func:`check_needs` resolves all of them before any other step.
+drgn helpers and vmemscope take "name not found" for "another kernel version" or
+"option off". That is right if the kernel lacks the name, and silently wrong if only
+the source of types lacks it. So an audit lists each name that all kernels have in a
+:class:`Need`, and :func:`check_needs` resolves all of them first.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from .sense import NO_SENSE
 if TYPE_CHECKING:
     from drgn import Program, Type
 
-__all__ = ("Need", "NeedKind", "Shape", "check_needs", "has_symbol")
+__all__ = ("Need", "NeedKind", "Shape", "check_needs", "has_member", "has_symbol")
 
 #: typedefs of typedefs that are followed
 _MAX_DEPTH = 64
@@ -32,8 +30,6 @@ _MAX_DEPTH = 64
 class NeedKind(Enum):
     """What a :attr:`Need.name` is the name of."""
 
-    #: An address: ``vmemmap_populate``.
-    SYMBOL = "symbol"
     #: A variable, with its address and C type: ``pgmap_array``.
     VARIABLE = "variable"
     #: A C type that is complete: ``struct dev_pagemap``, ``pgd_t``.
@@ -57,27 +53,26 @@ class Shape(Enum):
 
 
 class Need(NamedTuple):
-    """A name that has to resolve."""
+    """A name that must resolve."""
 
     name: str
     kind: NeedKind
-    #: What can't be checked without it, to go after "to": ``find pagemaps``.
+    #: What it is needed to do, to go after "to": ``find pagemaps``.
     purpose: str
-    #: Whether there are kernels that rightly don't have it.
+    #: Whether kernels may lack it: then only its shape is checked.
     optional: bool = False
-    #: Names that will do as well: other versions' names of the same thing.
+    #: Names that other versions have for the same thing.
     alternatives: tuple[str, ...] = ()
-    #: What a member has to be, where it is not only asked for its place.
+    #: What a member must be, unless only its offset is used.
     shape: Shape | None = None
 
 
-def check_needs(prog: Program, needs: Iterable[Need]) -> frozenset[Need]:
+def check_needs(prog: Program, needs: Iterable[Need]) -> None:
     """
-    Check that all names that are needed resolve.
+    Check that names resolve, and that members are what they are used as.
 
-    :return: those of the optional needs that don't
-    :raises TypesError: if another one doesn't; the message has all their names
-        and what they are needed for. Or if a member is not what it is used as
+    :raises TypesError: if one does not; the message has all that do not, and what
+        each is needed for
     """
     needs = tuple(needs)
     absent = [need for need in needs if not _is_met(prog, need)]
@@ -103,11 +98,10 @@ def check_needs(prog: Program, needs: Iterable[Need]) -> frozenset[Need]:
     ]
     if misshapen:
         raise TypesError(f"{NO_SENSE}: {'; '.join(misshapen)}", GIVE_VMLINUX)
-    return frozenset(absent)
 
 
 def _misshapen(prog: Program, need: Need, shape: Shape) -> Iterator[str]:
-    """Tell in words of members that are there and not what they are used as."""
+    """Describe the members that are there but not what they are used as."""
     from drgn import TypeKind
 
     shapes = {
@@ -126,14 +120,14 @@ def _misshapen(prog: Program, need: Need, shape: Shape) -> Iterator[str]:
             for part in path.split("."):
                 type_ = _stripped(_stripped(type_).member(part).type)
         except LookupError:
-            # The other name is there.
+            # The kernel has the other name.
             continue
         if shapes.get(type_.kind) is not shape:
             yield f"{name} is {type_.type_name()}, not {shape.value}"
 
 
 def _stripped(type_: Type) -> Type:
-    """Look through typedefs."""
+    """Return the type behind typedefs."""
     from drgn import TypeKind
 
     for _ in range(_MAX_DEPTH):
@@ -145,7 +139,7 @@ def _stripped(type_: Type) -> Type:
 
 def _hint(prog: Program, missing: list[Need]) -> str:
     kinds = {need.kind for need in missing}
-    if kinds <= {NeedKind.SYMBOL, NeedKind.VARIABLE} and not has_symbol(prog, "init_task"):
+    if kinds == {NeedKind.VARIABLE} and not has_symbol(prog, "init_task"):
         return (
             "the kernel has no symbols of variables (CONFIG_KALLSYMS_ALL is off): "
             "give its vmlinux with -s"
@@ -158,8 +152,6 @@ def _is_met(prog: Program, need: Need) -> bool:
 
 
 def _has(prog: Program, kind: NeedKind, name: str) -> bool:
-    if kind is NeedKind.SYMBOL:
-        return has_symbol(prog, name)
     try:
         if kind is NeedKind.VARIABLE:
             prog.variable(name)
@@ -168,14 +160,14 @@ def _has(prog: Program, kind: NeedKind, name: str) -> bool:
         elif kind is NeedKind.TYPE:
             return bool(prog.type(name).is_complete())
         else:
-            return _has_member(prog, name)
+            return has_member(prog, name)
     except LookupError:
         return False
     return True
 
 
 def has_symbol(prog: Program, name: str) -> bool:
-    """Tell whether the kernel has a symbol."""
+    """Return whether the kernel has a symbol."""
     try:
         prog.symbol(name)
     except LookupError:
@@ -183,15 +175,16 @@ def has_symbol(prog: Program, name: str) -> bool:
     return True
 
 
-def _has_member(prog: Program, name: str) -> bool:
+def has_member(prog: Program, name: str) -> bool:
+    """Return whether a C type has a member: ``struct zone.vmemmap_tails``."""
     from drgn import offsetof
 
     type_name, _, member = name.partition(".")
     try:
-        # Sees through anonymous members, and takes "a.b[0].c" as C does.
+        # offsetof() finds members of anonymous members, and takes "a.b[0].c" as C does.
         offsetof(prog.type(type_name), member)
-    except TypeError:
-        # An incomplete type, or one that has no members.
+    except (LookupError, TypeError):
+        # No such member, an incomplete type, or one without members.
         return False
     except ValueError:
         # A bit-field, which is there, but not at a byte.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What becomes of types that are there and make no sense.
+One error for types that make no sense.
 
-Damaged BTF, or a vmlinux of another kernel, has members that are something else than
-the kernel's: drgn then raises whatever fits (TypeError, ValueError, LookupError...)
-wherever one of them is used. :func:`~.needs.check_needs` finds those that it knows of
-beforehand; the rest ends here, in one place.
+Damaged BTF, or the vmlinux of another kernel, has other members than the kernel: drgn
+then raises a TypeError, ValueError, LookupError or another error where one of them is
+used. :func:`~.needs.check_needs` finds the members that it knows beforehand; this module
+turns all other errors into one.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 __all__ = ("NO_SENSE", "sensible_types")
 
-#: how the message of such an error begins
+#: start of the error's message
 NO_SENSE = "the kernel's types make no sense"
 
-#: what reads by types, and hands on nothing but what it has read
+#: modules that read by types, and pass on only what they read
 _READERS = (f"{__package__}.", f"{__package__.rpartition('.')[0]}.kernel.", "drgn.")
 
 
 @contextlib.contextmanager
 def sensible_types() -> Iterator[None]:
     """
-    Turn errors of drgn's types and objects into one that says so.
+    Turn errors of drgn's types and objects into a :class:`TypesError`.
 
-    Only of those that went through what reads kernel structures: an error of
-    anything else is not of types.
+    Only errors raised below a module that reads kernel structures (:data:`_READERS`)
+    are errors of types.
 
-    :raises TypesError: in place of such an error
+    :raises TypesError: in place of these errors
     """
     try:
         yield
@@ -48,7 +48,7 @@ def sensible_types() -> Iterator[None]:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Get what drgn raises for types and objects; memory that can't be read is no such thing."""
+    """Return what drgn raises for types and objects; not for memory that can't be read."""
     from drgn import BadDataError, OutOfBoundsError
 
     return (

@@ -3,9 +3,9 @@
 Tables of symbols as text
 -------------------------
 
-On the running kernel, ``/proc/kallsyms`` says what :mod:`.kallsyms` reads in an
-image, also before 6.0: :class:`KallsymsText`. So does the ``System.map`` of a
-build, except for where the kernel was put when it was booted: :class:`SystemMap`.
+:class:`KallsymsText` is the running kernel's ``/proc/kallsyms``, which kernels before
+6.0 have, too. :class:`SystemMap` is the ``System.map`` of a build, which lacks the
+offset of KASLR.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class KallsymsText:
     """
     The text of ``/proc/kallsyms``: ``address letter name``, one a line.
 
-    Of the symbols that are not vmlinux's, which have the name of their module
-    in brackets behind them, none are found.
+    Symbols of modules, which have the name of the module in brackets after them, are
+    not found.
 
     :param text: the file, 12 MB; it is searched, not parsed
     :raises TypesError: if the kernel hides the addresses
@@ -65,11 +65,11 @@ class KallsymsText:
         )
 
     def __iter__(self) -> Iterator[SymbolEntry]:
-        """Iterate over all symbols, in the order of the text."""
+        """Yield all symbols, in the order of the text."""
         return (entry for line in self._text.splitlines() if (entry := self._parse(line)))
 
     def named(self, name: str) -> list[SymbolEntry]:
-        """Get all symbols with a name."""
+        """Return all symbols with a name."""
         result = []
         pattern = b" " + name.encode(errors="surrogateescape") + b"\n"
         found = self._text.find(pattern)
@@ -82,7 +82,7 @@ class KallsymsText:
         return result
 
     def containing(self, address: int) -> list[tuple[SymbolEntry, int]]:
-        """Get the symbols at the closest address that is not above *address*."""
+        """Return the symbols at the closest address not above *address*, with sizes."""
         if self._listed is None:
             self._listed = ListedSymbols(self)
         return self._listed.containing(address)
@@ -90,16 +90,16 @@ class KallsymsText:
 
 class SystemMap(KallsymsText):
     """
-    The text of a ``System.map``, or of a ``/proc/kallsyms`` that was saved.
+    The text of a ``System.map``, or of a saved ``/proc/kallsyms``.
 
-    KASLR moves the kernel as a whole, by the distance between ``_stext`` in the
-    text and in VMCOREINFO. Per-CPU variables and absolute symbols, which come
-    before the image, stay where they are.
+    KASLR moves the whole kernel, by the distance between ``_stext`` in the text and in
+    VMCOREINFO. Per-CPU variables and absolute symbols, which have addresses below the
+    image, do not move.
 
     :param text: the file
-    :param vmcoreinfo: of the kernel that it is for, as
-        :func:`vmemscope.target.vmcoreinfo.parse` gives it
-    :param path: what to call it in errors
+    :param vmcoreinfo: VMCOREINFO of the kernel, from
+        :func:`vmemscope.target.vmcoreinfo.parse`
+    :param path: what errors call the file
     :raises TypesError: if it has no symbols, or belongs to another kernel
     """
 
@@ -125,11 +125,11 @@ class SystemMap(KallsymsText):
             raise TypesError(f"kernel {release} does not say where it is: {e.message}") from None
         self._start = min(entry.address for entry in (*stext, *self.named("_text")))
         self._offset = here - stext[0].address
-        # Other addresses that VMCOREINFO has had in all versions.
+        # VMCOREINFO has these addresses in all versions.
         for name in ("init_uts_ns", "swapper_pg_dir"):
             addresses = {entry.address for entry in self.named(name)}
-            told = f"SYMBOL({name})" in self._vmcoreinfo
-            if told and addresses and symbol(self._vmcoreinfo, name) not in addresses:
+            known = f"SYMBOL({name})" in self._vmcoreinfo
+            if known and addresses and symbol(self._vmcoreinfo, name) not in addresses:
                 raise TypesError(
                     f"{self._path} does not belong to kernel {release}: it has {name} elsewhere",
                     GIVE_SYMBOLS,

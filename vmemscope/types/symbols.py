@@ -3,13 +3,11 @@
 Symbols
 -------
 
-What all tables of a kernel's symbols have in common, and how drgn asks them:
-:func:`symbol_finder` makes a drgn symbol finder of any :class:`SymbolTable`. Those
-of a kernel are in :mod:`.kallsyms` and :mod:`.symbol_text`; any other source of
-names and addresses fits in through :class:`ListedSymbols`.
+:func:`symbol_finder` makes a drgn symbol finder of any :class:`SymbolTable`. The tables
+of a kernel are in :mod:`.kallsyms` and :mod:`.symbol_text`; :class:`ListedSymbols` takes
+names and addresses of any other source.
 
-None of them has sizes: that of a symbol here is the distance to the next one,
-and a guess.
+No table has sizes: the size of a symbol is the distance to the next one, a guess.
 """
 
 from __future__ import annotations
@@ -26,9 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ("MASK_64", "ByAddress", "ListedSymbols", "SymbolEntry", "SymbolTable", "symbol_finder")
 
-# Unlike everything else in an image, gaps between its parts (the per-CPU
-# section, modules) would make for very large symbols. drgn has the same limit,
-# so that both answer alike.
+# Gaps between parts of an image (the per-CPU section, modules) would make very large
+# symbols. drgn has the same limit.
 _MAX_SYMBOL_SIZE: Final = 0x10000
 
 MASK_64: Final = (1 << 64) - 1
@@ -43,26 +40,26 @@ class SymbolEntry(NamedTuple):
 
 
 class SymbolTable(Protocol):
-    """What :func:`symbol_finder` makes a drgn symbol finder of."""
+    """A table for :func:`symbol_finder`."""
 
     def named(self, name: str) -> Sequence[SymbolEntry]:
-        """Get all symbols with a name; static symbols may share theirs."""
+        """Return all symbols with a name; static symbols may share a name."""
         ...
 
     def containing(self, address: int) -> Sequence[tuple[SymbolEntry, int]]:
-        """Get the symbols an address is in, each with its size in bytes."""
+        """Return the symbols that an address is in, each with its size in bytes."""
         ...
 
     def __iter__(self) -> Iterator[SymbolEntry]:
-        """Iterate over all symbols."""
+        """Yield all symbols."""
         ...
 
 
 class ByAddress:
     """
-    Symbols sorted by address, for any table that can decode one by its index.
+    Symbols sorted by address, for tables that decode a symbol by its index.
 
-    :param addresses: of all symbols, shape ``(n,)``
+    :param addresses: addresses of all symbols (uint64, shape ``(n,)``)
     """
 
     def __init__(self, addresses: NDArray[np.uint64]) -> None:
@@ -71,9 +68,9 @@ class ByAddress:
 
     def containing(self, address: int) -> tuple[list[int], int]:
         """
-        Get the symbols with the closest address that is not above the wanted one.
+        Return the symbols with the closest address that is not above *address*.
 
-        :return: their indices, none if they end before it; and their size in bytes
+        :return: their indices, none if they end before *address*; and their size in bytes
         """
         if not 0 <= address <= MASK_64:
             return [], 0
@@ -96,10 +93,9 @@ class ByAddress:
 
 class ListedSymbols:
     """
-    A table of symbols made of a list of them.
+    A table of symbols from a list.
 
-    The seam for other sources: addresses are those of the running kernel, with
-    any KASLR offset already added.
+    Addresses are those of the booted kernel, with the KASLR offset.
     """
 
     def __init__(self, entries: Iterable[SymbolEntry]) -> None:
@@ -111,19 +107,19 @@ class ListedSymbols:
 
     @classmethod
     def from_mapping(cls, addresses: Mapping[str, int]) -> ListedSymbols:
-        """Make a table of names and kernel virtual addresses."""
+        """Make a table from names and kernel virtual addresses."""
         return cls(SymbolEntry(name, address, "?") for name, address in addresses.items())
 
     def __iter__(self) -> Iterator[SymbolEntry]:
-        """Iterate over all symbols, in the order of the list."""
+        """Yield all symbols, in the order of the list."""
         return iter(self._entries)
 
     def named(self, name: str) -> list[SymbolEntry]:
-        """Get all symbols with a name."""
+        """Return all symbols with a name."""
         return self._by_name.get(name, [])
 
     def containing(self, address: int) -> list[tuple[SymbolEntry, int]]:
-        """Get the symbols at the closest address that is not above *address*."""
+        """Return the symbols at the closest address not above *address*, with sizes."""
         if self._by_address is None:
             addresses = [entry.address & MASK_64 for entry in self._entries]
             self._by_address = ByAddress(np.array(addresses, np.uint64))
@@ -132,8 +128,8 @@ class ListedSymbols:
 
 
 def _binding_and_kind(letter: str) -> tuple[drgn.SymbolBinding, drgn.SymbolKind]:
-    # nm(1). Lower case is a local symbol for most letters, but kallsyms makes
-    # some global ones lower case too, so that it says nothing.
+    # nm(1). A lower-case letter means a local symbol, but kallsyms has some global
+    # symbols in lower case, too, so it does not prove that.
     lower = letter.lower()
     if letter == "u":
         binding = drgn.SymbolBinding.UNIQUE
@@ -158,7 +154,7 @@ def symbol_finder(
     table: SymbolTable,
 ) -> Callable[[Program, str | None, int | None, bool], Sequence[Symbol]]:
     """
-    Make a drgn symbol finder of a table of symbols.
+    Make a drgn symbol finder from a table of symbols.
 
     :return: callable for :meth:`drgn.Program.register_symbol_finder()`
     """
@@ -178,7 +174,7 @@ def symbol_finder(
         else:
             matches = [(entry, size_of(entry)) for entry in table]
         if one:
-            # Of aliases, the one that other files can see; sorting is stable.
+            # Of aliases, take a global one; sorting is stable.
             matches = sorted(matches, key=lambda match: not match[0].letter.isupper())[:1]
         return [_to_drgn(entry, size) for entry, size in matches]
 

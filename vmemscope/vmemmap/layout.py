@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from ..kernel.mem_section import Sections
 
 __all__ = (
-    "SUBSECTION_SIZE",
     "Dedup",
     "Geometry",
     "Piece",
@@ -58,10 +57,6 @@ __all__ = (
     "pieces_of",
     "unknown_piece",
 )
-
-#: bytes of physical memory in a subsection (``include/linux/mmzone.h: SUBSECTION_SHIFT``):
-#: the same on every architecture
-SUBSECTION_SIZE = 1 << 21
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,16 @@ from itertools import pairwise, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
-from drgn import FaultError
 
 from ..limits import LIMITS
 from ..spans import Spans
+from ..target.reads import READ_ERRORS
 
 if TYPE_CHECKING:
     from drgn import Program
     from numpy.typing import NDArray
 
-__all__ = ("READ_ERRORS", "PhysicalMemory")
-
-#: what drgn raises where a target has no memory, where the file or the process behind it
-#: can't be read, and for an address that there can't be
-READ_ERRORS = (FaultError, OSError, OverflowError)
+__all__ = ("PhysicalMemory",)
 
 #: most bytes asked for in one read
 _SPAN = 4 << 20

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .layout import SUBSECTION_SIZE, Dedup, dedup_of
+from ..kernel import SUBSECTION_SIZE
+from .layout import Dedup, dedup_of
 
 if TYPE_CHECKING:
     from ..kernel import Damage

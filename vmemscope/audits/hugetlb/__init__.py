@@ -14,9 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...confirm import Whole, confirmed
+from ...kernel.hstate import has_hugetlb
 from ...timing import phase
+from ..pagemaps.needs import NEEDS
 from .gather import Gathered
-from .needs import HUGETLB, NEEDS
+from .needs import HUGETLB
 from .summary import summarise
 
 if TYPE_CHECKING:
@@ -63,8 +65,8 @@ def once(
     kernel: Kernel, *, folios: bool = False, progress: Progress | None = None
 ) -> HugetlbReport:
     """Audit HugeTLB in one pass; parameters and errors are those of :func:`audit`."""
-    absent = kernel.require(NEEDS)
-    if not any(need.name == "hstates" for need in absent):
+    kernel.require(NEEDS)
+    if has_hugetlb(kernel.prog):
         kernel.require(HUGETLB)
     gathered = Gathered(kernel)
     with phase(kernel.timings, "read"):

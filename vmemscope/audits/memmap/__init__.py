@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from ...confirm import Key, Whole, confirmed, violations_of
 from ...timing import phase
+from ..pagemaps.needs import NEEDS
 from .gather import Gathered
-from .needs import NEEDS
 from .summary import summarise
 
 if TYPE_CHECKING:

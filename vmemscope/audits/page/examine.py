@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...columns import select
+from ...kernel import SUBSECTION_SIZE
 from ...kernel.mem_section import section_flags
 from ...kernel.mem_section_usage import read_subsections
 from ...kernel.page_words import mapcount_offset, page_type, tails_may_look_like_heads, word_names
@@ -33,7 +34,7 @@ from ...rules.findings import Collector
 from ...rules.page_rows import Expected, PageKind, Rows, StructPages, holds_mask, resolve_heads
 from ...rules.page_violations import PageViolations
 from ...rules.struct_pages import COMPOUND_RULES
-from ...vmemmap.layout import SUBSECTION_SIZE, first_compound, pieces_of, unknown_piece
+from ...vmemmap.layout import first_compound, pieces_of, unknown_piece
 from ...vmemmap.runs import runs_of
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind, trace

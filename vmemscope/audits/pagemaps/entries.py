@@ -10,7 +10,7 @@ import numpy as np
 
 from ...kernel.task import read_address_spaces
 from ...rules.target import CopyFacts, kernel_entries
-from ...vmemmap.memory import READ_ERRORS
+from ...target.reads import READ_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

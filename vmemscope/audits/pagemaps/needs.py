@@ -2,8 +2,8 @@
 """
 The names of kernel types and variables that the audit relies on.
 
-Checked before anything is read: a name that only fails to resolve half-way
-would look like an older kernel, and give a different answer without a word.
+They are checked before anything is read: a name that fails to resolve half-way would
+be taken for that of a newer kernel, and silently change the answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _INTEGER, _POINTER, _STRUCT, _ARRAY = Shape.INTEGER, Shape.POINTER, Shape.STRUCT
 def members(
     struct: str, purpose: str, *names: str, shape: Shape | None = None, optional: bool = False
 ) -> tuple[Need, ...]:
-    """Make needs of members that are used alike."""
+    """Return needs of members that are used alike."""
     return tuple(
         Need(f"{struct}.{name}", NeedKind.MEMBER, purpose, optional, shape=shape) for name in names
     )
@@ -28,10 +28,9 @@ def members(
 
 _FIND = "find pagemaps"
 _MAP = "find the memory map"
-_RAM = "tell memory from devices"
-_PAGES = "look into struct pages"
-_ZONES = "tell zones"
-_NAME = "name devices"
+_RAM = "distinguish RAM from devices"
+_PAGES = "read struct pages"
+_ZONES = "read zones"
 
 NEEDS: Final = (
     Need("pgmap_array", NeedKind.VARIABLE, _FIND),
@@ -71,7 +70,6 @@ NEEDS: Final = (
     Need("enum pageflags", NeedKind.TYPE, _PAGES),
     # The latter without NUMA.
     Need("node_data", NeedKind.VARIABLE, _ZONES, alternatives=("contig_page_data",)),
-    Need("nr_node_ids", NeedKind.VARIABLE, _ZONES, optional=True),
     *members("struct pglist_data", _ZONES, "node_zones", shape=_ARRAY),
     *members(
         "struct zone", _ZONES,
@@ -80,8 +78,4 @@ NEEDS: Final = (
     Need("enum zone_type", NeedKind.TYPE, _ZONES),
     Need("ZONE_DEVICE", NeedKind.ENUMERATOR, _ZONES),
     Need("nodemask_t", NeedKind.TYPE, _ZONES),
-    # CONFIG_DAX, and as a module its types are not in vmlinux: resources tell names too.
-    Need("dax_bus_type", NeedKind.VARIABLE, _NAME, optional=True),
-    *members("struct dev_dax", _NAME, "pgmap", "dev", optional=True),
-    *members("struct gendisk", _NAME, "disk_name", optional=True),
 )  # fmt: skip

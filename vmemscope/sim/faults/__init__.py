@@ -13,11 +13,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import entries, frames, hugetlb, pagemap, sections, struct_pages, unreadable  # noqa: F401
-from .planter import Change, Finding, HugetlbPlanter, Planted, Planter, SimPlanter
+from .planter import (
+    Change,
+    Finding,
+    HugetlbPlanter,
+    Planted,
+    Planter,
+    SimHugetlbPlanter,
+    SimPlanter,
+)
 from .registry import FAULTS, HUGETLB_FAULTS, FaultKind
 
 if TYPE_CHECKING:
-    from ..kernel import Kernel
+    from ..kernel import SimulatedKernel
     from ..scenario import Fault
 
 __all__ = (
@@ -26,6 +34,7 @@ __all__ = (
     "Change",
     "FaultKind",
     "Finding",
+    "HugetlbPlanter",
     "Planted",
     "Planter",
     "plant",
@@ -33,7 +42,7 @@ __all__ = (
 )
 
 
-def plant(kernel: Kernel, fault: Fault) -> Planted:
+def plant(kernel: SimulatedKernel, fault: Fault) -> Planted:
     """
     Plant a fault in a pagemap, or in what there is besides.
 
@@ -44,12 +53,12 @@ def plant(kernel: Kernel, fault: Fault) -> Planted:
     return kind.plant(planter, **kind.arguments(fault.options))
 
 
-def plant_hugetlb(kernel: Kernel, fault: Fault) -> Planted:
+def plant_hugetlb(kernel: SimulatedKernel, fault: Fault) -> Planted:
     """
     Plant a fault in HugeTLB.
 
     :raises UsageError: if there is no such place to plant it
     """
     kind = HUGETLB_FAULTS[fault.kind]
-    planter = HugetlbPlanter(kernel, kind.name, kind.rules)
+    planter = SimHugetlbPlanter(kernel, kind.name, kind.rules, None)
     return kind.plant(planter, **kind.arguments(fault.options))

@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Literal
 
 from ..addresses import STRUCT_PAGE_SIZE
+from ..memmap import ZONES_PGSHIFT, struct_pages_per_page
 from ..pagetable import ADDRESS, NX, PTE_SHIFT, RW, frame
 from ..units import GIB, PAGE_SIZE
-from .planter import Finding, HugetlbPlanter, Planted
+from .planter import Finding, HugetlbPlanter, Planted, SimHugetlbPlanter
 from .registry import hugetlb_fault
 
 
@@ -21,8 +22,7 @@ def _change(p: HugetlbPlanter, va: int, keep: int = -1, set_: int = 0) -> Plante
 
 def _keyed(p: HugetlbPlanter) -> list[Finding]:
     """Get the finding of a static key that counts other than there are, where there is a key."""
-    key = p.hugetlb.key
-    return [] if key is None else [p.finding("hugetlb", "hugetlb-key", key.va)]
+    return [] if p.key is None else [p.finding("hugetlb", "hugetlb-key", p.key.va)]
 
 
 @hugetlb_fault("hugetlb hugetlb-mapping")
@@ -62,10 +62,10 @@ def tail_frame(
     """A page of tails maps another frame."""
     pfn = 0
     if to == "outside":
-        pfn = max(end for _, end, _ in p.kernel.ram) + 64 * GIB // PAGE_SIZE
+        pfn = p.memory_end + 64 * GIB // PAGE_SIZE
     elif to == "other-folio":
         # A frame of its own.
-        pfn = p.frame_at(p.hugetlb.address(p.plain(), 1))
+        pfn = p.frame_at(p.va(p.plain(), 1))
     va = p.va(folio, page)
     _change(p, va, ~ADDRESS, pfn * PAGE_SIZE)
     return p.planted(va, pfn)
@@ -75,7 +75,7 @@ def tail_frame(
 def head_shared(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """A page of the vmemmap of a folio that is not optimized maps the frame of the head."""
     pfn = p.frame_at(p.va(folio))
-    _change(p, p.hugetlb.address(p.plain(), 5), ~ADDRESS, pfn * PAGE_SIZE)
+    _change(p, p.va(p.plain(), 5), ~ADDRESS, pfn * PAGE_SIZE)
     return p.planted(p.va(folio), pfn)
 
 
@@ -110,10 +110,10 @@ def tail_page(
 @hugetlb_fault("hugetlb hugetlb-restore", kernels=("6.1", "6.12"))
 def restore(p: HugetlbPlanter) -> Planted:
     """The kernel does not reset what it restores vmemmap from."""
-    if p.hugetlb.has_shared_tails:
+    if p.has_shared_tails:
         raise p.error("this kernel has nothing to reset")
-    p.hugetlb.write_restore(resets=False)
-    return p.planted(p.hugetlb.restore)
+    p.forget_reset()
+    return p.planted(p.symbol("vmemmap_restore_pte"))
 
 
 @hugetlb_fault("hugetlb hugetlb-read-only")
@@ -126,7 +126,7 @@ def stray(p: HugetlbPlanter, folio: int = 0) -> Planted:
 def flag_missing(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """An optimized folio does not say so."""
     private = p.va(folio) + p.offset("page", "private")
-    p.write(private, p.read(private) & ~(1 << p.hugetlb.optimized_bit))
+    p.write(private, p.read(private) & ~(1 << p.constant("HPG_vmemmap_optimized")))
     va = p.va(folio, 1)
     findings = [p.finding("hugetlb", "hugetlb-flag", va), *_keyed(p)]
     return p.planted(va, p.frame_at(va), findings=findings)
@@ -137,7 +137,7 @@ def flag_extra(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """A folio says that it is optimized, and is not."""
     va = p.va(folio)
     private = va + p.offset("page", "private")
-    p.write(private, p.read(private) | 1 << p.hugetlb.optimized_bit)
+    p.write(private, p.read(private) | 1 << p.constant("HPG_vmemmap_optimized"))
     findings = [p.finding("hugetlb", "hugetlb-flag", va), *_keyed(p)]
     return p.planted(va, p.frame_at(va), findings=findings)
 
@@ -145,10 +145,10 @@ def flag_extra(p: HugetlbPlanter, folio: int = 0) -> Planted:
 @hugetlb_fault("hugetlb hugetlb-key", kernels=("6.1", "6.12"))
 def key(p: HugetlbPlanter, by: int = 1) -> Planted:
     """The static key counts other than there are."""
-    if p.hugetlb.key is None:
+    if p.key is None:
         raise p.error("this kernel has no such key")
-    p.struct("static_key_false", p.hugetlb.key.va)["key.enabled.counter"] += by
-    return p.planted(p.hugetlb.key.va)
+    p.key["key.enabled.counter"] += by
+    return p.planted(p.key.va)
 
 
 @hugetlb_fault("hugetlb hugetlb-count", "hugetlb hugetlb-elsewhere")
@@ -159,10 +159,10 @@ def count(
     by: int = 1,
 ) -> Planted:
     """The kernel counts other than there are: folios beyond those on lists may be moving."""
-    va = p.hugetlb.hstates[p.folio(folio).order].va
-    p.struct("hstate", va)[of] += by
+    hstate = p.hstate(p.folio(folio).order)
+    hstate[of] += by
     rule = "hugetlb-elsewhere" if of == "nr_huge_pages" and by > 0 else "hugetlb-count"
-    return p.planted(va, findings=[p.finding("hugetlb", rule, va)])
+    return p.planted(hstate.va, findings=[p.finding("hugetlb", rule, hstate.va)])
 
 
 def _link(p: HugetlbPlanter, folio: int, value: int) -> None:
@@ -209,7 +209,7 @@ def isolated(p: HugetlbPlanter, folio: int = 0) -> Planted:
     p.write(own, own)
     p.write(own + 8, own)
     if not one.in_use:
-        hstate = p.struct("hstate", p.hugetlb.hstates[one.order].va)
+        hstate = p.hstate(one.order)
         for name in ("free_huge_pages", f"free_huge_pages_node[{one.nid}]"):
             hstate[name] -= 1
     return p.planted(p.va(folio), p.frame_at(p.va(folio)))
@@ -223,28 +223,31 @@ def shared_tail(
     number: int = 7,
 ) -> Planted:
     """What all folios of a zone show as their tail pages is wrong."""
-    if not p.hugetlb.has_shared_tails:
-        raise p.error("this kernel has none")
-    one = p.folio(folio)
-    pfn = p.hugetlb.shared_tail(one)
-    pages = p.kernel.physical.words(pfn).reshape(-1, STRUCT_PAGE_SIZE // 8)
+    if not p.has_shared_tails or not p.folio(folio).optimized:
+        raise p.error("this folio has none")
+    pfn = p.frame_at(p.va(folio, 1))
+    # Any page of the folio's vmemmap but the first is this frame.
+    pages = [p.va(folio, 1) + i * STRUCT_PAGE_SIZE for i in range(struct_pages_per_page)]
     if what == "one":
-        pages[number, 4] = 0x1234
-    elif what == "order":
-        word = p.offset("page", "compound_info") // 8
-        pages[:, word] = p.memmap.compound_info(one.pfn, one.order + 1)
-    elif what == "refcount":
-        pages.view("<u4")[:, p.offset("page", "_refcount") // 4] = 1
-    elif what == "zone":
-        pages[:, 0] = p.memmap.links("ZONE_MOVABLE", one.nid)
-    else:
+        p.write(pages[number] + 32, 0x1234)
+    elif what == "freed":
         p.set_refcount(pfn, 0)
+    for va in pages:
+        if what == "order":
+            # A mask: of the next order, one bit less of it is set.
+            info = va + p.offset("page", "compound_info")
+            p.write(info, (p.read(info) & ~1) << 1 | 1)
+        elif what == "refcount":
+            p.write(va + p.offset("page", "_refcount"), 1, 4)
+        elif what == "zone":
+            change = p.constant("ZONE_MOVABLE") << ZONES_PGSHIFT
+            p.write(va, p.read(va) & ~(7 << ZONES_PGSHIFT) | change)
     return p.planted(p.page_va(pfn), pfn)
 
 
 @hugetlb_fault()
 def unreadable(
-    p: HugetlbPlanter, folio: int = 0, page: int = 0, of: Literal["table", "head"] = "table"
+    p: SimHugetlbPlanter, folio: int = 0, page: int = 0, of: Literal["table", "head"] = "table"
 ) -> Planted:
     """The dump lacks a page table, or the frame of a head. No fault."""
     va = p.va(folio, page)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...errors import UsageError
 from ..addresses import START_KERNEL_MAP, STRUCT_PAGE_SIZE
+from ..hugetlb import ORDERS, Folio
 from ..layouts import Member
 from ..memmap import NODES_PGSHIFT
 from ..pagetable import ADDRESS, PMD_SHIFT, PMD_SIZE, PRESENT, PSE, PTE_SHIFT, frame
 from ..units import PAGE_SIZE, PAGES_PER_SECTION
 
 if TYPE_CHECKING:
-    from ..hugetlb import Folio
-    from ..kernel import Kernel
+    from ..kernel import SimulatedKernel
     from .registry import Compound
 
 __all__ = (
@@ -35,6 +35,7 @@ __all__ = (
     "Planted",
     "Planter",
     "Record",
+    "SimHugetlbPlanter",
     "SimPlanter",
 )
 
@@ -531,12 +532,62 @@ class Planter(ABC):
         return self.page_va(pfn)
 
 
+class HugetlbPlanter(Planter):
+    """Plants faults in HugeTLB, of which the record is none."""
+
+    @property
+    @abstractmethod
+    def folios(self) -> Sequence[Folio]:
+        """The folios, in the order that faults number them."""
+
+    @abstractmethod
+    def forget_reset(self) -> None:
+        """Change vmemmap_restore_pte() so that it resets no struct pages."""
+
+    def folio(self, number: int) -> Folio:
+        """Return a folio by its number; UsageError if there is none."""
+        try:
+            return self.folios[number]
+        except IndexError:
+            raise self.error(f"there is no folio {number}") from None
+
+    def va(self, folio: int | Folio, page: int = 0) -> int:
+        """Return the address of a page of a folio's vmemmap."""
+        one = self.folio(folio) if isinstance(folio, int) else folio
+        return self.page_va(one.pfn) + page * PAGE_SIZE
+
+    def plain(self) -> Folio:
+        """Return a folio that is not optimized; UsageError if there is none."""
+        for folio in self.folios:
+            if not folio.optimized:
+                return folio
+        raise self.error("there is no folio that is not optimized")
+
+    def hstate(self, order: int) -> Struct:
+        """Return the ``struct hstate`` of folios of an order."""
+        base, size = self.symbol("hstates"), self.member("hstate", "").size
+        found = (self.struct("hstate", base + i * size) for i in range(len(ORDERS)))
+        return next(one for one in found if one["order"] == order)
+
+    @property
+    def has_shared_tails(self) -> bool:
+        """Whether all folios of a zone share the frame of their tail pages (7.1)."""
+        return self.has_member("zone", "vmemmap_tails")
+
+    @property
+    def key(self) -> Struct | None:
+        """The static key that counts optimized folios, where there is one."""
+        if self.has_shared_tails:
+            return None
+        return self.struct("static_key_false", self.symbol("hugetlb_optimize_vmemmap_key"))
+
+
 class SimPlanter(Planter):
     """The same, in the simulator's memory."""
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: SimulatedKernel,
         kind: str,
         rules: Collection[tuple[str, str]],
         record: Record | None,
@@ -635,27 +686,12 @@ class SimPlanter(Planter):
         return section in self.kernel.boot_memmap
 
 
-class HugetlbPlanter(SimPlanter):
-    """What faults in HugeTLB are planted with."""
+class SimHugetlbPlanter(HugetlbPlanter, SimPlanter):
+    """Plants faults in the HugeTLB of the simulator."""
 
-    def __init__(self, kernel: Kernel, kind: str, rules: Collection[tuple[str, str]]) -> None:
-        super().__init__(kernel, kind, rules, None)
-        self.hugetlb = kernel.hugetlb
+    @property
+    def folios(self) -> Sequence[Folio]:
+        return self.kernel.hugetlb.folios
 
-    def folio(self, number: int) -> Folio:
-        """Get a folio, in order of allocation."""
-        try:
-            return self.hugetlb.folios[number]
-        except IndexError:
-            raise self.error(f"there is no folio {number}") from None
-
-    def plain(self) -> Folio:
-        """Get a folio that is not optimized."""
-        for folio in self.hugetlb.folios:
-            if not folio.optimized:
-                return folio
-        raise self.error("there is no folio that is not optimized")
-
-    def va(self, folio: int, page: int = 0) -> int:
-        """Get the address of a page of a folio's vmemmap."""
-        return self.hugetlb.address(self.folio(folio), page)
+    def forget_reset(self) -> None:
+        self.kernel.hugetlb.write_restore(resets=False)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-What subcommands that audit a kernel share: from the options to the exit status.
-"""
+"""Code that subcommands share, from the options to the exit status."""
 
 from __future__ import annotations
 
@@ -24,8 +22,8 @@ if TYPE_CHECKING:
     from ..machine import Kernel
     from ..rules.findings import Finding
 
-    class Looked(Protocol):
-        """A report of a look."""
+    class AuditReport(Protocol):
+        """A report of any audit."""
 
         @property
         def findings(self) -> Sequence[Finding]: ...
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
 
 __all__ = (
-    "add_look_options",
+    "add_audit_options",
     "check_type_options",
     "columns",
     "opened_kernel",
@@ -48,15 +46,15 @@ __all__ = (
 _WIDTH = 100
 
 
-def add_look_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
-    """Add the options that choose what is looked at, and where the output goes in which format."""
+def add_audit_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
+    """Add the options that choose the target, the format and the output file."""
     add_target_options(parser)
     add_output_options(parser, formats)
 
 
 def check_type_options(args: argparse.Namespace) -> None:
     """
-    Check that the options about types and symbols go together.
+    Check that the options about types and symbols fit together.
 
     :raises UsageError: if they do not
     """
@@ -69,7 +67,7 @@ def check_type_options(args: argparse.Namespace) -> None:
 @contextmanager
 def opened_kernel(args: argparse.Namespace) -> Iterator[Kernel]:
     """
-    Open the kernel that the arguments choose, with the types that they choose.
+    Open the kernel that the arguments choose, with their types.
 
     :raises VmemscopeError: if it can't be opened
     """
@@ -81,12 +79,12 @@ def opened_kernel(args: argparse.Namespace) -> Iterator[Kernel]:
 
 
 def vmemmap_progress(args: argparse.Namespace) -> AbstractContextManager[Progress | None]:
-    """Show how much of the vmemmap has been gone through."""
+    """Show how much of the vmemmap was read."""
     return shown_progress(args, "vmemmap", " pages")
 
 
 def columns(args: argparse.Namespace) -> int:
-    """Get how many columns a table may take."""
+    """Return the columns that a table may use."""
     if args.output in (None, "-") and sys.stdout.isatty():
         import shutil
 
@@ -95,7 +93,7 @@ def columns(args: argparse.Namespace) -> int:
 
 
 def write(text: str, args: argparse.Namespace) -> None:
-    """Write text where the user wants it."""
+    """Write text to the output file, or to stdout."""
     if args.output in (None, "-"):
         sys.stdout.write(text)
     else:
@@ -105,14 +103,14 @@ def write(text: str, args: argparse.Namespace) -> None:
 
 
 def status(errors: bool, partial: bool) -> ExitStatus:
-    """Tell the exit status for what was found."""
+    """Return the exit status for errors and an incomplete audit."""
     if errors:
         return ExitStatus.FINDINGS
     return ExitStatus.PARTIAL if partial else ExitStatus.SOUND
 
 
-def status_of(report: Looked) -> ExitStatus:
-    """Tell the exit status for what a look found."""
+def status_of(report: AuditReport) -> ExitStatus:
+    """Return the exit status for a report."""
     from ..rules.rule import Severity
 
     errors = any(one.severity is Severity.ERROR for one in report.findings)
