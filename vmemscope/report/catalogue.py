@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 from ..rules.rule import Scope
 from .documents.rules import ListedRule, RuleList, ScopeName
+from .words import wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def render_rules(rules: Sequence[Rule], width: int) -> str:
     lines: list[str] = []
     for rule in rules:
         start = f"{rule.id:<{names}}  {rule.severity!s:<{severities}}  "
-        lines += _wrapped(rule.holds, width, start, " " * len(start))
+        lines += wrapped(rule.holds, width, start, " " * len(start))
     return "\n".join(lines) + "\n"
 
 
@@ -48,14 +48,14 @@ def render_rule(rule: Rule, width: int) -> str:
         ("evaluated for", "; ".join(words for _, words in _scopes(rule))),
         ("kernel source", rule.source),
     )
-    lines = [rule.id, *_wrapped(rule.holds, width, "  ", "  "), ""]
+    lines = [rule.id, *wrapped(rule.holds, width, "  ", "  "), ""]
     for name, value in fields:
-        lines += _wrapped(value, width, f"  {name:<13}  ", " " * 17)
+        lines += wrapped(value, width, f"  {name:<13}  ", " " * 17)
     for title, text in (
         ("What it means when it does not hold", rule.meaning),
         ("What to check next", rule.look_at),
     ):
-        lines += ["", title, *_wrapped(text, width, "  ", "  ")]
+        lines += ["", title, *wrapped(text, width, "  ", "  ")]
     return "\n".join(lines) + "\n"
 
 
@@ -71,14 +71,3 @@ def rule_list(rules: Sequence[Rule]) -> RuleList:
 
 def _scopes(rule: Rule) -> list[tuple[ScopeName, str]]:
     return [names for scope, names in _SCOPES.items() if scope in rule.scope]
-
-
-def _wrapped(text: str, width: int, first: str, later: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        max(width, len(later) + 20),
-        initial_indent=first,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

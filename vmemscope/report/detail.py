@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 from ..rules.findings import Outcome
 from ..text import binary_size
-from ..vmemmap.layout import Populated
 from .drawing import caption, draw
 from .words import (
     count,
@@ -21,6 +19,7 @@ from .words import (
     tally,
     verdict,
     verdict_of,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -145,17 +144,17 @@ def _piece(piece: Piece, one: PagemapReport, geometry: Geometry) -> str:
     """Return how the kernel should have populated a piece of the vmemmap, and why."""
     start, last = geometry.address(piece.start), (geometry.address(piece.end) - 1) % (1 << 64)
     text = {
-        Populated.COMPOUND: "deduplicated: a frame for the head of each compound page,"
+        "compound": "deduplicated: a frame for the head of each compound page,"
         " one for its tail pages",
-        Populated.EARLY: "as at boot: it is in a section that has had a memory map since then",
-        Populated.LEAF: f"leaves of {binary_size(geometry.arch.vmemmap_leaf)}"
+        "early": "as at boot: it is in a section that has had a memory map since then",
+        "leaf": f"leaves of {binary_size(geometry.arch.vmemmap_leaf)}"
         + (" on the device (altmap)" if one.altmap else " of RAM")
         + ": whole sections, not deduplicated",
-        Populated.BASE: "base pages of RAM"
+        "base": "base pages of RAM"
         + (", altmap or not" if one.altmap else "")
         + ": part of a section, not deduplicated",
-        Populated.UNKNOWN: "not known: its vmemmap_shift makes no sense",
-    }[piece.populated]
+        "unknown": "not known: its vmemmap_shift makes no sense",
+    }[piece.populated.value]
     return f"{start:#x}-{last:#x}  {count(piece.end - piece.start, 'page')}  {text}"
 
 
@@ -196,7 +195,7 @@ def _outcomes(one: PagemapReport, width: int) -> list[str]:
             reasons.setdefault((skipped, outcome.reason), []).append(outcome.rule)
     for (skipped, reason), rules in reasons.items():
         text = f"{', '.join(rules)}: {'skipped' if skipped else 'not for all'}: {safe(reason)}"
-        lines += _wrapped(text, width, "  ", "    ")
+        lines += wrapped(text, max(width, 40), "  ", "    ")
     return [*lines, ""]
 
 
@@ -209,16 +208,5 @@ def _rules(rules: Iterable[str], width: int) -> list[str]:
         if name in RULES:
             rule = RULES[name]
             text = f"{name}: {rule.holds} [{rule.source}, {rule.versions}]"
-            lines += _wrapped(text, width, "", "  ")
+            lines += wrapped(text, max(width, 40), "", "  ")
     return lines
-
-
-def _wrapped(text: str, width: int, first: str, later: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        max(width, 40),
-        initial_indent=first,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..text import binary_size, hexadecimal
 from .grid import fitting_grid
-from .words import count, ending, header, safe
+from .words import amount, count, ending, header, safe, vmemmap_in_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -157,11 +157,9 @@ def _totals(report: HugetlbReport) -> list[str]:
     if totals.folios:
         lines.append(
             f"{count(totals.folios, 'folio')}, {totals.optimized} optimized:"
-            f" {count(totals.pages, 'page')} of vmemmap ({binary_size(totals.pages * page_size)})"
-            f" in {count(totals.frames, 'frame')} ({binary_size(totals.frames * page_size)}),"
-            f" {binary_size(totals.saved_bytes) if totals.saved_bytes else 'nothing'} saved,"
-            f" {binary_size(totals.savable_bytes) if totals.savable_bytes else 'nothing'} more"
-            " could be saved"
+            f" {vmemmap_in_frames(totals.pages, totals.frames, page_size)},"
+            f" {amount(totals.saved_bytes)} saved,"
+            f" {amount(totals.savable_bytes)} more could be saved"
         )
     lines.append(
         f"checked: {count(totals.walked, 'page')} of vmemmap,"

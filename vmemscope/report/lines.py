@@ -38,6 +38,5 @@ def render_ndjson(report: Report, only: PagemapReport | None = None) -> str:
                 )
             )
         )
-        for owner, finding in report.all_findings()
-        if only is None or owner is None or owner.address == only.address
+        for owner, finding in report.all_findings(only)
     )

@@ -88,10 +88,9 @@ def _reasons(pagemaps: Iterable[PagemapReport]) -> list[str]:
 def _findings(report: Report, only: PagemapReport | None) -> list[str]:
     """Return the findings of each rule, with the rule's text from the catalogue."""
     by_rule: dict[str, list[tuple[str | None, Finding]]] = {}
-    for owner, finding in report.all_findings():
-        if only is None or owner is None or owner.address == only.address:
-            who = None if owner is None else label(owner)
-            by_rule.setdefault(finding.rule, []).append((who, finding))
+    for owner, finding in report.all_findings(only):
+        who = None if owner is None else label(owner)
+        by_rule.setdefault(finding.rule, []).append((who, finding))
     lines = []
     for name, several in by_rule.items():
         counted = tally(finding for _, finding in several)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 from ..text import binary_size
 from .grid import grid
-from .words import count, finding_line, header, label, not_read, outcome_counts, safe, verdict_of
+from .words import (
+    amount,
+    count,
+    finding_line,
+    header,
+    label,
+    not_read,
+    outcome_counts,
+    safe,
+    verdict_of,
+    vmemmap_in_frames,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,14 +165,10 @@ def totals(report: Report) -> list[str]:
     summary, page_size = report.summary, report.target.page_size
     if not report.pagemaps:
         return []
+    backed = vmemmap_in_frames(summary.vmemmap_pages, summary.backing_frames, page_size)
     lines = [
-        f"{count(summary.pagemaps, 'pagemap')}: {count(summary.vmemmap_pages, 'page')} of vmemmap"
-        f" ({binary_size(summary.vmemmap_pages * page_size)}) in"
-        f" {count(summary.backing_frames, 'frame')}"
-        f" ({binary_size(summary.backing_frames * page_size)}),"
-        f" {binary_size(summary.saved_bytes)} saved,"
-        f" {binary_size(summary.savable_bytes) if summary.savable_bytes else 'nothing'} more"
-        " could be saved"
+        f"{count(summary.pagemaps, 'pagemap')}: {backed}, {binary_size(summary.saved_bytes)} saved,"
+        f" {amount(summary.savable_bytes)} more could be saved"
     ]
     lines.append(f"checked: {_refcounts(report)}; {_contents(report)}")
     outcomes = report.all_outcomes()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 __all__ = (
+    "amount",
     "count",
     "ending",
     "finding_line",
@@ -43,6 +45,8 @@ __all__ = (
     "tally",
     "verdict",
     "verdict_of",
+    "vmemmap_in_frames",
+    "wrapped",
 )
 
 _TARGETS = {"core": "core dump", "live": "running kernel", "qemu": "QEMU guest"}
@@ -66,6 +70,19 @@ def safe(text: str) -> str:
         if "\udc80" <= char <= "\udcff"
         else printable(char.encode("utf-8", "backslashreplace"))
         for char in text
+    )
+
+
+def amount(size: int) -> str:
+    """Return a number of bytes in words: a size, or "nothing"."""
+    return binary_size(size) if size else "nothing"
+
+
+def vmemmap_in_frames(pages: int, frames: int, page_size: int) -> str:
+    """Return how many pages of vmemmap are in how many frames, with their sizes."""
+    return (
+        f"{count(pages, 'page')} of vmemmap ({binary_size(pages * page_size)}) in"
+        f" {count(frames, 'frame')} ({binary_size(frames * page_size)})"
     )
 
 
@@ -178,3 +195,20 @@ def ending(report: Audited) -> list[str]:
     if report.findings:
         lines += [*(finding_line(finding, None) for finding in report.findings), ""]
     return [*lines, verdict(tally(report.findings), report.partial)]
+
+
+def wrapped(text: str, width: int, first: str, later: str) -> list[str]:
+    """
+    Return text as lines that are broken at spaces only.
+
+    :param width: columns of a line, at least 20 of them text
+    :param first, later: indents of the first line and of the others
+    """
+    return textwrap.wrap(
+        text,
+        max(width, len(later) + 20),
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

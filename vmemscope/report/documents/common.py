@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from ... import __version__
 from ...fields import Address, Bytes, Count, Facts, Name, Text, one_of
-from ...rules.findings import Finding, Outcome, RuleOutcome
+from ...rules.findings import Finding
 from ...rules.rule import Severity
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = (
     "TargetReport",
     "Timings",
     "Tool",
-    "counted_rules",
 )
 
 PagemapType = Annotated[
@@ -175,8 +174,3 @@ class TargetReport(Document, frozen=True, kw_only=True, tag=""):
     def every_finding(self) -> Iterable[Finding]:
         """Return all findings, in no order."""
         return self.findings
-
-
-def counted_rules(outcomes: Iterable[RuleOutcome]) -> Counter[Outcome]:
-    """Count rules by what came of them."""
-    return Counter(one.outcome for one in outcomes)

@@ -16,7 +16,7 @@ from msgspec import UNSET, field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Seconds, Text
 from ...rules.findings import Finding, Outcome, RuleOutcome
-from .common import PagemapName, PagemapType, Summed, TargetReport, Timings, counted_rules
+from .common import PagemapName, PagemapType, Summed, TargetReport, Timings
 
 if TYPE_CHECKING:
     from typing import Any
@@ -212,18 +212,24 @@ class Report(TargetReport, frozen=True, kw_only=True, tag="vmemscope.pgmap/1"):
 
     def all_outcomes(self) -> list[RuleOutcome]:
         """Return the outcomes of all rules, those of the target first."""
-        groups = (self.outcomes, *(one.outcomes for one in self.pagemaps))
-        return [one for group in groups for one in group]
+        return [*self.outcomes, *(o for one in self.pagemaps for o in one.outcomes)]
 
     def outcome_counts(self) -> Counter[Outcome]:
         """Return the number of rules by outcome, one rule for one pagemap as one."""
-        return counted_rules(self.all_outcomes())
+        return Counter(one.outcome for one in self.all_outcomes())
 
-    def all_findings(self) -> list[tuple[PagemapReport | None, Finding]]:
-        """Return all findings with the pagemap that each is of, worst first."""
+    def all_findings(
+        self, only: PagemapReport | None = None
+    ) -> list[tuple[PagemapReport | None, Finding]]:
+        """
+        Return all findings with their pagemaps, worst first.
+
+        :param only: leave out the findings of all other pagemaps
+        """
         found: list[tuple[PagemapReport | None, Finding]] = [(None, f) for f in self.findings]
         for one in self.pagemaps:
-            found.extend((one, f) for f in one.findings)
+            if only is None or one.address == only.address:
+                found.extend((one, f) for f in one.findings)
         return sorted(found, key=lambda pair: (pair[1].severity, pair[1].vaddr or 0))
 
     def every_finding(self) -> Iterable[Finding]:
