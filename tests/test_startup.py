@@ -36,7 +36,7 @@ _FORMATS = {
 
 
 def loaded(*args: str) -> set[str]:
-    """Run the command line in a process of its own, and get the modules that it imported."""
+    """Run the command line in a process of its own and return the modules that it imported."""
     done = subprocess.run(
         [sys.executable, "-c", _CODE, *args], check=True, capture_output=True, text=True
     )
