@@ -120,12 +120,18 @@ class Bench:
 
     def ours(self) -> float:
         """Audit layout and reference counts."""
-        self.phases = once(self._fresh(), contents=Contents.NONE).timings
+        self.phases = self._timings(Contents.NONE)
         return sum(self.phases[phase] for phase in LAYOUT)
 
     def contents(self) -> float:
         """Check all struct pages of the devices."""
-        return once(self._fresh(), contents=Contents.ALL).timings["contents"]
+        return self._timings(Contents.ALL)["contents"]
+
+    def _timings(self, contents: Contents) -> dict[str, float]:
+        """Return the seconds of each phase of an audit."""
+        kernel = self._fresh()
+        once(kernel, contents=contents)
+        return kernel.timings
 
     def whole_audit(self) -> float:
         """Audit layout and reference counts, the reading of pagemaps included."""

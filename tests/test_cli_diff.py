@@ -47,7 +47,7 @@ def test_worse(files: Path, capsys: pytest.CaptureFixture[str], before: str, aft
     status, out = diff(capsys, files / before, files / after)
     assert status == 1
     assert "new: error hole dax0.0 at 0x" in out
-    assert "worse: dax0.0: 1 new error of hole\n" in out
+    assert "worse: dax0.0: 1 new error of rule hole\n" in out
 
 
 def test_better(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ class TestRules:
         _, out = out_of(capsys, "rules", "hole", "xarray")
         assert out.startswith("hole\n")
         assert "\n\nxarray\n" in out
-        assert out.count("What to look at next\n") == 2
+        assert out.count("What to check next\n") == 2
 
     def test_json(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         _, out = out_of(capsys, "rules", "--format", "json")

@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from vmemscope.report import change_lines, render_diff, schema_text, to_document
-from vmemscope.report.diff import compare
-from vmemscope.report.documents.diff import Diff, NotEvaluated
+from vmemscope.report.compare import compare, values_of
+from vmemscope.report.documents.diff import Change, Diff, NotEvaluated
 from vmemscope.report.documents.pgmap import PagemapReport, Report
 from vmemscope.rules.findings import Finding, Outcome, RuleOutcome
 from vmemscope.rules.rule import Severity
@@ -103,7 +103,7 @@ def test_pagemaps_that_came_and_went() -> None:
 
 def test_pagemap_that_came_with_errors_is_worse() -> None:
     diff = diff_of(of(), of(pagemap_report(findings=(finding(),))))
-    assert diff.worse == ("dax0.0: 1 new error of refcount-low",)
+    assert diff.worse == ("dax0.0: 1 new error of rule refcount-low",)
 
 
 def test_same_name_and_ranges_go_before_the_address() -> None:
@@ -178,8 +178,22 @@ def test_frames_and_savings() -> None:
     }
     text = render_diff(diff)
     assert "  frames: 512 -> 513 (+1)\n" in text
-    assert "  saved_bytes: 6 MiB -> 6.0 MiB (-4 KiB)\n" in text
+    assert "  saved memory: 6144 KiB -> 6140 KiB (-4 KiB)\n" in text
+    assert diff.worse == ("dax0.0: saved memory from 6144 KiB to 6140 KiB",)
     assert diff_of(after, before).worse == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (6 << 20, 3 << 19, ("6 MiB", "1.5 MiB")),
+        (3 << 19, (3 << 19) + (24 << 10), ("1536 KiB", "1560 KiB")),
+        (1 << 20, (1 << 20) + 1, ("1048576 bytes", "1048577 bytes")),
+        (0, 4096, ("0 B", "4 KiB")),
+    ],
+)
+def test_sizes_that_look_equal_are_exact(before: int, after: int, shown: tuple[str, str]) -> None:
+    assert values_of(Change("saved_bytes", before, after)) == shown
 
 
 def test_reads_lost() -> None:
@@ -188,7 +202,7 @@ def test_reads_lost() -> None:
     some = ("page tables: 3",)
     diff = diff_of(of(), of(not_read=some))
     assert diff.not_read == some
-    assert diff.worse == ("something could not be read, and all could before",)
+    assert diff.worse == ("part of the target could not be read, and before all of it could",)
     assert not diff_of(of(not_read=some), of(not_read=("page tables: 4",)))
     assert diff_of(of(not_read=some), of()).worse == ()
 
@@ -205,7 +219,7 @@ def test_findings_new_and_gone() -> None:
     start = pagemap_report().vmemmap.start or 0
     assert [one.vaddr for one in pair.findings.new] == [start + 0x3000, start + 0x4000]
     assert [one.vaddr for one in pair.findings.gone] == [start + 0x1000]
-    assert diff.worse == ("dax0.0: 2 new errors of hole",)
+    assert diff.worse == ("dax0.0: 2 new errors of rule hole",)
 
 
 @pytest.mark.parametrize("severity", [Severity.WARNING, Severity.NOTE])
@@ -227,7 +241,7 @@ def test_findings_of_no_pagemap_go_by_their_rule() -> None:
     before, after = (of(findings=(finding("xarray", vaddr=at),)) for at in (0x1000, 0x2000))
     assert not diff_of(before, after)
     diff = diff_of(of(), after)
-    assert diff.worse == ("target: 1 new error of xarray",)
+    assert diff.worse == ("target: 1 new error of rule xarray",)
     assert "\nnew: error xarray - at 0x2000" in render_diff(diff)
 
 
@@ -239,7 +253,7 @@ def failed(violations: int, told: int) -> Report:
 
 def test_violations_beyond_those_told() -> None:
     diff = diff_of(failed(17, 16), failed(400, 16))
-    assert diff.worse == ("dax0.0: violations of hole from 17 to 400",)
+    assert diff.worse == ("dax0.0: violations of rule hole from 17 to 400",)
     assert diff_of(failed(400, 16), failed(17, 16)).worse == ()
     # What is told one by one accounts for it.
     [pair] = diff_of(failed(2, 2), failed(3, 3)).pagemaps.changed
@@ -309,7 +323,7 @@ def test_kernels_that_get_a_layout_wrong_and_right(audited: Audited) -> None:
     wrong, _ = audited("mixed", "7.2")
     diff = diff_of(right, wrong)
     assert [pair.after.label for pair in diff.pagemaps.changed] == ["dax1.0"]
-    assert diff.worse == ("dax1.0: 3 new errors of compound-head",)
+    assert diff.worse == ("dax1.0: 3 new errors of rule compound-head",)
     back = diff_of(wrong, right)
     assert back.worse == ()
     assert len(back.pagemaps.changed[0].findings.gone) == 4

@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Recording what came of rules: checked, skipped and why, failed and how often."""
+"""The outcomes of rules: checked, skipped and why, failed and how often."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from msgspec import structs
 
 from vmemscope.rules import RULES
 from vmemscope.rules.findings import Collector, Finding, Outcome, RuleOutcome, left_of
-from vmemscope.rules.rule import Rule, Severity
+from vmemscope.rules.rule import Rule, Severity, Skip, Violation, Violations
 
 HOLE, LOW = RULES["hole"], RULES["refcount-low"]
+
+
+def violate(collector: Collector, rule: Rule = HOLE, rows: int = 1, more: int = 0) -> None:
+    """Evaluate a rule that rows of facts, and more that are only counted, violate."""
+    found = Violations(np.arange(rows), "message", vaddr=lambda row: row, more=more)
+    collector.check(replace(rule, check=lambda: found))
 
 
 def outcome(collector: Collector, rule: Rule = HOLE) -> RuleOutcome:
@@ -26,7 +33,7 @@ def test_checked_and_nothing_found() -> None:
     assert outcome(collector) == RuleOutcome("hole", Outcome.CHECKED, None, 0)
 
 
-def test_skipped_tells_every_reason_once() -> None:
+def test_skipped_has_every_reason_once() -> None:
     collector = Collector()
     for reason in ("first", "second", "first"):
         collector.skipped(reason, HOLE, LOW)
@@ -45,18 +52,17 @@ def test_rule_that_nobody_evaluated_is_not_passed() -> None:
     assert outcome(Collector()) == RuleOutcome("hole", Outcome.SKIPPED, "not evaluated")
 
 
-def test_failed_without_being_told_that_it_is_evaluated() -> None:
+def test_failed_and_skipped_in_part() -> None:
     collector = Collector()
-    collector.add(HOLE, "message")
-    collector.skipped("the rest", HOLE)
+    found = Violation("message"), Skip("the rest", partly=True)
+    collector.check(replace(HOLE, check=lambda: found))
     assert outcome(collector) == RuleOutcome("hole", Outcome.FAILED, "the rest", 1)
 
 
-def test_violations_count_what_is_not_told() -> None:
+def test_violations_count_those_without_a_finding() -> None:
     collector = Collector()
-    for i in range(20):
-        collector.add(HOLE, "message", vaddr=i)
-    collector.add_uncounted(HOLE, 30)
+    violate(collector, rows=20, more=15)
+    violate(collector, rows=15)
     assert outcome(collector).violations == 50
     findings = collector.finish()
     assert len(findings) == 16
@@ -65,21 +71,20 @@ def test_violations_count_what_is_not_told() -> None:
 
 def test_uncounted_alone_is_no_crash_and_not_lost() -> None:
     collector = Collector()
-    collector.add_uncounted(HOLE, 100)
+    violate(collector, rows=0, more=100)
     assert collector.finish() == ()
     assert outcome(collector) == RuleOutcome("hole", Outcome.FAILED, None, 100)
 
 
 def test_no_violations_are_no_failure() -> None:
     collector = Collector()
-    collector.checked(HOLE)
-    collector.add_uncounted(HOLE, 0)
+    violate(collector, rows=0)
     assert outcome(collector).outcome is Outcome.CHECKED
 
 
-def test_rule_of_another_scope_is_told_if_it_failed() -> None:
+def test_rule_of_another_scope_is_reported_if_it_failed() -> None:
     collector = Collector()
-    collector.add(LOW, "message")
+    violate(collector, LOW)
     assert [one.rule for one in collector.outcomes([HOLE])] == ["hole", "refcount-low"]
 
 
@@ -95,8 +100,8 @@ def test_left_of(left: int, expected: RuleOutcome) -> None:
     finding = Finding("hole", Severity.ERROR, 0, None, None, None, "m")
     found = [finding, structs.replace(finding, vaddr=1)]
     outcomes = (RuleOutcome("hole", Outcome.FAILED, "r", 40), RuleOutcome("x", Outcome.CHECKED))
-    told = left_of(outcomes, found, found[:left], "was a moment's state")
-    assert told == (expected, outcomes[1])
+    confirmed = left_of(outcomes, found, found[:left], "was a moment's state")
+    assert confirmed == (expected, outcomes[1])
 
 
 def test_left_of_keeps_a_failure_that_has_no_finding_here() -> None:

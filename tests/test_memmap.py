@@ -490,6 +490,13 @@ def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
     assert measured == {"attach", "types", "read", "walk", "sum"}
 
 
+def test_memory_in_no_known_zone_is_no_system_ram(dumps: Dumps) -> None:
+    report = dumps.audited(str(kernels.FIXTURES / "unreadable-node.toml"), "6.1").memmap
+    text = render_memmap(report, 100)
+    assert "\nSystem RAM: 256 MiB described by 1024 pages in 1024 frames (4 MiB)," in text
+    assert "\nno known zone: 128 MiB described by 512 pages in 128 frames (512 KiB)," in text
+
+
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
 def test_tables_fit_their_width(dumps: Dumps, width: int) -> None:
     report = dumps.audited("mixed", "7.2").memmap

@@ -140,7 +140,7 @@ def test_everything_but_what_does_not_apply_is_checked(audited: Audited, kernel:
         ("early-section", "read-only", "sections that were there at boot"),
         ("early-section", "refcount-high", "the memory map of RAM owns"),
         ("shift-absurd", "head-flag", "its vmemmap_shift makes no sense"),
-        ("shift-absurd", "tail-frame", "it can't be told"),
+        ("shift-absurd", "tail-frame", "it is not known"),
         ("range-inverted", "hole", "it has no valid range"),
         ("range-inverted", "range-overlap", "it has no valid range"),
         ("range-inverted", "refcount-low", "nothing of its vmemmap is known to be mapped"),

@@ -66,7 +66,7 @@ def test_a_format_takes_what_is_its_own(core: str, name: str) -> None:
     modules = loaded("pgmap", "--format", name, "-c", core)
     assert {"numpy", "_drgn", _FORMATS[name]} <= modules
     assert not modules & _HEAVY
-    others = {"vmemscope.report.detail", "vmemscope.report.comparison", "vmemscope.report.ktap"}
+    others = {"vmemscope.report.detail", "vmemscope.report.diff", "vmemscope.report.ktap"}
     assert not modules & (others - {_FORMATS[name]})
 
 

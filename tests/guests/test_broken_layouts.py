@@ -53,7 +53,7 @@ def check_warning(pgmap: dict[str, Any], rule: str, where: int, *words: str) -> 
     assert int(warning["vaddr"], 16) == where
     assert warning["observed"] == pgmap["ranges"][0]["start"]
     # What the kernel makes of it, what comes of that, and what to do.
-    for word in (*words, "1 GiB", "(SIGBUS)", "make it anew at a multiple of 1 GiB"):
+    for word in (*words, "1 GiB", "(SIGBUS)", "recreate the device at a multiple of 1 GiB"):
         assert word in warning["message"]
     assert "\n" not in warning["message"]
 
@@ -124,7 +124,7 @@ def test_off_a_section(audited: Audited) -> None:
         pgmap,
         "section-alignment",
         truth["first"],
-        "starts off a section boundary",
+        "starts in the middle of a section",
         "maps 12031 of the 12032 pages of its memory map to one frame",
         "I/O to it hangs",
     )

@@ -101,7 +101,7 @@ def test_several_ranges_one_not_valid() -> None:
         "0x280000000-0x287ffffff (128 MiB)",
         "0x290000000-0x297ffffff (128 MiB)",
         "0x2a0000000-0x2a7ffffff (128 MiB)",
-        "0x1000-0x1fff (4 KiB), not valid: not looked at",
+        "0x1000-0x1fff (4 KiB), not valid: not audited",
     ]
 
 

@@ -334,7 +334,7 @@ def test_compound_page_in_several_pieces() -> None:
 
 def test_nothing_to_draw() -> None:
     assert draw(pagemap_report(ranges=(), sharing={}, first=()), GEOMETRY, 80) == [
-        " nothing of its vmemmap was looked at"
+        " none of its vmemmap was audited"
     ]
 
 

@@ -141,7 +141,7 @@ def test_why_each_is_not_deduplicated() -> None:
     assert reasons == [
         "namespace1.0: not-optimized, base pages (vmemmap_shift 0)",
         "0xffff888101237000: not-optimized, the memory map lies on the device (altmap);"
-        " deduplicated it would take 9 MiB less",
+        " deduplication would save 9 MiB",
         "dax4.0: partial, 8 pages of its vmemmap are not mapped",
     ]
     assert not any(line.startswith("dax0.0: ") for line in lines)
@@ -165,7 +165,7 @@ def test_totals() -> None:
     )
     assert (
         "5 pagemaps: 19968 pages of vmemmap (78 MiB) in 6020 frames (23.5 MiB),"
-        " 54.5 MiB saved, 9 MiB more could be\n"
+        " 54.5 MiB saved, 9 MiB more could be saved\n"
         "checked: reference counts of 6020 frames, one for each large leaf"
         " (4 more could not be read);"
         " struct pages of 1024 of 70000 compound pages (1 could not be read, or only in part),"
@@ -176,7 +176,7 @@ def test_totals() -> None:
 
 def test_nothing_more_to_save_and_no_large_leaf() -> None:
     text = render_all(report(pagemap_report()), 100)
-    assert " 6 MiB saved, nothing more could be\n" in text
+    assert " 6 MiB saved, nothing more could be saved\n" in text
     assert "checked: reference counts of 512 frames; struct pages of 256 of" in text
 
 
@@ -190,12 +190,12 @@ def test_one_of_each_is_not_several() -> None:
 
 def test_no_struct_pages() -> None:
     text = render_all(report(of_every_kind()[1], compounds=0, compounds_checked=0), 100)
-    assert "; no struct pages to look into\n" in text
+    assert "; no struct pages (none to check)\n" in text
 
 
 def test_contents_that_were_not_asked_for() -> None:
     text = render_all(report(of_every_kind()[1], compounds_checked=0, contents="none"), 100)
-    assert "; no struct pages looked into (--contents none)\n" in text
+    assert "; no struct pages (--contents none)\n" in text
 
 
 def test_findings_worst_first_one_line_each() -> None:
@@ -219,9 +219,9 @@ def test_findings_worst_first_one_line_each() -> None:
     assert lines[start - 1 :] == [
         "",
         "error xarray -: e0",
-        "error hole dax1.0 at 0x3000: e1; expected mapped, observed not mapped",
-        "error tail-frame dax0.0 at 0x9000 pfn 0x99: e2; expected pfn 0x11, observed pfn 0x99",
-        "warning mask-alignment dax1.0 at 0x2000: w; observed 3",
+        "error hole dax1.0 at 0x3000: e1: expected mapped, observed not mapped",
+        "error tail-frame dax0.0 at 0x9000 pfn 0x99: e2: expected pfn 0x11, observed pfn 0x99",
+        "warning mask-alignment dax1.0 at 0x2000: w: observed 3",
         "note leaf-fallback dax0.0 at 0x1000: n",
         "",
         "3 errors, 1 warning, 1 note",
@@ -233,13 +233,13 @@ def test_finding_is_never_broken() -> None:
     lines = render_all(report(pagemap_report(findings=(long,))), 80).splitlines()
     [line] = [line for line in lines if line.startswith("error ")]
     assert len(line) > 500
-    assert line.endswith("; expected 7, observed 6")
+    assert line.endswith(": expected 7, observed 6")
 
 
 def test_value_of_zero_is_a_value() -> None:
     zero = finding(vaddr=0, pfn=0, expected=0, observed=0, message="m")
     text = render_all(report(findings=(zero,)), 80)
-    assert "error refcount-low - at 0x0 pfn 0x0: m; expected 0, observed 0\n" in text
+    assert "error refcount-low - at 0x0 pfn 0x0: m: expected 0, observed 0\n" in text
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 NAME = "diff"
 HELP = "compare two reports or vmcores"
 DESCRIPTION = """\
-Compare what two looks saw: pagemaps that came and went, frames and saved memory
-gained or lost, findings new and gone. Each look is a JSON document that pgmap
---format json wrote, or a vmcore, which is looked at.
+Compare two reports: pagemaps added and removed, frames and memory saved, findings
+new and gone. Each report is a JSON document that pgmap --format json wrote, or a
+vmcore, which vmemscope audits first.
 
-Worse is: a new finding of severity error; a pagemap that is less deduplicated;
-anything that can't be read any more. A pagemap that went is not.
+These are worse: a new finding of severity error; a pagemap that is less
+deduplicated; memory that can't be read any more. A removed pagemap is not.
 """
 EXAMPLES = """\
 examples:
@@ -45,7 +45,7 @@ _JSON = (b"{", b"[")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     parser.add_argument("before", metavar="A", help="a JSON document or a vmcore")
-    parser.add_argument("after", metavar="B", help="another one, to be held against A")
+    parser.add_argument("after", metavar="B", help="another one, to compare with A")
     add_types_options(parser)
     parser.add_argument("--vmcoreinfo", metavar="PATH", help=argparse.SUPPRESS)
     add_output_options(parser, ("text", "json"))
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     before, after = (_report(path, args) for path in sources)
 
     from ..report import render_diff, render_json
-    from ..report.diff import compare
+    from ..report.compare import compare
 
     diff = compare(before, after, sources)
     text = render_json(diff) if args.format == "json" else render_diff(diff)

@@ -41,7 +41,7 @@ def watch(
     :raises KeyboardInterrupt: if the user interrupts before the first report
     """
     from ..report import change_lines
-    from ..report.diff import compare
+    from ..report.compare import compare
 
     out = sys.stdout if out is None else out
     report = audit()

@@ -10,7 +10,7 @@ From reports to text and to JSON.
 * ``lines``: findings as JSON lines
 * ``ktap``: the kernel's test format, a test for each pagemap and rule
 * ``markdown``: for bug reports
-* ``diff``, ``comparison``: what changed between two reports, and that as text
+* ``compare``, ``diff``: what changed between two reports, and that as text
 * ``catalogue``: the rules themselves, as text
 * ``output``: a file written whole or not at all
 
@@ -25,8 +25,8 @@ from .._lazy import lazy
 
 if TYPE_CHECKING:
     from .catalogue import render_rule, render_rules, rule_list
-    from .comparison import change_lines, render_diff
     from .detail import render_one
+    from .diff import change_lines, render_diff
     from .document import json_text, read_report, render_json, schema_text, to_document
     from .ktap import render_ktap
     from .lines import render_ndjson
@@ -56,11 +56,11 @@ __all__ = (
 __getattr__ = lazy(
     __name__,
     {
-        "change_lines": "comparison",
+        "change_lines": "diff",
         "json_text": "document",
         "read_report": "document",
         "render_all": "table",
-        "render_diff": "comparison",
+        "render_diff": "diff",
         "render_json": "document",
         "render_ktap": "ktap",
         "render_markdown": "markdown",

@@ -53,7 +53,7 @@ def render_rule(rule: Rule, width: int) -> str:
         lines += _wrapped(value, width, f"  {name:<13}  ", " " * 17)
     for title, text in (
         ("What it means when it does not hold", rule.meaning),
-        ("What to look at next", rule.look_at),
+        ("What to check next", rule.look_at),
     ):
         lines += ["", title, *_wrapped(text, width, "  ", "  ")]
     return "\n".join(lines) + "\n"

@@ -79,7 +79,7 @@ def _fields(one: PagemapReport, geometry: Geometry) -> list[tuple[str, str]]:
     valid = {(r.start, r.end) for r in one.detail.ranges}
     ranges = [
         f"{r.start:#x}-{r.end:#x} ({binary_size(r.end - r.start + 1)})"
-        + ("" if (r.start, r.end) in valid else ", not valid: not looked at")
+        + ("" if (r.start, r.end) in valid else ", not valid: not audited")
         for r in one.ranges
     ]
     fields += _listed("range", "ranges", _most(ranges, ""))

@@ -121,7 +121,7 @@ def draw(one: PagemapReport, geometry: Geometry, width: int) -> list[str]:
     """
     spans = _first_spans(one, geometry)
     if not spans:
-        return [" nothing of its vmemmap was looked at"]
+        return [" none of its vmemmap was audited"]
     total, is_compound = _extent(one, geometry)
     rows, notes = _rows(_groups(spans, one, geometry))
     rows, notes = _cut(rows, notes, total)
@@ -249,7 +249,7 @@ def _again(group: _Group, drawn: dict[int, int]) -> list[_Note]:
     offset, pfn = again[0]
     text = f"page {group.first + offset} maps the frame of page {drawn[pfn]}"
     if len(again) > 1:
-        text += f", and {count(len(again) - 1, 'more page')} after it such frames too"
+        text += f", and {count(len(again) - 1, 'more page')} after it map frames drawn before"
     return [_Note(group.first + offset, text)]
 
 

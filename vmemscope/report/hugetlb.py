@@ -61,7 +61,7 @@ _FOLIO_RIGHT = frozenset({"SIZE", "NODE", "PAGES", "READ-ONLY"})
 def _optimized(one: FolioReport) -> str:
     if one.flagged == bool(one.read_only):
         return "yes" if one.flagged else "no"
-    return "only its flag" if one.flagged else "not its flag"
+    return "flag only" if one.flagged else "flag missing"
 
 
 def render_hugetlb(report: HugetlbReport, width: int) -> str:
@@ -161,7 +161,7 @@ def _totals(report: HugetlbReport) -> list[str]:
             f" in {count(totals.frames, 'frame')} ({binary_size(totals.frames * page_size)}),"
             f" {binary_size(totals.saved_bytes) if totals.saved_bytes else 'nothing'} saved,"
             f" {binary_size(totals.savable_bytes) if totals.savable_bytes else 'nothing'} more"
-            " could be"
+            " could be saved"
         )
     lines.append(
         f"checked: {count(totals.walked, 'page')} of vmemmap,"

@@ -106,7 +106,7 @@ def _findings(report: Report, only: PagemapReport | None) -> list[str]:
         lines += _block(finding_line(finding, who) for who, finding in several)
         if rule is not None:
             lines += ["", f"**What it means.** {_prose(rule.meaning)}"]
-            lines += ["", f"**What to look at next.** {_prose(rule.look_at)}"]
+            lines += ["", f"**What to check next.** {_prose(rule.look_at)}"]
     return lines
 
 

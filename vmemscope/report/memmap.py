@@ -65,19 +65,21 @@ def render_memmap(report: MemmapReport, width: int) -> str:
         *fitting_grid(report.areas, _CELLS, _COLUMNS, _RIGHT, width),
         "",
     ]
-    for what, kinds in (
-        ("System RAM", {"zone", "unknown"}),
-        ("devices", {"pagemap"}),
-        ("nothing", {"nothing"}),
+    for what, kind in (
+        ("System RAM", "zone"),
+        ("devices", "pagemap"),
+        ("no known zone", "unknown"),
+        ("nothing", "nothing"),
     ):
-        lines += _sum(what, [area for area in report.areas if area.kind in kinds], page_size)
+        lines += _sum(what, [area for area in report.areas if area.kind == kind], page_size)
     lines += [_total(report.summary, report.vmemmap.sections, page_size), ""]
     lines += [_counter(one) for one in report.counters]
     lines += [f"  {safe(line)}" for line in report.explanation]
     lines.append("")
     if report.leaks:
         pages = sum(leak.pages for leak in report.leaks)
-        lines += [f"mapped in vain: {count(pages, 'page')} in {count(len(report.leaks), 'place')}"]
+        places = count(len(report.leaks), "place")
+        lines.append(f"mapped but not needed: {count(pages, 'page')} in {places}")
         lines += [f"  {leak.start:#x}  {count(leak.pages, 'page')}" for leak in report.leaks]
         lines.append("")
     lines += ending(report)

@@ -25,14 +25,14 @@ def render_page(report: PageReport) -> str:
         f"pfn {report.pfn:#x}",
         *_fields(_page(report)),
         "",
-        "way to its struct page",
+        "page-table walk to its struct page",
         *_walk(report.walk),
         "",
         "struct page",
         *_fields(_struct_page(report.page)),
     ]
     if report.frame is not None:
-        lines += ["", f"frame behind it, pfn {report.frame.pfn:#x}"]
+        lines += ["", f"backing frame, pfn {report.frame.pfn:#x}"]
         lines += _fields(_frame(report.frame, page_size))
     if report.sharing is not None:
         lines += ["", *_sharing(report.sharing)]
@@ -126,7 +126,7 @@ def _use(page: StructPage) -> list[tuple[str, str]]:
         if page.flags.zone_name is not None:
             text += f"; node {page.flags.node}, zone {page.flags.zone_name}"
         elif page.flags.zone is not None:
-            text += f"; node {page.flags.node}, zone {page.flags.zone}, which there is not"
+            text += f"; node {page.flags.node}, zone {page.flags.zone}, which does not exist"
         if page.flags.other:
             text += f"; other bits {page.flags.other:#x}"
         fields.append(("flags", text))

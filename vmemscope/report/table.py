@@ -144,7 +144,7 @@ def _reasons(pagemaps: tuple[PagemapReport, ...]) -> list[str]:
         if one.reason:
             line += f", {safe(one.reason)}"
         if one.detail.savable_bytes:
-            line += f"; deduplicated it would take {binary_size(one.detail.savable_bytes)} less"
+            line += f"; deduplication would save {binary_size(one.detail.savable_bytes)}"
         lines.append(line)
     return [*lines, ""] if lines else []
 
@@ -161,13 +161,13 @@ def totals(report: Report) -> list[str]:
         f" ({binary_size(summary.backing_frames * page_size)}),"
         f" {binary_size(summary.saved_bytes)} saved,"
         f" {binary_size(summary.savable_bytes) if summary.savable_bytes else 'nothing'} more"
-        " could be"
+        " could be saved"
     ]
     lines.append(f"checked: {_refcounts(report)}; {_contents(report)}")
     outcomes = report.all_outcomes()
     if outcomes:
         counts = outcome_counts(outcomes, report.every_finding())
-        lines.append(f"rules, each for each pagemap: {counts}")
+        lines.append(f"rules, once for each pagemap: {counts}")
     return lines
 
 
@@ -183,8 +183,8 @@ def _refcounts(report: Report) -> str:
 def _contents(report: Report) -> str:
     summary = report.summary
     if summary.contents == "none":
-        return "no struct pages looked into (--contents none)"
-    told = []
+        return "no struct pages (--contents none)"
+    parts = []
     for checked, total, unreadable, what in (
         (
             summary.compounds_checked,
@@ -200,7 +200,7 @@ def _contents(report: Report) -> str:
         ),
     ):
         if total:
-            told.append(f"{checked} of {count(total, what)}")
+            parts.append(f"{checked} of {count(total, what)}")
         if unreadable:
-            told[-1] += f" ({unreadable} could not be read, or only in part)"
-    return f"struct pages of {', '.join(told)}" if told else "no struct pages to look into"
+            parts[-1] += f" ({unreadable} could not be read, or only in part)"
+    return f"struct pages of {', '.join(parts)}" if parts else "no struct pages (none to check)"

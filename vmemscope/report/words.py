@@ -97,9 +97,9 @@ def finding_line(finding: Finding, owner: str | None) -> str:
         where += f" pfn {finding.pfn:#x}"
     compared = ""
     if finding.expected is not None:
-        compared += f"; expected {safe(str(finding.expected))}"
+        compared += f": expected {safe(str(finding.expected))}"
     if finding.observed is not None:
-        compared += f"{',' if compared else ';'} observed {safe(str(finding.observed))}"
+        compared += f"{',' if compared else ':'} observed {safe(str(finding.observed))}"
     return (
         f"{finding.severity} {safe(finding.rule)} {owner or '-'}{where}:"
         f" {safe(finding.message)}{compared}"
@@ -139,14 +139,14 @@ def verdict(counted: dict[Severity, int], partial: bool) -> str:
 
     :param partial: whether something could not be read
     """
-    told = [count(counted[s], str(s)) for s in Severity if counted[s]]
+    found = [count(counted[s], str(s)) for s in Severity if counted[s]]
     if not counted[Severity.ERROR]:
-        told.insert(0, "nothing wrong in what could be read" if partial else "sound")
+        found.insert(0, "nothing wrong in what could be read" if partial else "sound")
         if counted[Severity.WARNING]:
-            told[0] = "no errors" + (" in what could be read" if partial else "")
+            found[0] = "no errors" + (" in what could be read" if partial else "")
     elif partial:
-        told.append("and not everything could be read")
-    return ", ".join(told)
+        found.append("and not everything could be read")
+    return ", ".join(found)
 
 
 def verdict_of(report: Report) -> str:

@@ -32,7 +32,7 @@ __all__ = (
     since="5.19",
     archs=("x86_64", "riscv64"),
     meaning="Compound pages larger than a section (1 GiB on x86) need the range to start on a"
-    " section boundary. These kernels do not check it: reuse_compound_section() goes by the"
+    " section boundary. These kernels do not check it: reuse_compound_section() uses the"
     " offset in the range, while sections are cut at absolute boundaries, so a chunk that"
     " holds the head of a compound page can be taken for one that only continues the last. All"
     " heads but the first then lie in the frame of the tail pages: struct pages overwrite each"
@@ -62,15 +62,15 @@ def section_alignment(
             where = "inside a section that was there at boot"
             lost, where_to = vpages - early, "a wrong frame (as a rule frame 0)"
         elif into and into + pages > sections.pages:
-            where = "off a section boundary"
+            where = "in the middle of a section"
             lost, where_to = vpages - 1, "one frame (among them all heads but the first)"
         else:
             continue
         yield Violation(
             f"range {one.start:#x}-{one.end:#x} of compound pages of {size} starts {where}: this"
             f" kernel maps {lost} of the {vpages} pages of its memory map to {where_to}, so that"
-            " mapping the device fails (SIGBUS), or I/O to it hangs; make it anew at a multiple"
-            f" of {size}, or with smaller pages",
+            " mapping the device fails (SIGBUS), or I/O to it hangs; recreate the device at a"
+            f" multiple of {size}, or with smaller pages",
             vaddr=geometry.page_address(first),
             expected=f"a multiple of {sections.pages * geometry.page_size:#x}",
             observed=f"{one.start:#x}",
@@ -96,8 +96,8 @@ class HeadFacts(NamedTuple):
                 start = f"{head * self.geometry.page_size:#x}"
                 yield Violation(
                     f"compound pages of {binary_size(bytes_)} are laid out from {start}, which is"
-                    f" not aligned to their size: {consequence}; make it anew at a multiple of"
-                    f" {binary_size(bytes_)}, or with smaller pages",
+                    f" not aligned to their size: {consequence}; recreate the device at a"
+                    f" multiple of {binary_size(bytes_)}, or with smaller pages",
                     vaddr=self.geometry.page_address(head),
                     expected=f"a multiple of {bytes_:#x}",
                     observed=start,
@@ -116,9 +116,9 @@ _NO_TAIL = Skip("no tail page could be read")
     meaning="Since 7.1 tail pages do not point to their head, they hold a mask for their own"
     " address (compound_info), if HugeTLB's vmemmap optimization is built in. That only works"
     " for compound pages aligned to their size, while those of a device are laid out from the"
-    " start of its range: every tail page of such a device resolves to a wrong head, maybe of"
-    " another device. vmf_insert_folio_pud() warns, faults of 1 GiB get SIGBUS,"
-    " get_user_pages() counts references on a foreign page.",
+    " start of its range: every tail page of an unaligned device resolves to a wrong head,"
+    " maybe of another device. vmf_insert_folio_pud() warns, faults of 1 GiB get SIGBUS,"
+    " get_user_pages() counts references on another page.",
     look_at="Where the range starts: with a namespace of type devdax and map=mem it is the"
     " start of the namespace, not of its data. Make the namespace start on a boundary of its"
     " alignment, or take map=dev, where compound pages start with the data.",
@@ -146,7 +146,7 @@ def mask_alignment(facts: HeadFacts) -> Iterator[Violation | Skip]:
     meaning="Nothing is wrong: compound pages are laid out from the start of the pagemap's"
     " range, which with map=mem is the start of the namespace and not that of its data, and"
     " tail pages point to their head wherever it is. But heads do not lie where the device's"
-    " data has its large pages, and kernels from 7.1 on can't use the device so (rule"
+    " data has its large pages, and kernels from 7.1 on can't use the device that way (rule"
     " mask-alignment).",
     look_at="Before the kernel is replaced: make the namespace start on a boundary of its"
     " alignment, or take map=dev, where compound pages start with the data.",

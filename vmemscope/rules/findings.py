@@ -10,7 +10,7 @@ from enum import Enum
 from msgspec.structs import replace
 
 from ..fields import Address, Count, Facts, RuleId, Text
-from .rule import Rule, Severity, Skip, Value, Violation, Violations
+from .rule import Rule, Severity, Skip, Violation, Violations
 
 __all__ = (
     "Collector",
@@ -20,7 +20,7 @@ __all__ = (
     "left_of",
 )
 
-#: findings of one rule that are told one by one, for each pagemap
+#: findings of one rule that are reported one by one, for each pagemap
 _LIMIT = 16
 
 
@@ -40,25 +40,25 @@ class Finding(Facts, frozen=True):
 
 
 class Outcome(Enum):
-    """What came of evaluating a rule."""
+    """What the evaluation of a rule came to."""
 
-    #: it was looked at, and holds wherever it could be
+    #: it holds wherever it could be evaluated
     CHECKED = "checked"
-    #: it does not apply, or what it takes could not be read
+    #: it does not apply, or its facts could not be read
     SKIPPED = "skipped"
     #: it does not hold
     FAILED = "failed"
 
 
 class RuleOutcome(Facts, frozen=True):
-    """What came of evaluating one rule for one pagemap, or for the target as a whole."""
+    """The outcome of one rule for one pagemap, or for the target as a whole."""
 
     #: identifier of the rule
     rule: RuleId
     outcome: Outcome
-    #: why it was skipped; or where, if only in part; ``None`` if nowhere
+    #: why it was skipped, or where it was skipped in part; ``None`` if nowhere
     reason: Text | None = None
-    #: places where it does not hold, those too that are not told one by one
+    #: places where it does not hold, including those without a finding
     violations: Count = 0
 
 
@@ -66,11 +66,11 @@ def left_of(
     outcomes: Iterable[RuleOutcome], found: Iterable[Finding], left: Iterable[Finding], reason: str
 ) -> tuple[RuleOutcome, ...]:
     """
-    Get what came of rules when some of what was found turned out not to be so.
+    Return outcomes without the findings that were not confirmed.
 
-    :param found: all findings that the outcomes are of
-    :param left: those that it comes down to
-    :param reason: why a rule of which none is left is to be taken for skipped
+    :param found: all findings of these outcomes
+    :param left: the confirmed ones
+    :param reason: why a rule without a confirmed finding counts as skipped
     """
     kept = Counter(one.rule for one in left)
     dropped = Counter(one.rule for one in found)
@@ -85,18 +85,16 @@ def left_of(
     )
 
 
-#: reason of a rule that nobody evaluated and nobody said why: a bug, not a state of the target
+#: reason of a rule that no audit evaluated or skipped: a bug, not a state of the target
 NOT_EVALUATED = "not evaluated"
 
 
 class Collector:
     """
-    Collect what came of evaluating rules: what was checked, skipped and found.
+    Collects the findings and outcomes of rules.
 
-    Where a rule is evaluated, :meth:`checked` says so, and where it is not,
-    :meth:`skipped` says why; both may be said of one rule for different parts
-    of a pagemap. Of findings a bounded number of each rule is told one by one,
-    the rest counted.
+    One rule may be evaluated for some parts of a pagemap and skipped for others. A
+    bounded number of each rule's findings is kept, the rest counted.
     """
 
     def __init__(self) -> None:
@@ -107,7 +105,7 @@ class Collector:
         self._skipped: dict[str, dict[str, None]] = {}
 
     def checked(self, *rules: Rule) -> None:
-        """Record that rules were held against something that could be read."""
+        """Record that rules were evaluated for facts that could be read."""
         self._checked.update(rule.id for rule in rules)
 
     def skipped(self, reason: str, *rules: Rule) -> None:
@@ -131,63 +129,37 @@ class Collector:
             if isinstance(one, Skip):
                 self.skipped(one.reason, rule)
                 evaluated &= one.partly
-            elif isinstance(one, Violations):
-                first = [*one.first(self.room(rule))]
-                for violation in first:
-                    self._add(rule, violation)
-                self._seen[rule.id] += len(one) - len(first)
-            else:
-                self._add(rule, one)
+                continue
+            room = max(_LIMIT - self._seen[rule.id], 0)
+            several = [one] if isinstance(one, Violation) else one
+            first = several[:room] if isinstance(several, list) else several.first(room)
+            self._seen[rule.id] += len(several)
+            self._findings += [
+                Finding(rule.id, rule.severity, v.vaddr, v.pfn, v.expected, v.observed, v.sentence)
+                for v in first
+            ]
         if evaluated:
             self.checked(rule)
 
-    def _add(self, rule: Rule, one: Violation) -> None:
-        self.add(rule, one.sentence, **{k: v for k, v in one._asdict().items() if k != "sentence"})
-
-    def add(
-        self,
-        rule: Rule,
-        message: str,
-        *,
-        vaddr: int | None = None,
-        pfn: int | None = None,
-        expected: Value = None,
-        observed: Value = None,
-    ) -> None:
-        """Add one finding."""
-        self._seen[rule.id] += 1
-        if self._seen[rule.id] <= _LIMIT:
-            self._findings.append(
-                Finding(rule.id, rule.severity, vaddr, pfn, expected, observed, message)
-            )
-
-    def add_uncounted(self, rule: Rule, more: int) -> None:
-        """Count findings of a rule that were not worth building one by one."""
-        self._seen[rule.id] += more
-
-    def room(self, rule: Rule) -> int:
-        """Tell how many more findings of a rule will be told one by one."""
-        return max(_LIMIT - self._seen[rule.id], 0)
-
     def finish(self) -> tuple[Finding, ...]:
-        """Get the findings, worst first and in order of address."""
+        """Return the findings, worst first and in order of address."""
         findings = list(self._findings)
-        told = Counter(f.rule for f in findings)
+        kept = Counter(f.rule for f in findings)
         for rule, count in self._seen.items():
-            if told[rule] and count > told[rule]:
+            if kept[rule] and count > kept[rule]:
                 last = max(i for i, f in enumerate(findings) if f.rule == rule)
                 findings[last] = replace(
                     findings[last],
-                    message=f"{findings[last].message} (and {count - told[rule]} more like it)",
+                    message=f"{findings[last].message} (and {count - kept[rule]} more like it)",
                 )
         return tuple(sorted(findings, key=lambda f: (f.severity, f.rule, f.vaddr or 0)))
 
     def outcomes(self, rules: Iterable[Rule]) -> tuple[RuleOutcome, ...]:
         """
-        Get what came of each rule.
+        Return the outcome of each rule.
 
-        :param rules: those to tell of; one that was found broken is told too
-            if it is not among them
+        :param rules: those to report; a rule that failed is reported even if it is not
+            among them
         """
         names = dict.fromkeys(rule.id for rule in rules)
         names.update(dict.fromkeys(rule for rule, count in self._seen.items() if count))

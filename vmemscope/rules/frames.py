@@ -151,8 +151,8 @@ class MemoryFacts(NamedTuple):
     source="mm/sparse-vmemmap.c: vmemmap_alloc_block_buf()",
     meaning="An entry of the vmemmap maps a frame that the kernel could never have allocated:"
     " page frame 0, a hole in physical memory, or device memory. Struct pages written there"
-    " are lost, or worse, go to a device's registers. Thousands of entries on one such frame"
-    " are a known bug (rule section-alignment).",
+    " are lost, or worse, reach a device's registers. Thousands of entries that map one frame of"
+    " that kind are a known bug (rule section-alignment).",
     look_at="The frame number: 0 is a page table entry read from the wrong place; a number"
     " with a single wrong bit is a flip; one within a device is an altmap's where none should"
     " be.",
@@ -243,9 +243,9 @@ class RefcountFacts(NamedTuple):
     source="mm/sparse-vmemmap.c: vmemmap_pte_populate(), get_page()",
     meaning="More entries map the frame than hold a reference to it. When the device is"
     " removed, each entry drops one, and the frame goes back to the page allocator while"
-    " others still map it: struct pages and somebody else's data then share it. With a count"
+    " others still map it: struct pages and another user's data then share it. With a count"
     " of 0 it is free already.",
-    look_at="What the frame is now: on a free list or in use by somebody else means that the"
+    look_at="What the frame is now: on a free list or in use by another owner means that the"
     " damage is done. How many entries are missing a reference, and whether they are of one"
     " section: a missing get_page() in population, or a double free in an error path.",
 )
@@ -259,13 +259,12 @@ def refcount_low(facts: RefcountFacts) -> Violations:
     holds="a frame's reference count is no more than the number of entries that map it,"
     " or it is never freed",
     source="mm/sparse-vmemmap.c: vmemmap_pte_populate(), get_page()",
-    meaning="The frame is referenced more often than it is mapped. Removing the device will"
-    " not free it: memory is lost until the next boot. Page walkers and memory failure"
-    " handling take a reference for a moment, so on a running kernel one too many may be no"
-    " fault.",
+    meaning="The frame is referenced more often than it is mapped. Removing the device will not"
+    " free it: memory is lost until the next boot. Page walkers and memory failure handling"
+    " take a reference for a moment, so on a running kernel one too many may be no fault.",
     look_at="Whether it is still so in a moment; whether entries elsewhere in the vmemmap map"
-    " the frame too; how much the count is off: by the entries of a section or a compound page"
-    " points to a teardown that did not finish.",
+    " the frame too; how much too high the count is: by the entries of a section or a compound"
+    " page points to a teardown that did not finish.",
 )
 def refcount_high(facts: RefcountFacts) -> Violations:
     return facts.violations(facts.refcounts > facts.frames.entries + facts.unseen)
@@ -274,7 +273,7 @@ def refcount_high(facts: RefcountFacts) -> Violations:
 #: ``_mapcount`` of a page that no process maps; of one that has a type it is negative, too
 _NOT_MAPPED = 0xFFFF_FFFF
 _NEGATIVE = np.uint32(1 << 31)
-#: marks that are no use by somebody else
+#: marks of frames that no other owner uses
 _FREE = ("buddy", "guard")
 _LOST = ("offline", "poisoned")
 
@@ -338,8 +337,8 @@ def marked(
     holds="a frame that backs the vmemmap is not in the buddy allocator",
     source="mm/page_alloc.c: prep_new_page(), __free_one_page()",
     meaning="The frame is on a free list of the page allocator while the vmemmap maps it: the"
-    " next allocation gets it, and then struct pages and somebody else's data are the same"
-    " memory. Whoever writes second destroys what the other wrote.",
+    " next allocation gets it, and then struct pages and another owner's data are the same"
+    " memory. The second to write destroys what the first wrote.",
     look_at="Its reference count: 0 is a put_page() too many (rule refcount-low), and the frame"
     " went back when it dropped; otherwise the marks in its struct page were overwritten, or"
     " it was freed without regard to the count (free_pages() of a neighbour's block).",
@@ -353,7 +352,7 @@ def frame_free(facts: MarkFacts) -> Iterator[Violations]:
 @rule(
     "frame-foreign",
     Severity.ERROR,
-    holds="a frame that backs the vmemmap is marked as nobody else's",
+    holds="a frame that backs the vmemmap is not marked as in use for anything else",
     source="mm/sparse-vmemmap.c: vmemmap_alloc_block()",
     meaning="The struct page of the frame says that it is part of a slab, a page table, a huge"
     " page or a page cache, or that a process maps it. It was freed under the vmemmap and"
@@ -365,7 +364,7 @@ def frame_free(facts: MarkFacts) -> Iterator[Violations]:
 def frame_foreign(facts: MarkFacts) -> Iterator[Violations]:
     for name, where in facts.marks():
         if name not in (*_FREE, *_LOST):
-            yield facts.violations(name, where, f"the frame is somebody else's: {name}")
+            yield facts.violations(name, where, f"the frame is in use for something else: {name}")
 
 
 @rule(
@@ -378,7 +377,7 @@ def frame_foreign(facts: MarkFacts) -> Iterator[Violations]:
     " it may raise a machine check, in the kernel, for which there is no recovery.",
     look_at="The kernel log for 'Memory failure' and the frame's number: memory_failure() can't"
     " handle a frame of the vmemmap, so the device has to be taken down. HardwareCorrupted in"
-    " /proc/meminfo counts such frames.",
+    " /proc/meminfo counts these frames.",
 )
 def frame_poisoned(facts: MarkFacts) -> Iterator[Violations]:
     for name, where in facts.marks():
@@ -415,9 +414,9 @@ class OtherNodes:
     Severity.NOTE,
     holds="the vmemmap is on the device's own node, if that has memory",
     source="mm/sparse-vmemmap.c: vmemmap_alloc_block()",
-    meaning="The memory map of the device is on another node, as the device's own had no"
-    " memory left when it came up. Nothing is wrong, but each look at one of these struct"
-    " pages goes over the interconnect: faults, pinning and migration are slower.",
+    meaning="The memory map of the device is on another node, as the device's own had no memory"
+    " left when it came up. Nothing is wrong, but each access to one of these struct pages"
+    " crosses the interconnect: faults, pinning and migration are slower.",
     look_at="Free memory of the node (/sys/devices/system/node/nodeN/meminfo), and the kernel"
     " log for 'memory hotplug' and 'vmemmap alloc failure'. Taking the device down and up"
     " again when there is room moves it.",

@@ -145,7 +145,7 @@ class ListFacts(NamedTuple):
     scope=Scope.HUGETLB,
     meaning="A list of HugeTLB folios leads to something that is no HugeTLB folio of its size,"
     " to one twice, or nowhere. The next allocation from the pool takes what is there for a"
-    " huge page, and hands out memory that is somebody else's.",
+    " huge page, and hands out memory that is in use for something else.",
     look_at="The struct page at the address: all of it overwritten (then by whom: an optimized"
     " folio whose vmemmap was restored wrongly has tail pages where its head should be), or"
     " one word.",
@@ -228,8 +228,8 @@ class ElsewhereFacts(NamedTuple):
     meaning="Nothing is wrong by itself: a folio that is being migrated, demoted, allocated or"
     " freed is on neither list for a while. One that is not optimized can't be found then, only"
     " missed.",
-    look_at="Whether it is still so in a moment: a folio that stays isolated was leaked by"
-    " whoever isolated it.",
+    look_at="Whether it is still so a moment later: a folio that stays isolated was leaked by"
+    " the code that isolated it.",
 )
 def hugetlb_elsewhere(facts: ElsewhereFacts) -> Iterator[Violation | Violations]:
     folios = facts.folios
@@ -308,7 +308,7 @@ def hugetlb_flag(facts: FolioFacts) -> Iterator[Violations | Skip]:
     scope=Scope.HUGETLB,
     meaning="A tail page that can be written through changes the struct pages of all others"
     " that share its frame; a head page that can't be is an oops when the folio is next"
-    " allocated; a hole is one for whoever looks.",
+    " allocated; a hole is one for the next access.",
     look_at="How many entries of the folio are so: one is damage to a page table entry, some in"
     " a row an interrupted optimization or restoration.",
 )
@@ -319,9 +319,9 @@ def hugetlb_mapping(facts: FolioFacts) -> Iterator[Violations | Skip]:
         yield NO_FOLIO_OPTIMIZED
         return
     for what, expected, observed, counts in (
-        ("can be written through", "read-only", "writable", maps.writable),
+        ("can be written to", "read-only", "writable", maps.writable),
         (
-            "can't be written through, though the head page lies there",
+            "can't be written to, though the head page lies there",
             "writable",
             "read-only",
             maps.head_read_only,
@@ -367,8 +367,8 @@ def hugetlb_mapping(facts: FolioFacts) -> Iterator[Violations | Skip]:
     scope=Scope.HUGETLB,
     meaning="Up to 7.0 tail pages map the frame of their folio's head page (5.14 to 5.17: the"
     " one after it), since 7.1 one that all folios of a zone and size share"
-    " (zone->vmemmap_tails). One that maps another shows struct pages of another folio, or what"
-    " somebody else keeps there: compound_head() leads astray.",
+    " (zone->vmemmap_tails). One that maps another shows struct pages of another folio, or"
+    " another owner's data: compound_head() returns a wrong head.",
     look_at="Whose frame it is: that of another folio (a wrong remapping), or one that was"
     " freed and is in use again. On a kernel that was patched to share tail pages, whether the"
     " zone's are those of another order.",
@@ -470,7 +470,7 @@ def hugetlb_head_frame(facts: HeadFrameFacts) -> Iterator[Violations | Skip]:
     def foreign(i: int) -> str:
         pages, last = int(maps.foreign[i]), folios.geometry.address(int(maps.foreign_at[i]))
         return (
-            f"{count(pages, 'page')} of somebody else's vmemmap, the last at {last:#x},"
+            f"{count(pages, 'page')} of vmemmap outside the folio's own, the last at {last:#x},"
             f" {agree(pages, 'maps', 'map')} the frame of the head page of {folios.label(i)}"
         )
 

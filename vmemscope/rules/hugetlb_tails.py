@@ -71,14 +71,14 @@ class TailFacts(NamedTuple):
     scope=Scope.HUGETLB,
     meaning="The first page of vmemmap of an optimized folio has the struct pages of its head"
     " and of the tail pages after it. Those of them that have no members of struct folio are"
-    " all alike; up to 7.0 they are what all other tail pages of the folio show, and what"
-    " those are restored from. One that differs is multiplied: compound_head() leads astray,"
+    " all alike; up to 7.0 they are what all other tail pages of the folio show, and what those"
+    " are restored from. One that differs is multiplied: compound_head() returns a wrong head,"
     " or, when the folio is freed, the log has 'BUG: Bad page state ... corrupted mapping in"
     " tail page', and all of it is lost.",
     look_at="Which word differs. A mapping of 0 in all folios alike means that struct folio"
     " goes over more struct pages than the types say, or that the folio was initialised"
-    " without prep_compound_tail(); a reference count is a page walker's that did not see that"
-    " the page is a tail.",
+    " without prep_compound_tail(); a reference count is that of a page walker that did not see"
+    " that the page is a tail.",
 )
 def hugetlb_tail_page(facts: TailFacts) -> Iterator[Violations | Skip]:
     if not (facts.folios.maps.read_only > 0).any():
@@ -114,8 +114,7 @@ def _odd_tails(facts: TailFacts, pages: TailPages, expected: tuple[_Word, ...]) 
         number, several = pages.first + skipped + column, int(np.count_nonzero(wrong[row]))
         return Violation(
             f"{several} of the tail pages in the frame of the head page of {folios.label(i)}"
-            f" {agree(several, 'is', 'are')} not what tail pages are: {word.name} of number"
-            f" {number}",
+            f" {agree(several, 'is', 'are')} wrong, first {word.name} of number {number}",
             vaddr=folios.page(i) + number * layout.page.size,
             pfn=int(folios.maps.head_pfn[i]),
             expected=f"{int(word.value[i]):#x}",
@@ -167,9 +166,9 @@ class RestoreFacts(NamedTuple):
     until="7.0",
     archs=("x86_64",),
     scope=Scope.HUGETLB,
-    meaning="Before an optimized folio is freed, each page of its vmemmap that was given away"
-    " is made anew, as a copy of the one with its head; copies of the head and of the tail"
-    " pages that have members of the folio then have to be overwritten with plain tail pages."
+    meaning="Before an optimized folio is freed, each page of its vmemmap that was freed"
+    " is restored as a copy of the one with its head; copies of the head and of the tail"
+    " pages that have members of the folio must then be overwritten with plain tail pages."
     " This kernel's code does not do that. Nothing is wrong with the folios as long as they"
     " stay in the pool. Once one is freed (nr_hugepages lowered, memory failure, memory taken"
     " offline), it has a head in front of every 64th of its pages: the log has 'BUG: Bad page"
@@ -177,17 +176,17 @@ class RestoreFacts(NamedTuple):
     " lost until the next boot. Where pages are not checked when they are freed, they come back"
     " marked as HugeTLB's.",
     look_at="The kernel's version: 6.12.114 got 'mm/hugetlb_vmemmap: fix incorrect vmemmap"
-    " restore in rollback', and at least up to 6.12.117 the code has no reset any more (it is"
-    " told from the code, not from the version). Until that is mended, keep the pool as it is,"
-    " or switch vm.hugetlb_optimize_vmemmap off before folios are allocated.",
+    " restore in rollback', and at least up to 6.12.117 the code has no reset any more"
+    " (vmemscope reads the code, not the version). Until that is fixed, keep the pool as it is,"
+    " or disable vm.hugetlb_optimize_vmemmap before folios are allocated.",
 )
 def hugetlb_restore(facts: RestoreFacts) -> Iterator[Violation | Skip]:
     folios, restore = facts.folios, facts.restore
     if folios.shared_tails:
-        yield Skip("tail pages are restored from a frame of nothing else")
+        yield Skip("tail pages are restored from a frame that holds nothing else")
         return
     if restore is None or restore.resets is None:
-        yield Skip("the code that restores vmemmap is not to be read")
+        yield Skip("the code that restores vmemmap can't be read")
         return
     # Before 5.18 there was a page of nothing but plain tail pages to copy.
     copied = np.array([one.kept == 1 for one in folios.hstates], dtype=np.bool_)
@@ -195,13 +194,13 @@ def hugetlb_restore(facts: RestoreFacts) -> Iterator[Violation | Skip]:
     if not lost:
         yield NO_FOLIO_OPTIMIZED
     elif not restore.resets:
-        whom = f"none of {lost} optimized folios can be given back"
+        whom = f"none of {lost} optimized folios can be freed"
         if lost == 1:
-            whom = "the optimized folio can't be given back"
+            whom = "the optimized folio can't be freed"
         yield Violation(
             f"{whom}: this kernel copies the page with the head to where it restores tail pages,"
-            " and leaves it so",
+            " and does not reset the copy",
             vaddr=restore.address,
-            expected="copies of the head, and of what has members of the folio, are reset",
+            expected="copies of the head, and of tail pages with members of the folio, are reset",
             observed="they are not",
         )

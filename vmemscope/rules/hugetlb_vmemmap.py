@@ -13,6 +13,7 @@ from .hugetlb import UNREAD_LISTS, hugetlb_head_frame, hugetlb_mapping, hugetlb_
 from .hugetlb_tails import hugetlb_restore, hugetlb_tail_page
 from .page_rows import holds_mask
 from .rule import Scope, Severity, Skip, Violation, Violations, rule
+from .words import agree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,9 +50,9 @@ class ReadOnlyFacts(NamedTuple):
     holds="read-only vmemmap belongs to an optimized HugeTLB folio",
     source="mm/hugetlb_vmemmap.c: vmemmap_remap_pte()",
     scope=Scope.HUGETLB,
-    meaning="Only HugeTLB's optimization makes vmemmap read-only. Where no HugeTLB folio is,"
-    " the pages are somebody's who will write to them (prep_new_page() at the latest), which is"
-    " an oops; and the frames that were saved there are never allocated again.",
+    meaning="Only HugeTLB's optimization makes vmemmap read-only. Where no HugeTLB folio is, the"
+    " next write to the struct pages (in prep_new_page() at the latest) is an oops; and the"
+    " frames that were saved there are never allocated again.",
     look_at="The first struct pages that are described there: a HugeTLB folio that lost its"
     " mark, or that is being set up or taken down; or a page of the buddy allocator, which got"
     " the folio with its vmemmap still optimized.",
@@ -60,10 +61,11 @@ def hugetlb_read_only(facts: ReadOnlyFacts) -> Violations:
     runs, geometry = facts.runs, facts.geometry
 
     def sentence(i: int) -> str:
+        pages = int(runs.length[i])
         pfn = int(runs.vpage[i]) * geometry.page_size // geometry.struct_page_size
         return (
-            f"{count(int(runs.length[i]), 'page')} of the vmemmap, of pfn {pfn:#x} on, can't be"
-            " written through, and no HugeTLB folio is there"
+            f"{count(pages, 'page')} of the vmemmap, from that of pfn {pfn:#x} on,"
+            f" {agree(pages, 'is', 'are')} read-only, and no HugeTLB folio is there"
         )
 
     return Violations(
@@ -99,14 +101,14 @@ class KeyFacts(NamedTuple):
     scope=Scope.HUGETLB,
     meaning="With the key at 0, compound_head() does not ask whether a page that looks like a"
     " head is a tail of an optimized folio (page_fixed_fake_head()): too low, tail pages are"
-    " taken for heads one day; too high costs a test in a hot path for ever.",
+    " taken for heads; too high, a test remains in a hot path.",
     look_at="Whether folios are being optimized or restored at this very moment, and the error"
     " paths of both.",
 )
 def hugetlb_key(facts: KeyFacts) -> Iterator[Violation | Skip]:
     key, flagged = facts.key, facts.flagged
     if key is None and facts.shared_tails:
-        yield Skip("the kernel has no such key")
+        yield Skip("this kernel has no static key")
     elif key is None:
         yield Skip("the key is not there, or could not be read")
     elif flagged is None:
@@ -152,15 +154,15 @@ class SharedTailFacts(NamedTuple):
 @rule(
     "hugetlb-shared-tail",
     Severity.ERROR,
-    holds="the tail pages that all folios of a zone and order share are alike, find their heads by"
-    " the right mask, and are in a frame that is in use",
+    holds="the tail pages that all folios of a zone and order share are alike, find their heads"
+    " by the right mask, and are in a frame that is in use",
     source="mm/hugetlb_vmemmap.c: vmemmap_get_tail()",
     since="7.1",
     scope=Scope.HUGETLB,
     meaning="All optimized folios of that size in the zone show these struct pages as their"
     " tails. Whatever was written there is wrong for all of them at once: every lookup of a"
-    " tail page by its frame number goes to a wrong head, or a reference is counted where"
-    " nobody looks for it.",
+    " tail page by its frame number goes to a wrong head, or a reference is counted on a page"
+    " that is no head.",
     look_at="Which of the struct pages differ: one was written to (nothing may, it is mapped"
     " read-only: so through the direct map); all are another's frame, or were initialised for"
     " another order. Tail pages of a gigantic page from boot (hugepages=1 with hugepagesz=1G)"
@@ -178,7 +180,7 @@ def hugetlb_shared_tail(facts: SharedTailFacts) -> Iterator[Violation | Skip]:
     for one in facts.pages:
         if one.pfn is None:
             yield Violation(
-                f"what is there for {one.name} is no struct page",
+                f"the pointer to the shared tail pages for {one.name} leads to no struct page",
                 vaddr=one.tail.page,
                 observed=f"{one.tail.page:#x}",
             )
@@ -204,8 +206,7 @@ def _odd_words(
     def violation(sentence: str, expected: int | str, observed: int | str) -> Violation:
         return Violation(sentence, one.tail.page, one.pfn, expected, observed)
 
-    # Which of them is right is for the majority to tell: one that was written to
-    # is the odd one out.
+    # The majority is right: one that was written to is the odd one out.
     rows, inverse, counts = np.unique(words, axis=0, return_inverse=True, return_counts=True)
     usual = int(np.argmax(counts))
     model = rows[usual]
@@ -227,7 +228,7 @@ def _odd_words(
     compound = model[layout.compound // 8]
     if int(compound) != mask or not bool(holds_mask(compound[None])[0]):
         yield violation(
-            f"{shared} do not find their heads", f"a mask of {mask:#x}", f"{int(compound):#x}"
+            f"{shared} do not resolve to their heads", f"a mask of {mask:#x}", f"{int(compound):#x}"
         )
     refcount = int(model.view("<i4")[layout.refcount // 4])
     if refcount:

@@ -43,7 +43,7 @@ __all__ = (
 )
 
 _EARLY = "parts in sections that were there at boot, whose memory map is RAM's"
-_UNKNOWN = "it can't be told what the kernel should have built"
+_UNKNOWN = "it is not known what the kernel should have built"
 # Why rules are not evaluated for a piece, by how it is populated.
 _NO_SIZE = {
     Populated.LEAF: "whole sections without deduplication may have leaves of any size",
@@ -66,10 +66,10 @@ NO_TAIL = "no tail page is mapped where it could be read"
     Severity.ERROR,
     holds="all of the vmemmap that describes a pagemap is mapped",
     source="mm/sparse-vmemmap.c: __populate_section_memmap()",
-    meaning="Some struct pages of the device are not there. The first access (initialisation,"
-    " a fault on the device, page walkers) is an oops in kernel mode. On a device that is"
-    " coming or going this is a moment's state; on one that is in use, population was not"
-    " finished or somebody freed a neighbour's memory map.",
+    meaning="Some struct pages of the device are not there. The first access (initialisation, a"
+    " fault on the device, page walkers) is an oops in kernel mode. On a device that is coming"
+    " or going this is a moment's state; on one that is in use, population was not finished, or"
+    " a neighbour's memory map was freed with it.",
     look_at="The length: one page is a lost page table entry, 512 a page table or a large"
     " leaf. Whether the neighbours' struct pages are initialised, and whether another device"
     " in the same section was removed (section_deactivate() frees by subsection).",
@@ -224,8 +224,8 @@ def read_only(facts: LeafFacts) -> Iterator[Violations | Skip]:
     holds="the vmemmap can't be executed",
     source="mm/sparse-vmemmap.c: vmemmap_pte_populate()",
     meaning="The kernel maps its memory map no-execute (PAGE_KERNEL). An executable entry is a"
-    " hole in W^X: data that user space can influence could be run. It works as well as"
-    " before, so nobody else will notice.",
+    " hole in W^X: data that user space can influence could be run. Everything works as before,"
+    " so nothing else reports it.",
     look_at="Whether the page table above has the bit too; whether other entries of the same"
     " table are executable: one is damage, all are a wrong pgprot.",
 )
@@ -333,11 +333,11 @@ def _compounds_apart(judged: Judged) -> NDArray[np.int64]:
     archs=("x86_64", "riscv64"),
     meaning="A tail page is written to, or read from, a frame that is not its compound page's:"
     " its struct page shows something else's contents, and compound_head() of it leads"
-    " elsewhere. If the frame is in use by somebody else, initialising the device overwrote"
-    " it, and removing the device drops a reference that is not its own.",
+    " elsewhere. If the frame has another owner, initialising the device overwrote it, and"
+    " removing the device drops a reference that is not its own.",
     look_at="Whose frame it is: the compound page's own head (population slipped by one"
-    " entry), another compound page's (wrong reuse), or a frame of somebody else (corrupted"
-    " entry). The reference counts of both frames tell which is older.",
+    " entry), another compound page's (wrong reuse), or a frame of another owner (corrupted"
+    " entry). The reference counts of both frames show which is older.",
 )
 def tail_frame(facts: TailFacts) -> Iterator[Violations | Skip]:
     judged, runs = facts.judged, facts.judged.runs

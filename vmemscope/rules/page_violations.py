@@ -19,7 +19,7 @@ import numpy as np
 from ..columns import join, select
 from .page_rows import Expected, PageKind, StructPages
 from .rule import Rule, Severity, Skip, Value, Violation, Violations
-from .words import agree
+from .words import agree, part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,8 +66,8 @@ class Affected(NamedTuple):
 
     def pages_that(self, one: str, several: str) -> str:
         """Say how many of its ``struct page``s do something."""
-        which = f"{self.wrong} of {self.pages} struct pages looked at of {self.name}"
-        return f"{which} {agree(self.wrong, one, several)}"
+        which = part(self.wrong, self.pages, "struct pages")
+        return f"{which} checked in {self.name} {agree(self.wrong, one, several)}"
 
 
 class WrongPages(NamedTuple):

@@ -41,11 +41,10 @@ def _unreadable(pagemap: Pagemap) -> str | None:
     holds="a pagemap's ranges are whole subsections of physical address space",
     source="mm/memory_hotplug.c: check_pfn_span()",
     since="5.3",
-    meaning="check_pfn_span() refuses to add memory that does not start and end on a"
-    " subsection boundary, so no running kernel has such a pagemap: the struct dev_pagemap was"
-    " overwritten or freed, or the entry of pgmap_array that led here is stale. Nothing that"
-    " follows from the range (its part of the vmemmap, its frames) can be gone by, and it is"
-    " not looked at.",
+    meaning="check_pfn_span() refuses to add memory that does not start and end on a subsection"
+    " boundary, so no running kernel has such a pagemap: the struct dev_pagemap was overwritten"
+    " or freed, or the entry of pgmap_array that led here is stale. vmemscope does not audit"
+    " the range, since its part of the vmemmap and its frames can't be trusted either.",
     look_at="The bytes around the address: a freed slab object has the poison or the free"
     " pointer of its cache. Compare the ranges with /proc/iomem and with the driver's own"
     " (struct dev_dax: ranges; struct nd_namespace_io: res).",
@@ -57,7 +56,7 @@ def range_invalid(pagemap: Pagemap, physmem_bits: int) -> Iterator[Violation | S
         problem = range_problem(one, physmem_bits)
         if problem is not None:
             yield Violation(
-                f"range {index} {problem}; it is not looked at",
+                f"range {index} {problem}; the range is not audited",
                 vaddr=pagemap.address,
                 expected="whole subsections of 2 MiB",
                 observed=f"{one.start:#x}-{one.end:#x}",
@@ -97,10 +96,10 @@ def overlaps_of(ranges: Iterable[tuple[PhysicalRange, Pagemap]]) -> dict[int, li
     Severity.ERROR,
     holds="no two ranges of pagemaps overlap",
     source="mm/memremap.c: pagemap_range()",
-    meaning="Two drivers believe that they own the same page frames. Their struct pages are"
-    " the same memory, initialised by one and then by the other; the last one to go frees the"
-    " memory map under the other. memremap_pages() refuses a range that intersects a pagemap"
-    " or System RAM, so one of the two structures was changed later, or is stale.",
+    meaning="Two drivers own the same page frames. Their struct pages are the same memory,"
+    " initialised by one and then by the other; the first to be removed frees the memory map"
+    " under the other. memremap_pages() refuses a range that intersects a pagemap or System"
+    " RAM, so one of the two structures was changed later, or is stale.",
     look_at="Which of the two agrees with pgmap_array (rule xarray) and with /proc/iomem: the"
     " other is wrong.",
 )
@@ -127,11 +126,11 @@ def range_overlap(
     since="5.10",
     meaning="memremap_pages() counts nr_range up while it brings ranges online; no driver"
     " makes thousands. A wild number means that the struct dev_pagemap was overwritten, or"
-    " that this is none. A walk over its ranges, such as memunmap_pages() does, runs off its"
+    " that this is none. A walk over its ranges, as in memunmap_pages(), runs past its"
     " end.",
     look_at="The structure as a whole (drgn: Object(prog, 'struct dev_pagemap', address=...)):"
-    " whether type, ops and owner make sense tells damage to one field from an address that is"
-    " wrong.",
+    " if type, ops and owner make sense, one field is damaged; if not, the address"
+    " is wrong.",
 )
 def nr_range(pagemap: Pagemap, most: int) -> Iterator[Violation | Skip]:
     reason = _unreadable(pagemap)
@@ -139,7 +138,7 @@ def nr_range(pagemap: Pagemap, most: int) -> Iterator[Violation | Skip]:
         yield Skip(reason)
     elif not 0 < pagemap.nr_range <= most:
         yield Violation(
-            f"the pagemap has {pagemap.nr_range} ranges; only the first is looked at",
+            f"the pagemap has {pagemap.nr_range} ranges; only the first is audited",
             vaddr=pagemap.address,
             expected=f"1 to {most}",
             observed=pagemap.nr_range,
@@ -153,12 +152,12 @@ def nr_range(pagemap: Pagemap, most: int) -> Iterator[Violation | Skip]:
     source="mm/memremap.c: memremap_pages()",
     since="5.17",
     meaning="vmemmap_shift says how large compound pages are, and so how the vmemmap of the"
-    " pagemap was populated. Too large, it was not what memremap_pages() went by: the field"
-    " has changed since. On teardown the kernel computes references and section populations"
-    " from it, and gets both wrong.",
-    look_at="The alignment of the device that the pagemap is of"
-    " (/sys/bus/dax/devices/*/align): vmemmap_shift is log2 of it in pages. What the page"
-    " tables say of compound pages is in the vmemmap, which is still walked for holes.",
+    " pagemap was populated. Too large, it is not the value that memremap_pages() used: the"
+    " field has changed since. On teardown the kernel computes references and section"
+    " populations from it, and gets both wrong.",
+    look_at="The alignment of the device that the pagemap is of (/sys/bus/dax/devices/*/align):"
+    " vmemmap_shift is log2 of it in pages. What the page tables say of compound pages is in"
+    " the vmemmap, which is still walked for holes.",
 )
 def vmemmap_shift(
     pagemap: Pagemap, ranges: Sequence[PhysicalRange], page_size: int
@@ -180,7 +179,7 @@ def vmemmap_shift(
 
 # Types whose pages are free until their driver hands them out, each with a reference
 # of its own: 27674ef6c73f ("mm: remove the extra ZONE_DEVICE struct page refcount")
-# (in v5.18). Before, all pages had one from the start, and so they are not told apart.
+# (in v5.18). Before, all pages had one from the start.
 _HANDED_OUT = ("private", "coherent")
 # drivers/pci/p2pdma.c: pci_alloc_p2pmem() takes one for each allocation on top.
 _WITH_USERS = ("p2pdma",)
@@ -250,13 +249,13 @@ class ReferenceFacts(NamedTuple):
     source="mm/memremap.c: pagemap_range(), percpu_ref_get_many()",
     since="5.10",
     meaning="memremap_pages() takes a reference on the pagemap (struct dev_pagemap: ref) for"
-    " each page that its driver may hand out, and memunmap_pages() gives them all back. With"
-    " fewer than that somebody gave one back that was not his: when the device is removed, the"
-    " count falls through zero, percpu_ref warns ('percpu ref ... <= 0'), and the pagemap goes"
+    " each page that its driver may hand out, and memunmap_pages() drops them all. With fewer"
+    " than that, code dropped one that it did not hold: when the device is removed, the count"
+    " falls through zero, percpu_ref warns ('percpu ref ... <= 0'), and the pagemap is freed"
     " while its pages are in use.",
-    look_at="By how much it is off: one points to a put_dev_pagemap() too many (an error path"
-    " of get_user_pages(), memory failure handling), the pages of a range to a"
-    " memunmap_pages() that ran for half of the pagemap, and anything wild to per-CPU memory"
+    look_at="By how much it is too low: one points to a put_dev_pagemap() too many (an error"
+    " path of get_user_pages(), memory failure handling), the pages of a range to a"
+    " memunmap_pages() that ran for half of the pagemap, and a wild number to per-CPU memory"
     " that was overwritten.",
 )
 def pagemap_ref_low(facts: ReferenceFacts) -> Iterator[Violation | Skip]:
@@ -271,21 +270,22 @@ def pagemap_ref_low(facts: ReferenceFacts) -> Iterator[Violation | Skip]:
 @rule(
     "pagemap-ref-high",
     Severity.WARNING,
-    holds="a pagemap has no more references than compound pages, or base pages, or it never goes",
+    holds="a pagemap has no more references than compound pages, or base pages, or it is never"
+    " freed",
     source="mm/memremap.c: get_dev_pagemap(), memunmap_pages()",
     since="5.10",
-    meaning="Somebody holds a reference on the pagemap that no page accounts for. Removing the"
-    " device waits for it in memunmap_pages(), in the state D, until it is given back. Looking"
-    " a page up (get_user_pages(), memory failure handling) takes one for a moment, so it may"
-    " be no fault if the kernel was at it just then.",
-    look_at="Whether it is still so in a moment; whether a task is in get_user_pages() or"
+    meaning="A reference on the pagemap is held that no page accounts for. Removing the"
+    " device waits for it in memunmap_pages(), in the state D, until it is dropped. A page"
+    " lookup (get_user_pages(), memory failure handling) takes one for a moment, so one too"
+    " many may be no fault.",
+    look_at="Whether it is still so a moment later; whether a task is in get_user_pages() or"
     " memory_failure() (their stacks); which error path lacks a put_dev_pagemap().",
 )
 def pagemap_ref_high(facts: ReferenceFacts) -> Iterator[Violation | Skip]:
     if facts.reason is not None:
         yield Skip(facts.reason)
     elif facts.pagemap.type in _WITH_USERS:
-        yield Skip("whoever uses its pages has references as well")
+        yield Skip("users of its pages hold references as well")
     elif facts.observed > facts.expected:
         yield facts.violation(
             f"{facts.observed - facts.expected} more than its pages account for: removing the"

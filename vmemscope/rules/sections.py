@@ -133,11 +133,11 @@ class LateFacts(NamedTuple):
     source="mm/sparse.c: section_deactivate(), clear_subsection_map()",
     since="5.3",
     scope=Scope.MEMORY_MAP,
-    meaning="Subsections are valid that belong to no pagemap and no System RAM: a driver went,"
-    " and arch_remove_memory() did not finish. pfn_valid() lets page walkers at struct pages"
-    " that describe nothing, and the memory for them is lost until the next boot.",
+    meaning="Subsections are valid that belong to no pagemap and no System RAM: a driver was"
+    " removed, and arch_remove_memory() did not finish. pfn_valid() lets page walkers at struct"
+    " pages that describe nothing, and the memory for them is lost until the next boot.",
     look_at="The kernel's log for a warning of section_deactivate() or __remove_pages();"
-    " whether a device is going at this very moment; which driver last had the range"
+    " whether a device is being removed at this moment; which driver last had the range"
     " (/proc/iomem of an earlier boot).",
 )
 def section_stale(facts: LateFacts) -> Violations:
@@ -161,10 +161,10 @@ def section_stale(facts: LateFacts) -> Violations:
     scope=Scope.MEMORY_MAP,
     meaning="With SPARSEMEM_VMEMMAP, section_mem_map less its flags is the same for all"
     " sections, the start of the vmemmap. A section that differs was overwritten, or vmemscope"
-    " misunderstands this kernel's flag bits. SPARSEMEM code that goes by it (kdump tools, for"
-    " example) finds its struct pages in the wrong place.",
-    look_at="The struct mem_section and its neighbours in the same root: one word off is"
-    " damage, all of a root off points to the root's pointer.",
+    " misunderstands this kernel's flag bits. Code that uses it (kdump tools, for example)"
+    " finds the section's struct pages in the wrong place.",
+    look_at="The struct mem_section and its neighbours in the same root: one wrong word is"
+    " damage, a whole wrong root points to the root's pointer.",
 )
 def section_map(sections: Sections, geometry: Geometry) -> Violations:
     return Violations(
@@ -233,7 +233,7 @@ def section_unmapped(facts: RequiredFacts) -> Iterator[Violations | Skip]:
         subtract(subtract(facts.required, facts.mapped), facts.unread),
         lambda _, length: (
             f"{count(length, 'page')} of the vmemmap not mapped though the section is valid:"
-            " to touch the struct pages there is a crash"
+            " reading the struct pages there crashes the kernel"
         ),
         facts.geometry.address,
         expected="mapped",
@@ -258,8 +258,8 @@ class LeakFacts(NamedTuple):
     holds="nothing of the vmemmap is mapped where no section is present",
     source="mm/sparse.c: section_deactivate(), depopulate_section_memmap()",
     scope=Scope.MEMORY_MAP,
-    meaning="Vmemmap that describes nothing: the section or pagemap it was made for has gone"
-    " and its memory map has not. The memory is lost until the next boot. loongarch never"
+    meaning="Vmemmap that describes nothing: the section or pagemap it was made for was"
+    " removed and its memory map was not. The memory is lost until the next boot. loongarch never"
     " frees it; elsewhere it is a teardown that went wrong.",
     look_at="The size: whole leaves point to section_deactivate() not reached, single pages to"
     " an error path of vmemmap_populate_compound_pages(); the kernel's log around the last"
@@ -269,8 +269,8 @@ def vmemmap_leak(facts: LeakFacts) -> Violations:
     return _each(
         facts.leaked,
         lambda _, length: (
-            f"{count(length, 'page')} of the vmemmap mapped where no section is valid: memory that"
-            " is never given back"
+            f"{count(length, 'page')} of the vmemmap mapped where no section is valid: the memory"
+            " is never freed"
         ),
         facts.geometry.address,
         pfn=facts.frame_at,
@@ -305,7 +305,7 @@ class CounterFacts(NamedTuple):
             return "not compared, since not all of what it counts could be read"
         more = self.value - self.expected
         if not more:
-            return "as the kernel's arithmetic on what is there has it"
+            return "agrees with the memory map, counted as the kernel counts"
         if self.value == self.unshared:
             return (
                 f"{more} too many: this kernel counts the memory map of devices as if nothing of"
@@ -322,9 +322,9 @@ class CounterFacts(NamedTuple):
     source="mm/sparse-vmemmap.c: section_nr_vmemmap_pages(); mm/vmstat.c",
     since="6.11",
     scope=Scope.MEMORY_MAP,
-    meaning="/proc/vmstat tells another amount of memory map than there is. Nothing breaks,"
-    " but who watches memory is misled. Before 6.12.101 and 7.2, pages that deduplication"
-    " saves are counted as if they were there, and an add that fails is taken off without"
+    meaning="/proc/vmstat reports another amount of memory map than there is. Nothing breaks, but"
+    " monitoring is misled. Before 6.12.101 and 7.2, pages that deduplication"
+    " saves are counted as if they were there, and an add that fails is subtracted without"
     " having been added.",
     look_at="The difference in pages: exactly what deduplication saves is the known accounting"
     " of older kernels; a negative counter is an error path.",

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .page_rows import PageKind, StructPages, idle_refcount, is_blank, refcounts, resolve_heads
+from .page_rows import PageKind, StructPages, is_blank, refcounts, resolve_heads
 from .page_violations import Affected, PageRule, WrongPages, page_rule
 from .rule import Severity, Skip
-from .words import agree
+from .words import agree, part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ __all__ = (
     holds="the head of a compound page has PG_head and is no tail",
     source="mm/page_alloc.c: prep_compound_page(), memmap_init_compound()",
     since="5.17",
-    meaning="The first struct page of a compound page does not look like a head: PG_head is"
+    meaning="The first struct page of a compound page is not marked as a head: PG_head is"
     " clear, or the page says that it is a tail. page_folio() and compound_order() then treat"
     " 2 MiB or 1 GiB as one base page; faults and reference counts go to the wrong page.",
     look_at="Which other rules fail for it: with frame-shared, it was overwritten by tail"
@@ -67,10 +67,10 @@ def head_flag(pages: StructPages) -> WrongPages:
     holds="tail pages resolve to the head of their compound page",
     source="include/linux/page-flags.h: compound_head()",
     since="5.17",
-    meaning="compound_head() of a tail page leads to a page that is not its head. Whoever"
-    " reaches the page by its frame number (get_user_pages(), memory failure, O_DIRECT) counts"
-    " its reference on another page, maybe of another device: that one may be freed while in"
-    " use, this one never.",
+    meaning="compound_head() of a tail page leads to a page that is not its head. Code that"
+    " reaches the page by its pfn (get_user_pages(), memory failure, O_DIRECT) counts its"
+    " reference on another page, maybe of another device: that one may be freed while in use,"
+    " this one never.",
     look_at="What the wrong head is: the same for all tail pages and aligned below the right"
     " one is the mask of 7.1+ on an unaligned device (rule mask-alignment); that of a"
     " neighbour points to a shared frame; zeros or stale contents to tail pages that were"
@@ -94,7 +94,7 @@ def _to_wrong_head(where: NDArray[np.bool_], moved: NDArray[np.int64] | None) ->
     return WrongPages(
         where,
         lambda one: (
-            f"{one.wrong} of {one.tails} tail pages looked at of {one.name}"
+            f"{part(one.wrong, one.tails, 'tail pages')} checked in {one.name}"
             f" {agree(one.wrong, 'resolves', 'resolve')} to a wrong head"
         ),
         expected=lambda one: f"{one.expected.geometry.page_address(one.head):#x}",
@@ -116,8 +116,8 @@ def _head_of(one: Affected) -> int:
     source="mm/mm_init.c: memmap_init_compound(), prep_compound_head()",
     since="5.17",
     meaning="The order in the first tail page is not that of the pagemap's compound pages:"
-    " compound_nr() is wrong, and whoever walks or splits the folio runs over its end or stops"
-    " short.",
+    " compound_nr() is wrong, and code that walks or splits the folio runs over its end or"
+    " stops short.",
     look_at="Whether the first tail page was overwritten as a whole (compare it with another"
     " compound page's), or whether the pagemap's vmemmap_shift changed.",
 )
@@ -177,8 +177,7 @@ def _no_link(one: Affected) -> str:
     " a compound page of its own, of whatever order the next struct page happens to hold."
     " Reference counts and mappings then go to the wrong page. Tail pages that look like heads"
     " are usual for HugeTLB's optimization from 5.18 to 7.0, never for a device's. Folios that"
-    " drivers make of base pages (fsdax since 6.15, device-private memory) are not asked"
-    " about.",
+    " drivers make of base pages (fsdax since 6.15, device-private memory) are not checked.",
     look_at="Whether the whole struct page is a head's (pagemap pointer, reference count: a"
     " head was written to the wrong frame, rule frame-shared) or only the bit is set. With"
     " tail pages that share a frame, every tail page of the compound page shows it.",
@@ -195,7 +194,7 @@ def stray_head(pages: StructPages) -> WrongPages | Skip:
         return Skip("its driver makes folios of base pages")
     return WrongPages(
         wrong,
-        lambda one: one.pages_that("has PG_head and should not", "have PG_head and should not"),
+        lambda one: one.pages_that("has PG_head set", "have PG_head set"),
         observed=lambda one: f"{one.flags:#x}",
     )
 
@@ -209,10 +208,10 @@ def stray_head(pages: StructPages) -> WrongPages | Skip:
     archs=("x86_64", "riscv64"),
     meaning="The struct pages in the frame that tail pages share were written once and are"
     " never written again: whatever is done to a compound page is done to its head and the"
-    " first tail pages, which have a frame of their own. One that differs was written to,"
-    " through an entry that should not have been written through, or by somebody who took the"
-    " frame for his own; what was meant for one page shows in all that share the frame.",
-    look_at="Which word differs: a counter or a mapping is somebody who takes a tail page for a"
+    " first tail pages, which have a frame of their own. One that differs was written to, through"
+    " a wrong entry, or by code that took the frame for another; a write to one page shows in"
+    " all that share the frame.",
+    look_at="Which word differs: a counter or a mapping means that code takes a tail page for a"
     " page of its own (a missing compound_head()); a list or data of another kind point to the"
     " frame being used for something else (rule refcount-low).",
 )
@@ -232,20 +231,21 @@ def tail_contents(pages: StructPages) -> WrongPages:
 @page_rule(
     "page-refcount",
     Severity.ERROR,
-    holds="tail pages have no references, other pages no fewer than when nobody uses them",
+    holds="tail pages have no references, other pages no fewer than when they are idle",
     source="mm/memremap.c: free_zone_device_folio(), mm/mm_init.c: __init_zone_device_page()",
     meaning="References are counted on the head. One on a tail page was taken without"
-    " compound_head(), and whoever drops it with it takes one too many from the head. A page"
-    " with fewer than when it is idle (1 for device-dax, and for fsdax before 6.15; 0 for"
-    " memory that its driver hands out) was put once too often: it counts as free while"
-    " somebody uses it. More than that is a page in use, and nothing wrong.",
+    " compound_head(); dropped through compound_head(), it is one too many dropped from the"
+    " head. A page with fewer than when it is idle (1 for device-dax, and for fsdax before"
+    " 6.15; 0 for memory that its driver hands out) was put once too often: it counts as free"
+    " while it is in use. A higher count is a page in use, and nothing is wrong.",
     look_at="Who uses the device (mappings, get_user_pages(), O_DIRECT, RDMA) and whether the"
-    " count of the head is off by as much the other way.",
+    " count of the head is wrong by as much the other way.",
 )
 def page_refcount(pages: StructPages) -> WrongPages:
     low = pages.own & (pages.refcounts < np.where(pages.tail, 0, pages.idle))
     if pages.kind is PageKind.COMPOUND:
         low |= pages.tail & (pages.refcounts != 0)
+    idle = pages.idle
     return WrongPages(
         low,
         lambda one: (
@@ -256,11 +256,7 @@ def page_refcount(pages: StructPages) -> WrongPages:
                 "have reference counts lower than when idle",
             )
         ),
-        expected=lambda one: (
-            0
-            if _is_tail(one)
-            else f"at least {idle_refcount(one.expected.pagemap, one.expected.page)}"
-        ),
+        expected=lambda one: 0 if _is_tail(one) else f"at least {idle}",
         observed=lambda one: int(refcounts(one.words, one.expected.page)),
     )
 
@@ -277,7 +273,7 @@ def _is_tail(one: Affected) -> bool:
     meaning="page->flags do not say that the page is device memory. page_zone() and"
     " page_to_nid() lead to another zone: compaction, page walkers and memory failure handling"
     " take the page for RAM; without PG_reserved the page allocator may, too. In another zone"
-    " it was never initialised for the device, and nothing more is asked of it.",
+    " it was never initialised for the device, and is not checked any further.",
     look_at="Whether it is single pages (a write to their flags), or all from the 129th of a"
     " compound page on: in a section that was there at boot, kernels before 6.1.184, 6.12.97"
     " and 7.2 initialise the first 128 only.",
@@ -285,7 +281,7 @@ def _is_tail(one: Affected) -> bool:
 def page_zone(pages: StructPages) -> WrongPages | Skip:
     expected = pages.expected
     if not expected.place[0]:
-        return Skip("where the zone is in page flags could not be told")
+        return Skip("it is not known where the zone is in page flags")
     reserved = (pages.flags & np.uint64(expected.page.pg_reserved)) != 0
     return WrongPages(
         pages.misplaced | (pages.asked & ~pages.blank & ~reserved),
@@ -318,10 +314,10 @@ def _place(one: Affected) -> str:
     holds="the struct pages of device memory were initialised",
     source="mm/mm_init.c: memmap_init_zone_device(); mm/page_alloc.c: page_init_poison()",
     meaning="A struct page is all zeros, as its memory came from the page allocator, or all"
-    " ones (PAGE_POISON_PATTERN), as debugging kernels leave what nobody has initialised yet."
+    " ones (PAGE_POISON_PATTERN), as debugging kernels leave uninitialised memory."
     " pfn_valid() lets page walkers at it: all ones trips VM_BUG_ON_PGFLAGS() or leads to a"
-    " zone and a node that there are not, zeros look like a page of node 0 that is free."
-    " Nothing more is asked of it.",
+    " zone and a node that do not exist, zeros look like a free page of node 0. It is not"
+    " checked any further.",
     look_at="How many there are and where they begin: from some page on to the end is an"
     " initialisation that did not finish, or has not yet (a device that is coming); the 129th"
     " of each compound page on is the bug with sections that were there at boot (rule"

@@ -11,6 +11,7 @@ import numpy as np
 from ..vmemmap.pagemaps import ArrayEntries
 from ..vmemmap.tables import decode
 from .rule import Scope, Severity, Skip, Violation, rule
+from .words import part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,12 +37,11 @@ def _damage(several: Iterable[Damage]) -> Iterator[Violation | Skip]:
     holds="the entries of pgmap_array are the frames of the pagemaps' ranges",
     source="mm/memremap.c: pagemap_range(), xa_store_range()",
     scope=Scope.PAGEMAP | Scope.TARGET,
-    meaning="get_dev_pagemap() looks a page frame up in pgmap_array. Entries that lie outside"
-    " of the ranges hand out a pagemap for memory that is not its own; page frames without an"
-    " entry look like no device memory at all. Either is a half-done memremap_pages() or"
-    " pageunmap_range(), or damage to the XArray: a stale entry is a use after free waiting"
-    " for the next lookup.",
-    look_at="Whether a device is coming or going at this very moment (the percpu_ref of the"
+    meaning="get_dev_pagemap() looks a page frame up in pgmap_array. Entries outside of the"
+    " ranges hand out a pagemap for memory that is not its own; page frames without an entry do"
+    " not count as device memory. Either is a half-done memremap_pages() or pageunmap_range(),"
+    " or damage to the XArray: a stale entry is a use after free waiting for the next lookup.",
+    look_at="Whether a device is being added or removed at this moment (the percpu_ref of the"
     " pagemap is dead). If not: the nodes of the XArray (mm/memremap.c: pgmap_array,"
     " lib/xarray.c), their parent and count fields.",
 )
@@ -66,7 +66,7 @@ def xarray(facts: ArrayEntries | Sequence[Damage]) -> Iterator[Violation | Skip]
         if facts.missing(one):
             yield Violation(
                 f"pgmap_array has {frames} frames of range {one.start:#x}-{one.end:#x};"
-                " it is not looked at",
+                " the range is not audited",
                 vaddr=facts.pagemap.address,
                 expected=one.size // facts.page_size,
                 observed=frames,
@@ -80,7 +80,7 @@ def xarray(facts: ArrayEntries | Sequence[Damage]) -> Iterator[Violation | Skip]
     source="kernel/resource.c: __request_resource()",
     scope=Scope.TARGET,
     meaning="The tree below iomem_resource (/proc/iomem) has a child outside of its parent, a"
-    " cycle, or more entries than can be. What is System RAM can't be told from it, so checks"
+    " cycle, or more entries than can be. It does not show all System RAM, so checks"
     " that ask whether a frame is memory may find too little. The kernel itself walks this"
     " tree when memory is added, removed or mapped, and may loop for ever.",
     look_at="The struct resource at the address, its parent and its sibling: an entry that was"
@@ -114,10 +114,9 @@ class CopyFacts(NamedTuple):
     scope=Scope.TARGET,
     meaning="Each process has a top-level page table of its own, with copies of the kernel's"
     " entries. When the vmemmap grows into a new one (512 GiB with four levels of tables, 256"
-    " TiB with five), the kernel copies it to all processes. Where it is missing, the kernel"
-    " takes a fault that nobody handles as soon as it touches a struct page there on behalf of"
-    " that process; where it is another, struct pages written by one process are not what"
-    " another one reads.",
+    " TiB with five), the kernel copies it to all processes. Where it is missing, an access to"
+    " a struct page there on behalf of that process is an unhandled fault; where it is another,"
+    " struct pages written by one process are not what another one reads.",
     look_at="Whether the kernel has the fix of 6.17, 6.12.46 and 6.1.151 (x86/mm/64: define"
     " ARCH_PAGE_TABLE_SYNC_MASK and arch_sync_kernel_mappings()); whether it is one process"
     " (its page table was overwritten) or all that are older than the device.",
@@ -146,8 +145,8 @@ def kernel_entries(facts: CopyFacts) -> Iterator[Violation | Skip]:
         present = decode(top, np.array([entry], dtype=np.uint64)).present.all()
         what = "is another" if present else "is missing"
         yield Violation(
-            f"the kernel's top-level entry {what} in {len(several)} of {count} page tables of"
-            f" processes looked at, the first of {space.comm} (pid {space.pid}): there struct pages"
+            f"the kernel's top-level entry {what} in {part(len(several), count, 'page tables')} of"
+            f" processes checked, first that of {space.comm} (pid {space.pid}): struct pages there"
             " can't be reached, or are others",
             vaddr=max(facts.start, (facts.start >> top.shift << top.shift) + (index << top.shift)),
             expected=f"{int(facts.own[index]):#x}",

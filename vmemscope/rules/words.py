@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-__all__ = ("agree",)
+__all__ = ("agree", "part")
 
 
 def agree(count: int, one: str, several: str) -> str:
@@ -14,3 +14,13 @@ def agree(count: int, one: str, several: str) -> str:
     ('maps', 'map')
     """
     return one if count == 1 else several
+
+
+def part(count: int, total: int, things: str) -> str:
+    """
+    Say how many of all things.
+
+    >>> part(127, 127, "tail pages"), part(3, 127, "tail pages")
+    ('all 127 tail pages', '3 of 127 tail pages')
+    """
+    return f"all {total} {things}" if count == total > 1 else f"{count} of {total} {things}"

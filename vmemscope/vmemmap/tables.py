@@ -252,16 +252,22 @@ def _pieces(
         count = np.ones(len(index), dtype=np.int64)
     found = decode(level, entry[index])
     number = index >> level.bits
-    within = (index & (level.entries - 1)).astype(np.uint64)
     leaf, none = found.leaf, ~found.present
-    kind = np.where(none, np.uint8(Kind.HOLE), np.uint8(Kind.MAPPED))
+    # MAPPED is 0.
+    kind = none * np.uint8(Kind.HOLE)
     if not readable.all():
         unread = ~readable[number]
         kind[unread] = Kind.UNREADABLE
         leaf, none = leaf & ~unread, none | unread
     frame = found.address >> np.uint64(table.levels[-1].shift)
+    into = index.astype(np.uint64) << np.uint64(level.shift)
+    if int(address[-1]) - int(address[0]) == (len(address) - 1) * level.span:
+        # The tables are neighbours.
+        into += address[0]
+    else:
+        into += (address - np.arange(len(address), dtype=np.uint64) * np.uint64(level.span))[number]
     leaves = Leaves(
-        address=address[number] + (within << np.uint64(level.shift)),
+        address=into,
         shift=np.full(len(index), level.shift, dtype=np.uint8),
         pieces=count,
         pfn=frame if leaf.all() else np.where(leaf, frame, np.uint64(0)),

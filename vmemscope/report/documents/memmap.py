@@ -40,7 +40,7 @@ class WalkedVmemmap(Facts, frozen=True, kw_only=True):
 class Area(Facts, frozen=True, kw_only=True):
     """The part of the vmemmap that describes one zone of a node, or one pagemap."""
 
-    #: zone (System RAM), pagemap, unknown (of no zone that is known) or nothing
+    #: zone (System RAM), pagemap, unknown (in no known zone) or nothing
     #: (mapped though it describes nothing)
     kind: Literal["zone", "pagemap", "unknown", "nothing"]
     #: the name of a pagemap's device
@@ -81,11 +81,11 @@ class Area(Facts, frozen=True, kw_only=True):
             return f"node {self.node} {self.zone}"
         if self.kind == "pagemap":
             return self.name or f"the pagemap at {self.pgmap:#x}"
-        return {"unknown": "no zone that can be told", "nothing": "nothing"}[self.kind]
+        return {"unknown": "no known zone", "nothing": "nothing"}[self.kind]
 
 
 class Leak(Facts, frozen=True):
-    """A part of the vmemmap that is mapped in vain."""
+    """A part of the vmemmap that is mapped but not needed."""
 
     #: virtual address
     start: Address
