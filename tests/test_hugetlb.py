@@ -26,11 +26,10 @@ from vmemscope.report.hugetlb import render_hugetlb
 from vmemscope.rules import rules_of
 from vmemscope.rules.findings import NOT_EVALUATED, Outcome
 from vmemscope.rules.rule import Scope
-from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import HUGETLB_FAULTS, Planted
-from vmemscope.sim.scenario import parse_scenario
+from vmemscope.sim.image import Image
 
-from .kernels import KERNELS
+from .kernels import KERNELS, image, write
 
 BASE = Path(__file__).parent.parent / "vmemscope/sim/scenarios/hugetlb.toml"
 #: folios of the scenario: not optimized, optimized; and on a second node, optimized
@@ -41,6 +40,14 @@ PAGES = 8
 Audit = Callable[[str, str], tuple[HugetlbReport, list[Planted]]]
 
 
+def audited_dump(built: Image, directory: Path, folios: bool = False) -> HugetlbReport:
+    """Write a dump, audit it and remove it."""
+    core = write(built, directory)
+    report = audit(Kernel.open_core(core), folios=folios)
+    Path(core).unlink()
+    return report
+
+
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     """Look at the scenario with something added to it, once for each kernel and addition."""
@@ -48,12 +55,9 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Audit:
 
     def run(added: str, kernel: str) -> tuple[HugetlbReport, list[Planted]]:
         if (added, kernel) not in done:
-            scenario = parse_scenario(BASE.read_text() + added, "test")
-            image = build(scenario, kernel=kernel)
-            path = tmp_path_factory.mktemp("hugetlb") / "vmcore"
-            image.write(path)
-            done[added, kernel] = audit(Kernel.open_core(str(path)), folios=True), image.planted
-            path.unlink()
+            built = image(BASE.read_text() + added, kernel)
+            report = audited_dump(built, tmp_path_factory.mktemp("hugetlb"), folios=True)
+            done[added, kernel] = report, built.planted
         return done[added, kernel]
 
     return run
@@ -135,8 +139,7 @@ class TestSound:
 
     def test_gigantic_pages(self, tmp_path: Path, kernel: str) -> None:
         text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n[[hugetlb]]\nsize = "1G"\noptimized = false\n'
-        build(parse_scenario(text, "test"), kernel=kernel).write(tmp_path / "vmcore")
-        report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
+        report = audited_dump(image(text, kernel), tmp_path)
         assert report.findings == ()
         one = report.hstates[1]
         assert (one.size, one.folios, one.optimized) == (1 << 30, 2, 1)
@@ -151,18 +154,17 @@ def test_gigantic_pages_without_tail_mapping(
 ) -> None:
     """As up to 6.6, and to 6.11 at run time: in all tail pages alike it is no fault."""
     text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n'
-    image = build(parse_scenario(text, "test"), kernel=kernel)
-    memmap = image.kernel.memmap
-    (folio,) = image.kernel.hugetlb.folios
-    mapping = image.kernel.layouts.offsetof("page", "mapping")
+    built = image(text, kernel)
+    memmap = built.kernel.memmap
+    (folio,) = built.kernel.hugetlb.folios
+    mapping = built.kernel.layouts.offsetof("page", "mapping")
     for number in range(4, 64):
         memmap.poke(folio.pfn + number, mapping, 0)
     for number in wrong:
         memmap.poke(folio.pfn + number, mapping, 0xDEAD000000000400)
     # Of a folio that goes over three or four struct pages.
     memmap.poke(folio.pfn + 3, mapping, 0x1000 if 3 in wrong else 0)
-    image.write(tmp_path / "vmcore")
-    report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
+    report = audited_dump(built, tmp_path)
     assert {one.rule for one in report.findings} == ({"hugetlb-tail-page"} if reported else set())
 
 
@@ -241,9 +243,8 @@ class TestUnreadable:
 
     def test_page_table_of_a_part(self, tmp_path: Path, kernel: str) -> None:
         text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n'
-        scenario = parse_scenario(text + fault("unreadable", folio=0, page=1000), "test")
-        build(scenario, kernel=kernel).write(tmp_path / "vmcore")
-        report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
+        text += fault("unreadable", folio=0, page=1000)
+        report = audited_dump(image(text, kernel), tmp_path)
         one = report.hstates[1]
         assert report.findings == ()
         assert (one.folios, one.optimized, one.unreadable) == (1, 1, 512)
@@ -270,8 +271,7 @@ def test_two_isolated_folios_side_by_side(audited: Audit) -> None:
 def test_many_findings_are_counted(tmp_path: Path) -> None:
     faults = "".join(fault("tail-writable", folio=i) for i in range(40))
     text = "[[hugetlb]]\ncount = 40\n" + faults
-    build(parse_scenario(text, "test")).write(tmp_path / "vmcore")
-    report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
+    report = audited_dump(image(text, "6.1"), tmp_path)
     outcomes = {one.rule: one for one in report.outcomes}
     assert outcomes["hugetlb-mapping"].violations == 40
     assert len(report.findings) == 16
@@ -292,8 +292,7 @@ def test_a_second_pass_confirms(audited: Audit) -> None:
 
 
 def test_kernel_without_folios(tmp_path: Path) -> None:
-    build(load_scenario("empty")).write(tmp_path / "vmcore")
-    report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
+    report = audited_dump(image("empty", "6.1"), tmp_path)
     assert report.findings == ()
     assert report.summary.folios == 0
     assert not report.hvo.enabled
