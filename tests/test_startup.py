@@ -15,12 +15,13 @@ from .kernels import image, write
 
 _CODE = """
 import sys
+before = set(sys.modules)
 from vmemscope.cli.main import main
 try:
     status = main(sys.argv[1:])
 except SystemExit as e:
     status = e.code
-print(status, *sys.modules, file=sys.stderr)
+print(status, *(sys.modules.keys() - before), file=sys.stderr)
 """
 #: what no format but the table takes, and what nothing does
 _HEAVY = {
