@@ -29,7 +29,7 @@ def dumps(tmp_path_factory: pytest.TempPathFactory) -> Dumps:
 
 @pytest.fixture(scope="session")
 def audited(dumps: Dumps) -> Callable[[str, str], tuple[Report, list[Planted]]]:
-    """Get what ``pgmap`` reports of a scenario on a kernel, and what was planted."""
+    """Return what ``pgmap`` reports of a scenario on a kernel, and what was planted."""
 
     def run(scenario: str, kernel: str) -> tuple[Report, list[Planted]]:
         done = dumps.audited(scenario, kernel)

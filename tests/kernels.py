@@ -94,7 +94,7 @@ def image(scenario: str, kernel: str) -> Image:
 
 
 def write(built: Image, directory: Path) -> str:
-    """Write a vmcore; get its path."""
+    """Write a vmcore; return its path."""
     path = directory / "vmcore"
     built.write(path)
     return str(path)
@@ -120,7 +120,7 @@ def undocumented(document: Any, manual: str, *shared: str) -> set[str]:
 
 
 def able(scenario: str) -> list[str]:
-    """Get the kernels that can have all faults of a scenario."""
+    """Return the kernels that can have all faults of a scenario."""
     found = scenario_of(scenario, KERNELS[0])
     kinds = [KINDS[fault.kind] for fault in found.faults]
     kinds += [HUGETLB_FAULTS[fault.kind] for fault in found.hugetlb_faults]
@@ -140,7 +140,7 @@ class Audited(NamedTuple):
     planted: list[Planted]
 
     def found(self) -> set[Finding]:
-        """Get all findings, as the simulator tells those that there must be."""
+        """Return all findings, as the simulator names those that there must be."""
         found = {
             Finding("pgmap", one.rule, owner.name if owner else None, one.vaddr or 0)
             for owner, one in self.pgmap.all_findings()
@@ -153,7 +153,7 @@ class Audited(NamedTuple):
         return found
 
     def expected(self) -> set[Finding]:
-        """Get the findings that what was planted must give."""
+        """Return the findings that what was planted must give."""
         return {finding for planted in self.planted for finding in planted.findings}
 
 
@@ -211,7 +211,7 @@ class Dumps:
         return self.made(scenario, kernel).planted
 
     def view(self, scenario: str, kernel: str) -> View:
-        """Get a view of a dump."""
+        """Return a view of a dump."""
         key = scenario, kernel
         if key not in self._views:
             self._views[key] = View(self.core(*key))
@@ -258,7 +258,7 @@ class View:
         return list(walk(lambda at: self.prog.read_u64(at, True), self.root, self.top, va))
 
     def leaf(self, va: int) -> Leaf | None:
-        """Get the leaf that maps an address."""
+        """Return the leaf that maps an address."""
         shift, _, entry = self.path(va)[-1]
         size = 1 << shift
         pfn = (entry & FRAME & ~(size - 1)) // PAGE
@@ -270,7 +270,7 @@ class View:
         return None if leaf is None else leaf.pfn * PAGE + va - leaf.va
 
     def leaves(self) -> list[Leaf]:
-        """Get all leaves of the vmemmap."""
+        """Return all leaves of the vmemmap."""
         return list(self._leaves(self.root, self.top, 0))
 
     def _leaves(self, table: int, shift: int, base: int) -> Iterator[Leaf]:
@@ -288,7 +288,7 @@ class View:
                 yield from self._leaves(entry & FRAME, shift - 9, va)
 
     def pages(self) -> dict[int, tuple[int, int]]:
-        """Get the mapped pages of the vmemmap: address -> frame, bytes of the leaf."""
+        """Return the mapped pages of the vmemmap: address -> frame, bytes of the leaf."""
         return {
             leaf.va + offset: (leaf.pfn + offset // PAGE, 1 << leaf.shift)
             for leaf in self.leaves()
@@ -296,7 +296,7 @@ class View:
         }
 
     def leaves_of(self, start: int, end: int) -> list[Leaf]:
-        """Get the leaves that map the struct pages of [start, end); of shift 0: no leaf."""
+        """Return the leaves that map the struct pages of [start, end); of shift 0: no leaf."""
         va, found = self.page_va(start), list[Leaf]()
         while va < self.page_va(end):
             leaf = self.leaf(va)
@@ -315,7 +315,7 @@ class View:
         return self.vmemmap + pfn * STRUCT_PAGE
 
     def words(self, pfn: int) -> tuple[Any, ...]:
-        """Get a struct page as eight words."""
+        """Return a struct page as eight words."""
         return struct.unpack("<8Q", self.prog.read(self.page_va(pfn), STRUCT_PAGE))
 
     def refcount(self, pfn: int) -> int:

@@ -78,7 +78,7 @@ def walk(read: Callable[[int], int], root: int, top: int, address: int) -> Itera
 
 
 def root_of(prog: Program) -> tuple[int, int]:
-    """Get the physical address of the top-level table, and log2 of what its entries cover."""
+    """Return the physical address of the top-level table, and log2 of what its entries cover."""
     match = re.search(rb"^NUMBER\(pgtable_l5_enabled\)=(\d+)$", prog["VMCOREINFO"].string_(), re.M)
     mm = prog["init_mm"]
     root = int(follow_phys(mm.address_of_(), mm.pgd.value_()).value_())
@@ -253,7 +253,7 @@ def audit(prog: Program, names: Mapping[int, str] | None = None) -> list[dict[st
 
 def expected_names(iomem: str, namespaces: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """
-    Get what user space calls the device at the start of a pagemap's range.
+    Return what user space calls the device at the start of a pagemap's range.
 
     :param iomem: contents of the guest's ``/proc/iomem``
     :param namespaces: what ``ndctl list --namespaces`` printed, decoded

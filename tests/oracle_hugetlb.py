@@ -113,7 +113,7 @@ def audit(prog: Program) -> dict[str, Any]:
 
 
 def read_only_pages(prog: Program) -> set[int]:
-    """Get the addresses of all vmemmap pages of present sections that can't be written to."""
+    """Return the addresses of all vmemmap pages of present sections that can't be written to."""
     found = set()
     for number, _ in for_each_present_section(prog):
         address = pfn_to_page(prog, section_nr_to_pfn(prog, number)).value_()

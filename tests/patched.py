@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Faults for dumps of real kernels: bytes that are changed, and what must be told of it.
+Faults for dumps of real kernels: bytes that are changed, and what must be reported of it.
 
 What a fault changes is written once, in :mod:`vmemscope.sim.faults`, against a few
 primitives. Here these are given by a dump: where something is comes from drgn with the
@@ -48,7 +48,7 @@ _TABLE = 0x063
 
 
 def _segments(core: Path) -> Iterator[tuple[int, int, int]]:
-    """Get the segments of an ELF core: physical address, bytes, offset in the file."""
+    """Return the segments of an ELF core: physical address, bytes, offset in the file."""
     with core.open("rb") as file:
         header = file.read(64)
         start, size, count = (
@@ -166,7 +166,7 @@ class Memory:
                             yield order, int(page_to_pfn(page).value_())
 
     def take(self, order: int) -> int:
-        """Take a free block; get its first pfn."""
+        """Take a free block; return its first pfn."""
         found = next(block for block in self.free if block[0] >= order)
         self.free.remove(found)
         rest = [(each, found[1] + (1 << each)) for each in range(order, found[0])]
@@ -271,7 +271,7 @@ class DumpPlanter(Planter):
         return pfn
 
     def free_page(self, pfn: int) -> None:
-        """Nothing: nobody looks for it on a list."""
+        """Nothing: nobody expects it on a list."""
 
     def is_ram(self, pfn: int) -> bool:
         return (
@@ -500,7 +500,7 @@ def _own(command: str, rule: str, owner: int) -> Callable[[Callable[[DumpPlanter
 
 
 def _page(p: Planter, compound: int, page: int = 0) -> int:
-    """Get the address of a page of the vmemmap of a compound page."""
+    """Return the address of a page of the vmemmap of a compound page."""
     return p.page_va(p.record.data_pfn + compound * p.record.per_compound) + page * PAGE
 
 
@@ -522,7 +522,7 @@ def _frame_of_another_node(p: DumpPlanter) -> Planted:
 
 
 def _slots(p: Planter) -> Iterator[tuple[int, int, int]]:
-    """Get all slots of pgmap_array: the first index of each, its address, what is in it."""
+    """Return all slots of pgmap_array: the first index of each, its address, what is in it."""
     firsts = {p.xarray_nodes()[0].va: 0}
     for node in p.xarray_nodes():
         for i in range(64):

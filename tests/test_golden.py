@@ -74,7 +74,7 @@ SHOWN = (
     "unreadable-table",
     "xarray-cycle",
 )
-#: dumps of which all struct pages are looked into, and none
+#: dumps of which all struct pages are checked, and none
 CONTENTS = (
     *MIXED,
     "early-uninitialised",
@@ -87,7 +87,7 @@ CONTENTS = (
 )
 #: faults of which "hugetlb" says something particular
 HUGETLB_TELLS = ("read-only", "unreadable-node", "unreadable-table", "unreadable-table-pmd")
-#: how the faults start that another kernel may tell in other words
+#: how the faults start that another kernel may report in other words
 NEWEST = ("early-", "head-", "missing-", "stray-", "tail-", "uninitialised-", "wrong-")
 #: pagemaps of "mixed"
 PAGEMAPS = ("dax0.0", "dax1.0", "dax2.0", "dax3.0", "pmem4")
@@ -125,7 +125,7 @@ PAIRS = (
     ("tail-other-pagemap", "unreadable-table"),
     ("unreadable-node", "tail-other-pagemap"),
 )
-#: commands that look at no dump, or do not come to it
+#: commands that read no dump, or do not come to it
 ALONE: dict[str, tuple[str, ...]] = {
     "rules/all.text": ("rules",),
     "rules/all.json": ("rules", "--format", "json"),
@@ -156,7 +156,7 @@ class Case(NamedTuple):
 
 
 def hugetlb_scenarios() -> dict[str, str]:
-    """Get the faults of the tests of "hugetlb", as scenarios: name of the dump -> TOML."""
+    """Return the faults of the tests of "hugetlb", as scenarios: name of the dump -> TOML."""
     scenarios = {}
     for kind, written in HUGETLB_FAULTS:
         options = json.loads(written)
@@ -172,46 +172,46 @@ HUGETLB_SCENARIOS = hugetlb_scenarios()
 
 
 def other_kernels() -> list[str]:
-    """Get the dumps that are made for other kernels than the scenario says."""
+    """Return the dumps that are made for other kernels than the scenario says."""
     mixed = [f"{name}@{kernel}" for name in ("mixed", "hugetlb") for kernel in KERNELS]
     scenarios = [name for name in SCENARIOS if name not in ("mixed", "hugetlb")]
     faults = [name for name in FAULTS if name.startswith(NEWEST)]
     return [*mixed, *(f"{name}@7.2" for name in (*scenarios, *faults))]
 
 
-def look(dump: str, form: str, command: str, *options: str, name: str = "") -> Case:
-    """Get a command that looks at a dump, in a format; the name tells it from others."""
+def case(dump: str, form: str, command: str, *options: str, name: str = "") -> Case:
+    """Return a command that reads a dump, in a format; the name sets it apart from others."""
     file = ".".join(part for part in (dump, name, form) if part)
     return Case(f"{command}/{file}", (command, *options, "-c", dump, "--format", form))
 
 
-def looks(dump: str) -> Iterator[Case]:
-    """Get the commands that look at a dump."""
+def cases(dump: str) -> Iterator[Case]:
+    """Return the commands that read a dump."""
     scenario, _, kernel = dump.partition("@")
     if dump in HUGETLB_SCENARIOS:
-        yield look(dump, "table", "hugetlb")
-        yield look(dump, "json", "hugetlb", "--folios")
+        yield case(dump, "table", "hugetlb")
+        yield case(dump, "json", "hugetlb", "--folios")
         if kernel == "7.2":
-            yield look(dump, "text", "page", PLANTED, name="planted")
+            yield case(dump, "text", "page", PLANTED, name="planted")
         return
-    yield look(dump, "table", "pgmap", "--all")
+    yield case(dump, "table", "pgmap", "--all")
     if kernel and scenario not in ("mixed", "hugetlb"):
-        # The table tells what differs between kernels.
+        # The table shows what differs between kernels.
         return
-    yield look(dump, "json", "pgmap", "--all")
-    yield look(dump, "table", "pgmap", FIRST, name="detail")
+    yield case(dump, "json", "pgmap", "--all")
+    yield case(dump, "table", "pgmap", FIRST, name="detail")
     for form in ("table", "json"):
-        yield look(dump, form, "memmap")
+        yield case(dump, form, "memmap")
         if scenario in SCENARIOS or scenario in HUGETLB_TELLS:
-            yield look(dump, form, "hugetlb")
+            yield case(dump, form, "hugetlb")
         if scenario == "hugetlb":
-            yield look(dump, form, "hugetlb", "--folios", name="folios")
+            yield case(dump, form, "hugetlb", "--folios", name="folios")
         if dump in CONTENTS:
             for contents in ("all", "none"):
                 name = f"contents-{contents}"
-                yield look(dump, form, "pgmap", "--contents", contents, name=name)
+                yield case(dump, form, "pgmap", "--contents", contents, name=name)
     if scenario in FAULTS:
-        yield look(dump, "text", "page", PLANTED, name="planted")
+        yield case(dump, "text", "page", PLANTED, name="planted")
     if dump in SHOWN:
         yield from shown(dump)
     if dump in MIXED:
@@ -219,34 +219,34 @@ def looks(dump: str) -> Iterator[Case]:
 
 
 def shown(dump: str) -> Iterator[Case]:
-    """Get the commands in all other formats."""
+    """Return the commands in all other formats."""
     for form in ("ndjson", "ktap", "markdown"):
-        yield look(dump, form, "pgmap", "--all")
-    yield look(dump, "json", "pgmap", FIRST, name="detail")
-    yield look(dump, "markdown", "pgmap", FIRST, name="detail")
+        yield case(dump, form, "pgmap", "--all")
+    yield case(dump, "json", "pgmap", FIRST, name="detail")
+    yield case(dump, "markdown", "pgmap", FIRST, name="detail")
     if dump in FAULTS:
-        yield look(dump, "json", "page", PLANTED, name="planted")
+        yield case(dump, "json", "page", PLANTED, name="planted")
 
 
 def of_mixed(dump: str) -> Iterator[Case]:
-    """Get the commands that show one thing of "mixed"."""
-    yield look(dump, "ndjson", "pgmap", FIRST, name="detail")
-    yield look(dump, "ktap", "pgmap", FIRST, name="detail")
+    """Return the commands that show one thing of "mixed"."""
+    yield case(dump, "ndjson", "pgmap", FIRST, name="detail")
+    yield case(dump, "ktap", "pgmap", FIRST, name="detail")
     for name in (*PAGEMAPS, "dax7.0"):
-        yield look(dump, "table", "pgmap", name, name=name)
+        yield case(dump, "table", "pgmap", name, name=name)
     for name, which in PAGES.items():
-        yield look(dump, "text", "page", *which, name=name)
+        yield case(dump, "text", "page", *which, name=name)
         if dump != "mixed@6.12":
-            yield look(dump, "json", "page", *which, name=name)
+            yield case(dump, "json", "page", *which, name=name)
 
 
 def groups() -> dict[tuple[str, ...], list[Case]]:
-    """Get all commands by the dumps that they look at."""
+    """Return all commands by the dumps that they read."""
     found: dict[tuple[str, ...], list[Case]] = {
         (): [Case(file, arguments) for file, arguments in ALONE.items()]
     }
     for dump in (*SCENARIOS, *FAULTS, *other_kernels(), *HUGETLB_SCENARIOS):
-        found[dump,] = [making(dump), *looks(dump)]
+        found[dump,] = [making(dump), *cases(dump)]
     for pair in PAIRS:
         found[pair] = [
             Case(f"diff/{'--'.join(pair)}.{form}", ("diff", *pair, "--format", form))
@@ -256,7 +256,7 @@ def groups() -> dict[tuple[str, ...], list[Case]]:
 
 
 def making(dump: str) -> Case:
-    """Get the command that makes a dump."""
+    """Return the command that makes a dump."""
     scenario, _, kernel = dump.partition("@")
     source = scenario
     if dump in HUGETLB_SCENARIOS:
@@ -328,7 +328,7 @@ def pretty(text: str) -> str:
 
 
 def laid_out(value: Any, indent: str) -> list[str]:
-    """Get the lines of a value of a JSON document."""
+    """Return the lines of a value of a JSON document."""
     if not value or not isinstance(value, (dict, list)):
         return [json.dumps(value)]
     lines = []
@@ -348,7 +348,7 @@ def laid_out(value: Any, indent: str) -> list[str]:
 
 
 def golden_text(case: Case, said: Said) -> str:
-    """Get what the file of a command holds."""
+    """Return what the file of a command holds."""
     out = normalised(said.out)
     if case.file.endswith(".json") and out:
         out = pretty(out)
@@ -433,5 +433,5 @@ def test_no_file_is_left_over(request: pytest.FixtureRequest) -> None:
 
 
 def is_regenerating(config: pytest.Config) -> bool:
-    """Tell whether the files are to be written."""
+    """Return whether the files are to be written."""
     return bool(config.getoption("regen_all") or config.getoption("force_regen"))

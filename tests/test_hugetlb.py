@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 from tests.test_confirm import after_passes
 from vmemscope.audits.hugetlb import DIVISION, audit
-from vmemscope.cli.main import main
 from vmemscope.machine import Kernel
 from vmemscope.report import schema_text, to_document
 from vmemscope.report.documents.hugetlb import HugetlbReport
@@ -27,11 +26,10 @@ from vmemscope.report.hugetlb import render_hugetlb
 from vmemscope.rules import rules_of
 from vmemscope.rules.findings import NOT_EVALUATED, Outcome
 from vmemscope.rules.rule import Scope
-from vmemscope.sim import build, load_scenario
 from vmemscope.sim.faults import HUGETLB_FAULTS, Planted
-from vmemscope.sim.scenario import parse_scenario
+from vmemscope.sim.image import Image
 
-from .kernels import KERNELS
+from .kernels import KERNELS, image, write
 
 BASE = Path(__file__).parent.parent / "vmemscope/sim/scenarios/hugetlb.toml"
 #: folios of the scenario: not optimized, optimized; and on a second node, optimized
@@ -39,22 +37,27 @@ PLAIN, FIRST, SECOND = 2, 5, 3
 #: pages of vmemmap of a folio
 PAGES = 8
 
-Looked = Callable[[str, str], tuple[HugetlbReport, list[Planted]]]
+Audit = Callable[[str, str], tuple[HugetlbReport, list[Planted]]]
+
+
+def audited_dump(built: Image, directory: Path, folios: bool = False) -> HugetlbReport:
+    """Write a dump, audit it and remove it."""
+    core = write(built, directory)
+    report = audit(Kernel.open_core(core), folios=folios)
+    Path(core).unlink()
+    return report
 
 
 @pytest.fixture(scope="module")
-def looked(tmp_path_factory: pytest.TempPathFactory) -> Looked:
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     """Look at the scenario with something added to it, once for each kernel and addition."""
     done: dict[tuple[str, str], tuple[HugetlbReport, list[Planted]]] = {}
 
     def run(added: str, kernel: str) -> tuple[HugetlbReport, list[Planted]]:
         if (added, kernel) not in done:
-            scenario = parse_scenario(BASE.read_text() + added, "test")
-            image = build(scenario, kernel=kernel)
-            path = tmp_path_factory.mktemp("hugetlb") / "vmcore"
-            image.write(path)
-            done[added, kernel] = audit(Kernel.open_core(str(path)), folios=True), image.planted
-            path.unlink()
+            built = image(BASE.read_text() + added, kernel)
+            report = audited_dump(built, tmp_path_factory.mktemp("hugetlb"), folios=True)
+            done[added, kernel] = report, built.planted
         return done[added, kernel]
 
     return run
@@ -69,20 +72,20 @@ def fault(kind: str, **options: object) -> str:
 
 
 def found(report: HugetlbReport) -> set[tuple[str, int | None]]:
-    """Get findings as (rule, address)."""
+    """Return findings as (rule, address)."""
     return {(finding.rule, finding.vaddr) for finding in report.findings}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 class TestSound:
-    def test_nothing_is_found(self, looked: Looked, kernel: str) -> None:
-        report, _ = looked("", kernel)
+    def test_nothing_is_found(self, audited: Audit, kernel: str) -> None:
+        report, _ = audited("", kernel)
         assert report.findings == ()
         assert not report.partial
         assert report.present
 
-    def test_counts(self, looked: Looked, kernel: str) -> None:
-        report, _ = looked("", kernel)
+    def test_counts(self, audited: Audit, kernel: str) -> None:
+        report, _ = audited("", kernel)
         small, gigantic = report.hstates
         optimized = FIRST + SECOND
         assert (small.name, small.size) == ("hugepages-2048kB", 2 << 20)
@@ -101,8 +104,8 @@ class TestSound:
             (0, 7, 5, 5), (1, 3, 2, 3)
         ]  # fmt: skip
 
-    def test_generation(self, looked: Looked, kernel: str) -> None:
-        report, _ = looked("", kernel)
+    def test_generation(self, audited: Audit, kernel: str) -> None:
+        report, _ = audited("", kernel)
         assert report.hvo.built_in
         assert report.hvo.enabled
         assert report.hvo.shared_tails == (kernel == "7.2")
@@ -111,8 +114,8 @@ class TestSound:
             [(0, "DMA32", 9, FIRST), (1, "Normal", 9, SECOND)] if kernel == "7.2" else []
         )
 
-    def test_folios(self, looked: Looked, kernel: str) -> None:
-        report, _ = looked("", kernel)
+    def test_folios(self, audited: Audit, kernel: str) -> None:
+        report, _ = audited("", kernel)
         assert [one.flagged for one in report.folios] == [False] * 2 + [True] * 8
         shared = {one.node: one.pfn for one in report.shared_tails}
         for one in report.folios:
@@ -124,20 +127,19 @@ class TestSound:
             else:
                 assert one.tail_pfn == one.head_pfn
 
-    def test_every_rule_has_an_outcome(self, looked: Looked, kernel: str) -> None:
-        report, _ = looked("", kernel)
-        told = {one.rule: one for one in report.outcomes}
-        assert list(told) == [rule.id for rule in rules_of(Scope.HUGETLB)]
-        skipped = {name for name, one in told.items() if one.outcome is Outcome.SKIPPED}
+    def test_every_rule_has_an_outcome(self, audited: Audit, kernel: str) -> None:
+        report, _ = audited("", kernel)
+        outcomes = {one.rule: one for one in report.outcomes}
+        assert list(outcomes) == [rule.id for rule in rules_of(Scope.HUGETLB)]
+        skipped = {name for name, one in outcomes.items() if one.outcome is Outcome.SKIPPED}
         assert skipped == (
             {"hugetlb-key", "hugetlb-restore"} if kernel == "7.2" else {"hugetlb-shared-tail"}
         )
-        assert all(told[name].reason for name in skipped)
+        assert all(outcomes[name].reason for name in skipped)
 
     def test_gigantic_pages(self, tmp_path: Path, kernel: str) -> None:
         text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n[[hugetlb]]\nsize = "1G"\noptimized = false\n'
-        build(parse_scenario(text, "test"), kernel=kernel).write(tmp_path / "vmcore")
-        report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
+        report = audited_dump(image(text, kernel), tmp_path)
         assert report.findings == ()
         one = report.hstates[1]
         assert (one.size, one.folios, one.optimized) == (1 << 30, 2, 1)
@@ -146,25 +148,24 @@ class TestSound:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(("wrong", "told"), [((), False), ((9,), True), ((3, 40), True)])
+@pytest.mark.parametrize(("wrong", "reported"), [((), False), ((9,), True), ((3, 40), True)])
 def test_gigantic_pages_without_tail_mapping(
-    tmp_path: Path, kernel: str, wrong: tuple[int, ...], told: bool
+    tmp_path: Path, kernel: str, wrong: tuple[int, ...], reported: bool
 ) -> None:
     """As up to 6.6, and to 6.11 at run time: in all tail pages alike it is no fault."""
     text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n'
-    image = build(parse_scenario(text, "test"), kernel=kernel)
-    memmap = image.kernel.memmap
-    (folio,) = image.kernel.hugetlb.folios
-    mapping = image.kernel.layouts.offsetof("page", "mapping")
+    built = image(text, kernel)
+    memmap = built.kernel.memmap
+    (folio,) = built.kernel.hugetlb.folios
+    mapping = built.kernel.layouts.offsetof("page", "mapping")
     for number in range(4, 64):
         memmap.poke(folio.pfn + number, mapping, 0)
     for number in wrong:
         memmap.poke(folio.pfn + number, mapping, 0xDEAD000000000400)
     # Of a folio that goes over three or four struct pages.
     memmap.poke(folio.pfn + 3, mapping, 0x1000 if 3 in wrong else 0)
-    image.write(tmp_path / "vmcore")
-    report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
-    assert {one.rule for one in report.findings} == ({"hugetlb-tail-page"} if told else set())
+    report = audited_dump(built, tmp_path)
+    assert {one.rule for one in report.findings} == ({"hugetlb-tail-page"} if reported else set())
 
 
 #: kinds of fault, each with the options that make a difference
@@ -211,54 +212,57 @@ CASES = [
 
 
 def planted_by(
-    looked: Looked, kind: str, options: str, kernel: str
+    audited: Audit, kind: str, options: str, kernel: str
 ) -> tuple[HugetlbReport, list[Planted]]:
     """Look at the scenario with a fault in it."""
-    return looked(fault(kind, **json.loads(options)), kernel)
+    return audited(fault(kind, **json.loads(options)), kernel)
 
 
 @pytest.mark.parametrize(("kind", "options", "kernel"), CASES)
-def test_fault(looked: Looked, kind: str, options: str, kernel: str) -> None:
-    report, (planted,) = planted_by(looked, kind, options, kernel)
+def test_fault(audited: Audit, kind: str, options: str, kernel: str) -> None:
+    report, (planted,) = planted_by(audited, kind, options, kernel)
     assert found(report) == {(one.rule, one.vaddr) for one in planted.findings}
     assert {(one.command, one.rule) for one in planted.findings} <= set(HUGETLB_FAULTS[kind].rules)
     broken = {one.rule for one in planted.findings}
     for one in report.outcomes:
         assert (one.outcome is Outcome.FAILED) == (one.rule in broken)
         assert one.reason != NOT_EVALUATED
+    for finding in report.findings:
+        assert "np." not in finding.message
+        assert not isinstance(finding.observed, np.generic)
+        assert not isinstance(finding.expected, np.generic)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 class TestUnreadable:
-    def test_page_table(self, looked: Looked, kernel: str) -> None:
-        report, _ = planted_by(looked, "unreadable", "{}", kernel)
+    def test_page_table(self, audited: Audit, kernel: str) -> None:
+        report, _ = planted_by(audited, "unreadable", "{}", kernel)
         # With it go the heads of all folios that it maps.
         assert report.hstates[0].folios == SECOND
         assert any("page tables are missing: 512" in what for what in report.not_read)
 
     def test_page_table_of_a_part(self, tmp_path: Path, kernel: str) -> None:
         text = 'ram = "5G"\n[[hugetlb]]\nsize = "1G"\n'
-        scenario = parse_scenario(text + fault("unreadable", folio=0, page=1000), "test")
-        build(scenario, kernel=kernel).write(tmp_path / "vmcore")
-        report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
+        text += fault("unreadable", folio=0, page=1000)
+        report = audited_dump(image(text, kernel), tmp_path)
         one = report.hstates[1]
         assert report.findings == ()
         assert (one.folios, one.optimized, one.unreadable) == (1, 1, 512)
         assert (one.mapped, one.read_only) == (4096 - 512, 4095 - 512)
         assert one.savable_bytes == 0
 
-    def test_head_of_a_folio(self, looked: Looked, kernel: str) -> None:
-        report, _ = planted_by(looked, "unreadable", '{"of": "head"}', kernel)
+    def test_head_of_a_folio(self, audited: Audit, kernel: str) -> None:
+        report, _ = planted_by(audited, "unreadable", '{"of": "head"}', kernel)
         assert report.partial
         assert any("head page" in what for what in report.not_read)
         # The rest of its list is reached from the other end.
         assert report.hstates[0].folios == PLAIN + FIRST + SECOND - 1
-        told = {one.rule: one for one in report.outcomes}
-        assert told["hugetlb-count"].outcome is Outcome.SKIPPED
+        outcomes = {one.rule: one for one in report.outcomes}
+        assert outcomes["hugetlb-count"].outcome is Outcome.SKIPPED
 
 
-def test_two_isolated_folios_side_by_side(looked: Looked) -> None:
-    report, planted = looked(fault("isolated", folio=4) + fault("isolated", folio=5), "6.1")
+def test_two_isolated_folios_side_by_side(audited: Audit) -> None:
+    report, planted = audited(fault("isolated", folio=4) + fault("isolated", folio=5), "6.1")
     assert found(report) == {("hugetlb-elsewhere", one.vaddr) for one in planted}
     assert report.hstates[0].elsewhere == 2
     assert report.hstates[0].optimized == FIRST + SECOND
@@ -267,77 +271,47 @@ def test_two_isolated_folios_side_by_side(looked: Looked) -> None:
 def test_many_findings_are_counted(tmp_path: Path) -> None:
     faults = "".join(fault("tail-writable", folio=i) for i in range(40))
     text = "[[hugetlb]]\ncount = 40\n" + faults
-    build(parse_scenario(text, "test")).write(tmp_path / "vmcore")
-    report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
-    told = {one.rule: one for one in report.outcomes}
-    assert told["hugetlb-mapping"].violations == 40
+    report = audited_dump(image(text, "6.1"), tmp_path)
+    outcomes = {one.rule: one for one in report.outcomes}
+    assert outcomes["hugetlb-mapping"].violations == 40
     assert len(report.findings) == 16
     assert "24 more like it" in report.findings[-1].message
 
 
-def test_a_second_look_confirms(looked: Looked) -> None:
-    sound, _ = looked("", "6.1")
-    broken, _ = planted_by(looked, "tail-writable", "{}", "6.1")
+def test_a_second_pass_confirms(audited: Audit) -> None:
+    sound, _ = audited("", "6.1")
+    broken, _ = planted_by(audited, "tail-writable", "{}", "6.1")
     assert after_passes(DIVISION, broken, broken).findings == broken.findings
     passed = after_passes(DIVISION, sound, broken)
     assert passed.findings == ()
-    told = {one.rule: one for one in passed.outcomes}
-    assert told["hugetlb-mapping"].outcome is Outcome.SKIPPED
-    # A counter that differs by another number each time tells nothing.
+    outcomes = {one.rule: one for one in passed.outcomes}
+    assert outcomes["hugetlb-mapping"].outcome is Outcome.SKIPPED
+    # A counter that differs by another number each time proves nothing.
     other = tuple(replace(one, observed="else") for one in broken.findings)
     assert after_passes(DIVISION, replace(broken, findings=other), broken).findings == ()
 
 
 def test_kernel_without_folios(tmp_path: Path) -> None:
-    build(load_scenario("empty")).write(tmp_path / "vmcore")
-    report = audit(Kernel.open_core(str(tmp_path / "vmcore")))
+    report = audited_dump(image("empty", "6.1"), tmp_path)
     assert report.findings == ()
     assert report.summary.folios == 0
     assert not report.hvo.enabled
-    assert "no folios in any pool (2 MiB, 1 GiB)" in render_hugetlb(report, 100)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("added", ["", fault("tail-writable", folio=2)])
-def test_document_has_its_schema(looked: Looked, added: str, kernel: str) -> None:
-    report, _ = looked(added, kernel)
+def test_document_has_its_schema(audited: Audit, added: str, kernel: str) -> None:
+    report, _ = audited(added, kernel)
     document = json.loads(json.dumps(to_document(report)))
     jsonschema.validate(document, json.loads(schema_text("vmemscope.hugetlb/1")))
     assert document["summary"]["errors"] == len(report.findings)
 
 
 @pytest.mark.parametrize("width", [200, 100, 60])
-def test_table_fits(looked: Looked, width: int) -> None:
-    report, _ = looked(fault("isolated", folio=4), "7.2")
+def test_table_fits(audited: Audit, width: int) -> None:
+    report, _ = audited(fault("isolated", folio=4), "7.2")
     text = render_hugetlb(report, width)
     assert "elsewhere" in text
     tables = [line for line in text.splitlines() if line.startswith((" SIZE", "PFN", "0x"))]
     assert tables
     assert all(len(line) <= width for line in tables)
-
-
-@pytest.mark.parametrize(
-    ("added", "status"),
-    [
-        ("", 0),
-        (fault("tail-writable", folio=2), 1),
-        (fault("isolated", folio=2), 0),
-        (fault("unreadable", folio=2), 4),
-    ],
-)
-def test_exit_status(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], added: str, status: int
-) -> None:
-    scenario = tmp_path / "scenario.toml"
-    scenario.write_text(BASE.read_text() + added)
-    assert main(["hugetlb", "--sim", str(scenario)]) == status
-    assert "HugeTLB vmemmap optimization: on" in capsys.readouterr().out
-
-
-def test_words_of_findings_are_plain(looked: Looked) -> None:
-    for kind, options, kernel in (case.values for case in CASES):
-        report, _ = planted_by(looked, str(kind), str(options), str(kernel))
-        for finding in report.findings:
-            assert "np." not in finding.message
-            assert not isinstance(finding.observed, np.generic)
-            assert not isinstance(finding.expected, np.generic)

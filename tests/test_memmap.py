@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The whole memory map of simulated kernels, held against a walk entry by entry.
+The whole memory map of simulated kernels, compared with a walk entry by entry.
 
 What no scenario has (leaks, sections that lie, HugeTLB's optimization) is put
 into the kernel here, after it was built and before it is dumped.
@@ -45,8 +45,8 @@ VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text("vmemscope.me
 SECTION = 1 << 15
 
 
-def look_at(built: Image, directory: Path) -> MemmapReport:
-    """Write a kernel's dump and look at it; all that is reported fits the schema."""
+def audited_dump(built: Image, directory: Path) -> MemmapReport:
+    """Write a kernel's dump and audit it; the report fits the schema."""
     report = audit(Kernel.open_core(kernels.write(built, directory)))
     VALIDATOR.validate(to_document(report))
     return report
@@ -145,7 +145,7 @@ def test_nodes_that_interleave_are_told_apart_by_their_pages(tmp_path: Path) -> 
         f'[[node]]\nstart = {start:#x}\nsize = "256M"\nnid = {nid}\n'
         for start, nid in ((0, 0), (0x10000000, 1), (0x20000000, 0), (0x30000000, 1))
     )
-    report = look_at(kernels.image(scenario, "6.12"), tmp_path)
+    report = audited_dump(kernels.image(scenario, "6.12"), tmp_path)
     assert {key(area): area.pages for area in report.areas} == {
         ("zone", 0, "DMA"): 64,
         ("zone", 0, "DMA32"): 2048 - 64,
@@ -173,7 +173,7 @@ def test_pages_mapped_where_no_section_is(tmp_path: Path, kernel: str) -> None:
     block = one.pages.alloc_pages(9)
     large = struct_page(one, 0x300000)
     one.tables.set(large, PMD_SHIFT, block << 12 | KERNEL_LARGE)
-    report = look_at(built, tmp_path)
+    report = audited_dump(built, tmp_path)
     assert rules(report) == {("vmemmap-leak", start), ("vmemmap-leak", large)}
     assert {(leak.start, leak.pages) for leak in report.leaks} == {(start, 3), (large, 512)}
     (nothing,) = [area for area in report.areas if area.kind == "nothing"]
@@ -192,7 +192,7 @@ def test_a_leak_within_a_section_that_others_still_use(tmp_path: Path, name: str
     frame = one.pages.alloc_page()
     start = struct_page(one, pfn)
     one.tables.set(start, PTE_SHIFT, frame << 12 | KERNEL)
-    report = look_at(built, tmp_path)
+    report = audited_dump(built, tmp_path)
     assert rules(report) == {("vmemmap-leak", start)}
     assert [(leak.start, leak.pages) for leak in report.leaks] == [(start, 1)]
 
@@ -206,7 +206,7 @@ def test_a_device_that_is_gone_but_for_its_memory_map(tmp_path: Path) -> None:
         assert section is not None
         section["section_mem_map"] = 0
         section["usage"] = 0
-    report = look_at(built, tmp_path)
+    report = audited_dump(built, tmp_path)
     start = struct_page(one, 0x100000)
     # The pagemap's frames are not valid any more, either.
     assert rules(report) == {("vmemmap-leak", start), ("subsection-map", start)}
@@ -220,7 +220,7 @@ def test_very_many_leaks_are_counted(tmp_path: Path) -> None:
     for i in range(200):
         va = struct_page(one, 0x200000) + 2 * i * PAGE
         one.tables.set(va, PTE_SHIFT, frame << 12 | KERNEL)
-    report = look_at(built, tmp_path)
+    report = audited_dump(built, tmp_path)
     assert len(report.findings) == 16
     assert "184 more like it" in report.findings[-1].message
     assert len(report.leaks) == 64
@@ -244,7 +244,7 @@ def test_a_subsection_that_is_nobodys(tmp_path: Path, kernel: str) -> None:
     built = kernels.image(scenario, kernel)
     usage = usage_of(built, 32)
     usage["subsection_map[0]"] = usage["subsection_map[0]"] | 1 << 40
-    report = look_at(built, tmp_path)
+    report = audited_dump(built, tmp_path)
     at = struct_page(built.kernel, 0x100000 + 40 * 512)
     # It has no memory map, which is a finding of its own.
     assert rules(report) == {("section-stale", at), ("section-unmapped", at)}
@@ -263,7 +263,7 @@ def test_usage_that_can_not_be_read(tmp_path: Path) -> None:
     section = built.kernel.sections.get(33)
     assert section is not None
     section["usage"] = built.kernel.addresses.va(0x3F00000000)
-    report = look_at(built, tmp_path)
+    report = audited_dump(built, tmp_path)
     assert report.findings == ()
     assert report.not_read == ("the usage of sections can't be read: 1",)
 
@@ -298,7 +298,7 @@ def test_a_kernel_that_counts_as_if_nothing_were_shared(tmp_path: Path) -> None:
     # 6.11 to 6.12.100: each pagemap with all its pages.
     built = kernels.image("mixed", "6.12")
     poke(built, "nr_memmap_pages", 2048 + 11264 + 4096 + 3072 + 1024)
-    report = look_at(built, tmp_path)
+    report = audited_dump(built, tmp_path)
     assert report.findings == ()
     assert report.counters[0].reason.startswith("12796 too many")
     assert {area.counted for area in report.areas if area.name == "dax1.0"} == {11264}
@@ -312,7 +312,7 @@ def test_tables_of_page_ext_are_counted(tmp_path: Path) -> None:
         assert section is not None
         section["page_ext"] = one.addresses.va(0x100000)
     one.vmemmap.nr_memmap_pages += 2 * SECTION * 8 // PAGE
-    report = look_at(Image(one), tmp_path)
+    report = audited_dump(Image(one), tmp_path)
     assert report.findings == ()
     assert report.explanation[-1] == "128 of what is counted are tables of page_ext"
 
@@ -381,7 +381,7 @@ def test_memory_map_that_hugetlb_shrank(tmp_path: Path, kernel: str) -> None:
     boot = one.memory.read_int(one.image["nr_memmap_boot_pages"])
     poke(built, "nr_memmap_boot_pages", boot - 64)
     poke(built, "nr_memmap_pages", one.memory.read_int(one.image["nr_memmap_pages"]) + 8)
-    report = look_at(built, tmp_path)
+    report = audited_dump(built, tmp_path)
     assert report.findings == ()
     assert [one.value == one.expected for one in report.counters] == [True, True]
     (area,) = [area for area in report.areas if key(area) == ("zone", 0, "DMA32")]
@@ -405,15 +405,15 @@ def sound_and_leaking(tmp_path: Path) -> tuple[MemmapReport, MemmapReport]:
     one = built.kernel
     frame = one.pages.alloc_page()
     start = struct_page(one, 0x200000)
-    sound = look_at(built, tmp_path)
+    sound = audited_dump(built, tmp_path)
     one.tables.set(start, PTE_SHIFT, frame << 12 | KERNEL)
-    return sound, look_at(built, tmp_path)
+    return sound, audited_dump(built, tmp_path)
 
 
 class TestLive:
-    """What changes under a look counts for nothing."""
+    """What changes during a pass counts for nothing."""
 
-    def test_what_is_in_two_looks_counts(
+    def test_what_is_in_two_passes_counts(
         self, sound_and_leaking: tuple[MemmapReport, MemmapReport]
     ) -> None:
         sound, leaking = sound_and_leaking
@@ -425,23 +425,23 @@ class TestLive:
         assert after_passes(DIVISION, leaking, leaking).findings == leaking.findings != ()
 
     @pytest.mark.parametrize(
-        ("steady", "looks", "told"),
+        ("steady", "passes", "reported"),
         [
-            # Each look: whether the devices are the same before and after it.
+            # Each pass: whether the devices are the same before and after it.
             ([True, True], 2, True),
             ([False, True, False, True], 4, True),
             ([False] * 5, 5, False),
             ([True] + [False] * 4, 5, False),
         ],
     )
-    def test_looks_during_which_devices_came_or_went_do_not_count(
+    def test_passes_during_which_devices_came_or_went_do_not_count(
         self,
         sound_and_leaking: tuple[MemmapReport, MemmapReport],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         steady: list[bool],
-        looks: int,
-        told: bool,
+        passes: int,
+        reported: bool,
     ) -> None:
         _, leaking = sound_and_leaking
         states = iter([state for same in steady for state in ((0, 0) if same else (0, 1))])
@@ -456,8 +456,8 @@ class TestLive:
         path = kernels.write(kernels.image(DEVICE, "6.12"), tmp_path)
         kernel = Kernel.open(lambda: replace(open_core(path), kind="qemu"))
         report = audit(kernel, sleep=lambda seconds: None)
-        assert len(taken) == looks
-        if told:
+        assert len(taken) == passes
+        if reported:
             assert report == leaking
             return
         assert report.findings == ()
@@ -482,10 +482,10 @@ class TestLive:
 
 
 def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     kernel = Kernel.open_core(kernels.write(kernels.image("mixed", "6.1"), tmp_path))
-    report = audit(kernel, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (report.summary.mapped, report.summary.mapped)
+    report = audit(kernel, progress=lambda done, total: reported.append((done, total)))
+    assert reported[-1] == (report.summary.mapped, report.summary.mapped)
     measured = {name for name, seconds in structs.asdict(report.timings).items() if seconds}
     assert measured == {"attach", "types", "read", "walk", "sum"}
 

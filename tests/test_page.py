@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-One page of simulated kernels, held against drgn's helpers and a walk entry by entry.
+One page of simulated kernels, compared with drgn's helpers and a walk entry by entry.
 """
 
 from __future__ import annotations

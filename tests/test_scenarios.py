@@ -108,7 +108,7 @@ def test_unreadable_is_reported_and_no_finding(audited: Audited, fault: str, wha
 
 
 def test_a_node_that_a_dump_lacks(audited: Audited) -> None:
-    """The pagemaps behind it are not found, and that is told."""
+    """The pagemaps behind it are not found, and that is reported."""
     report, _ = audited("unreadable-node", "7.2")
     assert any("XArray node can't be read" in line for line in report.summary.not_read)
     assert [one.name for one in report.pagemaps] == ["dax0.0"]
@@ -148,7 +148,7 @@ def test_names_are_escaped(audited: Audited, fault: str, names: list[str]) -> No
     if fault != "name-newline":
         assert set(names) <= set(shown)
     else:
-        # Not a disk's name, so the resource tells one.
+        # Not a disk's name, so the resource names one.
         assert "\n" not in "".join(shown)
 
 

@@ -15,12 +15,13 @@ from .kernels import image, write
 
 _CODE = """
 import sys
+before = set(sys.modules)
 from vmemscope.cli.main import main
 try:
     status = main(sys.argv[1:])
 except SystemExit as e:
     status = e.code
-print(status, *sys.modules, file=sys.stderr)
+print(status, *(sys.modules.keys() - before), file=sys.stderr)
 """
 #: what no format but the table takes, and what nothing does
 _HEAVY = {
@@ -36,7 +37,7 @@ _FORMATS = {
 
 
 def loaded(*args: str) -> set[str]:
-    """Run the command line in a process of its own, and get the modules that it imported."""
+    """Run the command line in a process of its own and return the modules that it imported."""
     done = subprocess.run(
         [sys.executable, "-c", _CODE, *args], check=True, capture_output=True, text=True
     )

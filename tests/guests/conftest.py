@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .audited import Audited, Auditing
 from .guest import Guest
-from .looked import Looked, Looking
 from .matrix import BOOTS, FULL, SHORT, Key
 from .packages import get_kernel
 from .targets import GuestTargets
@@ -41,11 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
 # Before the one that deselects by marker.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this directory, and put together what looks at one guest."""
+    """Mark everything in this directory, and put together the tests of one guest."""
 
     def key_of(item: pytest.Item) -> int:
         callspec = getattr(item, "callspec", None)
-        key = callspec.params.get("looked") if callspec else None
+        key = callspec.params.get("audited") if callspec else None
         # All others first, as they are.
         return FULL.index(key) + 1 if isinstance(key, Key) else 0
 
@@ -59,12 +59,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
     Run what boots a kernel on each series.
 
-    What wants to look at a guest of the matrix runs on each, and on each cell if it wants one.
+    What wants a guest of the matrix runs on each, and on each cell if it wants one.
     """
     if "series" in metafunc.fixturenames:
         full = metafunc.config.getoption("full")
         metafunc.parametrize("series", SERIES_FULL if full else SERIES, indirect=True)
-    if "looked" not in metafunc.fixturenames:
+    if "audited" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("boot")
     keys = [
@@ -78,27 +78,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for key in keys
             for cell in BOOTS[key.boot].cells
         ]
-        metafunc.parametrize(("looked", "cell"), cells, indirect=["looked"])
+        metafunc.parametrize(("audited", "cell"), cells, indirect=["audited"])
     else:
-        metafunc.parametrize("looked", keys, indirect=True, ids=str)
+        metafunc.parametrize("audited", keys, indirect=True, ids=str)
 
 
 _SECONDS = pytest.StashKey[dict[Key, dict[str, float]]]()
 
 
 @pytest.fixture(scope="session")
-def looking(request: pytest.FixtureRequest) -> Iterator[Looking]:
-    """What looks at the guests of the matrix, one after the other."""
-    looking = Looking()
-    request.config.stash[_SECONDS] = looking.seconds
-    yield looking
-    looking.close()
+def auditing(request: pytest.FixtureRequest) -> Iterator[Auditing]:
+    """What audits the guests of the matrix, one after the other."""
+    auditing = Auditing()
+    request.config.stash[_SECONDS] = auditing.seconds
+    yield auditing
+    auditing.close()
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Tell how long the guests of the matrix took."""
+    """Print how long the guests of the matrix took."""
     seconds = config.stash.get(_SECONDS, {})
     if seconds:
         total = sum(sum(steps.values()) for steps in seconds.values())
@@ -109,9 +109,9 @@ def pytest_terminal_summary(
 
 
 @pytest.fixture
-def looked(request: pytest.FixtureRequest, looking: Looking) -> Looked:
+def audited(request: pytest.FixtureRequest, auditing: Auditing) -> Audited:
     """One guest of the matrix, and what was seen of it."""
-    return looking.at(request.param)
+    return auditing.at(request.param)
 
 
 @pytest.fixture(scope="session")

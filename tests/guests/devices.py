@@ -8,7 +8,7 @@ bytes.
 
 All devices of a guest must differ in size, or have different addresses given:
 region numbers follow no order that the command line knows, so the guest's
-regions are told apart by size and address.
+regions differ in size or address.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Device:
     addr: int | None = None
 
     def looks_like(self, other: Device) -> bool:
-        """Tell whether it can't be told from another by what the guest says of its regions."""
+        """Return whether another device has the same region size in the guest."""
         return self.size == other.size and (
             self.addr == other.addr or None in (self.addr, other.addr)
         )
 
     def qemu_arguments(self, index: int, directory: Path) -> list[str]:
         """
-        Get the options for QEMU.
+        Return the options for QEMU.
 
         :param index: number of the device, for QEMU's names
         :param directory: directory for backing files
@@ -65,16 +65,16 @@ class Device:
         return []
 
     def kernel_parameters(self) -> list[str]:
-        """Get what has to be on the kernel's command line."""
+        """Return what has to be on the kernel's command line."""
         return []
 
     def hotplug_memory(self) -> int:
-        """Get how far QEMU's area for memory devices has to reach for this one."""
+        """Return how far QEMU's area for memory devices has to reach for this one."""
         return 0
 
     def setup_command(self, namespace: str) -> str:
         """
-        Get the shell command that makes the namespace and prints it as JSON.
+        Return the shell command that makes the namespace and prints it as JSON.
 
         :param namespace: name of the region's only namespace, still unused
         """
@@ -99,7 +99,7 @@ class Device:
 class Nvdimm(Device):
     """An NVDIMM without labels, found through the ACPI NFIT."""
 
-    #: NUMA node, one that QEMU is told of; the first if None
+    #: NUMA node, one that QEMU knows of; the first if None
     node: int | None = None
 
     def qemu_arguments(self, index: int, directory: Path) -> list[str]:

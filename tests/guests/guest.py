@@ -84,7 +84,7 @@ class Report:
 
 def ram_end(memory: int) -> int:
     """
-    Get the physical address behind the last byte of a guest's RAM.
+    Return the physical address behind the last byte of a guest's RAM.
 
     :param memory: size of RAM in bytes
     """
@@ -126,7 +126,7 @@ class Guest:
         vmcoreinfo: bool = True,
     ) -> None:
         if any(one.looks_like(other) for one, other in itertools.combinations(devices, 2)):
-            raise ValueError("devices of one size are told apart by their addresses: give them")
+            raise ValueError("devices of one size differ in their addresses only: give them")
         self.kernel = kernel
         self.cpu = cpu
         self.memory = memory
@@ -185,7 +185,7 @@ class Guest:
         return str(self._directory / "qmp")
 
     def console(self) -> str:
-        """Get what the kernel has printed on its console."""
+        """Return what the kernel has printed on its console."""
         return (self._directory / "console").read_text(errors="replace")
 
     def run(
@@ -316,7 +316,7 @@ class Guest:
 
     def dump_formats(self) -> list[str]:
         """
-        Get the formats that this build of QEMU can write.
+        Return the formats that this build of QEMU can write.
 
         Debian's is built without lzo and snappy.
         """

@@ -4,7 +4,7 @@ Build the initramfs that a guest runs.
 
 In: a :class:`~tests.guests.packages.Kernel`. Out: a cpio archive with the
 kernel's modules, busybox, ndctl and daxctl, and an init that loads the modules
-in order of dependency and then does what it is told over a virtio-serial port.
+in order of dependency and then does what it reads from a virtio-serial port.
 
 The port is the guest's only means of reporting: the console belongs to the
 kernel, whose messages get in between anything that is printed there. A command

@@ -153,7 +153,7 @@ def _with_masks(findings: Findings, otherwise: Findings | None = None) -> Callab
 
 @dataclass(frozen=True, kw_only=True)
 class Boot:
-    """A guest: what is in it, and what is done with it before it is looked at."""
+    """A guest: what is in it, and what is done with it before it is audited."""
 
     devices: tuple[Device, ...]
     cells: tuple[Cell, ...]
@@ -249,7 +249,7 @@ _DEVICES = Boot(
 NODE_SIZE = 512 * MIB
 #: soft-reserved memory: a range that is memory for nobody but dax_hmem, of which
 #: daxctl makes devices of any size. What is there is nothing at all, but the
-#: kernel believes what it is told, and nobody reads or writes it.
+#: kernel believes the parameter, and nobody reads or writes it.
 _HMEM_2M = _range(0x4000000000, 320 * MIB)
 _HMEM_1G = _range(0x8000000000, 8 * GIB)
 _CMB_SIZE = 64 * MIB
@@ -343,8 +343,8 @@ _CHANGES = Boot(
                 )
             ),
             # Told of head and tails of the second and the third. That they lost
-            # PG_head, and that 7.2's mask does not fit either, is not told: of
-            # compound pages with another's frame no contents are looked into.
+            # PG_head, and that 7.2's mask does not fit either, is not reported: of
+            # compound pages with another's frame no contents are checked.
             # The damage itself is shown by drgn in test_broken_layouts.py.
             findings=lambda series: {
                 ("error", "frame-shared"): 4,

@@ -128,7 +128,7 @@ def _parse_deb822(text: str) -> Iterator[Source]:
 
 def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
     """
-    Get the package sources that this machine is configured with.
+    Return the package sources that this machine is configured with.
 
     :param etc: directory of apt's configuration
     """

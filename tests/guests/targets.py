@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The ways to look at one guest, each made when it is first asked for."""
+"""The ways to audit one guest, each made when it is first asked for."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Linux 5.10: it has BTF, but does not say where its symbols are, and has no compound pagemaps.
 
 From outside it takes a ``System.map`` or a ``vmlinux``; the kernel that runs the
-tool tells its symbols itself.
+tool finds its symbols itself.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ import pytest
 from drgn import Object
 from drgn.helpers.linux.mm import PageHead, PageTail, compound_head, page_to_pfn, pfn_to_page
 
+from .audited import Audited
 from .devices import GIB, MIB
-from .looked import Looked
 
 #: struct pages of a compound page that the kernel writes where tail pages share
 #: a frame: those in its first two pages of vmemmap
@@ -30,16 +30,16 @@ OFF_A_SECTION = 0x104000000, (0x104000, 0x144000, 0x184000)
 IN_A_SECTION_OF_RAM = 0x114000000, (0x114000, 0x154000)
 
 
-def both(looked: Looked, start: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Get what the tool says of the pagemap at an address, and what the oracle says."""
-    pgmap, truth = looked.pgmap_at(start), looked.truth_at(start)
+def both(audited: Audited, start: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the tool says of the pagemap at an address, and what the oracle says."""
+    pgmap, truth = audited.pgmap_at(start), audited.truth_at(start)
     assert pgmap is not None
     assert truth is not None
     return pgmap, truth
 
 
-def page(looked: Looked, pfn: int) -> Object:
-    return pfn_to_page(looked.prog, pfn)
+def page(audited: Audited, pfn: int) -> Object:
+    return pfn_to_page(audited.prog, pfn)
 
 
 def findings(pgmap: dict[str, Any], rule: str) -> list[dict[str, Any]]:
@@ -59,30 +59,30 @@ def check_warning(pgmap: dict[str, Any], rule: str, where: int, *words: str) -> 
 
 
 @pytest.mark.boot("devices")
-def test_off_a_gigabyte(looked: Looked) -> None:
+def test_off_a_gigabyte(audited: Audited) -> None:
     """The frames are right; but a mask only leads to a head that is aligned to its size."""
     start, heads = OFF_A_GIGABYTE
-    pgmap, truth = both(looked, start)
-    masks = looked.key.series == "7.2"
+    pgmap, truth = both(audited, start)
+    masks = audited.key.series == "7.2"
     assert truth["refcounts"] == Counter(truth["pfns"])
     for head in heads:
-        assert PageHead(page(looked, head))
+        assert PageHead(page(audited, head))
         leads_to = head & -(GIB // 4096) if masks else head
         for pfn in range(head + 1, head + WRITTEN):
-            assert page_to_pfn(compound_head(page(looked, pfn))).value_() == leads_to
+            assert page_to_pfn(compound_head(page(audited, pfn))).value_() == leads_to
 
     assert pgmap["state"] == "deduplicated"
     if not masks:
         (note,) = pgmap["findings"]
         assert (note["rule"], note["severity"]) == ("compound-alignment", "note")
-        assert int(note["vaddr"], 16) == page(looked, heads[0]).value_()
+        assert int(note["vaddr"], 16) == page(audited, heads[0]).value_()
         return
     # What, where, how many.
     for found, head in zip(findings(pgmap, "compound-head"), heads, strict=True):
         assert found["severity"] == "error"
-        assert int(found["vaddr"], 16) == page(looked, head + 1).value_()
-        assert int(found["expected"], 16) == page(looked, head).value_()
-        assert int(found["observed"], 16) == compound_head(page(looked, head + 1)).value_()
+        assert int(found["vaddr"], 16) == page(audited, head + 1).value_()
+        assert int(found["expected"], 16) == page(audited, head).value_()
+        assert int(found["observed"], 16) == compound_head(page(audited, head + 1)).value_()
         assert f"of the compound page at pfn {head:#x}" in found["message"]
     # Why, and so what.
     check_warning(
@@ -91,25 +91,25 @@ def test_off_a_gigabyte(looked: Looked) -> None:
 
 
 @pytest.mark.boot("changes")
-def test_off_a_section(looked: Looked) -> None:
+def test_off_a_section(audited: Audited) -> None:
     """Three compound pages in two frames: what counts on a frame is consistent all the same."""
     start, heads = OFF_A_SECTION
-    pgmap, truth = both(looked, start)
+    pgmap, truth = both(audited, start)
     head_frame, tail_frame = truth["pfns"][:2]
     assert truth["pfns"] == [head_frame] + [tail_frame] * 12031
     assert truth["refcounts"] == {head_frame: 1, tail_frame: 12031}
     # The heads of the others were written over with tail pages.
-    assert [bool(PageHead(page(looked, head))) for head in heads] == [True, False, False]
-    assert [bool(PageTail(page(looked, head))) for head in heads] == [False, True, True]
+    assert [bool(PageHead(page(audited, head))) for head in heads] == [True, False, False]
+    assert [bool(PageTail(page(audited, head))) for head in heads] == [False, True, True]
     for pfn in range(heads[0] + 4096 // 64, heads[0] + WRITTEN):
-        leads_to = page_to_pfn(compound_head(page(looked, pfn))).value_()
+        leads_to = page_to_pfn(compound_head(page(audited, pfn))).value_()
         # The last to be written was the third.
-        assert leads_to == (0x100000 if looked.key.series == "7.2" else heads[2])
+        assert leads_to == (0x100000 if audited.key.series == "7.2" else heads[2])
 
     # What, where, how many: head and tail pages of the second and the third.
     shared = findings(pgmap, "frame-shared")
     expected = [
-        (page(looked, heads[number]).value_() + offset, part, number)
+        (page(audited, heads[number]).value_() + offset, part, number)
         for number in (1, 2)
         for offset, part in ((0, "the head"), (4096, "the tail pages"))
     ]
@@ -131,15 +131,15 @@ def test_off_a_section(looked: Looked) -> None:
 
 
 @pytest.mark.boot("early")
-def test_in_a_section_of_ram(looked: Looked) -> None:
+def test_in_a_section_of_ram(audited: Audited) -> None:
     """All but what was there at boot is on page frame 0."""
     start, heads = IN_A_SECTION_OF_RAM
-    pgmap, truth = both(looked, start)
+    pgmap, truth = both(audited, start)
     assert truth["leaf_sizes"] == [2 * MIB] * 256 + [4096] * 6656
     assert truth["pfns"][256:] == [0] * 6656
     # One reference was there before.
     assert truth["refcounts"][0] == 6657
-    assert PageHead(page(looked, heads[0]))
+    assert PageHead(page(audited, heads[0]))
 
     # What, where, how many.
     (found,) = findings(pgmap, "frame-not-memory")
@@ -155,34 +155,34 @@ def test_in_a_section_of_ram(looked: Looked) -> None:
         "maps 6656 of the 6912 pages of its memory map to a wrong frame",
         "I/O to it hangs",
     )
-    if looked.key.series != "7.2":
+    if audited.key.series != "7.2":
         assert findings(pgmap, "compound-head") == findings(pgmap, "mask-alignment") == []
         return
     # The first compound page is whole, but for where its mask leads.
     (found,) = findings(pgmap, "compound-head")
-    assert int(found["vaddr"], 16) == page(looked, heads[0] + 1).value_()
-    assert int(found["observed"], 16) == compound_head(page(looked, heads[0] + 1)).value_()
+    assert int(found["vaddr"], 16) == page(audited, heads[0] + 1).value_()
+    assert int(found["observed"], 16) == compound_head(page(audited, heads[0] + 1)).value_()
     check_warning(pgmap, "mask-alignment", truth["first"])
 
 
 @pytest.mark.boot("devices", "changes")
-def test_odd_but_right(looked: Looked) -> None:
+def test_odd_but_right(audited: Audited) -> None:
     """Parts of sections, sections shared with RAM, with others, or with an altmap: silence."""
     starts = {
         # In a section of RAM; each half of one section; from inside a section, with altmap.
         "devices": [0x30000000],
         "changes": [0x1D0000000, 0x1D4000000, 0x1E2000000],
-    }[looked.key.boot]
+    }[audited.key.boot]
     for start in starts:
-        pgmap, truth = both(looked, start)
+        pgmap, truth = both(audited, start)
         assert pgmap["findings"] == []
         if start == 0x30000000:
             assert truth["leaf_sizes"] == [2 * MIB] * 256
             # All struct pages of all compound pages are there, not those of two frames.
             for head in range(0x30000, 0x34000, 512):
-                assert PageHead(page(looked, head))
+                assert PageHead(page(audited, head))
                 for pfn in (head + 1, head + 130, head + 511):
-                    assert page_to_pfn(compound_head(page(looked, pfn))).value_() == head
+                    assert page_to_pfn(compound_head(page(audited, pfn))).value_() == head
         if start == 0x1E2000000:
             # 96 MiB of base pages in RAM, then one large leaf on the device.
             assert truth["leaf_sizes"] == [4096] * 384 + [2 * MIB] * 512

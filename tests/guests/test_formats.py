@@ -3,7 +3,7 @@
 Every format that a dump of a real kernel comes in, whole, filtered and cut off.
 
 A guest's memory is dumped once, by QEMU, and written anew by makedumpfile in each
-format. What the tool says of each is held against the oracle, which looked at
+format. What the tool says of each is compared with the oracle, which read
 the whole dump, and against what it says of the others. Then frames are taken out,
 files are cut off, and a guest crashes for a dump that QEMU has no part in.
 """
@@ -60,7 +60,7 @@ class Dumps:
     def __init__(self, guest: GuestTargets, directory: Path) -> None:
         self.guest = guest
         self._directory = directory
-        self._looked: dict[Path, tuple[dict[str, Any], int]] = {}
+        self._audited: dict[Path, tuple[dict[str, Any], int]] = {}
 
     @functools.cached_property
     def prog(self) -> Program:
@@ -75,7 +75,7 @@ class Dumps:
         return with_kernel_addresses(self.guest.vmcore, path, page_offset)
 
     def path(self, name: str) -> Path:
-        """Get a file of a format."""
+        """Return a file of a format."""
         path = self._directory / name
         if not path.exists():
             if name == "snappy-23":
@@ -84,16 +84,16 @@ class Dumps:
                 makedumpfile(self.proc_vmcore, path, *FORMATS[name])
         return path
 
-    def look(self, path: Path, *options: str) -> tuple[dict[str, Any], int]:
-        """Get what the tool says of a file, and its exit status."""
-        if path not in self._looked or options:
+    def audit(self, path: Path, *options: str) -> tuple[dict[str, Any], int]:
+        """Return what the tool says of a file, and its exit status."""
+        if path not in self._audited or options:
             result = run(path, *options)
             assert result.stdout, result.stderr
-            looked = json.loads(result.stdout), result.returncode
+            audited = json.loads(result.stdout), result.returncode
             if options:
-                return looked
-            self._looked[path] = looked
-        return self._looked[path]
+                return audited
+            self._audited[path] = audited
+        return self._audited[path]
 
 
 def run(path: Path | str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -106,8 +106,8 @@ def dumps(guest: GuestTargets) -> Iterator[Dumps]:
         yield Dumps(guest, Path(directory))
 
 
-def told(document: dict[str, Any]) -> dict[str, Any]:
-    """What all views of one guest must say alike: all but what could not be looked at."""
+def reported(document: dict[str, Any]) -> dict[str, Any]:
+    """What all views of one guest must say alike: all but what could not be read."""
     return {
         "pgmaps": [
             {key: value for key, value in pgmap.items() if key != "rules"}
@@ -147,7 +147,7 @@ def assert_nothing_missing_is_a_finding(
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str]) -> None:
-    """It could not be looked at, and that was said."""
+    """It could not be read, and that was said."""
     assert (result.returncode, result.stdout) == (3, "")
     *notes, error = result.stderr.splitlines()
     assert error.startswith("vmemscope: error: ")
@@ -155,7 +155,7 @@ def assert_one_line(result: subprocess.CompletedProcess[str]) -> None:
 
 
 def lost_pagemaps(dumps: Dumps, path: Path) -> bool:
-    """Tell whether a file lacks a page that leads to pagemaps, going by drgn alone."""
+    """Return whether a file lacks a page that leads to pagemaps, going by drgn alone."""
     prog = oracle.open_core(path, dumps.guest.vmlinux)
     try:
         found = [pgmap.read_().type.value_() for pgmap in oracle.for_each_pgmap(prog)]
@@ -168,8 +168,8 @@ class TestWhole:
     @pytest.mark.parametrize("name", [*FORMATS, "snappy-23"])
     def test_every_number_is_the_oracles(self, dumps: Dumps, name: str) -> None:
         path = dumps.path(name)
-        document, status = dumps.look(path)
-        whole, whole_status = dumps.look(dumps.guest.vmcore)
+        document, status = dumps.audit(path)
+        whole, whole_status = dumps.audit(dumps.guest.vmcore)
         series = dumps.guest.guest.kernel.series
         if not_read(document) != not_read(whole) and series == "7.2" and name.endswith("-31"):
             # Of the tail pages of a slab in 7.1 and later, makedumpfile 1.7.8 takes
@@ -181,21 +181,21 @@ class TestWhole:
             assert_nothing_missing_is_a_finding(document, status, whole)
             return
         # In ELF files, makedumpfile leaves out no less than 256 pages in a row: nothing
-        # that is looked at, but the end of the section table, where nothing is.
+        # that is audited, but the end of the section table, where nothing is.
         assert not_read(document) == not_read(whole)
         assert document["pgmaps"] == whole["pgmaps"]
         assert status == whole_status
-        assert told(document) == told(whole)
+        assert reported(document) == reported(whole)
         test_pgmap.test_every_number_is_the_oracles(dumps.guest, (document, status))
 
     def test_every_format_of_this_qemu(self, dumps: Dumps, tmp_path: Path) -> None:
         """Debian's QEMU has no lzo and no snappy; others have more formats."""
         guest = dumps.guest
-        expected = told(dumps.look(guest.kdump)[0])
+        expected = reported(dumps.audit(guest.kdump)[0])
         for name in set(guest.guest.dump_formats()) - {"elf", "kdump-zlib", "win-dmp"}:
             path = tmp_path / name
             guest.guest.dump(path, name)  # type: ignore[arg-type]
-            assert told(dumps.look(path)[0]) == expected
+            assert reported(dumps.audit(path)[0]) == expected
             path.unlink()
 
     def test_all_views_agree(self, dumps: Dumps) -> None:
@@ -207,29 +207,29 @@ class TestWhole:
             "pgmap", "--all", "--format", "json", "--qemu", f"unix:{guest.qmp}", *dwarf
         )
         views = {
-            "ELF, BTF": dumps.look(guest.vmcore)[0],
-            "ELF, DWARF": dumps.look(guest.vmcore, *dwarf)[0],
-            "kdump, BTF": dumps.look(guest.kdump)[0],
-            "kdump, DWARF": dumps.look(guest.kdump, *dwarf)[0],
-            "makedumpfile, ELF, BTF": dumps.look(dumps.path("elf"))[0],
-            "makedumpfile, zstd, BTF": dumps.look(dumps.path("zstd-23"))[0],
-            "makedumpfile, zstd, DWARF": dumps.look(dumps.path("zstd-23"), *dwarf)[0],
+            "ELF, BTF": dumps.audit(guest.vmcore)[0],
+            "ELF, DWARF": dumps.audit(guest.vmcore, *dwarf)[0],
+            "kdump, BTF": dumps.audit(guest.kdump)[0],
+            "kdump, DWARF": dumps.audit(guest.kdump, *dwarf)[0],
+            "makedumpfile, ELF, BTF": dumps.audit(dumps.path("elf"))[0],
+            "makedumpfile, zstd, BTF": dumps.audit(dumps.path("zstd-23"))[0],
+            "makedumpfile, zstd, DWARF": dumps.audit(dumps.path("zstd-23"), *dwarf)[0],
             "QMP, BTF": json.loads(qmp.stdout),
             "QMP, DWARF": json.loads(qmp_dwarf.stdout),
         }
-        expected = told(views["ELF, BTF"])
+        expected = reported(views["ELF, BTF"])
         for name, document in views.items():
-            assert told(document) == expected, name
+            assert reported(document) == expected, name
 
     def test_frames_on_the_device_are_not_in_a_dump_of_ram(self, dumps: Dumps) -> None:
-        document, status = dumps.look(dumps.guest.vmcore)
+        document, status = dumps.audit(dumps.guest.vmcore)
         (truth,) = [truth for truth in dumps.guest.oracle if truth["altmap"]]
         (line,) = not_read(document)
         assert "which lie on the device" in line
         assert truth["name"] in line
         assert status in (1, 4)
         # The whole of QEMU's memory has them.
-        assert not_read(dumps.look(dumps.guest.kdump)[0]) == []
+        assert not_read(dumps.audit(dumps.guest.kdump)[0]) == []
 
 
 def not_read(document: dict[str, Any]) -> list[str]:
@@ -275,7 +275,7 @@ class TestFiltered:
     def test_left_out_of_an_elf_file(self, dumps: Dumps, place: str) -> None:
         """makedumpfile -E, had it left out this frame: not a word of zeros."""
         frame = places(dumps)[place]
-        whole, _ = dumps.look(dumps.guest.vmcore)
+        whole, _ = dumps.audit(dumps.guest.vmcore)
         path = dumps.proc_vmcore
         without_frames(path, [frame])
         try:
@@ -319,7 +319,7 @@ class TestCutOff:
         result = run(cut)
         cut.unlink()
         if name == "elf-31" and result.stdout:
-            whole, _ = dumps.look(dumps.guest.vmcore)
+            whole, _ = dumps.audit(dumps.guest.vmcore)
             document = json.loads(result.stdout)
             assert_nothing_missing_is_a_finding(document, result.returncode, whole)
         else:
@@ -361,7 +361,7 @@ class TestKdump:
     """``/proc/vmcore`` as the kernel itself makes it, with the kernel's image in it twice."""
 
     def test_every_number_is_the_oracles(self, crashed: Dumps) -> None:
-        document, status = crashed.look(crashed.guest.vmcore)
+        document, status = crashed.audit(crashed.guest.vmcore)
         test_pgmap.test_target(crashed.guest, "elf-btf", (document, status))
         test_pgmap.test_every_number_is_the_oracles(crashed.guest, (document, status))
         test_pgmap.test_expected_frames_and_state(crashed.guest, (document, status))

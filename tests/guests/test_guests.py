@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The harness and the oracle, held against each other and against arithmetic."""
+"""The harness and the oracle, compared with each other and against arithmetic."""
 
 from __future__ import annotations
 

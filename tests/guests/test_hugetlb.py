@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-``vmemscope hugetlb`` on real kernels, held against an oracle and the guest's own numbers.
+``vmemscope hugetlb`` on real kernels, compared with an oracle and the guest's own numbers.
 
 Two guests for each kernel. A small one has folios from before the optimization was
-switched on and from after, free and in use; it is looked at while it runs and in a
+switched on and from after, free and in use; it is audited while it runs and in a
 dump, and then faults are patched into that dump. A large one has a
 page of 1 GiB from boot as well.
 """
@@ -40,7 +40,7 @@ COUNTERS = ("nr_hugepages", "free_hugepages", "resv_hugepages", "surplus_hugepag
 BEFORE, AFTER, USED = 3, 8, 2
 #: vmemmap pages of a folio of 2 MiB
 PAGES = 8
-#: What is told of sound folios, since the kernel can't give them back: 6.12.114 and later
+#: What is reported of sound folios, since the kernel can't give them back: 6.12.114 and later
 #: lost reset_struct_pages(). TestGivenBack has the proof.
 BROKEN: dict[str, set[str]] = {"6.12": {"hugetlb-restore"}}
 
@@ -58,7 +58,7 @@ def vmemscope(*options: str) -> tuple[dict[str, Any], int]:
 
 
 def counters(guest: Guest) -> dict[str, dict[str, int]]:
-    """Get what the guest itself counts, by size."""
+    """Return what the guest itself counts, by size."""
     output = guest.run(
         f"cd {SYSFS}; for size in *; do for name in {' '.join(COUNTERS)}; do"
         " echo $size $name $(cat $size/$name); done; done"
@@ -70,12 +70,12 @@ def counters(guest: Guest) -> dict[str, dict[str, int]]:
 
 
 def memmap_pages(guest: Guest) -> int:
-    """Get how many pages of memory map the guest counts, 0 if it does not."""
+    """Return how many pages of memory map the guest counts, 0 if it does not."""
     return sum(guest.report().memmap.values())
 
 
 def free_memory(guest: Guest) -> int:
-    """Get the bytes of memory that the guest has free."""
+    """Return the bytes of memory that the guest has free."""
     match = re.search(r"^MemFree: +(\d+) kB$", guest.run("cat /proc/meminfo").stdout, re.M)
     assert match
     return int(match[1]) << 10
@@ -137,7 +137,7 @@ def truth(small: Small) -> dict[str, Any]:
 # again and again to try every combination.
 @pytest.fixture(params=("qemu-btf", "elf-btf", "elf-dwarf"))
 def view(request: pytest.FixtureRequest, small: Small) -> tuple[dict[str, Any], int]:
-    """What the tool says of the small guest, by what it looks at."""
+    """What the tool says of the small guest, by target."""
     name = str(request.param)
     if name == "qemu-btf":
         return small.on
@@ -272,19 +272,19 @@ def test_fault_is_reported(name: str, small: Small) -> None:
 
 
 def test_faults_were_put_back(small: Small) -> None:
-    told, _ = vmemscope("-c", str(small.core))
+    reported, _ = vmemscope("-c", str(small.core))
     broken = BROKEN.get(small.guest.kernel.series, set())
-    assert {finding["rule"] for finding in told["findings"]} == broken
+    assert {finding["rule"] for finding in reported["findings"]} == broken
 
 
-def test_the_code_is_told_where_it_is(small: Small, view: tuple[dict[str, Any], int]) -> None:
+def test_the_code_is_reported_where_it_is(small: Small, view: tuple[dict[str, Any], int]) -> None:
     at = {one["vaddr"] for one in view[0]["findings"] if one["rule"] == "hugetlb-restore"}
     address = hex(small.prog.symbol("vmemmap_restore_pte").address)
     assert at == ({address} if small.guest.kernel.series in BROKEN else set())
 
 
 class TestGivenBack:
-    """What becomes of folios when the pool is made smaller; the last look at the small guest."""
+    """What becomes of folios when the pool is made smaller; the last audit of the small guest."""
 
     def test_it_is_as_told(self, small: Small, truth: dict[str, Any]) -> None:
         guest = small.guest

@@ -3,7 +3,7 @@
 Kernels, paging and devices: every cell of the matrix.
 
 Each guest is dumped as an ELF file of its RAM. What the command line says of it
-by BTF alone is held against the oracle, and both against what the kernel's
+by BTF alone is compared with the oracle, and both against what the kernel's
 rules say has to come out.
 """
 
@@ -16,8 +16,8 @@ import pytest
 from drgn import FaultError
 from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 
+from .audited import Audited
 from .devices import MIB, Nvdimm
-from .looked import Looked
 from .matrix import NODE_SIZE, PAGING, Cell, Shape
 from .tested import Results
 
@@ -32,15 +32,15 @@ def number(text: str | None) -> int | None:
     return None if text is None else int(text, 16)
 
 
-def shape_of(looked: Looked, cell: Cell) -> Shape | None:
-    """Get what a device has to look like, where it is in this guest."""
-    shape = cell.shape(looked.key.series)
+def shape_of(audited: Audited, cell: Cell) -> Shape | None:
+    """Return what a device has to look like, where it is in this guest."""
+    shape = cell.shape(audited.key.series)
     if shape is None or cell.at is None:
         return shape
-    return Shape(**{**vars(shape), "ranges": (looked.notes[cell.at],)})
+    return Shape(**{**vars(shape), "ranges": (audited.notes[cell.at],)})
 
 
-def check_shape(looked: Looked, shape: Shape, pgmap: dict[str, Any]) -> None:
+def check_shape(audited: Audited, shape: Shape, pgmap: dict[str, Any]) -> None:
     """Hold what the tool says of a pagemap against what the kernel's rules say."""
     ranges = [(number(one["start"]), number(one["end"])) for one in pgmap["ranges"]]
     assert ranges == list(shape.ranges)
@@ -93,49 +93,51 @@ def found_in(pgmap: dict[str, Any]) -> Counter[tuple[str, str]]:
     return Counter((finding["severity"], finding["rule"]) for finding in pgmap["findings"])
 
 
-def test_cell(looked: Looked, cell: Cell, results: Results) -> None:
-    shape = shape_of(looked, cell)
+def test_cell(audited: Audited, cell: Cell, results: Results) -> None:
+    shape = shape_of(audited, cell)
     if shape is None:
-        check_gone(looked, cell)
-        results.record(looked, cell, None, None)
+        check_gone(audited, cell)
+        results.record(audited, cell, None, None)
         return
     start = shape.ranges[0][0]
-    pgmap, truth = looked.pgmap_at(start), looked.truth_at(start)
+    pgmap, truth = audited.pgmap_at(start), audited.truth_at(start)
     assert pgmap is not None
     assert truth is not None
-    check_shape(looked, shape, pgmap)
+    check_shape(audited, shape, pgmap)
     check_oracle(truth, shape, pgmap)
-    assert found_in(pgmap) == cell.findings(looked.key.series)
-    results.record(looked, cell, shape, pgmap)
+    assert found_in(pgmap) == cell.findings(audited.key.series)
+    results.record(audited, cell, shape, pgmap)
 
 
-def check_gone(looked: Looked, cell: Cell) -> None:
+def check_gone(audited: Audited, cell: Cell) -> None:
     """Check that there is no pagemap, nor a leaf where there may be none."""
-    start, end = looked.notes[cell.at] if cell.where is None else cell.where
-    ranges = [one for truth in looked.truth for one in truth["ranges"]]
-    for pgmap in looked.document["pgmaps"]:
+    start, end = audited.notes[cell.at] if cell.where is None else cell.where
+    ranges = [one for truth in audited.truth for one in truth["ranges"]]
+    for pgmap in audited.document["pgmaps"]:
         ranges += [(int(one["start"], 16), int(one["end"], 16)) for one in pgmap["ranges"]]
     assert not [one for one in ranges if one[0] <= end and one[1] >= start]
     if cell.unmapped:
-        first = pfn_to_page(looked.prog, start // 4096).value_()
-        mm = looked.prog["init_mm"].address_of_()
+        first = pfn_to_page(audited.prog, start // 4096).value_()
+        mm = audited.prog["init_mm"].address_of_()
         for page in range(first, first + (end + 1 - start) // 64, 4096):
             with pytest.raises(FaultError):
                 follow_phys(mm, page)
 
 
-def test_nothing_else(looked: Looked) -> None:
+def test_nothing_else(audited: Audited) -> None:
     """No further pagemap, no finding of none of them, and the right exit status."""
-    document, series = looked.document, looked.key.series
-    starts = {shape.ranges[0][0] for cell in looked.boot.cells if (shape := shape_of(looked, cell))}
+    document, series = audited.document, audited.key.series
+    starts = {
+        shape.ranges[0][0] for cell in audited.boot.cells if (shape := shape_of(audited, cell))
+    }
     assert {number(pgmap["ranges"][0]["start"]) for pgmap in document["pgmaps"]} == starts
-    assert {truth["ranges"][0][0] for truth in looked.truth} == starts
+    assert {truth["ranges"][0][0] for truth in audited.truth} == starts
     assert document["findings"] == []
-    assert document["target"]["osrelease"] == looked.release
+    assert document["target"]["osrelease"] == audited.release
     assert document["target"]["types"] == "btf"
     errors = sum(
         count
-        for cell in looked.boot.cells
+        for cell in audited.boot.cells
         for (severity, _), count in cell.findings(series).items()
         if severity == "error"
     )
@@ -143,29 +145,29 @@ def test_nothing_else(looked: Looked) -> None:
     # In each guest there are struct pages that a dump of System RAM does not
     # have, or that lie on no System RAM: those of an altmap, of frame 0.
     assert document["summary"]["not_read"]
-    assert looked.status == (1 if errors else 4)
+    assert audited.status == (1 if errors else 4)
 
 
-def test_levels_of_page_tables(looked: Looked) -> None:
-    levels = 5 if PAGING[looked.key.cpu] == "5-level" else 4
-    text = looked.prog["VMCOREINFO"].string_().decode()
+def test_levels_of_page_tables(audited: Audited) -> None:
+    levels = 5 if PAGING[audited.key.cpu] == "5-level" else 4
+    text = audited.prog["VMCOREINFO"].string_().decode()
     assert f"NUMBER(pgtable_l5_enabled)={levels - 4}\n" in text
 
 
-def test_reference_counts(looked: Looked) -> None:
+def test_reference_counts(audited: Audited) -> None:
     """All are what the entries say: those of broken layouts are consistent, too."""
-    for truth in looked.truth:
+    for truth in audited.truth:
         if truth["altmap"] or 2 * MIB in truth["leaf_sizes"]:
             continue
         assert truth["refcounts"] == Counter(truth["pfns"])
 
 
 @pytest.mark.boot("changes")
-def test_nodes(looked: Looked) -> None:
+def test_nodes(audited: Audited) -> None:
     """The memory map lies on the node of the device."""
     nodes = set()
-    for placed in looked.devices:
-        truth = looked.truth_at(placed.start)
+    for placed in audited.devices:
+        truth = audited.truth_at(placed.start)
         if truth is None or truth["altmap"]:
             continue
         assert isinstance(placed.device, Nvdimm)
@@ -176,12 +178,12 @@ def test_nodes(looked: Looked) -> None:
 
 
 @pytest.mark.boot("changes")
-def test_what_was_done(looked: Looked) -> None:
+def test_what_was_done(audited: Audited) -> None:
     """The premises of what is said of devices that are gone, and of several ranges."""
-    assert looked.notes["kmem"] == ["System RAM (kmem)"]
-    assert sorted(len(truth["ranges"]) for truth in looked.truth)[-3:] == [1, 2, 2]
-    before, after = looked.notes["memmap before"], looked.notes["memmap after"]
-    if looked.key.series == "6.1":
+    assert audited.notes["kmem"] == ["System RAM (kmem)"]
+    assert sorted(len(truth["ranges"]) for truth in audited.truth)[-3:] == [1, 2, 2]
+    before, after = audited.notes["memmap before"], audited.notes["memmap after"]
+    if audited.key.series == "6.1":
         # It does not count yet.
         assert before == after == {}
     else:

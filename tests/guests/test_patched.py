@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Faults in dumps of real kernels: each is told by its rule, at its address, and no more is.
+Faults in dumps of real kernels: each is reported by its rule, at its address, and nothing else is.
 
 One boot a kernel; its dump is changed for each fault of :data:`tests.patched.FAULTS`, and
 put back.
@@ -34,7 +34,7 @@ from .targets import GuestTargets
 
 COMMANDS = {"pgmap": ["--all"], "memmap": [], "hugetlb": []}
 
-#: a rule, the pagemap that it is told of, and an address
+#: a rule, the pagemap that it is reported of, and an address
 Found = tuple[str, int | None, int | None]
 
 
@@ -42,8 +42,8 @@ def number(text: str | None) -> int | None:
     return None if text is None else int(text, 16)
 
 
-def told_by(command: str, core: Path) -> set[Found]:
-    """Run the command line on a dump, and get all findings of it."""
+def reported_by(command: str, core: Path) -> set[Found]:
+    """Run the command line on a dump and return all its findings."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         main([command, *COMMANDS[command], "--format", "json", "-c", str(core)])
@@ -65,7 +65,7 @@ class Dump(NamedTuple):
     core: Path
     prog: Program
     series: str
-    #: what is told of it as it is, by command: 7.2 is wrong about pages of 1 GiB, of which
+    #: what is reported of it as it is, by command: 7.2 is wrong about pages of 1 GiB, of which
     #: there is a note for the others
     sound: dict[str, set[Found]]
 
@@ -86,7 +86,7 @@ def dump(guest: GuestTargets, dumps: dict[str, Dump]) -> Dump:
         guest.vmcore.chmod(0o600)
         prog = oracle.open_core(guest.vmcore, guest.vmlinux)
         series = ".".join(guest.release.split(".")[:2])
-        sound = {command: told_by(command, guest.vmcore) for command in COMMANDS}
+        sound = {command: reported_by(command, guest.vmcore) for command in COMMANDS}
         dumps[guest.release] = Dump(guest.vmcore, prog, series, sound)
     return dumps[guest.release]
 
@@ -130,8 +130,8 @@ def test_processes_are_those_that_drgn_finds(dump: Dump) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault_is_told(name: str, dump: Dump) -> None:
-    """Its rule and the companions that are listed with it tell it, at their addresses."""
+def test_fault_is_reported(name: str, dump: Dump) -> None:
+    """Its rule and the companions that are listed with it report it, at their addresses."""
     only = FAULTS[name].only
     if only and dump.series not in only:
         # There is no such thing in this kernel that could be wrong.
@@ -139,15 +139,15 @@ def test_fault_is_told(name: str, dump: Dump) -> None:
     pgmaps = Memory(dump.prog).pgmaps
     changes, expected = patched(dump.prog, FAULTS[name])
     with damaged(dump.core, changes):
-        found = {command: told_by(command, dump.core) for command in COMMANDS}
-    told: dict[str, set[Found]] = {command: set() for command in COMMANDS}
+        found = {command: reported_by(command, dump.core) for command in COMMANDS}
+    reported: dict[str, set[Found]] = {command: set() for command in COMMANDS}
     for command, rule, start, vaddr in expected:
         owner = None if start is None else pgmaps[int(start, 16)].value_()
-        told[command].add((rule, owner, vaddr))
-    assert any(FAULTS[name].rule == rule for several in told.values() for rule, _, _ in several)
+        reported[command].add((rule, owner, vaddr))
+    assert any(FAULTS[name].rule == rule for several in reported.values() for rule, _, _ in several)
     for command in COMMANDS:
-        assert found[command] == dump.sound[command] | told[command], command
+        assert found[command] == dump.sound[command] | reported[command], command
 
 
 def test_all_faults_were_put_back(dump: Dump) -> None:
-    assert {command: told_by(command, dump.core) for command in COMMANDS} == dump.sound
+    assert {command: reported_by(command, dump.core) for command in COMMANDS} == dump.sound

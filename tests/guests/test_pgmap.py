@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-``vmemscope pgmap --all`` on real kernels, held against the oracle number by number.
+``vmemscope pgmap --all`` on real kernels, compared with the oracle number by number.
 
-Each guest is looked at through an ELF dump of its RAM, a kdump file and its QMP
+Each guest is audited through an ELF dump of its RAM, a kdump file and its QMP
 socket, with types from BTF and from DWARF; every view must say the same.
 """
 
@@ -27,7 +27,7 @@ TYPES = {"MEMORY_DEVICE_GENERIC": "generic", "MEMORY_DEVICE_FS_DAX": "fsdax"}
 
 
 def arguments(guest: GuestTargets, view: str) -> list[str]:
-    """Get the options that make vmemscope look at a guest in a certain way."""
+    """Return the options that make vmemscope audit a guest in a certain way."""
     target, _, types = view.partition("-")
     options = {
         "elf": lambda: ["-c", str(guest.vmcore)],
@@ -227,7 +227,7 @@ def test_what_was_not_read(
 
 
 def offset(truth: dict[str, Any]) -> int:
-    """Get the frames of a range before its first compound page."""
+    """Return the frames of a range before its first compound page."""
     altmap = truth["altmap"]
     return altmap["reserve"] + altmap["free"] if altmap else 0
 
@@ -258,7 +258,7 @@ def test_wrong_vmlinux_is_refused(guest: GuestTargets, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.1, 0.001])
 def test_dump_that_is_cut_off(guest: GuestTargets, tmp_path: Path, keep: float) -> None:
-    """Whatever is left is looked at; nothing that is missing becomes a finding."""
+    """Whatever is left is audited; nothing that is missing becomes a finding."""
     whole = guest.vmcore.stat().st_size
     cut = tmp_path / "vmcore"
     with guest.vmcore.open("rb") as source, cut.open("wb") as target:

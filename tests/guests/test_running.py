@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A kernel that runs while it is looked at: from inside, and over QMP.
+A kernel that runs while it is audited: from inside, and over QMP.
 
-One guest for each kernel. What the tool says is held against the oracle on a
+One guest for each kernel. What the tool says is compared with the oracle on a
 dump made at that moment; then devices come and go under it.
 """
 
@@ -33,7 +33,7 @@ from .packages import get_kernel
 from .targets import GuestTargets
 from .test_pgmap import vmemscope
 
-#: Sound on all kernels, and small: a guest without KVM looks at itself slowly.
+#: Sound on all kernels, and small: a guest without KVM audits itself slowly.
 DEVICES = (
     Nvdimm(size=384 * MIB, align=2 * MIB),
     Nvdimm(size=256 * MIB, align=2 * MIB, map="dev"),
@@ -51,7 +51,7 @@ AS_NOBODY = (
 )
 #: seconds that a guest may take for what its host does in one
 PATIENCE = 600
-#: seconds that devices come and go while they are looked at
+#: seconds that devices come and go while they are audited
 SECONDS = 15
 
 
@@ -68,14 +68,14 @@ def inside(
 def running(series: str) -> Iterator[GuestTargets]:
     with (
         tempfile.TemporaryDirectory(prefix="vmemscope-dumps-") as directory,
-        # Two CPUs: one for what looks, one for what changes.
+        # Two CPUs: one for the audit, one for what changes.
         Guest(get_kernel(series), DEVICES, host_files=True, qemu_arguments=("-smp", "2")) as booted,
     ):
         yield GuestTargets(booted, Path(directory))
 
 
 def same(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """What all ways to look at one guest must say alike: not which rules could be checked."""
+    """What all ways to audit one guest must say alike: not which rules could be checked."""
     return [{**pgmap, "rules": None} for pgmap in document["pgmaps"]]
 
 
@@ -89,9 +89,9 @@ class TestAtRest:
         assert document["target"]["kind"] == "live"
         assert document["target"]["types"] == "btf"
         assert document["target"]["osrelease"] == running.release
-        looked = document, result.returncode
-        test_pgmap.test_every_number_is_the_oracles(running, looked)
-        test_pgmap.test_expected_frames_and_state(running, looked)
+        audited = document, result.returncode
+        test_pgmap.test_every_number_is_the_oracles(running, audited)
+        test_pgmap.test_expected_frames_and_state(running, audited)
         # Each frame of a base page, and the first of each large leaf.
         counted = sum(
             len(
@@ -136,11 +136,11 @@ class TestAtRest:
         assert result.returncode == 0
         assert [name for name, _ in events] == ["STOP", "DUMP_COMPLETED", "RESUME"]
         paused = events[2][1] - events[0][1]
-        told = re.fullmatch(
+        reported = re.fullmatch(
             r"vmemscope: note: the guest was paused for ([0-9.]+) ms .*\n", result.stderr
         )
-        assert told is not None
-        assert float(told[1]) == pytest.approx(paused * 1000, abs=0.06)
+        assert reported is not None
+        assert float(reported[1]) == pytest.approx(paused * 1000, abs=0.06)
 
     def test_qmp_saved_note_spares_the_pause(self, running: GuestTargets, tmp_path: Path) -> None:
         note = tmp_path / "note"
@@ -255,7 +255,7 @@ def recorded_monitor(qmp: str, directory: Path) -> Iterator[tuple[str, list[str]
 
 
 #: Takes devices away from their drivers and gives them back. In between, there
-#: is time for a look that is not disturbed, but not for two.
+#: is time for a pass that is not disturbed, but not for two.
 CHURN = """
 cd /sys/bus
 dax=$1 namespace=$2
@@ -273,13 +273,13 @@ while [ ! -e /tmp/stop ]; do
 done &
 """
 
-#: Looks again and again, in one process: Python takes long to start in a guest.
+#: Audits again and again, in one process: Python takes long to start in a guest.
 WATCH = """
 import contextlib, io, json, sys, time
 from vmemscope.cli.main import main
-end, looks = time.monotonic() + float(sys.argv[1]), 0
-while time.monotonic() < end or looks < 2:
-    looks += 1
+end, audits = time.monotonic() + float(sys.argv[1]), 0
+while time.monotonic() < end or audits < 2:
+    audits += 1
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main(["pgmap", "--all", "--format", "json"])
@@ -288,8 +288,8 @@ while time.monotonic() < end or looks < 2:
 
 
 @pytest.fixture(scope="module")
-def looks(running: GuestTargets) -> dict[str, list[tuple[int, str, str]]]:
-    """What was said in the meantime, by way to look: exit status, output, errors."""
+def audits(running: GuestTargets) -> dict[str, list[tuple[int, str, str]]]:
+    """What was said in the meantime, by way to audit: exit status, output, errors."""
     guest = running.guest
     dax, _, pmem, _ = running.devices
     # What the driver has is not the namespace but what its info block makes of it.
@@ -313,7 +313,7 @@ def looks(running: GuestTargets) -> dict[str, list[tuple[int, str, str]]]:
         output = watching.result().stdout
     guest.run("touch /tmp/stop; wait")
     cycles = guest.run("wc -l /tmp/cycles.*").stdout
-    print(f"{running.release}: {cycles}, {len(over_qmp)} looks over QMP")
+    print(f"{running.release}: {cycles}, {len(over_qmp)} audits over QMP")
     assert all(int(n) > 5 for n in re.findall(r"^ *(\d+) /tmp", cycles, re.M))
     live = [tuple(json.loads(line)) for line in output.splitlines()]
     return {"live": live, "qmp": over_qmp}
@@ -323,9 +323,9 @@ class TestChanging:
     """Devices come and go: nothing that is on its way may be taken for wrong."""
 
     @pytest.mark.parametrize("way", ["live", "qmp"])
-    def test_no_false_alarm(self, looks: dict[str, list[tuple[int, str, str]]], way: str) -> None:
-        assert len(looks[way]) >= 2
-        for status, output, errors in looks[way]:
+    def test_no_false_alarm(self, audits: dict[str, list[tuple[int, str, str]]], way: str) -> None:
+        assert len(audits[way]) >= 2
+        for status, output, errors in audits[way]:
             assert "Traceback" not in errors
             assert "error" not in errors
             document = json.loads(output)
@@ -340,13 +340,13 @@ class TestChanging:
             assert (status == 4) == bool(document["summary"]["not_read"])
 
     @pytest.mark.parametrize("way", ["live", "qmp"])
-    def test_what_stays_is_told(
-        self, running: GuestTargets, looks: dict[str, list[tuple[int, str, str]]], way: str
+    def test_what_stays_is_reported(
+        self, running: GuestTargets, audits: dict[str, list[tuple[int, str, str]]], way: str
     ) -> None:
-        """Pagemaps that stay are told in full, and those that come and go as they should be."""
+        """Pagemaps that stay are reported in full, and those that come and go as they should be."""
         staying = {running.devices[1].name, running.devices[3].name}
         expected = {truth["name"]: truth["backing"] for truth in running.oracle}
-        for _, output, _ in looks[way]:
+        for _, output, _ in audits[way]:
             document = json.loads(output)
             assert staying <= {pgmap["name"] for pgmap in document["pgmaps"]}
             for pgmap in document["pgmaps"]:

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .looked import Looked
+from .audited import Audited
 from .matrix import BOOTS, FULL, PAGING, Cell, Key, Shape
 
 __all__ = ("PATH", "Results")
@@ -29,7 +29,7 @@ changes made by hand are lost.
 
 Debian's own kernels, unchanged, were booted under
 {qemu} (TCG) with the devices below. Of each
-guest an ELF dump of its RAM was made, and `vmemscope pgmap --all` looked at it by
+guest an ELF dump of its RAM was made, and `vmemscope pgmap --all` audited it by
 the types in its own BTF. What it counted was compared with the tests' oracle,
 which goes page by page with drgn's helpers and DWARF, and with what the kernel's
 rules say of each device (`tests/guests/matrix.py`). This file is only written if
@@ -60,7 +60,7 @@ destroyed nothing of its vmemmap is mapped either. The kernels before 7.2 are bu
 without `CONFIG_PCI_P2PDMA`.
 
 Of the range off a section boundary `mask-alignment` would hold on 7.2, too, but is
-not told: compound pages whose frame is another's are not looked into.
+not reported: compound pages whose frame is another's are not checked.
 """
 
 
@@ -76,17 +76,17 @@ class Results:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[Key, str], _Row] = {}
-        self._kernels: dict[str, Looked] = {}
+        self._kernels: dict[str, Audited] = {}
 
     def record(
-        self, looked: Looked, cell: Cell, shape: Shape | None, pgmap: dict[str, Any] | None
+        self, audited: Audited, cell: Cell, shape: Shape | None, pgmap: dict[str, Any] | None
     ) -> None:
         """
         Record a cell that came out as it had to.
 
         :param pgmap: what the tool says of its pagemap, ``None`` if there is none
         """
-        self._kernels[looked.key.series] = looked
+        self._kernels[audited.key.series] = audited
         if shape is None or pgmap is None:
             row = _Row("-", "-", "no pagemap", "none")
         else:
@@ -97,7 +97,7 @@ class Results:
                 pgmap["state"],
                 _findings(pgmap) or "none",
             )
-        self._rows[looked.key, cell.what] = row
+        self._rows[audited.key, cell.what] = row
 
     @property
     def complete(self) -> bool:
@@ -108,12 +108,12 @@ class Results:
     def render(self) -> str:
         """Format all cells; only of a complete matrix."""
         kernels = "\n".join(
-            f"| {series} | {looked.release} | {looked.kernel.version} | {looked.kernel.suite} |"
-            for series, looked in self._kernels.items()
+            f"| {series} | {audited.release} | {audited.kernel.version} | {audited.kernel.suite} |"
+            for series, audited in self._kernels.items()
         )
         parts = [_HEAD.format(date=_today(), qemu=_qemu(), kernels=kernels)]
-        for series, looked in self._kernels.items():
-            parts.append(_TABLE.format(release=looked.release))
+        for series, audited in self._kernels.items():
+            parts.append(_TABLE.format(release=audited.release))
             for boot in BOOTS:
                 for cell in BOOTS[boot].cells:
                     parts += self._lines(series, boot, cell.what)

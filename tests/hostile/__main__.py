@@ -101,9 +101,14 @@ def _tell(name: str, case: Case, args: argparse.Namespace) -> None:
         print(f"    {problem}")
     sys.stdout.flush()
     if args.log:
-        told = {"image": name, "case": case.number, "kind": case.kind, "damage": case.damage.text}
+        reported = {
+            "image": name,
+            "case": case.number,
+            "kind": case.kind,
+            "damage": case.damage.text,
+        }
         with args.log.open("a") as file:
-            file.write(json.dumps({**told, "problems": case.problems}) + "\n")
+            file.write(json.dumps({**reported, "problems": case.problems}) + "\n")
 
 
 if __name__ == "__main__":

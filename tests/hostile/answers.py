@@ -123,7 +123,7 @@ def _not_ktap(text: str) -> Iterator[str]:
 
 
 def finding_keys(document: dict[str, Any]) -> set[tuple[Any, ...]]:
-    """Get the findings of a document: (pagemap or None, rule, vaddr, pfn)."""
+    """Return the findings of a document: (pagemap or None, rule, vaddr, pfn)."""
     groups = [(None, document.get("findings", []))]
     groups += [(one["address"], one["findings"]) for one in document.get("pgmaps", [])]
     return {

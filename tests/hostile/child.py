@@ -117,7 +117,7 @@ def run(
 
 
 def _read(reader: int, seconds: float) -> tuple[bytes, bool]:
-    """Read to the end; tell whether that did not come in time."""
+    """Read to the end; return whether that did not come in time."""
     data, deadline = [], time.monotonic() + seconds
     while True:
         ready, _, _ = select.select([reader], [], [], max(deadline - time.monotonic(), 0))
@@ -137,13 +137,13 @@ def _import_all() -> None:
     for module in pkgutil.walk_packages(vmemscope.__path__, "vmemscope."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    # What is not looked at is not copied.
+    # What nobody reads is not copied.
     gc.collect()
     gc.freeze()
 
 
 def _memory(what: str) -> int:
-    """Get bytes of memory of this process: VmSize, VmRSS or VmHWM, its peak."""
+    """Return bytes of memory of this process: VmSize, VmRSS or VmHWM, its peak."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(what)) * 1024
 

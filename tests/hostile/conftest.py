@@ -17,7 +17,7 @@ SEED = 20261123
 
 @pytest.fixture(scope="session")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Session]:
-    """Get a session with an image."""
+    """Return a session with an image."""
     sessions: dict[str, Session] = {}
     directory: Path = tmp_path_factory.mktemp("hostile")
 

@@ -66,7 +66,7 @@ class Dump:
                 self.notes.append((offset, size))
 
     def offset(self, address: int) -> int | None:
-        """Get where in the file a physical address is."""
+        """Return where in the file a physical address is."""
         for load in self.loads:
             if load.paddr <= address < load.paddr + load.size:
                 return load.offset + address - load.paddr
@@ -79,7 +79,7 @@ class Dump:
 
     @contextmanager
     def damaged(self, damage: Damage) -> Iterator[str]:
-        """Have the damage done; get the path of the file that has it."""
+        """Have the damage done; return the path of the file that has it."""
         writes = list(damage.writes)
         appended = b""
         if damage.absent:

@@ -152,7 +152,7 @@ _SPECIAL: dict[str, tuple[Callable[[_At], _Writes], ...]] = {
     "vmcoreinfo": (_number,) * 16,
 }
 
-#: what nothing can be looked at without
+#: what nothing can be read without
 _WITHOUT = ("anywhere", "elf", "vmcoreinfo", "btf", "btf header", "kallsyms", "whole table")
 #: kinds of damage besides that of a kind of structure
 _ABSENT, _LENGTH = "absent", "length"

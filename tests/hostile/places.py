@@ -91,7 +91,7 @@ class Map:
 
 
 def find(dump: Dump) -> Map:
-    """Find all."""
+    """Find all places."""
     found = Map(dump, View(dump.path))
     for part in (
         _pagemaps, _resources, _sections, _pages, _devices, _modules, _nodes, _hugetlb,

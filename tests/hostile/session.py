@@ -85,11 +85,11 @@ class Session:
         return Case(number, kind, damage, tuple(commands), ran, found)
 
     def cases(self, count: int) -> Iterator[Case]:
-        """Run so many cases."""
+        """Run a number of cases."""
         return map(self.run, range(count))
 
     def _unfounded(self, ran: Ran) -> Iterator[str]:
-        """Tell the findings that there are only since part of the dump can't be read."""
+        """Yield the findings that there are only since part of the dump can't be read."""
         for answer in ran.answers:
             command = answer.arguments
             if command[0] == "diff" or "json" not in command or answer.status in (2, 3):

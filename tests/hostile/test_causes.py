@@ -54,7 +54,7 @@ class Image:
         ]
 
     def owners(self, pfn: int) -> list[int]:
-        """Get the pagemaps that a page frame belongs to."""
+        """Return the pagemaps that a page frame belongs to."""
         return [
             address
             for address, ranges in self.ranges.items()
@@ -83,7 +83,7 @@ class Image:
         return self.at(self.view.vmemmap + pfn * STRUCT_PAGE + offset, data)
 
     def report(self, *writes: tuple[int, bytes]) -> Any:
-        """Get the report on the image with something overwritten."""
+        """Return the report on the image with something overwritten."""
         with self.session.dump.damaged(Damage("", writes)) as path:
             ran = run([("pgmap", "-c", path, "--format", "json")], judge=problems_of)
         assert problems(ran) == []
@@ -92,7 +92,7 @@ class Image:
         return json.loads(answer.out)
 
     def found(self, *writes: tuple[int, bytes]) -> dict[int | None, set[str]]:
-        """Get the rules that have findings of an error or warning, by pagemap."""
+        """Return the rules that have findings of an error or warning, by pagemap."""
         document = self.report(*writes)
         groups = [(None, document["findings"])]
         groups += [(int(one["address"], 16), one["findings"]) for one in document["pgmaps"]]
@@ -114,7 +114,7 @@ images = pytest.mark.parametrize("image", IMAGES, indirect=True)
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two reports say the same, the time that they took aside."""
+    """Return whether two reports say the same, the time that they took aside."""
     return {**one, "timings": {}} == {**other, "timings": {}}
 
 

@@ -19,7 +19,7 @@ Sessions = Callable[[str], Session]
 
 
 def answers(session: Session, damage: Damage, *commands: Sequence[str]) -> tuple[Answer, ...]:
-    """Run commands on a damaged dump, and hold the answers against what must always hold."""
+    """Run commands on a damaged dump, and check the answers."""
     with session.dump.damaged(damage) as path:
         ran = run([(*command, "-c", path) for command in commands], judge=problems_of)
     assert problems(ran) == []
@@ -27,7 +27,7 @@ def answers(session: Session, damage: Damage, *commands: Sequence[str]) -> tuple
 
 
 def report(session: Session, damage: Damage) -> Any:
-    """Get the report on a damaged dump."""
+    """Return the report on a damaged dump."""
     (answer,) = answers(session, damage, ("pgmap", "--format", "json"))
     return json.loads(answer.out)
 
@@ -81,7 +81,7 @@ def test_entries_of_a_missing_table_may_be_what_a_frame_is_counted_for(session: 
 
 
 class TestModules:
-    def test_list_that_can_not_be_read_is_told_in_a_line(self, session: Sessions) -> None:
+    def test_list_that_can_not_be_read_is_reported_in_a_line(self, session: Sessions) -> None:
         image = session("6.1-all")
         # What they say of themselves is for people; that it is one line is for all.
         first = image.map.view.prog["btf_modules"].next.value_()

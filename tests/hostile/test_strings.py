@@ -42,7 +42,7 @@ def commands(path: str, name: str | None) -> list[tuple[str, ...]]:
 
 
 def ask(session: Session, damage: Damage, name: str | None = None) -> tuple[Answer, ...]:
-    """Ask everything; that no answer has a raw control character is held against each."""
+    """Ask everything; that no answer has a raw control character is compared with each."""
     with session.dump.damaged(damage) as path:
         ran = run(commands(path, name), judge=problems_of)
     assert problems(ran) == []
@@ -111,7 +111,7 @@ class TestNames:
         writes = (*names.writes, *(one for damage in more for one in damage.writes))
         answers = ask(image, Damage("names", writes))
         if text:
-            # On 6.12, the dax bus tells the names of its own; the others are in "page".
+            # On 6.12, the dax bus has the names of its own; the others are in "page".
             assert any(escaped(text)[:6] in one.out for one in answers)
 
 

@@ -33,7 +33,7 @@ size = "128M"
 
 @pytest.fixture(scope="module", autouse=True)
 def sound():
-    """Get a view of a scenario without its faults."""
+    """Return a view of a scenario without its faults."""
     views = {}
 
     def get(name, kernel, directory):

@@ -400,7 +400,7 @@ def test_kernel_base_variables(dumps, kernel):
     assert view.prog["vmemmap_base"].value_() == view.vmemmap
     assert view.prog["__pgtable_l5_enabled"].value_() == 0
     assert view.keys["NUMBER(MAX_PHYSMEM_BITS)"] == "46"
-    assert dumps.view("5-level", kernel).vmcoreinfo["NUMBER(MAX_PHYSMEM_BITS)"] == "52"
+    assert dumps.view("5-level", kernel).keys["NUMBER(MAX_PHYSMEM_BITS)"] == "52"
 
 
 def test_seed_moves_the_kernel():

@@ -29,7 +29,7 @@ __all__ = ("Scenario", "build", "builtin_scenarios", "load_scenario")
 
 
 def builtin_scenarios() -> list[str]:
-    """Get the names of the scenarios that are part of the package."""
+    """Return the names of the scenarios that are part of the package."""
     found = files(__name__).joinpath("scenarios").iterdir()
     return sorted(file.name[:-5] for file in found if file.name.endswith(".toml"))
 

@@ -161,7 +161,7 @@ class Hugetlb:
         return pages
 
     def private(self, folio: Folio) -> int:
-        """Get ``folio->private``: HPG_* flags."""
+        """Return ``folio->private``: HPG_* flags."""
         return self.memmap.peek(folio.pfn, self.layouts.offsetof("page", "private"))
 
     def set_private(self, folio: Folio, value: int) -> None:
@@ -169,7 +169,7 @@ class Hugetlb:
         self.memmap.poke(folio.pfn, self.layouts.offsetof("page", "private"), value)
 
     def list_head(self, folio: Folio) -> int:
-        """Get the address of the list that a folio is on."""
+        """Return the address of the list that a folio is on."""
         name = "hugepage_activelist" if folio.in_use else f"hugepage_freelists[{folio.nid}]"
         return self.hstates[folio.order].addr(name)
 
@@ -187,7 +187,7 @@ class Hugetlb:
     # mm/hugetlb_vmemmap.c
 
     def address(self, folio: Folio, page: int = 0) -> int:
-        """Get the virtual address of a page of a folio's vmemmap."""
+        """Return the virtual address of a page of a folio's vmemmap."""
         return self.addresses.pfn_to_page(folio.pfn) + page * PAGE_SIZE
 
     def optimize(self, folio: Folio) -> None:

@@ -89,7 +89,7 @@ class _Hole(io.BytesIO):
 
 
 def _write_sparse(file: io.BufferedRandom, offset: int, pages: Sequence[Bytes]) -> int:
-    """Write pages, leaving out those of zeros; get the offset after the last."""
+    """Write pages, leaving out those of zeros; return the offset after the last."""
     at = -1
     for page in pages:
         if page.any():

@@ -100,7 +100,7 @@ class SimulatedKernel:
         self.tasks = Tasks(self.memory, self.slab, self.pages, self.tables, init_task)
 
     def pagemap(self, name: str) -> PagemapRecord:
-        """Get a pagemap by its device's name."""
+        """Return a pagemap by its device's name."""
         for record in self.pagemaps:
             if record.name == name:
                 return record
@@ -132,7 +132,7 @@ class SimulatedKernel:
         self._boot_heap = (0, 0)
 
     def _memblock_alloc(self, size: int) -> int:
-        """Get zeroed boot memory, as a virtual address."""
+        """Return zeroed boot memory, as a virtual address."""
         size = -(-size // 64) * 64
         va, left = self._boot_heap
         if size > left:
@@ -468,7 +468,7 @@ class SimulatedKernel:
 
 def _ram_without_carve_outs(scenario: Scenario) -> list[tuple[int, int, int]]:
     """
-    Get RAM in frames: without the holes of the first megabyte, and without
+    Return RAM in frames: without the holes of the first megabyte, and without
     what devices take of it (``memmap=64M!768M`` on the command line).
     """
     hole = (_LOW_RAM_END_PFN, MIB >> PAGE_SHIFT)

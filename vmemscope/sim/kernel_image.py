@@ -48,11 +48,11 @@ class KernelImage:
             self.symbols.append(Symbol(name, text, "T"))
 
     def section(self, name: str) -> int:
-        """Get the virtual address of a section."""
+        """Return the virtual address of a section."""
         return self.text + _SECTIONS[name][0] * _SECTION_SIZE
 
     def room(self, section: str, size: int, align: int = 8) -> int:
-        """Get room in a section; its bytes are zeros."""
+        """Return room in a section; its bytes are zeros."""
         va = -(-self._next[section] // align) * align
         self._next[section] = va + size
         if va + size > self.section(section) + _SECTION_SIZE:
@@ -62,7 +62,7 @@ class KernelImage:
     def define(
         self, name: str, size: int, section: str = "data", align: int = 8, static: bool = False
     ) -> int:
-        """Define a symbol with room of its own; get its address."""
+        """Define a symbol with room of its own; return its address."""
         va = self.room(section, size, align)
         kind = _SECTIONS[section][1]
         self.symbols.append(Symbol(name, va, kind.lower() if static else kind))
@@ -85,7 +85,7 @@ class KernelImage:
         self.symbols.append(Symbol(name, address, kind))
 
     def __getitem__(self, name: str) -> int:
-        """Get the address of a symbol."""
+        """Return the address of a symbol."""
         for symbol in self.symbols:
             if symbol.name == name:
                 return symbol.address

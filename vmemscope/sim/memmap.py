@@ -83,7 +83,7 @@ class MemMap:
     # Flags.
 
     def flag(self, name: str) -> int:
-        """Get ``1 << PG_name``."""
+        """Return ``1 << PG_name``."""
         return 1 << self.layouts.constant(f"PG_{name}")
 
     def links(self, zone: str, nid: int) -> int:
@@ -101,7 +101,7 @@ class MemMap:
         return "ZONE_DMA32" if pfn < MAX_DMA32_PFN else "ZONE_NORMAL"
 
     def nid(self, pfn: int) -> int:
-        """Get the node of a frame of RAM; of a hole, that of the RAM before it."""
+        """Return the node of a frame of RAM; of a hole, that of the RAM before it."""
         nid = 0
         for start, _, run_nid in self.ram:
             if start > pfn:
@@ -113,7 +113,7 @@ class MemMap:
 
     def words(self, pfn: int) -> Words:
         """
-        Get a struct page as 8 words, in place.
+        Return a struct page as 8 words, in place.
 
         :raises KeyError: if the vmemmap has a hole there
         """
@@ -172,7 +172,7 @@ class MemMap:
 
     def views(self, pfn: int, count: int) -> Iterator[Words]:
         """
-        Get adjacent struct pages in place, a page of the vmemmap at a time.
+        Return adjacent struct pages in place, a page of the vmemmap at a time.
 
         :raises KeyError: if the vmemmap has a hole there
         """
@@ -200,7 +200,7 @@ class MemMap:
         return pages
 
     def without_references(self, pages: Words) -> Words:
-        """Get fresh struct pages as they are once their frames are free."""
+        """Return fresh struct pages as they are once their frames are free."""
         pages = pages.copy()
         pages[:, self._refcount // 8] &= np.uint64(_U32)
         return pages

@@ -39,7 +39,7 @@ class Memory:
         return pfn in self._pages
 
     def page(self, pfn: int) -> Bytes:
-        """Get a page as bytes."""
+        """Return a page as bytes."""
         try:
             return self._pages[pfn]
         except KeyError:
@@ -47,7 +47,7 @@ class Memory:
             return page
 
     def words(self, pfn: int) -> Words:
-        """Get a page as 512 64-bit words."""
+        """Return a page as 512 64-bit words."""
         try:
             return self._words[pfn]
         except KeyError:
@@ -55,7 +55,7 @@ class Memory:
             return words
 
     def run(self, pfn: int, count: int) -> Bytes:
-        """Make adjacent pages that don't exist yet and get them as one array of rows."""
+        """Make adjacent pages that don't exist yet and return them as one array of rows."""
         rows = np.zeros((count, PAGE_SIZE), np.uint8)
         for i in range(count):
             self._pages[pfn + i] = rows[i]
@@ -85,7 +85,7 @@ class Memory:
             pos += step
 
     def segments(self) -> Iterator[tuple[int, list[Bytes]]]:
-        """Go through runs of adjacent pages in order: first pfn, pages."""
+        """Yield runs of adjacent pages in order: first pfn, pages."""
         start = -1
         run: list[Bytes] = []
         for pfn in sorted(self._pages.keys() - self.missing):

@@ -44,7 +44,7 @@ class Modules:
         memory.write_int(head + 8, head)
 
     def symbol(self, module: str, name: str) -> int:
-        """Get the address of a module's object, loading the module if need be."""
+        """Return the address of a module's object, loading the module if need be."""
         if module not in self._symbols:
             self._load(module, (name,))
         return self._symbols[module][name]

@@ -63,7 +63,7 @@ class Nodes:
         memory.write_int(node_states + memory.layouts.constant("N_CPU") * size, 1)
 
     def zone(self, nid: int, name: str) -> Struct:
-        """Get a zone."""
+        """Return a zone."""
         index = self.memory.layouts.constant(name)
         return self.memory.struct("zone", self.pgdats[nid].addr(f"node_zones[{index}]"))
 

@@ -23,7 +23,7 @@ class KernelMemory:
         self.modules: list[tuple[int, int, int]] = []
 
     def pa(self, va: int) -> int:
-        """Get the physical address of kernel memory."""
+        """Return the physical address of kernel memory."""
         if va >= MODULES_VADDR:
             for start, size, pa in self.modules:
                 if start <= va < start + size:
@@ -43,7 +43,7 @@ class KernelMemory:
         self.write(va, (value & ((1 << size * 8) - 1)).to_bytes(size, "little"))
 
     def struct(self, name: str, va: int) -> Struct:
-        """Get a structure at an address."""
+        """Return a structure at an address."""
         return Struct(self, name, va)
 
 
@@ -88,7 +88,7 @@ class Struct:
         self.memory.write(self.va + member.offset, data.ljust(member.size, b"\0"))
 
     def addr(self, path: str) -> int:
-        """Get the virtual address of a member."""
+        """Return the virtual address of a member."""
         return self.va + self.memory.layouts.offsetof(self.name, path)
 
     def init_list(self, path: str) -> None:

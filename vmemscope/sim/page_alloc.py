@@ -63,7 +63,7 @@ class Memblock(_Frames):
         self.take(start, end)
 
     def alloc(self, count: int, align: int = 1, nid: int | None = None) -> int:
-        """Allocate adjacent frames, on the node if it has room; get the first."""
+        """Allocate adjacent frames, on the node if it has room; return the first."""
         for run in sorted(self.runs, key=lambda run: (run.nid == nid, run.start), reverse=True):
             pfn = (run.end - count) // align * align
             if pfn >= run.start:
@@ -126,7 +126,7 @@ class PageAllocator(_Frames):
         )
 
     def free_blocks(self, max_order: int) -> Iterator[tuple[int, int]]:
-        """Go through what is free as buddy blocks: first pfn, order."""
+        """Yield what is free as buddy blocks: first pfn, order."""
         for run in self.runs:
             pfn = run.start
             while pfn < run.end:

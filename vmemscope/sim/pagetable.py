@@ -18,7 +18,6 @@ PTE_SHIFT = PAGE_SHIFT
 PMD_SHIFT = 21
 PMD_SIZE = 1 << PMD_SHIFT
 PUD_SHIFT = 30
-PTRS_PER_PTE = 512
 
 PRESENT = 1 << 0
 RW = 1 << 1
@@ -67,7 +66,7 @@ class PageTables:
             pfn = (entry & ADDRESS) >> PAGE_SHIFT
 
     def leaf(self, va: int) -> tuple[int, int] | None:
-        """Get shift and entry of the leaf that maps an address, if there is one."""
+        """Return shift and entry of the leaf that maps an address, if there is one."""
         words = self.memory.words
         pfn = self.root
         for shift in self.shifts:
@@ -80,7 +79,7 @@ class PageTables:
         return None
 
     def translate(self, va: int) -> int | None:
-        """Get the physical address that a virtual one is mapped to."""
+        """Return the physical address that a virtual one is mapped to."""
         leaf = self.leaf(va)
         if leaf is None:
             return None
@@ -90,7 +89,7 @@ class PageTables:
 
     def table(self, va: int, shift: int) -> Words | None:
         """
-        Get the table whose entry of that shift covers an address, making what
+        Return the table whose entry of that shift covers an address, making what
         is missing above it.
 
         :return: ``None`` if there is a large leaf above it
@@ -113,7 +112,7 @@ class PageTables:
         raise ValueError(f"no level of shift {shift}")
 
     def entry(self, va: int, shift: int) -> int:
-        """Get the entry of an existing table, 0 if there is no table."""
+        """Return the entry of an existing table, 0 if there is no table."""
         for level, _, entry in self.tables(va):
             if level == shift:
                 return entry
@@ -145,7 +144,7 @@ class PageTables:
 
 
 def frame(entry: int) -> int:
-    """Get the pfn that an entry of a base page or table holds."""
+    """Return the pfn that an entry of a base page or table holds."""
     return (entry & ADDRESS) >> PAGE_SHIFT
 
 

@@ -33,7 +33,7 @@ class Percpu:
         return [area - self.start & (1 << 64) - 1 for area in self.areas]
 
     def alloc(self) -> int:
-        """Allocate a zeroed counter; get the per-CPU pointer to it."""
+        """Allocate a zeroed counter; return the per-CPU pointer to it."""
         if self._used + 8 > self.size:
             raise ValueError("per-CPU memory is full")
         pointer = self.start + self._used
@@ -41,7 +41,7 @@ class Percpu:
         return pointer
 
     def address(self, pointer: int, cpu: int) -> int:
-        """Get the address of one CPU's counter."""
+        """Return the address of one CPU's counter."""
         return self.areas[cpu] + pointer - self.start
 
     def add(self, pointer: int, cpu: int, value: int) -> None:

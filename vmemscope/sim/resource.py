@@ -68,7 +68,7 @@ class Resources:
         return resource
 
     def children(self, parent: Struct) -> list[Struct]:
-        """Get the resources right below one."""
+        """Return the resources right below one."""
         found = []
         va = parent["child"]
         while va:
@@ -77,7 +77,7 @@ class Resources:
         return found
 
     def named(self, name: bytes) -> list[Struct]:
-        """Get all resources of a name, in the order of ``/proc/iomem``."""
+        """Return all resources of a name, in the order of ``/proc/iomem``."""
         found = []
         todo = self.children(self.root)[::-1]
         while todo:

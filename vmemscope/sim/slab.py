@@ -22,7 +22,7 @@ class Slab:
         self._left = 0
 
     def alloc(self, size: int) -> int:
-        """Get the virtual address of ``size`` bytes, naturally aligned to 64 at least."""
+        """Return the virtual address of ``size`` bytes, naturally aligned to 64 at least."""
         size = -(-size // 64) * 64
         if size > PAGE_SIZE:
             return self._pages(size)

@@ -47,11 +47,11 @@ class Sections:
         self.highest_present = 0
 
     def flag(self, name: str) -> int:
-        """Get ``SECTION_name``, a bit of section_mem_map."""
+        """Return ``SECTION_name``, a bit of section_mem_map."""
         return 1 << self.memory.layouts.constant(f"SECTION_{name}_BIT")
 
     def get(self, nr: int, create: bool = False) -> Struct | None:
-        """Get a section (``__nr_to_section()``), making its root (``sparse_index_init()``)."""
+        """Return a section (``__nr_to_section()``), making its root (``sparse_index_init()``)."""
         slot = self.base + nr // self.sections_per_root * 8
         root = self.memory.read_int(slot)
         if not root:

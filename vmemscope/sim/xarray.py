@@ -48,7 +48,7 @@ class XArray:
         return self.memory.struct("xa_node", entry - 2)
 
     def nodes(self) -> list[Struct]:
-        """Get all nodes, the root first."""
+        """Return all nodes, the root first."""
         head = self.xa["xa_head"]
         found = [self.node(head)] if _is_node(head) else []
         for node in found:

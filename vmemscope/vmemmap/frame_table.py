@@ -264,7 +264,9 @@ class FrameTable:
             if (rows.entries == rows.entries[0]).all():
                 found.append(_Owned(rows.pfn, int(rows.entries[0]), *bounds))
                 continue
-            for entries in np.unique(rows.entries).tolist():
+            # Without counts, numpy.unique() would import numpy.ma.
+            distinct, _ = np.unique(rows.entries, return_counts=True)
+            for entries in distinct.tolist():
                 found.append(_Owned(rows.pfn[rows.entries == entries], entries, *bounds))
         return found
 

@@ -42,7 +42,7 @@ def tail_wrong_frame(
     ] = "neighbour",
     other: str = "",
 ) -> Planted:
-    """A page of tails is mapped to another frame than the compound's page of tails."""
+    """A page of tail pages is mapped to another frame than the compound's page of tails."""
     place = p.compound(at)
     if at.page < 2:
         raise p.error("pages 0 and 1 of a compound are its own, not shared")

@@ -21,13 +21,13 @@ def _change(p: HugetlbPlanter, va: int, keep: int = -1, set_: int = 0) -> Plante
 
 
 def _keyed(p: HugetlbPlanter) -> list[Finding]:
-    """Get the finding of a static key that counts other than there are, where there is a key."""
+    """Return the finding of a static key that counts other than there are, where there is a key."""
     return [] if p.key is None else [p.finding("hugetlb", "hugetlb-key", p.key.va)]
 
 
 @hugetlb_fault("hugetlb hugetlb-mapping")
 def tail_writable(p: HugetlbPlanter, folio: int = 0, page: int = 3) -> Planted:
-    """A page of tails can be written through."""
+    """A page of tail pages can be written through."""
     return _change(p, p.va(folio, page), set_=RW)
 
 
@@ -59,7 +59,7 @@ def tail_frame(
     page: int = 3,
     to: Literal["other-folio", "outside", "zero"] = "other-folio",
 ) -> Planted:
-    """A page of tails maps another frame."""
+    """A page of tail pages maps another frame."""
     pfn = 0
     if to == "outside":
         pfn = p.memory_end + 64 * GIB // PAGE_SIZE

@@ -117,7 +117,7 @@ class Struct:
         self.va = va
 
     def addr(self, path: str) -> int:
-        """Get the virtual address of a member."""
+        """Return the virtual address of a member."""
         return self.va + self.planter.member(self.name, path).offset
 
     def __getitem__(self, path: str) -> int:
@@ -183,15 +183,15 @@ class Planter(ABC):
 
     @abstractmethod
     def constant(self, name: str) -> int:
-        """Get the value of an enumerator; KeyError if there is none."""
+        """Return the value of an enumerator; KeyError if there is none."""
 
     @abstractmethod
     def symbol(self, name: str) -> int:
-        """Get the address of a variable; KeyError if there is none."""
+        """Return the address of a variable; KeyError if there is none."""
 
     @abstractmethod
     def page_va(self, pfn: int) -> int:
-        """Get the address of a struct page."""
+        """Return the address of a struct page."""
 
     @abstractmethod
     def read_bytes(self, va: int, size: int) -> bytes:
@@ -219,7 +219,7 @@ class Planter(ABC):
 
     @abstractmethod
     def alloc_pages(self, order: int = 0, nid: int = 0) -> int:
-        """Allocate frames, of which the first gets a reference; get the first."""
+        """Allocate frames, of which the first gets a reference; return the first."""
 
     @abstractmethod
     def free_page(self, pfn: int) -> None:
@@ -231,7 +231,7 @@ class Planter(ABC):
 
     @abstractmethod
     def pagemap(self, name: str) -> Record:
-        """Get another pagemap."""
+        """Return another pagemap."""
 
     @property
     @abstractmethod
@@ -240,15 +240,15 @@ class Planter(ABC):
 
     @abstractmethod
     def per_cpu(self, pointer: int, cpu: int) -> int:
-        """Get the address of a CPU's own counter."""
+        """Return the address of a CPU's own counter."""
 
     @abstractmethod
     def process_pgd(self, number: int) -> int:
-        """Get the address of the top-level table of a process; IndexError if there is none."""
+        """Return the address of the top-level table of a process; IndexError if there is none."""
 
     @abstractmethod
     def resource(self) -> int:
-        """Get the address of the innermost ``struct resource`` of the pagemap."""
+        """Return the address of the innermost ``struct resource`` of the pagemap."""
 
     def has_boot_memmap(self, section: int) -> bool:
         """Whether the memory map of a section was made at boot, of one large leaf."""
@@ -316,7 +316,7 @@ class Planter(ABC):
         self.write_bytes(va, value.to_bytes(size, "little"))
 
     def struct(self, name: str, va: int) -> Struct:
-        """Get a structure at an address."""
+        """Return a structure at an address."""
         return Struct(self, name, va)
 
     @property
@@ -335,7 +335,7 @@ class Planter(ABC):
         return self.member(name, path).offset
 
     def flag(self, name: str) -> int:
-        """Get ``1 << PG_name``."""
+        """Return ``1 << PG_name``."""
         return 1 << self.constant(f"PG_{name}")
 
     def set_page_type(self, pfn: int, name: str) -> None:
@@ -372,11 +372,11 @@ class Planter(ABC):
                 self.free_page(pfn)
 
     def nid(self, pfn: int) -> int:
-        """Get the node of a frame."""
+        """Return the node of a frame."""
         return self.read(self.page_va(pfn)) >> NODES_PGSHIFT
 
     def xarray_nodes(self) -> list[Struct]:
-        """Get all nodes of pgmap_array, the root first."""
+        """Return all nodes of pgmap_array, the root first."""
         head = self.struct("xarray", self.symbol("pgmap_array"))["xa_head"]
         nodes = [self.struct("xa_node", head - 2)]
         for node in nodes:
@@ -390,7 +390,7 @@ class Planter(ABC):
         return nodes
 
     def section(self, number: int) -> Struct | None:
-        """Get a ``struct mem_section``; ``None`` if its root is not there."""
+        """Return a ``struct mem_section``; ``None`` if its root is not there."""
         size = self.member("mem_section", "").size
         per_root = PAGE_SIZE // size
         root = self.read(self.read(self.symbol("mem_section")) + number // per_root * 8)
@@ -399,25 +399,25 @@ class Planter(ABC):
     # Page tables.
 
     def leaf(self, va: int) -> tuple[int, int] | None:
-        """Get shift and entry of the leaf that maps an address, if there is one."""
+        """Return shift and entry of the leaf that maps an address, if there is one."""
         shift, _, entry = self.path(va)[-1]
         return (shift, entry) if entry & PRESENT else None
 
     def mapped(self, va: int) -> tuple[int, int]:
-        """Get shift and entry of the leaf that maps an address."""
+        """Return shift and entry of the leaf that maps an address."""
         leaf = self.leaf(va)
         if leaf is None:
             raise self.error(f"nothing is mapped at {va:#x}")
         return leaf
 
     def frame_at(self, va: int) -> int:
-        """Get the frame that maps a page of the vmemmap."""
+        """Return the frame that maps a page of the vmemmap."""
         shift, entry = self.mapped(va)
         offset = (1 << shift) - 1
         return (entry & ADDRESS & ~offset | va & offset) // PAGE_SIZE
 
     def entry(self, va: int, shift: int) -> int:
-        """Get the entry of an existing table, 0 if there is no table."""
+        """Return the entry of an existing table, 0 if there is no table."""
         return next((entry for level, _, entry in self.path(va) if level == shift), 0)
 
     def set_entry(self, va: int, shift: int, entry: int) -> None:
@@ -427,19 +427,19 @@ class Planter(ABC):
         self.changes.append(Change(va, shift, True, before, entry))
 
     def base_page(self, va: int) -> int:
-        """Get the entry of a base page."""
+        """Return the entry of a base page."""
         entry = self.entry(va, PTE_SHIFT)
         if not entry & PRESENT:
             raise self.error(f"no base page is mapped at {va:#x}")
         return entry
 
     def large_page(self, va: int) -> int:
-        """Get the entry of a large leaf, 0 if there is none."""
+        """Return the entry of a large leaf, 0 if there is none."""
         entry = self.entry(va, PMD_SHIFT)
         return entry if entry & PSE else 0
 
     def remap(self, va: int, pfn: int) -> int:
-        """Make an entry map another frame and move the reference; get the old frame."""
+        """Make an entry map another frame and move the reference; return the old frame."""
         entry = self.base_page(va)
         self.get_page(pfn)
         self.set_entry(va, PTE_SHIFT, entry & ~ADDRESS | pfn * PAGE_SIZE)
@@ -453,7 +453,7 @@ class Planter(ABC):
         return copy
 
     def private_copy(self, va: int, nid: int | None = None) -> int:
-        """Have a page of the vmemmap in a frame of its own, with the same content; get it."""
+        """Have a page of the vmemmap in a frame of its own, with the same content; return it."""
         copy = self.copy_frame(self.frame_at(va), nid)
         # Allocated for this entry alone, so the reference is there already.
         self.set_refcount(copy, 0)
@@ -485,7 +485,7 @@ class Planter(ABC):
         return (-(-self.memory_end // PAGES_PER_SECTION) + 1) * PAGES_PER_SECTION
 
     def pfns(self, index: int) -> tuple[int, int]:
-        """Get one of the pagemap's ranges, in pfns."""
+        """Return one of the pagemap's ranges, in pfns."""
         try:
             return self.record.ranges[index]
         except IndexError:
@@ -523,7 +523,7 @@ class Planter(ABC):
         return place
 
     def section_va(self, number: int, range_index: int = 0) -> int:
-        """Get where the memory map of one of the pagemap's sections starts."""
+        """Return where the memory map of one of the pagemap's sections starts."""
         start, end = self.record.ranges[range_index]
         pfn = -(-start // PAGES_PER_SECTION) * PAGES_PER_SECTION
         pfn += number * PAGES_PER_SECTION

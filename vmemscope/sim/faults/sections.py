@@ -45,7 +45,7 @@ def subsection_stale(p: SimPlanter, subsection: int = 63) -> Planted:
 
 
 def _section(p: Planter, index: int) -> tuple[Struct, int]:
-    """Get a section of the device, and the address of its first struct page."""
+    """Return a section of the device, and the address of its first struct page."""
     start, end = p.record.ranges[0]
     number = start // PAGES_PER_SECTION + index
     section = p.section(number)

@@ -67,22 +67,22 @@ class Layouts:
 
     @classmethod
     def load(cls, version: str) -> Layouts:
-        """Get the types of one of :data:`VERSIONS`. Don't change the result."""
+        """Return the types of one of :data:`VERSIONS`. Don't change the result."""
         return _load(version)
 
     def constant(self, name: str) -> int:
-        """Get the value of an enumerator."""
+        """Return the value of an enumerator."""
         return self._constants[name]
 
     def has_constant(self, name: str) -> bool:
         return name in self._constants
 
     def sizeof(self, name: str) -> int:
-        """Get the size in bytes of a structure, union or typedef."""
+        """Return the size in bytes of a structure, union or typedef."""
         return self._size(self._record(name))
 
     def offsetof(self, name: str, path: str) -> int:
-        """Get the offset in bytes of a member."""
+        """Return the offset in bytes of a member."""
         return self.member(name, path).offset
 
     def has_member(self, name: str, path: str) -> bool:
@@ -112,7 +112,7 @@ class Layouts:
         return found
 
     def member_names(self, name: str) -> list[str]:
-        """Get the names of a structure's members, those of anonymous ones included."""
+        """Return the names of a structure's members, those of anonymous ones included."""
         return [member for member, *_ in self._flatten(self._record(name), 0)]
 
     def _find(self, record: dict[str, Any], path: str) -> Member:

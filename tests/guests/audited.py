@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Boot a guest of the matrix, dump it, and look at the dump in both ways.
+Boot a guest of the matrix, dump it, and audit the dump in both ways.
 
-In: a :class:`~tests.guests.matrix.Key`. Out: a :class:`Looked`, with what the
+In: a :class:`~tests.guests.matrix.Key`. Out: a :class:`Audited`, with what the
 command line says of the dump by BTF alone, and what the oracle says by DWARF.
 """
 
@@ -27,11 +27,11 @@ from .guest import Guest, Report
 from .matrix import BOOTS, Boot, Key
 from .packages import Kernel, get_kernel
 
-__all__ = ("Looked", "Looking")
+__all__ = ("Audited", "Auditing")
 
 
 @dataclass(frozen=True)
-class Looked:
+class Audited:
     """A guest that was booted, and all that was seen of it."""
 
     key: Key
@@ -57,7 +57,7 @@ class Looked:
         return BOOTS[self.key.boot]
 
     def pgmap_at(self, start: int) -> dict[str, Any] | None:
-        """Get what the tool says of the pagemap with a range that starts at an address."""
+        """Return what the tool says of the pagemap with a range that starts at an address."""
         found = [
             pgmap
             for pgmap in self.document["pgmaps"]
@@ -67,49 +67,49 @@ class Looked:
         return found[0] if found else None
 
     def truth_at(self, start: int) -> dict[str, Any] | None:
-        """Get what the oracle says of it."""
+        """Return what the oracle says of it."""
         found = [one for one in self.truth if any(first == start for first, _ in one["ranges"])]
         assert len(found) <= 1
         return found[0] if found else None
 
 
-class Looking:
+class Auditing:
     """Looks at guests, one at a time: their dumps are gigabytes."""
 
     def __init__(self) -> None:
         self._key: Key | None = None
-        self._looked: Looked | BaseException | None = None
+        self._audited: Audited | BaseException | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         #: seconds that each step took, by guest
         self.seconds: dict[Key, dict[str, float]] = {}
 
-    def at(self, key: Key) -> Looked:
+    def at(self, key: Key) -> Audited:
         """Look at a guest, once while the same is asked for."""
         if key != self._key:
             self.close()
             self._key = key
             self._directory = tempfile.TemporaryDirectory(prefix="vmemscope-dumps-")
             try:
-                self._looked = _look(
+                self._audited = _look(
                     key, Path(self._directory.name) / "vmcore", self.seconds.setdefault(key, {})
                 )
             except Exception as error:
                 # Whoever else asks for it gets the same, without a boot.
-                self._looked = error
-        if isinstance(self._looked, BaseException):
-            raise self._looked
-        assert self._looked is not None
-        return self._looked
+                self._audited = error
+        if isinstance(self._audited, BaseException):
+            raise self._audited
+        assert self._audited is not None
+        return self._audited
 
     def close(self) -> None:
         """Remove the dump."""
-        self._key = self._looked = None
+        self._key = self._audited = None
         if self._directory is not None:
             self._directory.cleanup()
             self._directory = None
 
 
-def _look(key: Key, core: Path, seconds: dict[str, float]) -> Looked:
+def _look(key: Key, core: Path, seconds: dict[str, float]) -> Audited:
     boot, kernel = BOOTS[key.boot], get_kernel(key.series)
     start = time.monotonic()
 
@@ -149,7 +149,7 @@ def _look(key: Key, core: Path, seconds: dict[str, float]) -> Looked:
         for one in oracle.audit(prog, names)
     ]
     step("oracle")
-    return Looked(
+    return Audited(
         key=key,
         kernel=kernel,
         release=release,
