@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What changed between two looks, and what of it is worse."""
+"""What changed between two reports, and what of it is worse."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_schema_itself_is_sound() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_docs_tell_of_every_field() -> None:
+def test_docs_have_every_field() -> None:
     text = DOCS.read_text(encoding="utf-8")
     names = {name for one in SCHEMA["$defs"].values() for name in one.get("properties", ())}
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
@@ -121,10 +121,10 @@ def test_resized_pagemap_is_known_by_its_address() -> None:
     after = pagemap_report(ranges=((0x140000000, 0x14FFFFFFF),))
     diff = diff_of(of(before), of(after))
     assert (diff.pagemaps.came, diff.pagemaps.gone) == ((), ())
-    told = changes(diff)
-    assert told["ranges"][1] == "0x140000000-0x14fffffff"
+    reported = changes(diff)
+    assert reported["ranges"][1] == "0x140000000-0x14fffffff"
     # Of less memory less is saved, which is not worse.
-    assert told["saved_bytes"] == (6 << 20, 3 << 20, False)
+    assert reported["saved_bytes"] == (6 << 20, 3 << 20, False)
     assert diff.worse == ()
 
 
@@ -140,7 +140,7 @@ def test_address_used_again_for_another_is_no_match() -> None:
     assert [one.name for one in (*diff.pagemaps.gone, *diff.pagemaps.came)] == ["a", "b"]
 
 
-def test_pagemaps_that_nothing_tells_apart_are_taken_in_order() -> None:
+def test_pagemaps_that_nothing_distinguishes_are_taken_in_order() -> None:
     same = [pagemap_report(None, address=0x1000 * i) for i in range(1, 4)]
     assert not diff_of(of(*same), of(*same))
     diff = diff_of(of(*same), of(*same[:2]))
@@ -237,7 +237,7 @@ def test_findings_alike_are_counted() -> None:
     assert (len(pair.findings.new), len(pair.findings.gone)) == (0, 1)
 
 
-def test_findings_of_no_pagemap_go_by_their_rule() -> None:
+def test_findings_of_no_pagemap_are_matched_by_rule() -> None:
     before, after = (of(findings=(finding("xarray", vaddr=at),)) for at in (0x1000, 0x2000))
     assert not diff_of(before, after)
     diff = diff_of(of(), after)
@@ -245,17 +245,17 @@ def test_findings_of_no_pagemap_go_by_their_rule() -> None:
     assert "\nnew: error xarray - at 0x2000" in render_diff(diff)
 
 
-def failed(violations: int, told: int) -> Report:
+def failed(violations: int, reported: int) -> Report:
     outcome = RuleOutcome("hole", Outcome.FAILED, None, violations)
-    findings = tuple(place(i * PAGE) for i in range(told))
+    findings = tuple(place(i * PAGE) for i in range(reported))
     return of(pagemap_report(findings=findings, outcomes=(outcome,)))
 
 
-def test_violations_beyond_those_told() -> None:
+def test_violations_beyond_the_findings() -> None:
     diff = diff_of(failed(17, 16), failed(400, 16))
     assert diff.worse == ("dax0.0: violations of rule hole from 17 to 400",)
     assert diff_of(failed(400, 16), failed(17, 16)).worse == ()
-    # What is told one by one accounts for it.
+    # The findings account for it.
     [pair] = diff_of(failed(2, 2), failed(3, 3)).pagemaps.changed
     assert pair.findings.violations == ()
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Types of the fields that documents are made of: what is allowed in them, and how JSON has them.
+Types of the fields of documents: allowed values, and their form in JSON.
 
-A :class:`Facts` is written, read and described to others by its fields alone
-(:mod:`vmemscope.report.document`, :mod:`vmemscope.report.schema`): the types here say the rest.
+Documents are written, read and described by the fields of :class:`Facts`
+(:mod:`vmemscope.report.document`, :mod:`vmemscope.report.schema`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ RuleId = Annotated[str, Meta(pattern="^[a-z]+(-[a-z]+)*$")]
 
 
 def one_of(*values: str) -> Meta:
-    """Return what limits text to some values in what is written; a reader takes any."""
+    """Return the limit of written text to some values; a reader accepts any."""
     return Meta(extra_json_schema={"enum": list(values)})
 
 
@@ -62,14 +62,14 @@ _Some = TypeVar("_Some", bound="Facts")
 
 
 class Facts(Struct, frozen=True):
-    """Facts that go together, in a report and in its document alike."""
+    """A record of a report and of its document."""
 
     @classmethod
     def of(cls: type[_Some], other: object, **more: Any) -> _Some:
         """
-        Return facts that another object has as attributes of the same names.
+        Return a record with the attributes of another object of the same names.
 
-        :param more: those that it has not
+        :param more: fields that the object does not have
         """
         names = (name for name in cls.__struct_fields__ if name not in more)
         return cls(**{name: getattr(other, name) for name in names}, **more)

@@ -38,7 +38,7 @@ exit status:
   3  one of the two could not be read
 """
 
-#: what a JSON document starts with, white space left out; no dump does
+#: first byte of a JSON document after white space; no dump has it
 _JSON = (b"{", b"[")
 
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_types_options(parser)
     parser.add_argument("--vmcoreinfo", metavar="PATH", help=argparse.SUPPRESS)
     add_output_options(parser, ("text", "json"))
-    # A dump is looked at as "pgmap" does unless told otherwise.
+    # Dumps are audited as "pgmap" does by default.
     parser.set_defaults(contents="sample")
 
 

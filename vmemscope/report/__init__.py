@@ -2,19 +2,19 @@
 """
 From reports to text and to JSON.
 
-* ``documents``: the reports, each field once: what Python has, JSON has too
-* ``document``: any of them to JSON, and a JSON document back to a report
-* ``schema``: their JSON Schemas, made of the types
+* ``documents``: the reports: Python and JSON have the same fields
+* ``document``: any report to JSON, and a JSON document back to a report
+* ``schema``: their JSON Schemas, derived from the types
 * ``table``: all pagemaps in a table, totals, findings
 * ``detail``: one pagemap with its first compound page drawn (``drawing``)
 * ``lines``: findings as JSON lines
 * ``ktap``: the kernel's test format, a test for each pagemap and rule
 * ``markdown``: for bug reports
-* ``compare``, ``diff``: what changed between two reports, and that as text
+* ``compare``, ``diff``: the changes between two reports, and their text
 * ``catalogue``: the rules themselves, as text
 * ``output``: a file written whole or not at all
 
-Nothing here reads a target or judges what was read.
+Nothing here reads a target or evaluates a rule.
 """
 
 from __future__ import annotations

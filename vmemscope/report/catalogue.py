@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The catalogue of rules, listed and explained."""
+"""The catalogue of rules as text: a list, and one rule explained."""
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 from ..rules.rule import Scope
 from .documents.rules import ListedRule, RuleList, ScopeName
+from .words import wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,40 +27,40 @@ _SCOPES: dict[Scope, tuple[ScopeName, str]] = {
 
 def render_rules(rules: Sequence[Rule], width: int) -> str:
     """
-    List rules, one on a line.
+    Return a list of rules, one on a line.
 
-    :param width: columns; what does not fit goes on below
+    :param width: columns; longer lines are wrapped
     """
     names = max((len(rule.id) for rule in rules), default=0)
     severities = max((len(str(rule.severity)) for rule in rules), default=0)
     lines: list[str] = []
     for rule in rules:
         start = f"{rule.id:<{names}}  {rule.severity!s:<{severities}}  "
-        lines += _wrapped(rule.holds, width, start, " " * len(start))
+        lines += wrapped(rule.holds, width, start, " " * len(start))
     return "\n".join(lines) + "\n"
 
 
 def render_rule(rule: Rule, width: int) -> str:
-    """Explain one rule."""
+    """Return the explanation of one rule."""
     fields = (
         ("severity", str(rule.severity)),
         ("holds for", f"Linux {rule.versions}, {', '.join(rule.archs) or 'all architectures'}"),
         ("evaluated for", "; ".join(words for _, words in _scopes(rule))),
         ("kernel source", rule.source),
     )
-    lines = [rule.id, *_wrapped(rule.holds, width, "  ", "  "), ""]
+    lines = [rule.id, *wrapped(rule.holds, width, "  ", "  "), ""]
     for name, value in fields:
-        lines += _wrapped(value, width, f"  {name:<13}  ", " " * 17)
+        lines += wrapped(value, width, f"  {name:<13}  ", " " * 17)
     for title, text in (
         ("What it means when it does not hold", rule.meaning),
         ("What to check next", rule.look_at),
     ):
-        lines += ["", title, *_wrapped(text, width, "  ", "  ")]
+        lines += ["", title, *wrapped(text, width, "  ", "  ")]
     return "\n".join(lines) + "\n"
 
 
 def rule_list(rules: Sequence[Rule]) -> RuleList:
-    """Return rules as they are written as JSON."""
+    """Return the document of rules."""
     return RuleList(
         rules=tuple(
             ListedRule.of(rule, text=rule.holds, scope=tuple(name for name, _ in _scopes(rule)))
@@ -71,14 +71,3 @@ def rule_list(rules: Sequence[Rule]) -> RuleList:
 
 def _scopes(rule: Rule) -> list[tuple[ScopeName, str]]:
     return [names for scope, names in _SCOPES.items() if scope in rule.scope]
-
-
-def _wrapped(text: str, width: int, first: str, later: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        max(width, len(later) + 20),
-        initial_indent=first,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What changed from one look to another, and what of it is worse.
+The changes between two reports, and which of them are worse.
 
-Two looks may be at one boot of a kernel, at two boots or at two machines.
-Addresses of structures and of the vmemmap, and the frames behind it, then
-differ for no reason, so nothing is compared by them: pagemaps are known by their
-name and ranges, findings by their rule and their place within the pagemap.
+Two reports may be of one boot of a kernel, of two boots or of two machines. Addresses of
+structures and of the vmemmap, and its backing frames, then differ, so they are not
+compared: pagemaps are matched by name and ranges, findings by rule and place within the
+pagemap.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ _TOTALS: dict[str, Callable[[Report], int]] = {
 
 def compare(before: Report, after: Report, sources: Sequence[str] | None = None) -> Diff:
     """
-    Compare two reports.
+    Return the changes between two reports.
 
-    A pagemap in both is one with the same name and ranges; of the rest, one at
-    the same address that has the name or part of the ranges in common.
+    Two pagemaps match if they have the same name and ranges; of the rest, if they have the
+    same address, and the name or part of the ranges in common.
 
-    :param sources: what the user called the two, the paths of the targets by default
+    :param sources: the user's names of the two, the paths of the targets by default
     """
     if sources is None:
         sources = before.target.path, after.target.path
@@ -83,7 +83,7 @@ def compare(before: Report, after: Report, sources: Sequence[str] | None = None)
     diffs = [_compare_pagemaps(old, new) for old, new in pairs]
     changed = tuple(diff for diff in diffs if diff)
     findings = _compare_findings(before, after)
-    # How many of each may differ from look to look.
+    # The number at the end may differ between reports of one target.
     known = {what.rpartition(": ")[0] for what in before.not_read}
     unread = tuple(what for what in after.not_read if what.rpartition(": ")[0] not in known)
     totals = tuple(Change(name, get(before), get(after)) for name, get in _TOTALS.items())
@@ -114,7 +114,7 @@ def values_of(change: Change) -> tuple[str, str]:
     """
     Return a changed value before and after, for sentences.
 
-    Bytes are rounded, unless they then look equal: 6 MiB and 6.0 MiB are 6144 and 6140 KiB.
+    Bytes are rounded, unless the two then look equal: 6144 KiB and 6140 KiB, not 6 and 6.0 MiB.
     """
     values = change.before, change.after
     if change.field.endswith("_bytes"):
@@ -140,9 +140,9 @@ def _matched(
     before: Sequence[PagemapReport], after: Sequence[PagemapReport]
 ) -> tuple[list[tuple[PagemapReport, PagemapReport]], list[PagemapReport], list[PagemapReport]]:
     """
-    Find the pagemaps that are in both looks.
+    Match the pagemaps of two reports.
 
-    :return: those, each before and after; what is left of both
+    :return: pairs of before and after; those only before; those only after
     """
     pairs, gone, came = _paired(before, after, lambda one: (one.name, one.ranges))
     at_address, gone, came = _paired(gone, came, lambda one: one.address)
@@ -170,7 +170,7 @@ def _paired(
     for one in before:
         several = waiting.get(key(one))
         if several:
-            # In order: nothing else tells those of one key apart.
+            # In order: nothing else distinguishes those of one key.
             pairs.append((one, several.pop(0)))
         else:
             gone.append(one)
@@ -214,8 +214,8 @@ def _compare_findings(old: PagemapReport | Report, new: PagemapReport | Report) 
     appeared = _without(new, Counter(_key(one, old) for one in old.findings))
     gone = _without(old, Counter(_key(one, new) for one in new.findings))
     before = {one.rule: one for one in old.outcomes}
-    told = Counter(one.rule for one in appeared)
-    told.subtract(one.rule for one in gone)
+    reported = Counter(one.rule for one in appeared)
+    reported.subtract(one.rule for one in gone)
     violations, skipped = [], []
     for now in new.outcomes:
         was = before.get(now.rule)
@@ -224,7 +224,7 @@ def _compare_findings(old: PagemapReport | Report, new: PagemapReport | Report) 
         if was.outcome is Outcome.FAILED and now.outcome is Outcome.SKIPPED:
             reason = now.reason or "for no reason that it gives"
             skipped.append(NotEvaluated(now.rule, reason))
-        elif now.violations - was.violations != told[now.rule]:
+        elif now.violations - was.violations != reported[now.rule]:
             errors = any(
                 one.rule == now.rule and one.severity is Severity.ERROR for one in new.findings
             )
@@ -236,7 +236,7 @@ def _compare_findings(old: PagemapReport | Report, new: PagemapReport | Report) 
 def _without(
     owner: PagemapReport | Report, others: Counter[tuple[str, Severity, str, int]]
 ) -> tuple[Finding, ...]:
-    """Get the findings that are not among others; of several alike the last ones."""
+    """Return the findings that are not among others; of equal ones the last."""
     left = []
     for finding in owner.findings:
         key = _key(finding, owner)
@@ -249,10 +249,9 @@ def _without(
 
 def _key(finding: Finding, owner: PagemapReport | Report) -> tuple[str, Severity, str, int]:
     """
-    Get what a finding is known by from one look to another.
+    Return the key of a finding that two reports share.
 
-    The messages, and what was expected and observed, may hold frames, which
-    are others after a boot.
+    Messages, expected and observed values may hold frames, which differ after a boot.
     """
     place, offset = "elsewhere", 0
     if finding.vaddr is not None and isinstance(owner, PagemapReport):

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One pagemap in detail: what it is, what was expected, what is there."""
+"""One pagemap in detail: its fields, the expected layout, the layout found."""
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 from ..rules.findings import Outcome
 from ..text import binary_size
-from ..vmemmap.layout import Populated
 from .drawing import caption, draw
 from .words import (
     count,
@@ -21,6 +19,7 @@ from .words import (
     tally,
     verdict,
     verdict_of,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -39,10 +38,10 @@ _MOST = 32
 
 def render_one(report: Report, one: PagemapReport, width: int) -> str:
     """
-    Format one pagemap of a report.
+    Return one pagemap of a report as text.
 
-    :param width: columns that drawing, histogram and prose may take; lines with
-        addresses and findings are never broken, so that they can be searched for
+    :param width: columns of the drawing, the histogram and prose; lines with addresses
+        and findings are never broken, so that users can search for them
     """
     who, geometry = label(one), one.detail.geometry
     lines = [header(report.target), "", who]
@@ -61,7 +60,7 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     unread = not_read(report.summary.not_read)
     if unread:
         lines += ["in all of the target:", *(f"  {line}" for line in unread), ""]
-    # A report does not tell whose contents could not be read: no pagemap is then called sound.
+    # A report does not say whose contents could not be read: then no pagemap is called sound.
     partial = bool(one.detail.not_read)
     lines.append(f"{who}: {verdict(tally(one.findings), partial)}")
     lines.append(f"all pagemaps: {verdict_of(report)}")
@@ -114,7 +113,7 @@ def _fields(one: PagemapReport, geometry: Geometry) -> list[tuple[str, str]]:
 
 
 def _listed(singular: str, plural: str, values: list[str]) -> list[tuple[str, str]]:
-    """Put several values under one name."""
+    """Return fields with the name before the first value only."""
     names = [singular if len(values) == 1 else plural, *[""] * (len(values) - 1)]
     return list(zip(names, values, strict=True))
 
@@ -142,25 +141,25 @@ def _altmap(one: PagemapReport) -> str:
 
 
 def _piece(piece: Piece, one: PagemapReport, geometry: Geometry) -> str:
-    """Say how a piece of the vmemmap should be populated, and why."""
+    """Return how the kernel should have populated a piece of the vmemmap, and why."""
     start, last = geometry.address(piece.start), (geometry.address(piece.end) - 1) % (1 << 64)
     text = {
-        Populated.COMPOUND: "deduplicated: a frame for the head of each compound page,"
+        "compound": "deduplicated: a frame for the head of each compound page,"
         " one for its tail pages",
-        Populated.EARLY: "as at boot: it is in a section that has had a memory map since then",
-        Populated.LEAF: f"leaves of {binary_size(geometry.arch.vmemmap_leaf)}"
+        "early": "as at boot: it is in a section that has had a memory map since then",
+        "leaf": f"leaves of {binary_size(geometry.arch.vmemmap_leaf)}"
         + (" on the device (altmap)" if one.altmap else " of RAM")
         + ": whole sections, not deduplicated",
-        Populated.BASE: "base pages of RAM"
+        "base": "base pages of RAM"
         + (", altmap or not" if one.altmap else "")
         + ": part of a section, not deduplicated",
-        Populated.UNKNOWN: "not known: its vmemmap_shift makes no sense",
-    }[piece.populated]
+        "unknown": "not known: its vmemmap_shift makes no sense",
+    }[piece.populated.value]
     return f"{start:#x}-{last:#x}  {count(piece.end - piece.start, 'page')}  {text}"
 
 
 def _most(lines: list[str], indent: str = "  ") -> list[str]:
-    """Indent lines, the rest of very many counted only."""
+    """Return indented lines, at most 32, and how many more there are."""
     shown = [indent + line for line in lines[:_MOST]]
     if len(lines) > _MOST:
         shown.append(f"{indent}and {len(lines) - _MOST} more")
@@ -168,7 +167,7 @@ def _most(lines: list[str], indent: str = "  ") -> list[str]:
 
 
 def _histogram(sharing: Mapping[int, int], width: int) -> list[str]:
-    """Draw how many frames have how many entries, the bars in proportion."""
+    """Return bars of the number of frames by the number of entries that map them."""
     if not sharing:
         return ["  none"]
     entries = max(len(str(key)) for key in sharing)
@@ -185,7 +184,7 @@ def _histogram(sharing: Mapping[int, int], width: int) -> list[str]:
 
 
 def _outcomes(one: PagemapReport, width: int) -> list[str]:
-    """Say what of the rules was not evaluated, and why; rules of one reason on one line."""
+    """Return which rules were not evaluated, and why; rules of one reason on one line."""
     if not one.outcomes:
         return []
     lines = [f"rules: {outcome_counts(one.outcomes, one.findings)}"]
@@ -196,12 +195,12 @@ def _outcomes(one: PagemapReport, width: int) -> list[str]:
             reasons.setdefault((skipped, outcome.reason), []).append(outcome.rule)
     for (skipped, reason), rules in reasons.items():
         text = f"{', '.join(rules)}: {'skipped' if skipped else 'not for all'}: {safe(reason)}"
-        lines += _wrapped(text, width, "  ", "    ")
+        lines += wrapped(text, max(width, 40), "  ", "    ")
     return [*lines, ""]
 
 
 def _rules(rules: Iterable[str], width: int) -> list[str]:
-    """Say what must hold by the rules that are broken, and where that comes from."""
+    """Return what must hold by rules, and its kernel source."""
     lines = []
     from ..rules import RULES
 
@@ -209,16 +208,5 @@ def _rules(rules: Iterable[str], width: int) -> list[str]:
         if name in RULES:
             rule = RULES[name]
             text = f"{name}: {rule.holds} [{rule.source}, {rule.versions}]"
-            lines += _wrapped(text, width, "", "  ")
+            lines += wrapped(text, max(width, 40), "", "  ")
     return lines
-
-
-def _wrapped(text: str, width: int, first: str, later: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        max(width, 40),
-        initial_indent=first,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What changed between two reports, as text."""
+"""The changes between two reports, as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ("change_lines", "render_diff")
 
 
 def render_diff(diff: Diff) -> str:
-    """Format a comparison: what was compared, what changed, what of it is worse."""
+    """Return a comparison as text: the two reports, the changes, the worse ones."""
     pagemaps = next(one for one in diff.totals if one.field == "pagemaps")
     lines = [
         f"before: {_source(diff.before, pagemaps.before)}",
@@ -38,7 +38,7 @@ def render_diff(diff: Diff) -> str:
 
 
 def change_lines(diff: Diff) -> list[str]:
-    """Say what changed, a line for each thing; that nothing did, if so."""
+    """Return a line for each change, or one line that nothing changed."""
     lines = [f"came: {_pagemap(one)}" for one in diff.pagemaps.came]
     for one in diff.pagemaps.came:
         lines += [f"  new: {finding_line(f, safe(one.label))}" for f in one.findings]

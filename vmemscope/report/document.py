@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Reports to JSON and back: by the fields of their types, so no field is named here.
+Reports to JSON and back, by the fields of their types.
 
-Addresses, virtual and physical, are hex strings; page frame numbers, counts
-and sizes in bytes are integers; what could not be read is null. Text is escaped.
+Addresses, virtual and physical, are hex strings; pfn, counts and sizes in bytes are
+integers; null stands for unreadable values. Text is escaped.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def render_json(report: Facts, only: PagemapReport | None = None) -> str:
     """
     Return the text of a report's JSON document, ended by a newline.
 
-    :param only: leave all other pagemaps out; all else still is of the whole audit
+    :param only: leave out all other pagemaps; the rest is of the whole audit
     """
     return json_text(to_document(report, only), indent=2)
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """Return JSON text, ended by a newline; on one line unless it is indented."""
-    # ASCII, so that no locale and no terminal makes anything else of it.
+    """Return JSON text, ended by a newline; on one line by default."""
+    # ASCII, independent of locale and terminal.
     return json.dumps(value, indent=indent, ensure_ascii=True, allow_nan=False) + "\n"
 
 
@@ -65,7 +65,7 @@ def to_document(report: Facts, only: PagemapReport | None = None) -> dict[str, A
     """
     Return a report's JSON document, as plain dictionaries and lists.
 
-    :param only: leave all other pagemaps out; all else still is of the whole audit
+    :param only: leave out all other pagemaps; the rest is of the whole audit
     """
     if only is not None:
         report = replace(report, pagemaps=(only,))
@@ -93,10 +93,10 @@ def _plain(value: Any) -> Any:
 @cache
 def _names(cls: type[Facts]) -> tuple[dict[str, str], list[tuple[str, str, bool]]]:
     """
-    Return how an object of a type is written.
+    Return how a type is written.
 
-    :return: what it starts with; of each field that is written, the attribute, the name
-        in JSON, and whether it is an address
+    :return: the tag; for each written field the attribute, the name in JSON, and whether
+        it is an address
     """
     config = cls.__struct_config__
     head = {} if config.tag_field is None else {config.tag_field: str(config.tag)}
@@ -109,12 +109,10 @@ def _names(cls: type[Facts]) -> tuple[dict[str, str], list[tuple[str, str, bool]
 
 def read_report(data: bytes, source: str) -> Report:
     """
-    Return the report that a JSON document ``vmemscope.pgmap/1`` holds.
+    Return the report of a JSON document ``vmemscope.pgmap/1``, which may be hostile.
 
-    The document may be anybody's.
-
-    :param source: what the user called it
-    :raises TargetError: if it is no document that this version can read
+    :param source: the user's name of it
+    :raises TargetError: if this version can't read it
     """
     try:
         document = json.loads(data, parse_constant=_no_constant)
@@ -141,7 +139,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _misfit(document: Any) -> str | None:
-    """Say what is wrong with a document that its types do not show."""
+    """Return why a document is wrong where its types do not show it, else ``None``."""
     schema = document.get("schema") if isinstance(document, dict) else None
     known = Report.__struct_config__.tag
     if not isinstance(schema, str):

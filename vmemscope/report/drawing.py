@@ -4,10 +4,10 @@ The first compound page, drawn as the kernel's own documentation draws it.
 
 After ``Documentation/mm/vmemmap_dedup.rst``: device memory on the left, the
 pages of the vmemmap with its ``struct page``s in the middle, the frames that
-they map on the right, all of it from the entries as they were found. A page
-that maps the frame last drawn has an arrow up to it; one that goes back to an
-earlier frame names that frame, and a note says whose it is. Middles that are
-all alike are left out, and a note says what they are.
+they map on the right, all from the entries as found. A page that maps the
+frame last drawn has an arrow up to it. A page that maps an earlier frame names
+the frame, and a note names the page that mapped it first. Long groups of equal
+pages lose their middle, and a note describes it.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Note:
 
 
 def caption(one: PagemapReport, geometry: Geometry) -> str:
-    """Say what :func:`draw` draws."""
+    """Return the title of what :func:`draw` draws."""
     total, is_compound = _extent(one, geometry)
     if is_compound:
         return "the first compound page, as mapped"
@@ -114,7 +114,7 @@ def caption(one: PagemapReport, geometry: Geometry) -> str:
 
 def draw(one: PagemapReport, geometry: Geometry, width: int) -> list[str]:
     """
-    Draw the first compound page of a pagemap, or the first pages of its vmemmap.
+    Return a drawing of the first compound page of a pagemap, or of its first vpages.
 
     :param width: columns; in too few, the device memory on the left is left out
     :return: lines, notes at the end
@@ -137,7 +137,7 @@ def draw(one: PagemapReport, geometry: Geometry, width: int) -> list[str]:
 
 
 def _first_spans(one: PagemapReport, geometry: Geometry) -> list[FrameSpan]:
-    """Get the spans up to the first gap: what follows it is of another range."""
+    """Return the spans up to the first gap: the next are of another range."""
     spans: list[FrameSpan] = []
     for span in one.detail.first:
         if spans and spans[-1].address + spans[-1].vpages * geometry.page_size != span.address:
@@ -147,15 +147,15 @@ def _first_spans(one: PagemapReport, geometry: Geometry) -> list[FrameSpan]:
 
 
 def _extent(one: PagemapReport, geometry: Geometry) -> tuple[int, bool]:
-    """Tell how many vpages there are to draw, and whether they are a compound page."""
-    looked = sum(span.vpages for span in _first_spans(one, geometry))
+    """Return how many vpages there are to draw, and whether they are a compound page."""
+    found = sum(span.vpages for span in _first_spans(one, geometry))
     shift = one.vmemmap_shift or 0
     if not shift or one.compound_size is None or not one.detail.pieces:
-        return looked, False
+        return found, False
     size = geometry.compound_vpages(shift)
     start, origin = one.detail.pieces[0].start, one.detail.pieces[0].origin
     end = max(piece.end for piece in one.detail.pieces if piece.origin == origin)
-    total = max(min(size, end - start), looked)
+    total = max(min(size, end - start), found)
     # With an altmap the struct pages of the memory map's own frames come first.
     return total, total == size and one.altmap is None
 
@@ -189,7 +189,7 @@ def _groups(spans: Sequence[FrameSpan], one: PagemapReport, geometry: Geometry) 
 
 
 def _rows(groups: Sequence[_Group]) -> tuple[list[_Row], list[_Note]]:
-    """Decide what to draw of each group, and how."""
+    """Return the rows and notes of groups."""
     rows: list[_Row] = []
     notes: list[_Note] = []
     #: each frame drawn, or left out, with the first vpage that maps it
@@ -242,7 +242,7 @@ def _rows(groups: Sequence[_Group]) -> tuple[list[_Row], list[_Note]]:
 
 
 def _again(group: _Group, drawn: dict[int, int]) -> list[_Note]:
-    """Remark that frames of a group, each drawn beside its page, were drawn before."""
+    """Return a note if frames of a group, each drawn beside its page, were drawn before."""
     again = [(i, pfn) for i, pfn in enumerate(group.pfns) if pfn is not None and pfn in drawn]
     if not again:
         return []
@@ -269,7 +269,7 @@ def _which(first: int, pages: int) -> str:
 
 
 def _cut(rows: list[_Row], notes: list[_Note], total: int) -> tuple[list[_Row], list[_Note]]:
-    """Keep to a number of rows, and say what is missing at the end."""
+    """Return at most 24 rows, the last of which stands for the rest."""
     rows = rows[:_ROWS]
     end = rows[-1].first + rows[-1].pages
     notes = [note for note in notes if note.first < end]
@@ -282,7 +282,7 @@ def _cut(rows: list[_Row], notes: list[_Note], total: int) -> tuple[list[_Row], 
 def _memory(
     one: PagemapReport, geometry: Geometry, total: int, is_compound: bool
 ) -> tuple[str, ...]:
-    """Label the device memory that the drawn vpages describe."""
+    """Return the label of the device memory that the drawn vpages describe."""
     if is_compound and one.compound_size is not None:
         return (binary_size(one.compound_size), "compound", "page")
     described = total * geometry.page_size // geometry.struct_page_size * geometry.page_size
@@ -304,13 +304,13 @@ class _Canvas:
         cells[column : column + len(text)] = text
 
     def lines(self) -> list[str]:
-        """Get all lines, nothing blank at their ends."""
+        """Return all lines without trailing blanks."""
         return ["".join(cells).rstrip() for cells in self._lines]
 
 
 def _lines(rows: Sequence[_Row], memory: tuple[str, ...] | None, total: int) -> list[str]:
     """
-    Lay the drawing out.
+    Return the lines of the drawing.
 
     :param memory: label of the device memory, ``None`` to leave it out
     """

@@ -17,15 +17,15 @@ _Row = TypeVar("_Row")
 
 def grid(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Container[str]) -> list[str]:
     """
-    Lay rows out, a line each, the names of the columns first.
+    Return rows as lines, the names of the columns first.
 
     :param rows: of each the cells, safe to be shown
     :param right: columns that stand on the right
     """
     from tabulate import tabulate
 
-    # The names of the columns are a row like any other: tabulate makes columns wider than
-    # their headers. Names such as 0x10 and 1e3 are no numbers.
+    # Column names are an ordinary row: tabulate makes columns wider than their headers.
+    # Names like 0x10 and 1e3 are no numbers.
     text = tabulate(
         [columns, *rows],
         tablefmt="plain",
@@ -43,9 +43,9 @@ def fitting_grid(
     width: int,
 ) -> list[str]:
     """
-    Lay rows out with as many columns as fit.
+    Return rows as lines, with as many columns as fit.
 
-    :param cells: what stands in each column
+    :param cells: name of a column -> a row's text there
     :param choices: columns to show, in order of preference; if none fits, the last
     :param width: columns of text that there are
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..text import binary_size, hexadecimal
 from .grid import fitting_grid
-from .words import count, ending, header, safe
+from .words import amount, count, ending, header, safe, vmemmap_in_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,10 +66,10 @@ def _optimized(one: FolioReport) -> str:
 
 def render_hugetlb(report: HugetlbReport, width: int) -> str:
     """
-    Format a report on HugeTLB.
+    Return a report on HugeTLB as text.
 
-    :param width: columns that tables may take; a line of prose or a finding is
-        never broken, so that it can be searched for
+    :param width: columns of the tables; prose and findings are never broken, so that users
+        can search for them
     """
     lines = [header(report.target), "", *_state(report), ""]
     if any(one.folios for one in report.hstates):
@@ -91,7 +91,7 @@ def render_hugetlb(report: HugetlbReport, width: int) -> str:
 
 
 def _state(report: HugetlbReport) -> list[str]:
-    """Say whether the optimization is on, and how it works in this kernel."""
+    """Return whether the optimization is on, and how it works in this kernel."""
     hvo = report.hvo
     if not report.present:
         return ["HugeTLB: not in this kernel"]
@@ -121,7 +121,7 @@ def _hstates(hstates: Sequence[HstateReport], width: int) -> list[str]:
 
 
 def _nodes(hstates: Sequence[HstateReport]) -> list[str]:
-    """Say how folios spread over nodes, where there are several."""
+    """Return the folios of each node, where there are several nodes."""
     lines = []
     for one in hstates:
         if len(one.nodes) > 1:
@@ -135,7 +135,7 @@ def _node(node: NodeCounts) -> str:
 
 
 def _shared(report: HugetlbReport) -> list[str]:
-    """Tell the frames that zones share."""
+    """Return a line for each frame of shared tail pages."""
     lines = [_tail(one, report.target.page_size) for one in report.shared_tails]
     return [*lines, ""] if lines else []
 
@@ -157,11 +157,9 @@ def _totals(report: HugetlbReport) -> list[str]:
     if totals.folios:
         lines.append(
             f"{count(totals.folios, 'folio')}, {totals.optimized} optimized:"
-            f" {count(totals.pages, 'page')} of vmemmap ({binary_size(totals.pages * page_size)})"
-            f" in {count(totals.frames, 'frame')} ({binary_size(totals.frames * page_size)}),"
-            f" {binary_size(totals.saved_bytes) if totals.saved_bytes else 'nothing'} saved,"
-            f" {binary_size(totals.savable_bytes) if totals.savable_bytes else 'nothing'} more"
-            " could be saved"
+            f" {vmemmap_in_frames(totals.pages, totals.frames, page_size)},"
+            f" {amount(totals.saved_bytes)} saved,"
+            f" {amount(totals.savable_bytes)} more could be saved"
         )
     lines.append(
         f"checked: {count(totals.walked, 'page')} of vmemmap,"

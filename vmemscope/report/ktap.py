@@ -4,8 +4,8 @@ A report in the kernel's test format, for the CI of a kernel.
 
 KTAP version 1 (``Documentation/dev-tools/ktap.rst``): a test for the target and
 one for each pagemap, with a nested test for each rule. A test fails if the rule
-has findings of severity error; findings of less severity are told, and the test
-is ok. So the whole is ok just when the exit status is not 1.
+has findings of severity error; with lesser findings, which are reported, the test
+is ok. So all tests are ok unless the exit status is 1.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = ("render_ktap",)
 
 _VERSION = "KTAP version 1"
-#: what one level of nesting is indented by
+#: indentation of one level of nesting
 _INDENT = "  "
-#: what the test of no single pagemap is called
+#: name of the test of no single pagemap
 _TARGET = "target"
 
 
 def render_ktap(report: Report, only: PagemapReport | None = None) -> str:
     """
-    Turn a report into KTAP.
+    Return a report as KTAP.
 
-    :param only: leave all other pagemaps out
+    :param only: leave out all other pagemaps
     """
     pagemaps = report.pagemaps if only is None else (only,)
     groups: list[tuple[str, str | None, list[_Test]]] = [
@@ -45,7 +45,7 @@ def render_ktap(report: Report, only: PagemapReport | None = None) -> str:
     names = Counter(label(one) for one in report.pagemaps)
     for one in pagemaps:
         name = label(one)
-        # Tests are told apart by their names.
+        # Tests need distinct names.
         unique = names[name] == 1 and name != _TARGET
         tests = _tests(one.outcomes, one.findings)
         groups.append((name if unique else f"{name} {one.address:#x}", name, tests))
@@ -69,15 +69,15 @@ class _Test(NamedTuple):
 
 
 def _tests(outcomes: Iterable[RuleOutcome], findings: Iterable[Finding]) -> list[_Test]:
-    """Make a test of each rule; of a finding without an outcome too, lest it be lost."""
+    """Return a test of each rule, including rules with findings but no outcome."""
     by_rule: dict[str, list[Finding]] = {}
     for finding in findings:
         by_rule.setdefault(finding.rule, []).append(finding)
-    told = {one.rule: one for one in outcomes}
+    reported = {one.rule: one for one in outcomes}
     for rule in by_rule:
-        told.setdefault(rule, RuleOutcome(rule, Outcome.FAILED))
+        reported.setdefault(rule, RuleOutcome(rule, Outcome.FAILED))
     tests = []
-    for rule, one in told.items():
+    for rule, one in reported.items():
         found = by_rule.get(rule, [])
         skipped = one.outcome is Outcome.SKIPPED and not found
         tests.append(
@@ -95,7 +95,7 @@ def _tests(outcomes: Iterable[RuleOutcome], findings: Iterable[Finding]) -> list
 def _nested(tests: list[_Test], who: str | None) -> list[str]:
     lines = [_VERSION, f"1..{len(tests)}"]
     for number, test in enumerate(tests, 1):
-        # What is about a test stands directly before its result.
+        # Diagnostics of a test stand before its result.
         lines += [_diagnostic(finding_line(finding, who)) for finding in test.findings]
         if test.part is not None:
             lines.append(_diagnostic(f"{test.rule} not evaluated for all: {test.part}"))
@@ -104,7 +104,7 @@ def _nested(tests: list[_Test], who: str | None) -> list[str]:
 
 
 def _bubbled(tests: list[_Test]) -> _Test:
-    """Get the result of a test from those nested in it."""
+    """Return the result of a test from the nested ones."""
     skipped = all(test.skip is not None for test in tests)
     return _Test(
         "",

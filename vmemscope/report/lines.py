@@ -2,8 +2,8 @@
 """
 Findings as JSON lines, each ``vmemscope.finding/1``, described in ``docs/formats.md``.
 
-A line stands for itself: what was looked at and whose the finding is are in
-it, so lines of many targets can be put in one file and searched together.
+Each line names its target and its pagemap, so lines of many targets can be put in one
+file and searched together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def render_ndjson(report: Report, only: PagemapReport | None = None) -> str:
     """
     Return the findings of a report as JSON, one on a line, worst first.
 
-    :param only: leave the findings of all other pagemaps out
+    :param only: leave out the findings of all other pagemaps
     :return: nothing if there are no findings
     """
     target = TargetName.of(report.target)
@@ -38,6 +38,5 @@ def render_ndjson(report: Report, only: PagemapReport | None = None) -> str:
                 )
             )
         )
-        for owner, finding in report.all_findings()
-        if only is None or owner is None or owner.address == only.address
+        for owner, finding in report.all_findings(only)
     )

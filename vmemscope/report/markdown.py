@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A report in Markdown (GitHub's), to be pasted into a bug report.
+A report in Markdown (GitHub's), for a bug report.
 
-What a target or a user gave stands in code spans and code blocks, where it is
-neither formatted nor taken for a link or for somebody's name.
+Text from a target or a user stands in code spans and code blocks, where it is not
+formatted and becomes no link and no mention.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ __all__ = ("render_markdown",)
 
 def render_markdown(report: Report, only: PagemapReport | None = None) -> str:
     """
-    Format a report as Markdown.
+    Return a report as Markdown.
 
-    :param only: leave all other pagemaps out; the verdict still is of the whole audit
+    :param only: leave out all other pagemaps; the verdict is of the whole audit
     """
     pagemaps = report.pagemaps if only is None else (only,)
     lines = [f"## vmemscope: {verdict_of(report)}", "", *_block([header(report.target)]), ""]
@@ -76,7 +76,7 @@ def _table(pagemaps: Iterable[PagemapReport]) -> list[str]:
 
 
 def _reasons(pagemaps: Iterable[PagemapReport]) -> list[str]:
-    """Say of each pagemap that is not deduplicated why."""
+    """Return why pagemaps are not deduplicated, a line for each."""
     lines = [
         f"* {_code(label(one))}: {one.state}, {_code(safe(one.reason))}"
         for one in pagemaps
@@ -86,17 +86,16 @@ def _reasons(pagemaps: Iterable[PagemapReport]) -> list[str]:
 
 
 def _findings(report: Report, only: PagemapReport | None) -> list[str]:
-    """Put the findings of each rule under what the catalogue says of it."""
+    """Return the findings of each rule, with the rule's text from the catalogue."""
     by_rule: dict[str, list[tuple[str | None, Finding]]] = {}
-    for owner, finding in report.all_findings():
-        if only is None or owner is None or owner.address == only.address:
-            who = None if owner is None else label(owner)
-            by_rule.setdefault(finding.rule, []).append((who, finding))
+    for owner, finding in report.all_findings(only):
+        who = None if owner is None else label(owner)
+        by_rule.setdefault(finding.rule, []).append((who, finding))
     lines = []
     for name, several in by_rule.items():
         counted = tally(finding for _, finding in several)
-        told = ", ".join(count(counted[s], str(s)) for s in Severity if counted[s])
-        lines += ["", f"### {_code(safe(name))}: {told}", ""]
+        counts = ", ".join(count(counted[s], str(s)) for s in Severity if counted[s])
+        lines += ["", f"### {_code(safe(name))}: {counts}", ""]
         rule = rules.RULES.get(name)
         if rule is not None:
             lines += [
@@ -142,7 +141,7 @@ def _row(cells: Sequence[str] | Iterable[str]) -> str:
 
 def _code(text: str) -> str:
     """
-    Put text in a code span, in a table or not.
+    Return text in a code span, for use in and outside of tables.
 
     >>> _code("dax0.0"), _code("a`b|c")
     ('`dax0.0`', '``a`b\\x7cc``')
@@ -151,7 +150,7 @@ def _code(text: str) -> str:
     text = text.replace("|", "\\x7c")
     runs = {len(run) for run in re.findall("`+", text)}
     fence = "`" * next(length for length in range(1, len(runs) + 2) if length not in runs)
-    # One space on each side is taken off again; a span of nothing is none.
+    # Readers strip one space on each side; an empty span is no span.
     padded = not text.strip() or text[0] in "` " or text[-1] in "` "
     return f"{fence} {text} {fence}" if padded else f"{fence}{text}{fence}"
 
@@ -163,7 +162,7 @@ def _block(lines: Iterable[str]) -> list[str]:
 
 def _prose(text: str) -> str:
     r"""
-    Keep text from being taken for markup.
+    Return text with markup escaped.
 
     >>> _prose("__free_pages() of *p")
     '\\_\\_free\\_pages() of \\*p'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the memory map's memory goes, as text."""
+"""The use of memory by the memory map, as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..text import binary_size
 from .grid import fitting_grid
-from .words import count, ending, header, safe
+from .words import amount, count, ending, header, safe, vmemmap_in_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,10 +53,10 @@ def _place(area: Area) -> str:
 
 def render_memmap(report: MemmapReport, width: int) -> str:
     """
-    Format a report on the whole memory map.
+    Return a report on the whole memory map as text.
 
-    :param width: columns that the table may take; a line of prose or a finding
-        is never broken, so that it can be searched for
+    :param width: columns of the table; prose and findings are never broken, so that users
+        can search for them
     """
     page_size = report.target.page_size
     lines = [
@@ -101,15 +101,14 @@ def _sum(what: str, areas: Iterable[Area], page_size: int) -> list[str]:
     shared = sum(area.read_only for area in areas)
     if shared:
         text += f", {count(shared, 'page')} read-only (HugeTLB's optimization)"
-    saved = mapped - frames
-    return [f"{text}, {binary_size(saved * page_size) if saved else 'nothing'} saved"]
+    return [f"{text}, {amount((mapped - frames) * page_size)} saved"]
 
 
 def _total(totals: MemmapSummary, sections: int, page_size: int) -> str:
     text = (
-        f"all: {count(sections, 'section')}, {count(totals.mapped, 'page')} of vmemmap"
-        f" ({binary_size(totals.mapped * page_size)}) in {count(totals.frames, 'frame')}"
-        f" ({binary_size(totals.frame_bytes)}), {binary_size(totals.saved_bytes)} saved"
+        f"all: {count(sections, 'section')},"
+        f" {vmemmap_in_frames(totals.mapped, totals.frames, page_size)},"
+        f" {binary_size(totals.saved_bytes)} saved"
     )
     if totals.unmapped:
         text += f"; {count(totals.unmapped, 'page')} not mapped"

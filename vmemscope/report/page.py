@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All about one page, as text in the manner of crash's ``vtop``."""
+"""The report on one page, as text in the manner of crash's ``vtop``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ("render_page",)
 
 
 def render_page(report: PageReport) -> str:
-    """Format a report on one page; no line is broken, so that all can be searched for."""
+    """Return a report on one page as text; no line is broken, so that users can search it."""
     page_size = report.target.page_size
     lines = [
         header(report.target),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The JSON Schemas of all documents, made of their types.
+The JSON Schemas of all documents, derived from their types.
 
-They are in the package as files, so that nobody needs Python to use them. After a change
-of a type, write them anew: ``python -m vmemscope.report.schema --write``.
+They are in the package as files, for use without Python. After a change of a type, update
+them: ``python -m vmemscope.report.schema --write``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ADDRESS = {
 }
 #: of a field that no document has
 _NEVER: dict[str, Any] = {"not": {}}
-#: what no type of a field says
+#: constraints that no type of a field expresses
 _MORE: dict[type[Facts], dict[str, Any]] = {
     PagemapReport: {
         "if": {"properties": {"state": {"const": "deduplicated"}}},
@@ -59,7 +59,7 @@ _MORE: dict[type[Facts], dict[str, Any]] = {
 
 def schema_of(name: str) -> str:
     """
-    Return the text of a document's JSON Schema (2020-12): what this package writes, and no more.
+    Return the text of a document's JSON Schema (2020-12), as strict as what is written.
 
     :param name: as in :data:`FILES`
     """
@@ -86,7 +86,7 @@ def _custom(kind: type) -> dict[str, Any]:
 
 
 def _strict(schema: Any) -> Any:
-    """Allow no other fields than there are, and ask for all of them."""
+    """Return a schema that requires all fields and allows no others."""
     if isinstance(schema, list):
         return [_strict(one) for one in schema]
     if not isinstance(schema, dict):

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 from ..text import binary_size
 from .grid import grid
-from .words import count, finding_line, header, label, not_read, outcome_counts, safe, verdict_of
+from .words import (
+    amount,
+    count,
+    finding_line,
+    header,
+    label,
+    not_read,
+    outcome_counts,
+    safe,
+    verdict_of,
+    vmemmap_in_frames,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +32,7 @@ _NAME, _SHORT_NAME = 24, 8
 
 
 def _first_range(one: PagemapReport) -> tuple[str, str, str]:
-    """Get start and end of the first range, and how many more there are."""
+    """Return start and end of the first range, and how many more there are."""
     ranges = one.ranges
     if not ranges:
         return "-", "", ""
@@ -77,16 +88,16 @@ COLUMNS = tuple(_COLUMNS[0].split())
 
 
 def cell(column: str, one: PagemapReport) -> str:
-    """Get what stands in a column of the table for a pagemap, safe to be shown."""
+    """Return the text of a pagemap in a column of the table, escaped."""
     return safe(_CELLS[column](one))
 
 
 def render_all(report: Report, width: int) -> str:
     """
-    Format a report on all pagemaps.
+    Return a report on all pagemaps as text.
 
-    :param width: columns that the table may take; a line of prose or a finding
-        is never broken, so that it can be searched for
+    :param width: columns of the table; prose and findings are never broken, so that users
+        can search for them
     """
     lines = [header(report.target), ""]
     if report.pagemaps:
@@ -135,7 +146,7 @@ def _shortened(text: str, width: int) -> str:
 
 
 def _reasons(pagemaps: tuple[PagemapReport, ...]) -> list[str]:
-    """Say of each pagemap that is not deduplicated why, a line for each."""
+    """Return why pagemaps are not deduplicated, a line for each."""
     lines = []
     for one in pagemaps:
         if one.state == "deduplicated":
@@ -150,18 +161,14 @@ def _reasons(pagemaps: tuple[PagemapReport, ...]) -> list[str]:
 
 
 def totals(report: Report) -> list[str]:
-    """Say what all pagemaps come to, and how much was checked; nothing if there are none."""
+    """Return the sums over all pagemaps, and what was checked; nothing without pagemaps."""
     summary, page_size = report.summary, report.target.page_size
     if not report.pagemaps:
         return []
+    backed = vmemmap_in_frames(summary.vmemmap_pages, summary.backing_frames, page_size)
     lines = [
-        f"{count(summary.pagemaps, 'pagemap')}: {count(summary.vmemmap_pages, 'page')} of vmemmap"
-        f" ({binary_size(summary.vmemmap_pages * page_size)}) in"
-        f" {count(summary.backing_frames, 'frame')}"
-        f" ({binary_size(summary.backing_frames * page_size)}),"
-        f" {binary_size(summary.saved_bytes)} saved,"
-        f" {binary_size(summary.savable_bytes) if summary.savable_bytes else 'nothing'} more"
-        " could be saved"
+        f"{count(summary.pagemaps, 'pagemap')}: {backed}, {binary_size(summary.saved_bytes)} saved,"
+        f" {amount(summary.savable_bytes)} more could be saved"
     ]
     lines.append(f"checked: {_refcounts(report)}; {_contents(report)}")
     outcomes = report.all_outcomes()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Phrases that the table and the detailed view share."""
+"""Phrases that the renderers share."""
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from .documents.common import TargetInfo
     from .documents.pgmap import PagemapReport, Report
 
-    class Looked(Protocol):
-        """A report on something as a whole."""
+    class Audited(Protocol):
+        """The report of an audit of all of a target."""
 
         @property
         def findings(self) -> Sequence[Finding]: ...
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 __all__ = (
+    "amount",
     "count",
     "ending",
     "finding_line",
@@ -43,19 +45,21 @@ __all__ = (
     "tally",
     "verdict",
     "verdict_of",
+    "vmemmap_in_frames",
+    "wrapped",
 )
 
 _TARGETS = {"core": "core dump", "live": "running kernel", "qemu": "QEMU guest"}
-#: how the path of a simulated kernel starts; the rest is its scenario
+#: prefix of the path of a simulated kernel, before its scenario
 _SIMULATED = "sim:"
 
 
 def safe(text: str) -> str:
     r"""
-    Escape text that the user or a target gave, for a terminal and for a file.
+    Return text from the user or a target with all but printable characters escaped.
 
-    What is escaped already stays as it is. Bytes of a path that are no UTF-8,
-    which Python keeps as surrogates, become ``\xNN``.
+    Escaped text stays as it is. Bytes of a path that are no UTF-8, which Python keeps as
+    surrogates, become ``\xNN``.
 
     >>> safe("a\x1b[2J\udcff"), safe(safe("a\n"))
     ('a\\x1b[2J\\xff', 'a\\n')
@@ -69,13 +73,26 @@ def safe(text: str) -> str:
     )
 
 
+def amount(size: int) -> str:
+    """Return a number of bytes in words: a size, or "nothing"."""
+    return binary_size(size) if size else "nothing"
+
+
+def vmemmap_in_frames(pages: int, frames: int, page_size: int) -> str:
+    """Return how many pages of vmemmap are in how many frames, with their sizes."""
+    return (
+        f"{count(pages, 'page')} of vmemmap ({binary_size(pages * page_size)}) in"
+        f" {count(frames, 'frame')} ({binary_size(frames * page_size)})"
+    )
+
+
 def label(one: PagemapReport) -> str:
-    """Get what a pagemap is called: its name, or the address of its structure."""
+    """Return the name of a pagemap, or the address of its structure."""
     return safe(one.label)
 
 
 def header(target: TargetInfo) -> str:
-    """Say in one line what was looked at."""
+    """Return a line about the target."""
     kind, path = _TARGETS.get(target.kind, safe(target.kind)), target.path
     if target.kind == "core" and path.startswith(_SIMULATED):
         kind, path = "simulated kernel", path.removeprefix(_SIMULATED)
@@ -88,9 +105,9 @@ def header(target: TargetInfo) -> str:
 
 def finding_line(finding: Finding, owner: str | None) -> str:
     """
-    Put a finding on one line, to be read and to be searched for.
+    Return a finding on one line.
 
-    :param owner: what the pagemap that it is of is called, ``None`` if of no single one
+    :param owner: name of its pagemap, ``None`` if it is of no single one
     """
     where = f" at {finding.vaddr:#x}" if finding.vaddr is not None else ""
     if finding.pfn is not None:
@@ -107,15 +124,15 @@ def finding_line(finding: Finding, owner: str | None) -> str:
 
 
 def not_read(things: Iterable[str]) -> list[str]:
-    """Say what could not be read, a line for each thing."""
+    """Return a line for each thing that could not be read."""
     return [f"not read: {safe(what)}" for what in things]
 
 
 def outcome_counts(outcomes: Collection[RuleOutcome], findings: Iterable[Finding]) -> str:
     """
-    Count rules by outcome, including outcomes that no rule has, in words.
+    Return the number of rules by outcome, in words.
 
-    A rule of which only notes are reported did not fail: it is counted apart.
+    A rule with notes only did not fail: it is counted apart.
     """
     counts = Counter(one.outcome for one in outcomes)
     notes = {one.rule for one in findings if one.severity is Severity.NOTE}
@@ -126,7 +143,7 @@ def outcome_counts(outcomes: Collection[RuleOutcome], findings: Iterable[Finding
 
 
 def tally(findings: Iterable[Finding]) -> dict[Severity, int]:
-    """Count findings by severity."""
+    """Return the number of findings of each severity."""
     counted = dict.fromkeys(Severity, 0)
     for finding in findings:
         counted[finding.severity] += 1
@@ -135,7 +152,7 @@ def tally(findings: Iterable[Finding]) -> dict[Severity, int]:
 
 def verdict(counted: dict[Severity, int], partial: bool) -> str:
     """
-    Sum up findings in a few words.
+    Return the verdict on findings, in a few words.
 
     :param partial: whether something could not be read
     """
@@ -150,7 +167,7 @@ def verdict(counted: dict[Severity, int], partial: bool) -> str:
 
 
 def verdict_of(report: Report) -> str:
-    """Sum up a whole report in a few words."""
+    """Return the verdict on a whole report, in a few words."""
     summary = report.summary
     counted = {
         Severity.ERROR: summary.errors,
@@ -160,10 +177,10 @@ def verdict_of(report: Report) -> str:
     return verdict(counted, summary.partial)
 
 
-def ending(report: Looked) -> list[str]:
+def ending(report: Audited) -> list[str]:
     """
-    End a report on something as a whole: what could not be read, what came of the
-    rules, what was found, and the verdict.
+    Return the end of a report on a whole target: what could not be read, outcomes,
+    findings, and the verdict.
     """
     unread = not_read(report.not_read)
     lines = [*unread, ""] if unread else []
@@ -178,3 +195,20 @@ def ending(report: Looked) -> list[str]:
     if report.findings:
         lines += [*(finding_line(finding, None) for finding in report.findings), ""]
     return [*lines, verdict(tally(report.findings), report.partial)]
+
+
+def wrapped(text: str, width: int, first: str, later: str) -> list[str]:
+    """
+    Return text as lines that are broken at spaces only.
+
+    :param width: columns of a line, at least 20 of them text
+    :param first, later: indents of the first line and of the others
+    """
+    return textwrap.wrap(
+        text,
+        max(width, len(later) + 20),
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

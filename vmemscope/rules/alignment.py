@@ -162,5 +162,5 @@ def compound_alignment(facts: HeadFacts) -> Iterator[Violation | Skip]:
         )
 
 
-#: rules that go by how tail pages find their head
+#: rules that depend on how tail pages find their head
 HEAD_ALIGNMENT = (mask_alignment, compound_alignment)

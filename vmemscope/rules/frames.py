@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Rules about the frames that back the vmemmap: whose they are, how often they are
-referenced, what they are marked for.
+Rules about the vmemmap's backing frames: their owners, reference counts and marks.
 
-The page allocator gives a frame out for the vmemmap with a reference count of 1 and
-marked for no use: no flag and no ``page_type``. Each further entry that maps it takes a
-reference. Of a large leaf the first frame has the reference count and the marks.
+The page allocator hands out a frame for the vmemmap with a reference count of 1, no flag
+and no ``page_type``. Each further entry that maps it takes a reference. The first frame
+of a large leaf has the reference count and the marks.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..text import count
 from .rule import Severity, Value, Violation, Violations, rule
+from .words import agree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +48,8 @@ __all__ = (
 )
 
 
-def _entries_map(count: int) -> str:
-    return "1 entry maps" if count == 1 else f"{count} entries map"
+def _entries_map(number: int) -> str:
+    return f"{count(number, 'entry', 'entries')} {agree(number, 'maps', 'map')}"
 
 
 def _frames(
@@ -60,7 +61,7 @@ def _frames(
     observed: Value | NDArray[np.int32] | None = None,
 ) -> Violations:
     """
-    Make violations of frames.
+    Return violations of frames.
 
     :param where: mask or numbers of rows, shape ``(n,)``
     :param observed: the frame itself by default
@@ -220,7 +221,7 @@ class RefcountFacts(NamedTuple):
     geometry: Geometry
 
     def violations(self, where: NDArray[np.bool_]) -> Violations:
-        """Make violations of frames whose reference count is wrong."""
+        """Return violations of frames whose reference count is wrong."""
         entries = self.frames.entries
         return _frames(
             self.frames,
@@ -300,7 +301,7 @@ class MarkFacts(NamedTuple):
             yield name, (self.flags & np.uint64(mask)) != 0
 
     def violations(self, name: str, where: NDArray[np.bool_], sentence: str) -> Violations:
-        """Make violations of the frames that have a mark."""
+        """Return violations of the frames that have a mark."""
         return _frames(
             self.frames,
             where,
@@ -386,7 +387,7 @@ def frame_poisoned(facts: MarkFacts) -> Iterator[Violations]:
 
 
 class OtherNodes:
-    """Frames of a pagemap that are on another node than the device, added up."""
+    """The sum of a pagemap's frames on other nodes than the device's."""
 
     def __init__(self, node: int, geometry: Geometry) -> None:
         self.node = node

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Rules about HugeTLB's folios: their lists, what they say of themselves, how they are mapped.
+Rules about HugeTLB's folios: their lists, their flags, and how their vmemmap is mapped.
 
-What is not known of a folio violates no rule.
+Unknown facts violate no rule.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class FolioFacts(NamedTuple):
     entries: Callable[[int], FolioEntries]
 
     def hstate(self, i: int) -> Hstate:
-        """Return what a folio's size is."""
+        """Return the hstate of a folio."""
         return self.hstates[int(self.folios.hstate[i])]
 
     def label(self, i: int) -> str:
-        """Say which folio that is."""
+        """Return the name of a folio, in words."""
         size = self.geometry.page_size << self.hstate(i).order
         place = self.folios.place_word(i)
         return f"the {place} {binary_size(size)} folio at pfn {int(self.folios.head[i]):#x}"
@@ -92,7 +92,7 @@ class FolioFacts(NamedTuple):
         expected: Value | Callable[[int], Value] = None,
         observed: Value | Callable[[int], Value] = None,
     ) -> Violations:
-        """Make violations of folios, at their head pages."""
+        """Return violations of folios, at their head pages."""
         return Violations(
             where,
             sentence,
@@ -112,7 +112,7 @@ class FolioFacts(NamedTuple):
         observed: Callable[[int | None], Value] | Value,
     ) -> Violation:
         """
-        Make a violation at the first of some entries of a folio; nowhere if none is left.
+        Return a violation at the first of some entries of a folio, or without a place.
 
         :param observed: or made of the frame that the entry maps
         """
@@ -127,9 +127,9 @@ class FolioFacts(NamedTuple):
 
 
 class ListFacts(NamedTuple):
-    """What is wrong with the lists of folios."""
+    """The lists of folios, and what is wrong with them."""
 
-    #: folios on lists; those that do not look like any are reported
+    #: folios on lists, including those that are none
     folios: FolioFacts
     #: links that lead nowhere, or not back
     damage: Iterable[Damage]
@@ -169,7 +169,7 @@ def hugetlb_list(facts: ListFacts) -> Iterator[Violation | Violations]:
 
 
 class CountFacts(NamedTuple):
-    """What is on lists that could all be followed."""
+    """How many folios are on lists that could all be followed."""
 
     hstates: Sequence[Hstate]
     #: folios of each hstate that were found (int64), shape ``(hstates,)``
@@ -430,7 +430,7 @@ class HeadFrameFacts(NamedTuple):
         observed: Callable[[int], Value] | NDArray[np.int64] | None = None,
     ) -> Violations:
         """
-        Make violations of folios, at the first page of their vmemmap.
+        Return violations of folios, at the first page of their vmemmap.
 
         :param observed: the frame behind it by default
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rules about the tail pages that optimized HugeTLB folios keep, and what becomes of them."""
+"""Rules about the tail pages that optimized HugeTLB folios keep, and how they are restored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TAIL_MAPPING = 0x400
 
 
 class _Word(NamedTuple):
-    """A word that all tail pages without members of their own have alike."""
+    """A word that is the same in all tail pages without members of the folio."""
 
     name: str
     #: in bytes, and bits of the word there that count
@@ -46,7 +46,7 @@ class _Word(NamedTuple):
 
 
 def with_tail_pages(facts: FolioFacts) -> NDArray[np.int64]:
-    """Find folios that have read-only pages of vmemmap, and one of their own."""
+    """Return the numbers of folios with read-only vmemmap and a mapped head page (int64)."""
     return np.flatnonzero((facts.maps.read_only > 0) & (facts.maps.head_kind == Kind.MAPPED))
 
 
@@ -125,7 +125,7 @@ def _odd_tails(facts: TailFacts, pages: TailPages, expected: tuple[_Word, ...]) 
 
 
 def _words(facts: TailFacts) -> tuple[_Word, ...]:
-    """Return what prep_compound_tail() writes."""
+    """Return the words that ``mm/page_alloc.c: prep_compound_tail()`` writes."""
     folios, page = facts.folios, facts.layout.page
     heads, which = folios.folios.head, folios.folios.hstate
     word = (1 << 64) - 1
@@ -140,7 +140,7 @@ def _words(facts: TailFacts) -> tuple[_Word, ...]:
     no, nothing = np.zeros(len(heads), dtype=np.bool_), np.zeros(len(heads), dtype=np.uint64)
     mapping = nothing + np.uint64(facts.poison + _TAIL_MAPPING)
     # prep_compound_gigantic_page() left it alone up to 6.6, and for those that were not
-    # from boot up to 6.11; what takes gigantic pages apart again does not look at it.
+    # from boot up to 6.11; the code that frees gigantic pages does not check it.
     gigantic = np.array([one.gigantic for one in folios.hstates], dtype=np.bool_)
     return (
         _Word("the head", page.compound, word, head, no),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rules about what HugeTLB's vmemmap optimization has apart from folios."""
+"""Rules about HugeTLB's vmemmap optimization outside of folios."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class SharedPage(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Whose it is, in words."""
+        """Return its owner, in words."""
         tail = self.tail
         return f"order {tail.order} of zone {tail.zone_name} of node {tail.nid}"
 
@@ -241,7 +241,7 @@ def _odd_words(
         )
 
 
-#: rules that say something only of kernels with the optimization
+#: rules that apply only to kernels with the optimization
 OPTIMIZATION_RULES = (
     hugetlb_mapping,
     hugetlb_tail_frame,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Rules about what maps the vmemmap of a pagemap: holes, large leaves, permissions, and
-which frames the tail pages of compound pages share.
+Rules about the leaves that map a pagemap's vmemmap: holes, sizes, permissions, and the
+frames that tail pages share.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ..text import binary_size, count
 from ..vmemmap.layout import Populated
 from ..vmemmap.tables import Kind
 from .rule import Severity, Skip, Violations, rule
+from .words import agree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,18 +103,18 @@ class LeafFacts(NamedTuple):
     def of(
         cls, leaves: Leaves, populated: Populated, table: PageTable, geometry: Geometry
     ) -> LeafFacts:
-        """Find the leaves that are mapped."""
+        """Return the facts with the mask of mapped leaves."""
         return cls(leaves, populated, table, geometry, leaves.kind == Kind.MAPPED)
 
     @property
     def large(self) -> NDArray[np.bool_]:
-        """Which are mapped, and larger than base pages (bool), shape ``(n,)``."""
+        """Return the mask of mapped leaves larger than base pages (bool), shape ``(n,)``."""
         found: NDArray[np.bool_] = self.mapped & (self.leaves.shift > self.table.levels[-1].shift)
         return found
 
     def skip(self, reasons: Mapping[Populated, str]) -> str | None:
         """
-        Say why a rule is not evaluated, ``None`` if it is.
+        Return why a rule is not evaluated, ``None`` if it is.
 
         :param reasons: by how the piece is populated
         """
@@ -129,7 +130,7 @@ class LeafFacts(NamedTuple):
         observed: str | None = None,
     ) -> Violations:
         """
-        Make violations of leaves, one for each that a row stands for.
+        Return violations of leaves, one for each leaf that a row stands for.
 
         :param where: rows, shape ``(n,)``
         :param observed: the size of the leaf by default
@@ -294,7 +295,7 @@ class TailFacts(NamedTuple):
     @classmethod
     def of(cls, judged: Judged, in_ram: NDArray[np.bool_], geometry: Geometry) -> TailFacts:
         """
-        Find wrong frames that are memory; where one is not, frame-not-memory reports it.
+        Return the facts with wrong frames that are memory; rule frame-not-memory reports the rest.
 
         :param in_ram: whether the frame of each run is memory (bool), shape ``(n,)``
         """
@@ -306,12 +307,12 @@ class TailFacts(NamedTuple):
 
     @property
     def any_tail(self) -> bool:
-        """Whether any tail page is mapped."""
+        """Return whether any tail page is mapped."""
         return bool(((self.judged.runs.kind == Kind.MAPPED) & ~self.judged.head).any())
 
 
 def _compounds_apart(judged: Judged) -> NDArray[np.int64]:
-    """Find compound pages with three or more tail pages of which no two share a frame."""
+    """Return compound pages with three or more tail pages of which no two share a frame."""
     tails = ~judged.head & (judged.runs.kind == Kind.MAPPED) & (judged.runs.order == 0)
     compounds, first, runs = np.unique(
         judged.compound[tails], return_index=True, return_counts=True
@@ -349,7 +350,7 @@ def tail_frame(facts: TailFacts) -> Iterator[Violations | Skip]:
         heads = judged.head & (judged.compound == number) & (runs.pfn == runs.pfn[row])
         return (
             f"{count(length, 'page')} of the tail pages of compound page {number}"
-            f" {'maps' if length == 1 else 'map'} another frame than the rest"
+            f" {agree(length, 'maps', 'map')} another frame than the rest"
             + (", that of the head" if heads.any() else "")
         )
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-``struct page``s of device memory as they were read, and what they should hold.
+``struct page``s of device memory as read, and as the kernel writes them.
 
 :class:`Rows` are pages of the vmemmap, one a row; :class:`Expected` is what the kernel
-writes to the ``struct page``s of a pagemap, and where. :class:`StructPages`, both
-together, are the facts of the rules in :mod:`.struct_pages`.
+writes to the ``struct page``s of a pagemap. :class:`StructPages` is both together: the
+facts of the rules in :mod:`.struct_pages`.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _ONES = np.uint64((1 << 64) - 1)
 class Rows(NamedTuple):
     """Pages of the vmemmap as read, and what they describe; all have length ``n``."""
 
-    #: page frame of the compound page's head; of base pages, that of the first in
-    #: the row that is asked about (int64). Violations are added up by it
+    #: page frame of the compound page's head; of base pages, that of the first checked
+    #: one of the row (int64). Violations are added up by it
     head: NDArray[np.int64]
     #: page frame that the first ``struct page`` of the row describes (int64)
     first: NDArray[np.int64]
-    #: the same of the last vpage that maps the same frame: tail pages look
-    #: different from there, if what leads to their head is a mask (int64)
+    #: the same of the last vpage that maps the same frame: with a mask, tail pages
+    #: resolve to another head from there (int64)
     last: NDArray[np.int64]
-    #: page frames ``[start, end)`` of the row that are asked about (int64)
+    #: page frames ``[start, end)`` of the row that are checked (int64)
     start: NDArray[np.int64]
     end: NDArray[np.int64]
     #: whether the compound page's tail pages share a frame (bool)
@@ -72,18 +72,18 @@ class Expected:
     #: where zone and node are in ``page->flags``; the number of ZONE_DEVICE.
     #: ``None`` where that is not known
     flags: FlagLayout | None
-    #: node of the device, as most of its pages have it; ``None``: not known
+    #: node of the device; ``None``: not known
     nid: int | None = None
 
     @property
     def order(self) -> int:
-        """log2 of the pages in a compound page."""
+        """Return log2 of the pages in a compound page."""
         return self.pagemap.vmemmap_shift or 0
 
     @property
     def folios(self) -> bool:
         """
-        Whether a driver may make folios of base pages.
+        Return whether a driver may make folios of base pages.
 
         ``fs/dax.c: dax_folio_init()`` (6.15+, with ``folio->pgmap``),
         ``mm/memremap.c: zone_device_page_init()`` of device-private memory (6.19+).
@@ -92,14 +92,14 @@ class Expected:
 
     @property
     def zone_shift(self) -> int | None:
-        """Where the zone is in ``page->flags``, in bits from the lowest."""
+        """Return the lowest bit of the zone in ``page->flags``."""
         if self.flags is None or self.flags.node_width is None:
             return None
         return 64 - self.flags.node_width - self.flags.zone_width
 
     @property
     def zone_mask(self) -> int:
-        """The bits of ``page->flags`` that the zone is in, 0 if that is not known."""
+        """Return the mask of the zone in ``page->flags``, 0 if that is not known."""
         shift = self.zone_shift
         return (
             0 if shift is None or self.flags is None else (1 << self.flags.zone_width) - 1 << shift
@@ -107,7 +107,7 @@ class Expected:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Mask of zone and node (if known) in ``page->flags``, and what should be there."""
+        """Return the mask of zone and node (if known) in ``page->flags``, and their value."""
         shift, flags = self.zone_shift, self.flags
         if shift is None or flags is None or flags.device_zone is None:
             return 0, 0
@@ -125,13 +125,13 @@ class Expected:
         return address
 
     def in_zone(self, flags: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Find ``page->flags`` that say ZONE_DEVICE, or that may as far as is known."""
+        """Return the mask of ``page->flags`` with ZONE_DEVICE; all, if the zone is not known."""
         mask, value = self.zone_mask, self.place[1]
         inside: NDArray[np.bool_] = (flags & np.uint64(mask)) == np.uint64(value & mask)
         return inside
 
     def learn_node(self, flags: NDArray[np.uint64]) -> None:
-        """Take the node that most pages have for the device's: all of a pagemap are on one."""
+        """Set the device's node to that of most pages: all pages of a pagemap are on one."""
         shift = self.zone_shift
         if self.nid is not None or shift is None or not len(flags):
             return
@@ -143,9 +143,9 @@ class Expected:
 
     def mask_alike(self) -> NDArray[np.uint64]:
         """
-        Return, for each word, the bits that no rule but ``tail-contents`` is about.
+        Return, for each word, the bits that only rule ``tail-contents`` checks.
 
-        :return: shape ``(words,)``
+        :return: shape ``(words,)`` (uint64)
         """
         mask = np.full(self.page.size // 8, _ONES)
         known = self.place[0] | self.page.pg_head | self.page.pg_reserved
@@ -168,12 +168,12 @@ class PageKind(Enum):
 
 class StructPages:
     """
-    Rows of ``struct page``s of one kind, and what rules ask of each.
+    Rows of ``struct page``s of one kind, with the masks that rules use.
 
     Masks are bool; they and other arrays have shape ``(rows, struct pages)``.
 
-    :param usual: what the tail pages of each row should be like, shape ``(rows, words)``;
-        by default what most of the row are
+    :param usual: the words that the tail pages of each row should hold, shape
+        ``(rows, words)``; by default those of most of the row
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class StructPages:
 
     @classmethod
     def none(cls, expected: Expected, kind: PageKind) -> StructPages:
-        """Make a table without rows."""
+        """Return a table without rows."""
         number, truth = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
         words = np.empty((0, 1, expected.page.size // 8), dtype=np.uint64)
         frame = number.astype(np.uint64)
@@ -236,7 +236,7 @@ class StructPages:
 
     @cached_property
     def asked(self) -> NDArray[np.bool_]:
-        """Mask of those that are asked about."""
+        """Mask of the pages to check."""
         rows = self.rows
         asked: NDArray[np.bool_] = (self.pfn >= rows.start[:, None]) & (
             self.pfn < rows.end[:, None]
@@ -245,7 +245,7 @@ class StructPages:
 
     @cached_property
     def blank(self) -> NDArray[np.bool_]:
-        """Mask of those that nobody initialised."""
+        """Mask of uninitialised pages."""
         blank: NDArray[np.bool_] = ((self.flags == 0) | (self.flags == _ONES)) & self.asked
         if blank.any():
             blank[blank] = is_blank(self.words[blank])
@@ -253,7 +253,7 @@ class StructPages:
 
     @cached_property
     def misplaced(self) -> NDArray[np.bool_]:
-        """Mask of those that are of another zone or node than the device."""
+        """Mask of pages of another zone or node than the device."""
         mask, value = self.expected.place
         known = self.flags & np.uint64(mask)
         misplaced: NDArray[np.bool_] = self.asked & ~self.blank & (known != np.uint64(value))
@@ -261,13 +261,13 @@ class StructPages:
 
     @cached_property
     def own(self) -> NDArray[np.bool_]:
-        """Mask of the device's own: in another zone, one was never the device's."""
+        """Mask of the device's pages: one of another zone was never the device's."""
         foreign = self.misplaced & ~self.expected.in_zone(self.flags)
         return self.asked & ~self.blank & ~foreign
 
     @cached_property
     def tail(self) -> NDArray[np.bool_]:
-        """Mask of tail pages: by where they are, or, of folios of base pages, by what they say."""
+        """Mask of tail pages: by place, or, in folios of base pages, by compound_head."""
         if self.kind is PageKind.COMPOUND:
             tail: NDArray[np.bool_] = self.own & (self.pfn != self.rows.head[:, None])
             return tail
@@ -276,7 +276,7 @@ class StructPages:
 
     @cached_property
     def head(self) -> NDArray[np.bool_]:
-        """Mask of heads of compound pages, and of base pages that are no tail."""
+        """Mask of head pages, and of base pages that are no tail."""
         return self.own & ~self.tail
 
     @cached_property
@@ -287,38 +287,38 @@ class StructPages:
 
     @cached_property
     def says_head(self) -> NDArray[np.bool_]:
-        """Mask of those that have PG_head."""
+        """Mask of pages with PG_head."""
         has: NDArray[np.bool_] = (self.flags & np.uint64(self.expected.page.pg_head)) != 0
         return has
 
     @cached_property
     def says_tail(self) -> NDArray[np.bool_]:
-        """Mask of those that say that they are a tail."""
+        """Mask of pages that are marked as a tail."""
         says: NDArray[np.bool_] = (self.compound & np.uint64(1)) != 0
         return says
 
     @cached_property
     def no_head(self) -> NDArray[np.bool_]:
-        """Mask of heads of compound pages that do not say so."""
+        """Mask of head pages that are not marked as a head."""
         return self.head & (~self.says_head | self.says_tail)
 
     @cached_property
     def idle(self) -> int:
-        """The least reference count of a page that is no tail."""
+        """The lowest valid reference count of a page that is no tail."""
         if self.kind is PageKind.ALTMAP:
-            # mm/mm_init.c: memmap_init_range(): pages as any, and nobody gives them out.
+            # mm/mm_init.c: memmap_init_range(): ordinary pages that are never handed out.
             return 1
         return idle_refcount(self.expected.pagemap, self.expected.page)
 
     @property
     def plain(self) -> int:
-        """The first ``struct page`` after a head that is a tail like any other."""
+        """The number of the first tail page without members of the folio."""
         slots: int = self.words.shape[1]
         return min(self.expected.page.folio_pages, slots - 1)
 
     @cached_property
     def usual(self) -> NDArray[np.uint64]:
-        """What most of a row's tail pages hold, word by word, shape ``(rows, words)`` (uint64)."""
+        """The words of most of a row's tail pages, shape ``(rows, words)`` (uint64)."""
         if self._usual is not None:
             return self._usual
         count = self.words.shape[1]
@@ -328,9 +328,9 @@ class StructPages:
 
 def majority(several: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """
-    Return of three values the one that two of them are, if there is one.
+    Return the value that two of the first, the middle and the last value share.
 
-    :param several: three or more, along the first axis: the first, the middle, the last
+    :param several: three or more values along the first axis
     """
     first, middle, last = several[0], several[len(several) // 2], several[-1]
     lower, upper = np.minimum(first, middle), np.maximum(first, middle)
@@ -340,7 +340,7 @@ def majority(several: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def is_blank(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """
-    Find ``struct page``s that hold nothing but zeros, or nothing but ones.
+    Return the mask of ``struct page``s that are all zeros or all ones.
 
     :param words: shape ``(n, words)``
     :return: mask, shape ``(n,)``
@@ -351,10 +351,10 @@ def is_blank(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 def idle_refcount(pagemap: Pagemap, page: PageLayout) -> int:
     """
-    Return the least reference count of a pagemap's page that is no tail.
+    Return the lowest valid reference count of a pagemap's page that is no tail.
 
-    ``mm/memremap.c: free_zone_device_folio()`` sets the count of pages that nobody
-    uses any more back to 1, but for types whose driver hands them out anew:
+    ``mm/memremap.c: free_zone_device_folio()`` resets the count of an idle page to 1,
+    except for types whose driver hands pages out with a new reference:
     DEVICE_PRIVATE and COHERENT, and since 6.15 (as ``folio->pgmap``) FS_DAX
     (``fs/dax.c: dax_folio_put()``) and PCI_P2PDMA.
     """
@@ -365,10 +365,10 @@ def idle_refcount(pagemap: Pagemap, page: PageLayout) -> int:
 
 def holds_mask(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """
-    Find ``compound_info`` words that hold a mask and not a pointer (7.1+).
+    Return which ``compound_info`` words hold a mask and not a pointer (7.1+).
 
-    A mask is all ones from bit 63 down to some bit, zeros below but for bit 0.
-    No pointer into the vmemmap looks like that.
+    A mask has ones from bit 63 down to some bit, and zeros below except for bit 0.
+    No pointer into the vmemmap has that form.
     """
     inverse = ~(words & ~np.uint64(1))
     mask: NDArray[np.bool_] = ((inverse & (inverse + np.uint64(1))) == 0) & (
@@ -379,7 +379,7 @@ def holds_mask(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 def resolve_heads(words: NDArray[np.uint64], addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """
-    Resolve tail pages to their heads as the kernel does (``compound_head()``).
+    Return the heads of pages, as the kernel's ``compound_head()`` does.
 
     :param words: ``compound_head`` or ``compound_info`` of each page
     :param addresses: virtual address of each ``struct page``, in bytes

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What a rule about ``struct page``s is, and how its violations are added up.
+Rules about ``struct page``s, and the sums of their violations.
 
-Such a rule is a function under :func:`page_rule`. It takes :class:`~.page_rows.StructPages`
-and returns :class:`WrongPages`: a mask of those that violate it, and its words. What is
-wrong comes by the row, in any order; :class:`PageViolations` adds up that of one compound
-page, or of neighbouring rows of base pages, and reports it as one.
+A rule is a function under :func:`page_rule`. It takes :class:`~.page_rows.StructPages` and
+returns :class:`WrongPages`: a mask of the violating pages, and the sentence. Violations
+come by the row, in any order. :class:`PageViolations` reports those of one compound page,
+or of neighbouring rows of base pages, as one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Affected", "PageRule", "PageViolations", "WrongPages", "page_rule")
 
-#: records of what is wrong that are kept before those of one compound page are added up
+#: records of violations that are kept before those of one compound page are added up
 _GATHERED = 1 << 14
 _NOWHERE = np.empty((0, 0), dtype=np.bool_)
 
@@ -50,22 +50,22 @@ class Affected(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """Return its name, in words."""
         if self.kind is PageKind.COMPOUND:
             return f"the compound page at pfn {self.head:#x}"
         return f"the base pages from pfn {self.head:#x} on"
 
     @property
     def flags(self) -> int:
-        """``page->flags`` of the first that is wrong."""
+        """Return ``page->flags`` of the first wrong ``struct page``."""
         return self.word(self.expected.page.flags)
 
     def word(self, offset: int) -> int:
-        """Return the word of the first that is wrong that is at an offset in bytes."""
+        """Return the word at an offset in bytes of the first wrong ``struct page``."""
         return int(self.words[offset // 8])
 
     def pages_that(self, one: str, several: str) -> str:
-        """Say how many of its ``struct page``s do something."""
+        """Return how many of its ``struct page``s violate a rule, in words."""
         which = part(self.wrong, self.pages, "struct pages")
         return f"{which} checked in {self.name} {agree(self.wrong, one, several)}"
 
@@ -75,7 +75,7 @@ class WrongPages(NamedTuple):
 
     #: mask (bool), shape ``(rows, struct pages)``
     where: NDArray[np.bool_]
-    #: makes a clause without a full stop
+    #: returns a clause without a full stop
     sentence: Callable[[Affected], str]
     expected: Value | Callable[[Affected], Value] = None
     observed: Value | Callable[[Affected], Value] = None
@@ -84,9 +84,9 @@ class WrongPages(NamedTuple):
 
     def violation(self, one: Affected, frame: int) -> Violation:
         """
-        Make a violation.
+        Return the violation.
 
-        :param frame: the frame that the first ``struct page`` lies in
+        :param frame: backing frame of the first wrong ``struct page``
         """
         expected, observed = (
             value(one) if callable(value) else value for value in (self.expected, self.observed)
@@ -95,19 +95,19 @@ class WrongPages(NamedTuple):
         return Violation(self.sentence(one), address, frame, expected, observed)
 
 
-#: what a rule about struct pages gives
+#: what a rule about struct pages returns
 FoundPages = WrongPages | Skip | Iterable[WrongPages]
 
 
 @dataclass(frozen=True)
 class PageRule(Rule):
-    """A rule about ``struct page``s. Its check makes violations of what was added up."""
+    """A rule about ``struct page``s. Its check takes the violations as added up."""
 
-    #: finds those that violate it, or says why it does not apply
+    #: returns the violating pages, or why the rule does not apply
     find: Callable[[StructPages], FoundPages]
 
     def wrong(self, pages: StructPages) -> Iterable[WrongPages]:
-        """Find the ``struct page``s that violate it."""
+        """Return the ``struct page``s that violate it."""
         found = self.find(pages)
         if isinstance(found, Skip):
             return ()
@@ -135,13 +135,13 @@ def page_rule(
 
 
 class _Wrong(NamedTuple):
-    """Places where a rule does not hold, at most one of a row; all have length ``n``."""
+    """Violations of a rule, at most one of a row; all have length ``n``."""
 
     #: as :attr:`.page_rows.Rows.head` (int64)
     head: NDArray[np.int64]
     #: page frame of the first ``struct page`` that is wrong (int64)
     pfn: NDArray[np.int64]
-    #: frame that it lies in (uint64)
+    #: its backing frame (uint64)
     frame: NDArray[np.uint64]
     #: how many are wrong (int64)
     several: NDArray[np.int64]
@@ -150,21 +150,21 @@ class _Wrong(NamedTuple):
 
 
 class PageViolations:
-    """Adds up violations of rules about ``struct page``s of one kind, and reports them."""
+    """Sums violations of rules about ``struct page``s of one kind, and reports them."""
 
     def __init__(self, expected: Expected, kind: PageKind) -> None:
         self._expected, self._kind = expected, kind
         self._per_page = expected.geometry.page_size // expected.page.size
-        #: for each rule its words, and where it does not hold
+        #: for each rule its sentence and its violations
         self._wrong: dict[PageRule, tuple[WrongPages, list[_Wrong]]] = {}
         self._records = 0
 
     def __contains__(self, rule: PageRule) -> bool:
-        """Tell whether any ``struct page`` violates a rule."""
+        """Return whether any ``struct page`` violates a rule."""
         return rule in self._wrong
 
     def check(self, pages: StructPages, rules: Iterable[PageRule]) -> None:
-        """Evaluate rules, and add what violates them."""
+        """Evaluate rules, and add their violations."""
         for rule in rules:
             for wrong in rule.wrong(pages):
                 self._add(rule, wrong, pages)
@@ -198,10 +198,10 @@ class PageViolations:
 
     def report(self, findings: Collector, checked: Callable[[int], tuple[int, int]]) -> None:
         """
-        Make findings of what was added, and forget it.
+        Report the violations as findings, and drop them.
 
-        :param checked: gets, by :attr:`.page_rows.Rows.head`, how many tail pages and how
-            many ``struct page``s in all were checked
+        :param checked: :attr:`.page_rows.Rows.head` -> the number of tail pages, and of all
+            ``struct page``s, that were checked
         """
         for rule, (words, parts) in self._wrong.items():
             findings.check(rule, self._violations(words, _by_head(parts), checked))
@@ -236,7 +236,7 @@ class PageViolations:
 
 
 def _by_head(parts: list[_Wrong]) -> _Wrong:
-    """Add up what is wrong in one compound page, in order; keep the first place of each."""
+    """Return the sum of violations of each compound page, in order, with the first place."""
     wrong = join(parts)
     wrong = select(wrong, np.lexsort((wrong.pfn, wrong.head)))
     first = np.flatnonzero(np.concatenate(([True], wrong.head[1:] != wrong.head[:-1])))

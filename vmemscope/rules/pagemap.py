@@ -31,7 +31,7 @@ NO_RANGE = "it has no valid range"
 
 
 def _unreadable(pagemap: Pagemap) -> str | None:
-    """Say what of a pagemap could not be read, ``None`` if all could."""
+    """Return why a pagemap could not be read in full, ``None`` if it could."""
     return next((one.message for one in pagemap.damage if one.unreadable), None)
 
 
@@ -74,7 +74,7 @@ class Overlap(NamedTuple):
 
 def overlaps_of(ranges: Iterable[tuple[PhysicalRange, Pagemap]]) -> dict[int, list[Overlap]]:
     """
-    Find ranges of any pagemaps that overlap.
+    Return the overlaps of the ranges of all pagemaps.
 
     :param ranges: valid ones, each with its pagemap
     :return: virtual address of the pagemap that the later range is of -> overlaps
@@ -186,10 +186,10 @@ _WITH_USERS = ("p2pdma",)
 
 
 class ReferenceFacts(NamedTuple):
-    """How often a pagemap is referenced, and what its references are for."""
+    """The references on a pagemap, and those that its pages account for."""
 
     pagemap: Pagemap
-    #: the ranges that may be used
+    #: the valid ranges
     ranges: Sequence[PhysicalRange]
     #: log2 of the pages in a compound page, ``None`` where ``vmemmap_shift`` makes no sense
     order: int | None
@@ -199,12 +199,12 @@ class ReferenceFacts(NamedTuple):
 
     @property
     def observed(self) -> int:
-        """References, 0 where they are not known."""
+        """Return the references, 0 where they are not known."""
         return self.references.count or 0
 
     @property
     def expected(self) -> int:
-        """References that ``mm/memremap.c: pagemap_range()`` takes: ``pfn_len()`` of each range."""
+        """Return the references that ``pagemap_range()`` takes: ``pfn_len()`` of each range."""
         altmap = self.pagemap.altmap
         count = 0
         for number, one in enumerate(self.ranges):
@@ -217,7 +217,7 @@ class ReferenceFacts(NamedTuple):
 
     @property
     def reason(self) -> str | None:
-        """Why they can't be compared, ``None`` if they can."""
+        """Return why the two can't be compared, ``None`` if they can."""
         if self.pagemap.changing:
             return "it is being set up or torn down"
         if self.pagemap.type == "unknown":
@@ -233,7 +233,7 @@ class ReferenceFacts(NamedTuple):
         return None
 
     def violation(self, how_many: str) -> Violation:
-        """Make the violation of a count that is wrong."""
+        """Return the violation of a wrong count."""
         return Violation(
             f"the pagemap has {self.observed} references, {how_many}",
             vaddr=self.pagemap.address,

@@ -32,5 +32,5 @@ RULES: dict[str, Rule] = {
 
 
 def rules_of(scope: Scope) -> tuple[Rule, ...]:
-    """Get the rules that are evaluated for something, in their order."""
+    """Return the rules that are evaluated for a scope, in their order."""
     return tuple(rule for rule in RULES.values() if scope in rule.scope)

@@ -89,7 +89,7 @@ class Skip(NamedTuple):
 
     #: a clause without a full stop
     reason: str
-    #: it was evaluated elsewhere, only not for all
+    #: it was evaluated for the rest
     partly: bool = False
 
 
@@ -97,8 +97,8 @@ class Violations:
     """
     Rows of a table of facts for which a rule does not hold.
 
-    Each value is one for all rows, an array with an element a row, or a function of the
-    row's number: only the rows that are reported one by one are asked for.
+    A value is the same for all rows, an array with an element for each row, or a function of
+    a row's number. Only the rows that are reported one by one are asked for.
 
     :param where: the rows: a mask (bool), or their numbers (int64), shape ``(n,)``
     :param sentence: a clause without a full stop
@@ -126,21 +126,21 @@ class Violations:
     @classmethod
     def each(cls, where: NDArray[Any], make: Callable[[int], Violation]) -> Violations:
         """
-        Make violations whose values are found together.
+        Return violations whose values are found together.
 
         :param where: as above
-        :param make: number of a row -> its violation; for the rows that are reported one by one
+        :param make: number of a row -> its violation
         """
         violations = cls(where, "")
         violations._make = make
         return violations
 
     def __len__(self) -> int:
-        """Count the violations."""
+        """Return the number of violations."""
         return len(self._rows) + self._more
 
     def first(self, count: int) -> Iterator[Violation]:
-        """Make violations of the first rows."""
+        """Yield the violations of the first rows."""
         yield from map(self._make, self._rows[:count].tolist())
 
 
@@ -150,7 +150,7 @@ def _value_of(value: Any, row: int) -> Any:
     return value[row].item() if hasattr(value, "dtype") else value
 
 
-#: what a check gives: violations and reasons, none where the rule holds
+#: what a check returns: violations and reasons, none where the rule holds
 Found = Violations | Iterable[Violation | Violations | Skip]
 
 
@@ -168,7 +168,7 @@ class Rule:
     source: str
     #: what it means for the kernel and its user when it does not hold
     meaning: str
-    #: what to look at next
+    #: what to check next
     look_at: str
     #: first and last release that it holds for; ``None``: no such bound is known
     since: str | None = None
@@ -181,7 +181,7 @@ class Rule:
 
     @property
     def versions(self) -> str:
-        """The releases that it holds for, in words."""
+        """Return the releases that it holds for, in words."""
         if self.since is None:
             return "all versions" if self.until is None else f"up to {self.until}"
         return f"{self.since}+" if self.until is None else f"{self.since} to {self.until}"

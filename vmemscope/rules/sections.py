@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Rules about sections: what they say is valid, and what of the vmemmap is mapped.
+Rules about sections: which page frames are valid, and which vmemmap is mapped.
 
-Most are over whole sets of page frames or vpages (:mod:`~vmemscope.spans`); what
-could not be read is in none of the sets that a rule needs, so it breaks none.
+Most compare sets of page frames or vpages (:mod:`~vmemscope.spans`). Unreadable parts
+are in none of the sets that a rule needs, so they violate none.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = (
     "vmemmap_leak",
 )
 
-#: why nothing can be said of sections that seem not to be there
+#: why rules about missing sections are not evaluated
 UNREAD_SECTIONS = "part of the section table could not be read"
 
 
@@ -52,7 +52,7 @@ def _each(
     observed: str,
 ) -> Violations:
     """
-    Make a violation of each span.
+    Return a violation of each span.
 
     :param sentence: takes the first number of a span, and how many there are
     :param vaddr, pfn: take the first number of a span
@@ -69,13 +69,13 @@ def _each(
 
 
 class ValidFacts(NamedTuple):
-    """What sections say of the page frames of pagemaps; all are page frames."""
+    """Valid page frames, and those of pagemaps."""
 
-    #: those of pagemaps
+    #: page frames of pagemaps
     ranges: Spans
-    #: those of valid subsections
+    #: page frames of valid subsections
     valid: Spans
-    #: those of sections that say nothing
+    #: page frames of sections without a readable ``usage``
     unknown: Spans
     geometry: Geometry
 
@@ -117,7 +117,7 @@ def _memory(frames: int, geometry: Geometry) -> str:
 
 
 class LateFacts(NamedTuple):
-    """What became valid after boot; all are page frames."""
+    """Page frames that became valid after boot."""
 
     #: those of valid subsections in sections that were not there at boot
     late: Spans
@@ -280,14 +280,14 @@ def vmemmap_leak(facts: LeakFacts) -> Violations:
 
 
 class CounterFacts(NamedTuple):
-    """A counter of the kernel's, and what it should be, in pages."""
+    """A counter of the kernel, and its expected value, in pages."""
 
     name: str
-    #: ``None`` if the kernel has no such counter, or it could not be read
+    #: ``None`` if the kernel lacks it, or it could not be read
     value: int | None
     #: ``None`` if not all that it counts is known
     expected: int | None
-    #: what it is in kernels that count as if nothing were shared
+    #: its value in kernels that count as if no frame were shared
     unshared: int | None
     #: virtual address of the counter
     address: int | None
@@ -296,7 +296,7 @@ class CounterFacts(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why it is what it is, or why that is not compared; a clause without a full stop."""
+        """Return why it has its value, or why that is not compared, as a clause."""
         if self.value is None:
             if self.unreadable:
                 return "it could not be read"

@@ -2,8 +2,8 @@
 """
 Rules about the ``struct page``s of device memory: compound pages, base pages, altmap.
 
-Each finds those that violate it among pages of the vmemmap
-(:class:`~.page_rows.StructPages`); :mod:`.page_violations` reports them.
+Each finds violations in pages of the vmemmap (:class:`~.page_rows.StructPages`);
+:mod:`.page_violations` reports them.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def compound_head(pages: StructPages) -> Iterator[WrongPages]:
     yield _to_wrong_head(wrong, None)
     moved = rows.last - rows.first
     if moved.any():
-        # The same struct pages, seen from the last place that they are mapped at.
+        # The same struct pages at the last address that maps them.
         address = address + (moved.astype(np.uint64) * np.uint64(expected.page.size))[:, None]
         wrong = pages.tail & ~wrong & (moved != 0)[:, None]
         wrong &= resolve_heads(pages.compound, address) != goal
@@ -104,7 +104,7 @@ def _to_wrong_head(where: NDArray[np.bool_], moved: NDArray[np.int64] | None) ->
 
 
 def _head_of(one: Affected) -> int:
-    """Return the address that the first wrong tail page resolves to."""
+    """Return the virtual address that the first wrong tail page resolves to."""
     at = np.array([one.expected.geometry.page_address(one.pfn)], dtype=np.uint64)
     return int(resolve_heads(one.words[None, one.expected.page.compound // 8], at)[0])
 
@@ -122,7 +122,7 @@ def _head_of(one: Affected) -> int:
     " compound page's), or whether the pagemap's vmemmap_shift changed.",
 )
 def compound_order(pages: StructPages) -> WrongPages:
-    # In the row that the head is in; of what is no head it is not asked.
+    # Only in rows with a head: other pages have no order.
     led = ~pages.no_head.any(axis=1, keepdims=True)
     at = pages.expected.page.order
     return WrongPages(
@@ -194,7 +194,7 @@ def stray_head(pages: StructPages) -> WrongPages | Skip:
         return Skip("its driver makes folios of base pages")
     return WrongPages(
         wrong,
-        lambda one: one.pages_that("has PG_head set", "have PG_head set"),
+        lambda one: one.pages_that("has PG_head, but is no head", "have PG_head, but are no heads"),
         observed=lambda one: f"{one.flags:#x}",
     )
 
@@ -299,7 +299,7 @@ def _device_place(one: Affected) -> str:
 
 
 def _place(one: Affected) -> str:
-    """Put zone, node and PG_reserved of the first wrong ``struct page`` into words."""
+    """Return zone, node and PG_reserved of the first wrong ``struct page``, in words."""
     layout = one.expected.flags
     decoded = layout.decode(one.flags) if layout is not None else None
     zone = decoded.zone_name or decoded.zone if decoded is not None else "?"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Rules about what leads to all pagemaps, and to their ``struct page``s."""
+"""Rules about the structures that lead to pagemaps and ``struct page``s."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class CopyFacts(NamedTuple):
 )
 def kernel_entries(facts: CopyFacts) -> Iterator[Violation | Skip]:
     top = facts.table.levels[0]
-    # Of an entry that points to a table: whether it does, and to which.
+    # Entries that point to a table are compared by presence and address.
     own = decode(top, facts.own)
     wrong: dict[int, list[tuple[AddressSpace, int]]] = {}
     count = 0

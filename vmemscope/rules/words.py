@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Words that agree with numbers, for the sentences of rules."""
+"""Numbers and the words that agree with them, for the sentences of rules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ("agree", "part")
 
 def agree(count: int, one: str, several: str) -> str:
     """
-    Choose the word that agrees with a number.
+    Return the word that agrees with a number.
 
     >>> agree(1, "maps", "map"), agree(2, "maps", "map")
     ('maps', 'map')
@@ -18,7 +18,7 @@ def agree(count: int, one: str, several: str) -> str:
 
 def part(count: int, total: int, things: str) -> str:
     """
-    Say how many of all things.
+    Return how many of all things there are, in words.
 
     >>> part(127, 127, "tail pages"), part(3, 127, "tail pages")
     ('all 127 tail pages', '3 of 127 tail pages')

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What the reports of all audits share.
+Types that the reports of all audits share.
 
 A report is its document: the same fields under the same names, in the same order. Where
-Python calls a field otherwise, ``field(name=...)`` says how JSON does.
+the name differs in JSON, ``field(name=...)`` has it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from ... import __version__
 from ...fields import Address, Bytes, Count, Facts, Name, Text, one_of
-from ...rules.findings import Finding, Outcome, RuleOutcome
+from ...rules.findings import Finding
 from ...rules.rule import Severity
 
 if TYPE_CHECKING:
@@ -26,13 +26,12 @@ __all__ = (
     "Document",
     "PagemapName",
     "PagemapType",
+    "Summed",
     "TargetInfo",
     "TargetName",
     "TargetReport",
     "Timings",
     "Tool",
-    "Totals",
-    "counted_rules",
 )
 
 PagemapType = Annotated[
@@ -41,14 +40,14 @@ PagemapType = Annotated[
 
 
 class Tool(Facts, frozen=True):
-    """What wrote a document."""
+    """The tool that wrote a document."""
 
     name: Literal["vmemscope"] = "vmemscope"
     version: Name = __version__
 
 
 class Document(Facts, frozen=True, kw_only=True, tag_field="schema", tag=""):
-    """How every document starts: its identifier ``schema``, and what wrote it."""
+    """The start of every document: its identifier ``schema``, and the tool."""
 
     tool: Tool = Tool()
 
@@ -67,12 +66,12 @@ class TargetInfo(TargetName, frozen=True):
 
     page_size: Bytes
     struct_page_size: Bytes
-    #: where types come from; ``program`` if somebody else had attached them
+    #: where types come from; ``program`` if the caller had loaded them
     types: Literal["btf", "dwarf", "program"]
 
     @classmethod
     def about(cls, kernel: Kernel) -> TargetInfo:
-        """Describe the target of a kernel that was audited."""
+        """Return the description of a kernel's target."""
         return cls.of(
             kernel.target,
             arch=kernel.arch.name,
@@ -92,7 +91,7 @@ class PagemapName(Facts, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """Its name, or the address of its structure."""
+        """Return its name, or the address of its structure."""
         return self.name or f"{self.address:#x}"
 
 
@@ -104,12 +103,12 @@ class Timings(Facts, frozen=True, kw_only=True):
 
     @classmethod
     def measured(cls: type[_T], timings: Mapping[str, float]) -> _T:
-        """Take what was measured, with 0 for a phase that was not."""
+        """Return measured timings, with 0 for the other phases."""
         return cls(**{one: round(timings.get(one, 0.0), 6) for one in cls.__struct_fields__})
 
 
-class Totals(Facts, frozen=True, kw_only=True):
-    """A summary: each has these fields, but they come last in their documents."""
+class Summed(Facts, frozen=True, kw_only=True):
+    """The summary of a report. Its fields here come last in the documents."""
 
     if TYPE_CHECKING:
         errors: Count
@@ -120,7 +119,7 @@ class Totals(Facts, frozen=True, kw_only=True):
 
     @property
     def partial(self) -> bool:
-        """Whether something could not be read."""
+        """Return whether part of the target could not be read."""
         return bool(self.not_read)
 
 
@@ -143,13 +142,13 @@ class TargetReport(Document, frozen=True, kw_only=True, tag=""):
 
     @property
     def not_read(self) -> tuple[str, ...]:
-        """What could not be read, in words."""
+        """Return what could not be read, in words."""
         not_read: tuple[str, ...] = self.summary.not_read
         return not_read
 
     @property
     def partial(self) -> bool:
-        """Whether something could not be read."""
+        """Return whether part of the target could not be read."""
         return bool(self.not_read)
 
     def timed(self: _R, timings: Mapping[str, float]) -> _R:
@@ -158,9 +157,9 @@ class TargetReport(Document, frozen=True, kw_only=True, tag=""):
 
     def changed(self: _R, *, not_read: tuple[str, ...] | None = None, **changes: Any) -> _R:
         """
-        Return the report with other fields, and a summary that fits them.
+        Return the report with other fields, and the summary updated.
 
-        :param not_read: what could not be read, in words; as before if ``None``
+        :param not_read: what could not be read, in words; unchanged if ``None``
         """
         report = replace(self, **changes)
         not_read = report.not_read if not_read is None else not_read
@@ -175,8 +174,3 @@ class TargetReport(Document, frozen=True, kw_only=True, tag=""):
     def every_finding(self) -> Iterable[Finding]:
         """Return all findings, in no order."""
         return self.findings
-
-
-def counted_rules(outcomes: Iterable[RuleOutcome]) -> Counter[Outcome]:
-    """Count rules by what came of them."""
-    return Counter(one.outcome for one in outcomes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What changed between two reports, written as ``vmemscope.diff/1`` (``docs/diff.md``)."""
+"""The changes between two reports, written as ``vmemscope.diff/1`` (``docs/diff.md``)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ else:
 
 
 class Source(Facts, frozen=True):
-    """What was compared: a file, or a target, as the user called it."""
+    """A compared report: a file or a target."""
 
     source: Text
     kind: Text
@@ -114,7 +114,7 @@ class Diff(Document, frozen=True, kw_only=True, tag="vmemscope.diff/1"):
 
     before: Source
     after: Source
-    #: what got worse, in words; nothing if nothing did
+    #: what got worse, in words
     worse: tuple[Text, ...]
     pagemaps: PagemapsDiff = field(name="pgmaps")
     #: findings of no single pagemap

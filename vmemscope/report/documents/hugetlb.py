@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What ``vmemscope hugetlb`` finds out, and writes as ``vmemscope.hugetlb/1`` (``docs/hugetlb.md``).
+The report of ``vmemscope hugetlb``, written as ``vmemscope.hugetlb/1`` (``docs/hugetlb.md``).
 
 Sizes and addresses are in bytes, ``pages`` are base pages of the vmemmap, frames
-base pages of physical memory; ``None`` stands for what is not known.
+base pages of physical memory; ``None`` stands for unknown values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import field
 
 from ...fields import Address, Bytes, Count, Facts, Seconds, Text, one_of
 from ...rules.findings import Finding, RuleOutcome
-from .common import TargetReport, Timings, Totals
+from .common import Summed, TargetReport, Timings
 
 __all__ = (
     "FolioReport",
@@ -29,7 +29,7 @@ __all__ = (
 
 
 class HvoReport(Facts, frozen=True):
-    """What a kernel has of the vmemmap optimization, and whether it is on."""
+    """The kernel's vmemmap optimization, and whether it is on."""
 
     #: whether the kernel was built with it
     built_in: bool
@@ -130,7 +130,7 @@ class FolioReport(Facts, frozen=True, kw_only=True):
     tail_pfn: Count | None
 
 
-class HugetlbSummary(Totals, frozen=True, kw_only=True):
+class HugetlbSummary(Summed, frozen=True, kw_only=True):
     """Sums over all sizes."""
 
     folios: Count
@@ -170,7 +170,7 @@ class HugetlbReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.huge
     shared_tails: tuple[TailFrame, ...]
     folios: tuple[FolioReport, ...]
     findings: tuple[Finding, ...]
-    #: what came of each rule
+    #: outcome of each rule
     outcomes: tuple[RuleOutcome, ...] = field(name="rules")
     summary: HugetlbSummary
     timings: HugetlbTimings = HugetlbTimings()

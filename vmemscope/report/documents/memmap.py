@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Where the memory map's memory goes, written as ``vmemscope.memmap/1`` (``docs/memmap.md``).
+The report of ``vmemscope memmap``, written as ``vmemscope.memmap/1`` (``docs/memmap.md``).
 
 Sizes and addresses are in bytes, ``pages`` are base pages of the vmemmap, frames
-base pages of physical memory; ``None`` stands for what is not known.
+base pages of physical memory; ``None`` stands for unknown values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Name, Seconds, Text, one_of
 from ...rules.findings import Finding, RuleOutcome
-from .common import TargetReport, Timings, Totals
+from .common import Summed, TargetReport, Timings
 
 __all__ = (
     "Area",
@@ -56,7 +56,7 @@ class Area(Facts, frozen=True, kw_only=True):
     mapped: Count
     unmapped: Count
     unreadable: Count
-    #: bytes of a leaf -> pages that such leaves map
+    #: bytes of a leaf -> pages that leaves of that size map
     leaf_pages: Counts
     #: of the mapped pages, those that can't be written through (HugeTLB's optimization)
     read_only: Count
@@ -76,7 +76,7 @@ class Area(Facts, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """What to call it."""
+        """Return its name."""
         if self.kind == "zone":
             return f"node {self.node} {self.zone}"
         if self.kind == "pagemap":
@@ -93,18 +93,18 @@ class Leak(Facts, frozen=True):
 
 
 class Counter(Facts, frozen=True):
-    """One of the kernel's counters against what is there, in frames."""
+    """One of the kernel's counters, compared with the memory map, in frames."""
 
     name: Annotated[str, one_of("nr_memmap_pages", "nr_memmap_boot_pages")]
     #: ``None`` where the kernel has none, or it could not be read
     value: int | None
-    #: what the kernel's arithmetic makes of what is there, ``None`` if not known
+    #: by the kernel's own arithmetic, ``None`` if not known
     expected: Count | None
     #: in words, whether they agree and why not
     reason: Text
 
 
-class MemmapSummary(Totals, frozen=True, kw_only=True):
+class MemmapSummary(Summed, frozen=True, kw_only=True):
     """Sums over all areas; a frame that several of them map counts once."""
 
     pages: Count
@@ -135,7 +135,7 @@ class MemmapTimings(Timings, frozen=True, kw_only=True):
 
 
 class MemmapReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.memmap/1"):
-    """What ``vmemscope memmap`` found."""
+    """The use of memory by the whole memory map."""
 
     vmemmap: WalkedVmemmap
     areas: tuple[Area, ...]
@@ -144,7 +144,7 @@ class MemmapReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.memma
     #: how frames and counters go together, in words, a line each
     explanation: tuple[Text, ...]
     findings: tuple[Finding, ...]
-    #: what came of each rule about all of the memory map
+    #: outcome of each rule about all of the memory map
     outcomes: tuple[RuleOutcome, ...] = field(name="rules")
     summary: MemmapSummary
     timings: MemmapTimings = MemmapTimings()

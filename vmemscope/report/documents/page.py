@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-All about one page, written as ``vmemscope.page/1`` (``docs/page.md``).
+The report of ``vmemscope page``, written as ``vmemscope.page/1`` (``docs/page.md``).
 
-Addresses and sizes are in bytes, ``pfn`` counts page frames; ``None`` stands for
-what does not exist or could not be read, and then ``not_read`` says so.
+Addresses and sizes are in bytes; ``None`` stands for values that do not exist, or that
+could not be read, which ``not_read`` reports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import field
 
 from ...fields import Address, Bytes, Count, Facts, Name, Seconds, Text, one_of
 from ...rules.findings import Finding
-from .common import PagemapName, PagemapType, TargetReport, Timings, Totals
+from .common import PagemapName, PagemapType, Summed, TargetReport, Timings
 
 __all__ = (
     "Compound",
@@ -36,7 +36,7 @@ __all__ = (
 
 
 class Meaning(Facts, frozen=True):
-    """How the number that was asked for was understood."""
+    """The meaning of the number that the user gave."""
 
     number: Address
     kind: Literal["pfn", "physical", "struct-page", "virtual"]
@@ -106,7 +106,7 @@ class PageFlagsReport(Facts, frozen=True):
 
 
 class Compound(Facts, frozen=True):
-    """What the ``struct page`` itself says of a compound page."""
+    """The ``struct page``'s own state in a compound page."""
 
     #: fake-head: a tail that looks like the head, its frame being the head's
     role: Literal["head", "tail", "none", "fake-head"]
@@ -171,7 +171,7 @@ class SharingRun(Facts, frozen=True):
 
 
 class Sharing(Facts, frozen=True, kw_only=True):
-    """Who maps the frame, in a part of the vmemmap."""
+    """The pages of a part of the vmemmap that map the frame."""
 
     #: that part, ``end`` the first byte after it
     start: Address
@@ -184,7 +184,7 @@ class Sharing(Facts, frozen=True, kw_only=True):
     runs_left_out: Count
 
 
-class PageSummary(Totals, frozen=True, kw_only=True):
+class PageSummary(Summed, frozen=True, kw_only=True):
     """Findings of each severity, and what could not be read, in words."""
 
     errors: Count = 0
@@ -219,7 +219,7 @@ class PageReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.page/1"
     walk: tuple[StepReport, ...]
     frame: Frame | None
     sharing: Sharing | None
-    #: what to make of all that, a line each
+    #: conclusions, a line each
     state: tuple[Text, ...]
     findings: tuple[Finding, ...]
     summary: PageSummary

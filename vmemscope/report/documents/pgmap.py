@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What ``vmemscope pgmap`` finds out, and writes as ``vmemscope.pgmap/1`` (``docs/json.md``).
+The report of ``vmemscope pgmap``, written as ``vmemscope.pgmap/1`` (``docs/json.md``).
 
-Physical and virtual addresses and sizes are in bytes, ``pfn`` and counts in
-frames or base pages; ``None`` stands for what could not be read, with the
-reason beside it.
+Addresses and sizes are in bytes, counts in frames or base pages; ``None`` stands for
+unreadable values, with the reason beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from msgspec import UNSET, field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Seconds, Text
 from ...rules.findings import Finding, Outcome, RuleOutcome
-from .common import PagemapName, PagemapType, TargetReport, Timings, Totals, counted_rules
+from .common import PagemapName, PagemapType, Summed, TargetReport, Timings
 
 if TYPE_CHECKING:
     from typing import Any
@@ -39,7 +38,7 @@ __all__ = (
     "VmemmapCounts",
 )
 
-#: how much of a pagemap's vmemmap is deduplicated, from best to worst; what can't be read may
+#: how much of a pagemap's vmemmap is deduplicated, from best to worst; unreadable vmemmap may
 #: be in any state
 State = Literal["deduplicated", "partial", "not-optimized", "unreadable"]
 
@@ -52,7 +51,7 @@ class Range(Facts, frozen=True):
 
 
 class Altmap(Facts, frozen=True, kw_only=True):
-    """Where on the device its memory map lies; all in frames."""
+    """The frames of a device that hold its own memory map; all in frames."""
 
     base_pfn: Count
     end_pfn: Count
@@ -102,7 +101,7 @@ class FrameSpan(Facts, frozen=True):
 
 
 class PagemapDetail(Facts, frozen=True, kw_only=True):
-    """What an audit knows of a pagemap and its document does not have."""
+    """Facts of a pagemap that its document does not have."""
 
     pagemap: Pagemap
     geometry: Geometry
@@ -128,7 +127,7 @@ else:
 
 
 class PagemapReport(PagemapName, frozen=True, kw_only=True):
-    """All about one pagemap."""
+    """One pagemap."""
 
     type: PagemapType
     #: log2 of the pages in a compound page; ``None`` on kernels before 5.17
@@ -145,17 +144,17 @@ class PagemapReport(PagemapName, frozen=True, kw_only=True):
     #: why it is not deduplicated
     reason: Text | None
     findings: tuple[Finding, ...] = ()
-    #: what came of each rule that is evaluated for a pagemap
+    #: outcome of each rule that is evaluated for a pagemap
     outcomes: tuple[RuleOutcome, ...] = field(name="rules", default=())
     #: unset in a report that was read from a document
     detail: _Detail = _NO_DETAIL
 
 
-class Summary(Totals, frozen=True, kw_only=True):
+class Summary(Summed, frozen=True, kw_only=True):
     """
-    Totals, and what was and was not checked.
+    Sums, and what was and was not checked.
 
-    What has a default follows from the rest of the report, or is not in the first documents.
+    Fields with a default follow from the rest of the report, or are missing in old documents.
     """
 
     pagemaps: Count = 0
@@ -166,7 +165,7 @@ class Summary(Totals, frozen=True, kw_only=True):
     errors: Count = 0
     warnings: Count = 0
     notes: Count = 0
-    #: rules by what came of them, one rule for one pagemap as one
+    #: rules by outcome, one rule for one pagemap as one
     rules_checked: Count = 0
     rules_skipped: Count = 0
     rules_failed: Count = 0
@@ -206,25 +205,31 @@ class Report(TargetReport, frozen=True, kw_only=True, tag="vmemscope.pgmap/1"):
     pagemaps: tuple[PagemapReport, ...] = field(name="pgmaps")
     #: findings of no single pagemap
     findings: tuple[Finding, ...]
-    #: what came of each rule that is evaluated for the target as a whole
+    #: outcome of each rule that is evaluated for the target as a whole
     outcomes: tuple[RuleOutcome, ...] = field(name="rules", default=())
     summary: Summary
     timings: PgmapTimings = PgmapTimings()
 
     def all_outcomes(self) -> list[RuleOutcome]:
         """Return the outcomes of all rules, those of the target first."""
-        groups = (self.outcomes, *(one.outcomes for one in self.pagemaps))
-        return [one for group in groups for one in group]
+        return [*self.outcomes, *(o for one in self.pagemaps for o in one.outcomes)]
 
     def outcome_counts(self) -> Counter[Outcome]:
-        """Count rules by outcome, one rule for one pagemap as one."""
-        return counted_rules(self.all_outcomes())
+        """Return the number of rules by outcome, one rule for one pagemap as one."""
+        return Counter(one.outcome for one in self.all_outcomes())
 
-    def all_findings(self) -> list[tuple[PagemapReport | None, Finding]]:
-        """Return all findings with the pagemap that each is of, worst first."""
+    def all_findings(
+        self, only: PagemapReport | None = None
+    ) -> list[tuple[PagemapReport | None, Finding]]:
+        """
+        Return all findings with their pagemaps, worst first.
+
+        :param only: leave out the findings of all other pagemaps
+        """
         found: list[tuple[PagemapReport | None, Finding]] = [(None, f) for f in self.findings]
         for one in self.pagemaps:
-            found.extend((one, f) for f in one.findings)
+            if only is None or one.address == only.address:
+                found.extend((one, f) for f in one.findings)
         return sorted(found, key=lambda pair: (pair[1].severity, pair[1].vaddr or 0))
 
     def every_finding(self) -> Iterable[Finding]:
