@@ -7,7 +7,7 @@ Time the audit of a memory map against reading the bytes, and against a per-page
   pages, in whichever chunking of some is fastest, and nothing done with the bytes
 * ``loop``: drgn's ``follow_phys()`` and a ``_refcount`` for each page of the vmemmap,
   what one would write by hand; over a sample of the pages, scaled up
-* ``contents``: looking into all of the devices' struct pages, against reading them
+* ``contents``: checking all of the devices' struct pages, against reading them
 * ``memmap``: the whole memory map, against a whole audit of layout and references
 
 Sizes are of a devdax: on a guest of the test harness, which is booted for it, or in
@@ -62,13 +62,13 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def _peak(arguments: list[str]) -> int:
-    """Get the peak memory of a process in bytes."""
+    """Return the peak memory of a process in bytes."""
     command = [sys.executable, "-c", _PEAK, sys.executable, *arguments]
     return int(subprocess.run(command, capture_output=True, check=True).stdout) * 1024
 
 
 def _memory(where: list[str]) -> int:
-    """Get the peak memory of ``pgmap --all`` above the interpreter's with drgn, in bytes."""
+    """Return the peak memory of ``pgmap --all`` above the interpreter's with drgn, in bytes."""
     return _peak(["-m", "vmemscope", "pgmap", "--all", *where]) - _peak(["-c", "import drgn"])
 
 

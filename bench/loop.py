@@ -17,7 +17,7 @@ __all__ = ("PerPageLoop",)
 
 #: pages of the vmemmap that it goes over
 _SAMPLE = 2000
-#: of which so many are neighbours
+#: and how many of them are neighbours
 _BLOCK = 100
 
 

@@ -16,9 +16,9 @@ from drgn import FaultError
 
 from vmemscope.audits import memmap
 from vmemscope.audits.pagemaps import Contents, once
+from vmemscope.audits.pagemaps.audited import AuditedPagemap
 from vmemscope.audits.pagemaps.backing import check_backing
-from vmemscope.audits.pagemaps.mapping import map_subject
-from vmemscope.audits.pagemaps.subject import Subject
+from vmemscope.audits.pagemaps.mapping import map_pagemap
 from vmemscope.machine import Kernel
 from vmemscope.vmemmap.memory import PhysicalMemory
 
@@ -69,21 +69,21 @@ class Bench:
             return run(memory, first, count)
 
         kernel = self.kernel.again()
-        subjects, vmemmap = [Subject(layout) for layout in kernel.layouts], kernel.vmemmap
+        pagemaps, vmemmap = [AuditedPagemap(layout) for layout in kernel.layouts], kernel.vmemmap
         states = kernel.page_states
         self.vmemmap = vmemmap
         setattr(PhysicalMemory, "read_batches", read_batches)  # noqa: B010
         setattr(PhysicalMemory, "read_run", read_run)  # noqa: B010
         try:
-            for subject in subjects:
-                map_subject(subject, vmemmap, lambda vpages: None)
+            for audited in pagemaps:
+                map_pagemap(audited, vmemmap, lambda vpages: None)
             tables = np.unique(np.concatenate(seen))
             seen.clear()
-            check_backing(subjects, vmemmap, states)
+            check_backing(pagemaps, vmemmap, states)
         finally:
             setattr(PhysicalMemory, "read_batches", batches)  # noqa: B010
             setattr(PhysicalMemory, "read_run", run)  # noqa: B010
-        behind = np.unique(np.concatenate([one.ram.finish().pfn for one in subjects]))
+        behind = np.unique(np.concatenate([one.ram.finish().pfn for one in pagemaps]))
         return tables, np.unique(np.concatenate(seen)), behind
 
     def _best_spans(self, frames: np.ndarray) -> list[tuple[int, int]]:

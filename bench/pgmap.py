@@ -62,7 +62,7 @@ def measure(
     """
     Time everything ``runs`` times, in turn; seconds.
 
-    :param target: the options that say what to look at
+    :param target: the options that select the target
     :param loop: from :func:`per_page_loop`, ``None`` to leave it out
     """
     figures: dict[str, list[float]] = {}

@@ -22,7 +22,18 @@ PACKAGE = Path(vmemscope.__file__).parent
 ORACLE = sorted(Path(__file__).parent.glob("oracle*.py"))
 
 #: every room but the simulator may import these; they import nothing but each other
-COMMON = {"", "_lazy", "columns", "errors", "fields", "limits", "spans", "text", "timing"}
+COMMON = {
+    "",
+    "_lazy",
+    "columns",
+    "errors",
+    "fields",
+    "limits",
+    "progress",
+    "spans",
+    "text",
+    "timing",
+}
 AUDITS = ("audits.pagemaps", "audits.hugetlb", "audits.memmap", "audits.page")
 AN_AUDIT = {"types", "kernel", "vmemmap", "rules", "confirm", "report.documents"}
 
@@ -77,21 +88,14 @@ EXCEPTIONS: set[Import] = {
     Import("audits.hugetlb.needs", "audits.pagemaps.needs"),
     Import("audits.memmap", "audits.pagemaps.needs"),
     Import("audits.page.needs", "audits.pagemaps.needs"),
-    # The type of a progress function belongs to one audit, and three use it.
-    Import("audits.hugetlb", "audits.pagemaps", True),
-    Import("audits.hugetlb.gather", "audits.pagemaps", True),
-    Import("audits.memmap", "audits.pagemaps", True),
-    Import("audits.memmap.gather", "audits.pagemaps", True),
-    # Two audits evaluate subsection-map.
-    Import("audits.memmap.gather", "audits.pagemaps.validity"),
     # This audit reads the page tables of processes itself.
-    Import("audits.pagemaps.entries", "target.reads"),
+    Import("audits.pagemaps.structures", "target.reads"),
     # The target's part of a report is made from a Kernel.
     Import("report.documents.common", "machine", True),
     # Facts about folios are types of the audit that reads them.
-    Import("rules.hugetlb", "audits.hugetlb.survey", True),
+    Import("rules.hugetlb", "audits.hugetlb.walk", True),
     Import("rules.hugetlb_tails", "audits.hugetlb.tails", True),
-    Import("rules.hugetlb_vmemmap", "audits.hugetlb.survey", True),
+    Import("rules.hugetlb_vmemmap", "audits.hugetlb.walk", True),
 }
 
 

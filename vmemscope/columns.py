@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ("join", "select")
+__all__ = ("join", "numbered", "select")
 
 Table = TypeVar("Table", bound="tuple[NDArray[Any], ...]")
 
@@ -27,6 +27,17 @@ def select(table: Table, which: NDArray[np.bool_] | NDArray[np.int64] | slice) -
 
 
 def join(tables: Sequence[Table]) -> Table:
-    """Put tables of one type below each other; there must be at least one."""
+    """Concatenate tables of one type, at least one."""
     columns = zip(*tables, strict=True)
     return cast(Table, cast(Any, type(tables[0]))._make(np.concatenate(c) for c in columns))
+
+
+def numbered(counts: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """
+    Number the items of rows, of which each row has a count.
+
+    :param counts: items of each row, 0 or more, shape ``(n,)``
+    :return: the row of each item, and its number in that row, shape ``(counts.sum(),)``
+    """
+    row = np.repeat(np.arange(len(counts)), counts)
+    return row, np.arange(len(row)) - (np.cumsum(counts) - counts)[row]

@@ -21,7 +21,7 @@ class Limits:
     #: tables of the last level that one batch of a walk has: 1 MiB of tables on x86-64
     tables: int = 256
     #: frames between two that are read, which are rather read along than read around:
-    #: a read of its own costs as much as copying so many (see docs/performance.md)
+    #: a read of its own costs as much as copying them (see docs/performance.md)
     gap: int = 3
     #: vpages looked up, and of these vpages read, at a time where members of struct
     #: pages are read: what was read is still in the processor's cache when used

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Protocol
 
-    from ..audits.pagemaps import Progress
     from ..machine import Kernel
+    from ..progress import Progress
     from ..rules.findings import Finding
 
     class AuditReport(Protocol):

@@ -20,7 +20,7 @@ from .words import agree
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..audits.hugetlb.survey import Entries, FolioMaps
+    from ..audits.hugetlb.walk import FolioEntries, FolioMaps
     from ..kernel import Damage
     from ..kernel.hstate import Hstate
     from ..kernel.hugetlb_folio import Folios
@@ -64,7 +64,7 @@ class FolioFacts(NamedTuple):
     shared_tails: bool
     geometry: Geometry
     #: walks the vmemmap of a folio once more
-    entries: Callable[[int], Entries]
+    entries: Callable[[int], FolioEntries]
 
     def hstate(self, i: int) -> Hstate:
         """Return the hstate of a folio."""
@@ -104,7 +104,7 @@ class FolioFacts(NamedTuple):
 
     def at(
         self,
-        entries: Entries,
+        entries: FolioEntries,
         which: NDArray[np.bool_],
         sentence: str,
         *,

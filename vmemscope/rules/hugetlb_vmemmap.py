@@ -18,7 +18,7 @@ from .words import agree
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..audits.hugetlb.survey import ReadOnly
+    from ..audits.hugetlb.walk import ReadOnly
     from ..kernel.hugetlb_vmemmap import TailPage
     from ..kernel.page import PageLayout
     from ..vmemmap.layout import Geometry

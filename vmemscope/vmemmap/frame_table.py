@@ -95,7 +95,7 @@ class _Compounds:
         self.count += frames.size
 
     def between(self, first: int, end: int) -> Frames | None:
-        """Get the frames in ``[first, end)`` in order of pfn, ``None`` if there are none."""
+        """Return the frames in ``[first, end)`` in order of pfn, ``None`` if there are none."""
         pfns, places, before = [], [], 0
         for column in self.columns:
             which = column.within(first, end)
@@ -118,7 +118,7 @@ class _Compounds:
         )
 
     def owned(self, first: int, end: int) -> Iterator[_Owned]:
-        """Get the frames in ``[first, end)`` as owned by heads and by tails."""
+        """Yield the frames in ``[first, end)``, those of heads apart from those of tails."""
         for column in self.columns:
             which = column.within(first, end)
             if which is None:
@@ -147,7 +147,7 @@ class _Owned(NamedTuple):
 def _ordered(
     pfn: NDArray[Any], place: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Put frames in order, each with its place."""
+    """Sort frames and their places by pfn."""
     if (pfn[1:] >= pfn[:-1]).all():
         return pfn.astype(np.uint64), place
     low = int(pfn.min())
@@ -185,7 +185,7 @@ class FrameTable:
         """
         large = runs.order > 0
         one = np.ones(len(runs.pfn), dtype=np.int64)
-        # A leaf is aligned to its size, so its first frame is told by its number.
+        # A leaf is aligned to its size.
         within = (np.uint64(1) << runs.order.astype(np.uint64)) - np.uint64(1)
         self.add_frames(
             Frames(
@@ -226,12 +226,12 @@ class FrameTable:
             self._rows, self._merged = 0, len(merged.pfn)
 
     def finish(self) -> Frames:
-        """Get all frames in order of pfn."""
+        """Return all frames in order of pfn."""
         return self.between(0, 1 << 64)
 
     def between(self, first: int, end: int) -> Frames:
         """
-        Get the frames in ``[first, end)`` in order of pfn.
+        Return the frames in ``[first, end)`` in order of pfn.
 
         :param first: a bound that :func:`windows` gave, as is ``end``
         """
@@ -248,7 +248,7 @@ class FrameTable:
 
     def owned(self, first: int, end: int) -> list[_Owned] | None:
         """
-        Get the frames in ``[first, end)``, in no order, some maybe several times.
+        Return the frames in ``[first, end)``, in no order, some maybe several times.
 
         :return: ``None`` if any of them is of a large leaf, or has no owner or several
         """
@@ -269,11 +269,11 @@ class FrameTable:
         return found
 
     def touches(self, first: int, end: int) -> bool:
-        """Tell whether there is any frame in ``[first, end)``."""
+        """Return whether any frame is in ``[first, end)``."""
         return any(column.within(first, end) is not None for column in self.columns())
 
     def columns(self) -> Iterator[_Column]:
-        """Get the frames of all rows, a part at a time."""
+        """Yield the frames of all rows, a part at a time."""
         for one in self._compounds:
             yield from one.columns
         for part in self._parts:
@@ -356,11 +356,10 @@ def sole_owners(
     tables: Sequence[FrameTable], first: int, end: int, align: int
 ) -> SoleOwners | None:
     """
-    Tell at a glance that no frame in ``[first, end)`` has several owners.
+    Return the entries of the frames in ``[first, end)`` if each has one owner.
 
     Most have one, and this costs an element for each frame of the memory that they
-    lie in; where it does not hold, or they lie too far apart, they have to be put
-    in order.
+    lie in. Where several share one, or they lie too far apart, they must be sorted.
 
     :param first: a bound that :func:`windows` gave, as is ``end``
     :param align: frames that the stretch begins at a multiple of, and is one of

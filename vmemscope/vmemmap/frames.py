@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..columns import join, select
+from ..columns import join, numbered, select
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,16 +56,14 @@ def join_frames(parts: Sequence[Frames]) -> Frames:
 
 
 def expand(frames: Frames, which: NDArray[np.bool_]) -> Frames:
-    """Give each frame of some rows a row of its own, in no order."""
+    """Return frames with a row for each frame of some rows, in no order."""
     rows = select(frames, which)
-    total = rows.total
-    owner = np.repeat(np.arange(len(rows.pfn)), rows.span)
-    offset = np.arange(total) - (np.cumsum(rows.span) - rows.span)[owner]
+    owner, offset = numbered(rows.span)
     apart = select(rows, owner)._replace(
         pfn=rows.pfn[owner] + offset.astype(np.uint64),
         vpage=rows.vpage[owner] + offset,
         inner=rows.inner[owner] | (offset > 0),
-        span=np.ones(total, dtype=np.int64),
+        span=np.ones(len(owner), dtype=np.int64),
     )
     return join([select(frames, ~which), apart])
 
@@ -101,7 +99,7 @@ def merge(parts: Sequence[Frames]) -> Frames:
 
 
 def in_order(frames: Frames) -> Frames:
-    """Put frames in order of pfn."""
+    """Sort frames by pfn."""
     if (frames.pfn[1:] >= frames.pfn[:-1]).all():
         return frames
     return select(frames, np.argsort(frames.pfn, kind="stable"))
@@ -121,7 +119,7 @@ class FrameTotals:
         self._sharing.update(sharing(frames))
 
     def add_alike(self, entries: int, frames: int) -> None:
-        """Add frames that were not added before, and that so many vpages each map."""
+        """Add frames that were not added before, each mapped by ``entries`` vpages."""
         self.backing += frames
         self._sharing[entries] += frames
 

@@ -17,14 +17,13 @@ boundaries (``mm/memory_hotplug.c: __add_pages()``). A chunk is one of:
 * **base**: part of a section without deduplication, base pages from RAM,
   whatever the altmap (same function).
 
-This module says what a *sound* kernel builds: a frame for the head of every
-compound page and one for its tails. ``vmemmap_populate_compound_pages()``
-itself goes wrong for a compound page larger than a subsection in a range that
-starts off a section boundary, or in a section that was there at boot; there the
-memory differs from what is said here, and that is a finding.
+The expected layout has one frame for the head of every compound page and one for its
+tails. ``vmemmap_populate_compound_pages()`` itself builds another for a compound page larger
+than a subsection, in a range that does not start on a section boundary or in a section
+that was there at boot: a finding.
 
-A page of the vmemmap is named by its **vpage**, its number from the start of
-the vmemmap: the ``struct page`` of frame ``pfn`` lies in vpage
+A **vpage** is a page of the vmemmap, numbered from its start: the ``struct page`` of frame
+``pfn`` lies in vpage
 ``pfn * sizeof(struct page) // page size``.
 """
 
@@ -72,24 +71,24 @@ class Geometry:
     vmemmap: int
 
     def vpage(self, pfn: int) -> int:
-        """Get the page of the vmemmap that the ``struct page`` of a frame starts in."""
+        """Return the vpage that the ``struct page`` of a frame starts in."""
         return pfn * self.struct_page_size // self.page_size
 
     def vpage_after(self, pfn: int) -> int:
-        """Get the first vpage that holds nothing of the frames before ``pfn``."""
+        """Return the first vpage without a ``struct page`` of frames before ``pfn``."""
         return -(-pfn * self.struct_page_size // self.page_size)
 
     def address(self, vpage: int) -> int:
-        """Get the virtual address of a vpage."""
+        """Return the virtual address of a vpage."""
         return (self.vmemmap + vpage * self.page_size) % (1 << 64)
 
     def vpage_at(self, address: int) -> int:
-        """Get the vpage that a virtual address lies in."""
+        """Return the vpage of a virtual address."""
         return (address - self.vmemmap) // self.page_size
 
     def vpages_at(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         """
-        Get the vpages that virtual addresses lie in, negative below the vmemmap.
+        Return the vpages of virtual addresses, negative below the vmemmap.
 
         A hole of an upper level may start there.
 
@@ -102,25 +101,25 @@ class Geometry:
         return found
 
     def addresses(self, vpages: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Get the virtual addresses of vpages, bytes, shape ``(n,)``."""
+        """Return the virtual addresses of vpages, bytes, shape ``(n,)``."""
         found: NDArray[np.uint64] = vpages.astype(np.uint64) * np.uint64(self.page_size)
         found += np.uint64(self.vmemmap)
         return found
 
     def page_address(self, pfn: int) -> int:
-        """Get the virtual address of the ``struct page`` of a frame (``pfn_to_page()``)."""
+        """Return the virtual address of the ``struct page`` of a frame (``pfn_to_page()``)."""
         return (self.vmemmap + pfn * self.struct_page_size) % (1 << 64)
 
     def end(self, frames: int) -> int:
         """
-        Get the first virtual address after the vmemmap.
+        Return the first virtual address after the vmemmap.
 
         :param frames: page frames that there can be (:func:`~.vmcoreinfo.physmem_frames`)
         """
         return min(self.vmemmap + frames * self.struct_page_size, self.arch.vmemmap_limit)
 
     def compound_vpages(self, shift: int) -> int:
-        """Get the vpages that the ``struct page``s of a compound page of an order take."""
+        """Return the number of vpages with the ``struct page``s of a compound page of an order."""
         return (self.struct_page_size << shift) // self.page_size
 
 
@@ -131,7 +130,7 @@ class Populated(Enum):
     COMPOUND = "compound"
     LEAF = "leaf"
     BASE = "base"
-    #: can't be told: the pagemap makes no sense
+    #: unknown: the pagemap is invalid
     UNKNOWN = "unknown"
 
 
@@ -161,7 +160,7 @@ class Dedup:
 
 def dedup_of(pagemap: Pagemap, geometry: Geometry, osrelease: str) -> Dedup:
     """
-    Tell whether the kernel deduplicates a pagemap's vmemmap.
+    Return whether the kernel deduplicates a pagemap's vmemmap.
 
     ``include/linux/mm.h: vmemmap_can_optimize()``, 5.19 to 7.2. Its conditions
     grew over time (a Kconfig gate in 6.4, at least three vpages in a compound
@@ -190,7 +189,7 @@ def dedup_of(pagemap: Pagemap, geometry: Geometry, osrelease: str) -> Dedup:
 
 def _version(osrelease: str) -> tuple[int, int]:
     match = re.match(r"(\d+)\.(\d+)", osrelease)
-    # A release that tells no version is taken for a current kernel.
+    # A release without a version is taken for a current kernel.
     return (int(match[1]), int(match[2])) if match else (1 << 16, 0)
 
 
@@ -198,7 +197,7 @@ def pieces_of(
     first: int, end: int, pagemap: Pagemap, geometry: Geometry, sections: Sections, dedup: bool
 ) -> list[Piece]:
     """
-    Get the pieces that the vmemmap of one range consists of, in order.
+    Return the pieces of the vmemmap of one range, in order.
 
     :param first: first page frame of the range
     :param end: first page frame after it
@@ -232,7 +231,7 @@ def pieces_of(
 
 
 def unknown_piece(first: int, end: int, geometry: Geometry) -> Piece:
-    """Get the piece for a range of which it can't be told what the kernel should have built."""
+    """Return the piece of a range whose expected layout is unknown."""
     start = geometry.vpage(first)
     return Piece(Populated.UNKNOWN, start, geometry.vpage_after(end), start)
 
@@ -261,7 +260,7 @@ def expected_frames(pieces: Iterable[Piece], compound: int) -> int:
 
 def first_compound(pagemap: Pagemap, first: int) -> int:
     """
-    Get the head of the first compound page in a range.
+    Return the head of the first compound page in a range.
 
     With an altmap the memory map's own frames come first and are no compound
     pages (``mm/mm_init.c: memmap_init_zone_device()``, ``vmem_altmap_offset()``).

@@ -75,7 +75,7 @@ class PhysicalMemory:
 
     def contains(self, pfns: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """
-        Tell which frames lie in memory.
+        Return which frames lie in memory.
 
         :param pfns: page frame numbers, any shape
         :return: same shape; false also where a frame is only partly memory
@@ -100,7 +100,7 @@ class PhysicalMemory:
         self, pfns: NDArray[np.uint64], count: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """
-        Tell which runs of neighbouring frames lie in memory as a whole.
+        Return which runs of neighbouring frames lie in memory as a whole.
 
         :param pfns: first frame of each, shape ``(n,)``
         :param count: frames in each, 1 or more, shape ``(n,)``
@@ -114,7 +114,7 @@ class PhysicalMemory:
         return inside
 
     def _in_one_range(self, first: int, last: int) -> bool:
-        """Tell whether all frames from one to another lie in memory without a break."""
+        """Return whether all frames from one to another lie in memory without a break."""
         at = bisect_right(self._merged, [first * self.page_size, 1 << 64]) - 1
         return at >= 0 and (last + 1) * self.page_size - 1 <= self._merged[at][1]
 
@@ -134,7 +134,7 @@ class PhysicalMemory:
         self, pfns: NDArray[np.uint64], count: int
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
         """
-        Read as :meth:`read_frames` does, so many frames at a time.
+        Read as :meth:`read_frames` does, ``count`` frames at a time.
 
         What is to be read how is worked out for all of them at once: a batch costs
         little more than its reads.
@@ -188,10 +188,10 @@ class PhysicalMemory:
         self, pfns: NDArray[np.uint64], count: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """
-        Work out how to read frames, all of them memory, in as few reads as is worth it.
+        Plan the reads of frames that all lie in memory.
 
         :param count: frames that are read together at the most
-        :return: for each so many of them: the places in ``pfns``, counted from the
+        :return: for each ``count`` of them: the places in ``pfns``, counted from the
             first of the batch, of the first and the last frame of each read
         """
         steps = np.diff(pfns.astype(np.int64))

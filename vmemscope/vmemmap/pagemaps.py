@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..kernel import SUBSECTION_SIZE
-from .layout import Dedup, dedup_of
+from ..spans import Spans
+from .layout import Dedup, dedup_of, pieces_of, unknown_piece
 
 if TYPE_CHECKING:
     from ..kernel import Damage
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
+    from ..kernel.mem_section import Sections
     from ..kernel.xarray import Entry
-    from .layout import Geometry
+    from .layout import Geometry, Piece
 
 __all__ = ("ArrayEntries", "PagemapLayout", "layouts_of", "range_problem", "shift_fits")
 
@@ -44,6 +46,31 @@ class PagemapLayout:
     def order(self) -> int:
         """log2 of the base pages in a compound page, 0 where it is not trusted."""
         return (self.pagemap.vmemmap_shift or 0) if self.shift_sound else 0
+
+    @property
+    def pfns(self) -> list[tuple[int, int]]:
+        """The trusted ranges as page frames ``[first, end)``."""
+        size = self.entries.page_size
+        return [(one.start // size, (one.end + 1) // size) for one in self.ranges]
+
+    @property
+    def frames(self) -> Spans:
+        """The page frames of the trusted ranges."""
+        return Spans.of([first for first, _ in self.pfns], [end for _, end in self.pfns])
+
+    def pieces(
+        self, first: int, end: int, geometry: Geometry, sections: Sections, dedup: bool
+    ) -> list[Piece]:
+        """
+        Return the pieces of the vmemmap of one range, in order.
+
+        :param first: first page frame of the range
+        :param end: first page frame after it
+        :param dedup: whether the pagemap's tail pages should share frames
+        """
+        if not self.shift_sound:
+            return [unknown_piece(first, end, geometry)]
+        return pieces_of(first, end, self.pagemap, geometry, sections, dedup)
 
     @property
     def label(self) -> str:

@@ -5,7 +5,7 @@ Runs of vpages that one frame backs, and the compound pages that they make up.
 In: :class:`~.tables.Leaves`. Out: :class:`Runs`, so that a compound page costs two
 elements whatever its size; and for a deduplicated piece :class:`Judged` runs, with the
 frame that each compound page's tail pages share. That is the frame that most of them
-map: one wrong entry, even the first, is then told apart from 4,094 right ones.
+map: so one wrong entry, even the first, differs from 4,094 right ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..columns import join, select
+from ..columns import join, numbered, select
 from .tables import Kind
 
 if TYPE_CHECKING:
@@ -194,8 +194,7 @@ def _split(runs: Runs, origin: int, size: int) -> Runs:
     # What is not there can be as large as the address space, and of it only the first
     # compound page is drawn.
     pieces = np.where(runs.kind == Kind.MAPPED, pieces, np.minimum(pieces, _HOLE_PIECES))
-    owner = np.repeat(np.arange(len(pieces)), pieces)
-    nth = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    owner, nth = numbered(pieces)
     # The nth bound after the run's start.
     bound = bounds_up_to(first)[owner] + nth
     # bounds_up_to() counts 0 (as 0 + -1 = -1 at x = 0): bound number b is at

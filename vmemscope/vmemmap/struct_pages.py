@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-``struct page``s by their page frame numbers, many at a time.
+``struct page``s by pfn, many at a time.
 
-In: page frame numbers. Out: the bytes of their ``struct page``s, read through
-the page tables of the vmemmap; each page of it is read once.
+They are read through the page tables of the vmemmap, each page of it once.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
     from ..kernel.pglist_data import Zone
     from .vmemmap import Vmemmap
 
-__all__ = ("StructPages", "flag_layout", "read_struct_pages")
+__all__ = ("ReadPages", "flag_layout", "read_struct_pages")
 
 
-class StructPages(NamedTuple):
+class ReadPages(NamedTuple):
     """``struct page``s as read, in the order that was asked for."""
 
     #: shape ``(n, sizeof(struct page))`` (uint8), zeros where unreadable
@@ -40,7 +39,7 @@ class StructPages(NamedTuple):
 
     def word(self, offset: int, dtype: str) -> NDArray[np.uint64]:
         """
-        Get a word of each.
+        Return a word of each.
 
         :param offset: in bytes, a multiple of 8
         :param dtype: of a word of the target, with its byte order
@@ -49,7 +48,7 @@ class StructPages(NamedTuple):
         return column.astype(np.uint64, copy=False)
 
 
-def read_struct_pages(vmemmap: Vmemmap, pfns: NDArray[np.int64]) -> StructPages:
+def read_struct_pages(vmemmap: Vmemmap, pfns: NDArray[np.int64]) -> ReadPages:
     """Read the ``struct page``s of page frames, shape ``(n,)``."""
     size, page_size = vmemmap.geometry.struct_page_size, vmemmap.geometry.page_size
     # A struct page may lie across two vpages where its size is no power of two.
@@ -60,14 +59,14 @@ def read_struct_pages(vmemmap: Vmemmap, pfns: NDArray[np.int64]) -> StructPages:
     pages = vmemmap.read(vpages)
     row = np.where(vpage == vpage[:, :1], which[:, :1], which[:, 1:])
     readable = pages.readable[which[:, 0]] & pages.readable[which[:, 1]]
-    return StructPages(pages.data[row, into], pages.pfn[which[:, 0]], readable)
+    return ReadPages(pages.data[row, into], pages.pfn[which[:, 0]], readable)
 
 
 def flag_layout(prog: Program, vmemmap: Vmemmap, zones: Iterable[Zone]) -> FlagLayout:
     """
     Find out where zone and node are in page flags, by the first page of each zone.
 
-    :param zones: gone through only if the kernel's types leave the layout open
+    :param zones: used only if the kernel's types leave the layout open
     """
     return read_flag_layout(prog, _samples(vmemmap, zones))
 

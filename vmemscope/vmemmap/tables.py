@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..columns import join, select
+from ..columns import join, numbered, select
 from ..limits import LIMITS
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ __all__ = ("Entries", "Kind", "Leaves", "Step", "Trace", "decode", "trace", "tra
 
 
 class Kind(IntEnum):
-    """What a piece of the address range turned out to be."""
+    """Whether a piece of an address range is mapped."""
 
     MAPPED = 0
     #: no present entry at some level
@@ -87,7 +87,7 @@ def _has(entry: NDArray[np.uint64], bits: Bits) -> NDArray[np.bool_]:
 def _address(
     entry: NDArray[np.uint64], pieces: tuple[AddressBits, ...], align: int
 ) -> NDArray[np.uint64]:
-    """Put the pieces of addresses together, and round down to a multiple of ``align``."""
+    """Join the bits of addresses, and round down to a multiple of ``align``."""
     found: NDArray[np.uint64] | None = None
     for mask, left in pieces:
         low = align >> left if left >= 0 else align << -left
@@ -119,12 +119,11 @@ class Leaves(NamedTuple):
     no_execute: NDArray[np.bool_]
 
     def apart(self, which: NDArray[np.bool_] | None = None) -> Leaves:
-        """Get a row for each piece that some rows stand for, or all."""
+        """Return a row for each piece that some rows stand for, or all."""
         rows = self if which is None else select(self, which)
         if (rows.pieces == 1).all():
             return rows
-        owner = np.repeat(np.arange(len(rows.pieces)), rows.pieces)
-        nth = np.arange(len(owner)) - (np.cumsum(rows.pieces) - rows.pieces)[owner]
+        owner, nth = numbered(rows.pieces)
         found = select(rows, owner)
         return found._replace(
             address=found.address + (nth.astype(np.uint64) << found.shift),
@@ -283,7 +282,7 @@ def _pieces(
 
 
 def _in_order(leaves: Leaves) -> Leaves:
-    """Put pieces of several levels in order of address."""
+    """Sort pieces of several levels by address."""
     return select(leaves, np.argsort(leaves.address, kind="stable"))
 
 
@@ -362,7 +361,7 @@ class _Found:
 
 
 def _distinct(places: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Get distinct addresses in order, and the place of each address among them."""
+    """Return distinct addresses in order, and the place of each address among them."""
     # Neighbouring addresses are in the same table: only the first of each run is sorted.
     first = np.concatenate(([True], places[1:] != places[:-1]))
     distinct, which = np.unique(places[first], return_inverse=True)
@@ -371,7 +370,7 @@ def _distinct(places: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[n
 
 @dataclass(frozen=True)
 class Step:
-    """An entry on the way."""
+    """An entry on the path from the root to an address."""
 
     #: as the kernel calls the level: pgd, p4d, pud, pmd, pte
     level: str
@@ -395,7 +394,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trace:
-    """The way of one address."""
+    """The path from the root to one address."""
 
     address: int
     kind: Kind

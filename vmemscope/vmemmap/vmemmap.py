@@ -50,13 +50,13 @@ class Pages(NamedTuple):
         pfn: NDArray[np.uint64],
         kind: NDArray[np.uint8],
     ) -> Pages:
-        """Put together what memory gave for frames and what the page tables say of them."""
+        """Return frames as read, with what the page tables say of them."""
         return cls(data, pfn, readable & (kind == Kind.MAPPED), kind == Kind.HOLE)
 
 
 def member_of(data: NDArray[np.uint8], size: int, offset: int, dtype: str) -> NDArray[Any]:
     """
-    Get a member of all ``struct page``s of some pages, as it lies there.
+    Return a member of all ``struct page``s of some pages, in the target's byte order.
 
     :param data: pages that consist of whole ``struct page``s
     :param size: of a ``struct page``, in bytes

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-HugeTLB's vmemmap optimization (HVO): is it really so, and what does it save?
+The audit of HugeTLB's vmemmap optimization (HVO): whether it is in effect, what it saves.
 
-Reads the lists of folios, walks all of the vmemmap once (:mod:`.survey`), compares
-what folios say of themselves with how they are mapped (:mod:`.gather`), and
+Reads the lists of folios, walks all of the vmemmap once (:mod:`.walk`), compares
+what folios say of themselves with how they are mapped (:mod:`.facts`), and
 sums it up (:mod:`.summary`).
 """
 
@@ -17,7 +17,7 @@ from ...confirm import Whole, confirmed
 from ...kernel.hstate import has_hugetlb
 from ...timing import phase
 from ..pagemaps.needs import NEEDS
-from .gather import Gathered
+from .facts import HugetlbFacts
 from .needs import HUGETLB
 from .summary import summarise
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...machine import Kernel
+    from ...progress import Progress
     from ...report.documents.hugetlb import HugetlbReport
     from ...rules.findings import Finding
-    from ..pagemaps import Progress
 
 __all__ = ("DIVISION", "audit", "once")
 
@@ -68,12 +68,12 @@ def once(
     kernel.require(NEEDS)
     if has_hugetlb(kernel.prog):
         kernel.require(HUGETLB)
-    gathered = Gathered(kernel)
+    facts = HugetlbFacts(kernel)
     with phase(kernel.timings, "read"):
-        gathered.read()
+        facts.read()
     with phase(kernel.timings, "walk"):
-        gathered.walk(progress)
+        facts.walk(progress)
     with phase(kernel.timings, "check"):
-        gathered.check()
-        report = summarise(gathered, folios)
+        facts.check()
+        report = summarise(facts, folios)
     return report.timed(kernel.timings)

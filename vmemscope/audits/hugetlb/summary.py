@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From what was gathered of HugeTLB to its report."""
+"""The report of a HugeTLB audit."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from ...vmemmap.tables import Kind
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .gather import Gathered
+    from .facts import HugetlbFacts
 
 __all__ = ("summarise",)
 
 _PLACES = {Place.FREE: "free", Place.ACTIVE: "in use", Place.NONE: "elsewhere"}
 
 
-def summarise(gathered: Gathered, folios: bool) -> HugetlbReport:
+def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
     """
     Sum up.
 
     :param folios: list each folio, too
     """
-    hstates = tuple(_hstate(gathered, index) for index in range(len(gathered.hstates)))
-    found = gathered.found
+    hstates = tuple(_hstate(facts, index) for index in range(len(facts.hstates)))
+    found = facts.found
     report = HugetlbReport(
-        target=TargetInfo.about(gathered.kernel),
-        present=gathered.present,
-        hvo=HvoReport.of(gathered.hvo),
+        target=TargetInfo.about(facts.kernel),
+        present=facts.present,
+        hvo=HvoReport.of(facts.hvo),
         hstates=hstates,
-        shared_tails=_tails(gathered),
+        shared_tails=_tails(facts),
         summary=HugetlbSummary(
             folios=sum(one.folios for one in hstates),
             optimized=sum(one.optimized for one in hstates),
@@ -56,25 +56,25 @@ def summarise(gathered: Gathered, folios: bool) -> HugetlbReport:
             savable_bytes=sum(one.savable_bytes for one in hstates),
             read_only=found.read_only,
             walked=found.mapped,
-            not_read=tuple(f"{what}: {n}" for what, n in sorted(gathered.unread.items()) if n),
+            not_read=tuple(f"{what}: {n}" for what, n in sorted(facts.unread.items()) if n),
         ),
-        folios=_folios(gathered) if folios else (),
-        findings=gathered.findings.finish(),
-        outcomes=gathered.findings.outcomes(rules_of(Scope.HUGETLB)),
+        folios=_folios(facts) if folios else (),
+        findings=facts.findings.finish(),
+        outcomes=facts.findings.outcomes(rules_of(Scope.HUGETLB)),
     )
     return report.changed()
 
 
-def _hstate(gathered: Gathered, index: int) -> HstateReport:
-    hstate, geometry = gathered.hstates[index], gathered.vmemmap.geometry
-    here = gathered.folios.hstate == index
-    folios, maps = select(gathered.folios, here), select(gathered.found.maps, here)
+def _hstate(facts: HugetlbFacts, index: int) -> HstateReport:
+    hstate, geometry = facts.hstates[index], facts.vmemmap.geometry
+    here = facts.folios.hstate == index
+    folios, maps = select(facts.folios, here), select(facts.found.maps, here)
     mapped, read_only = int(maps.mapped.sum()), int(maps.read_only.sum())
     # Frames that tail pages share with other folios; else they map that of their own head.
     tails = maps.low[(maps.read_only > 0) & (maps.low != maps.kept_pfn)]
     frames = mapped - read_only + len(np.unique(tails))
-    saves = gathered.hvo.built_in and not geometry.page_size % geometry.struct_page_size
-    flagged = (folios.private & np.uint64(gathered.hvo.flag)) != 0
+    saves = facts.hvo.built_in and not geometry.page_size % geometry.struct_page_size
+    flagged = (folios.private & np.uint64(facts.hvo.flag)) != 0
     return HstateReport(
         address=hstate.address,
         name=hstate.name,
@@ -98,7 +98,7 @@ def _hstate(gathered: Gathered, index: int) -> HstateReport:
         saved_bytes=(mapped - frames) * geometry.page_size,
         savable_bytes=int(maps.writable.sum()) * geometry.page_size if saves else 0,
         nodes=_by_node(
-            None if gathered.nid is None else gathered.nid[here], folios.place, maps.read_only
+            None if facts.nid is None else facts.nid[here], folios.place, maps.read_only
         ),
     )
 
@@ -122,8 +122,8 @@ def _by_node(
     return tuple(counts)
 
 
-def _tails(gathered: Gathered) -> tuple[TailFrame, ...]:
-    maps = gathered.found.maps
+def _tails(facts: HugetlbFacts) -> tuple[TailFrame, ...]:
+    maps = facts.found.maps
     low = maps.low[(maps.read_only > 0) & (maps.low == maps.high)]
     return tuple(
         TailFrame(
@@ -134,16 +134,16 @@ def _tails(gathered: Gathered) -> tuple[TailFrame, ...]:
             refcount=one.refcount,
             folios=0 if one.pfn is None else int(np.count_nonzero(low == np.uint64(one.pfn))),
         )
-        for one in gathered.shared
+        for one in facts.shared
     )
 
 
-def _folios(gathered: Gathered) -> tuple[FolioReport, ...]:
-    folios, maps, geometry = gathered.folios, gathered.found.maps, gathered.vmemmap.geometry
-    flagged = ((folios.private & np.uint64(gathered.hvo.flag)) != 0).tolist()
+def _folios(facts: HugetlbFacts) -> tuple[FolioReport, ...]:
+    folios, maps, geometry = facts.folios, facts.found.maps, facts.vmemmap.geometry
+    flagged = ((folios.private & np.uint64(facts.hvo.flag)) != 0).tolist()
     found = []
     for i, pfn in enumerate(folios.head.tolist()):
-        hstate = gathered.hstates[int(folios.hstate[i])]
+        hstate = facts.hstates[int(folios.hstate[i])]
         shares = bool(maps.read_only[i]) and maps.low[i] == maps.high[i]
         found.append(
             FolioReport(
@@ -151,7 +151,7 @@ def _folios(gathered: Gathered) -> tuple[FolioReport, ...]:
                 page=geometry.page_address(pfn),
                 hstate=hstate.name,
                 size=geometry.page_size << hstate.order,
-                node=None if gathered.nid is None else int(gathered.nid[i]),
+                node=None if facts.nid is None else int(facts.nid[i]),
                 state=_PLACES[Place(int(folios.place[i]))],
                 flagged=flagged[i],
                 pages=int(maps.end[i] - maps.first[i]),

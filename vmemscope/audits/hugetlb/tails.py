@@ -21,7 +21,7 @@ _BATCH = 1 << 10
 
 
 class TailPages(NamedTuple):
-    """A page of vmemmap of each of some folios, as ``struct page``s."""
+    """One vpage of each of some folios, as ``struct page``s."""
 
     #: which folios (int64), shape ``(n,)``
     folio: NDArray[np.int64]

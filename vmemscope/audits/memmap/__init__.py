@@ -3,8 +3,8 @@
 Where all the memory map's memory goes.
 
 Reads sections, zones and pagemaps, walks all of the vmemmap once and compares it with
-the rules about sections (:mod:`.gather`; :mod:`.areas` cuts the vmemmap
-into what it describes, :mod:`.tally` counts what is mapped), and sums it up next
+the rules about sections (:mod:`.facts`; :mod:`.areas` cuts the vmemmap
+into what it describes, :mod:`.walk` counts what is mapped), and sums it up next
 to the kernel's own counters (:mod:`.summary`, :mod:`.counters`).
 """
 
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 from ...confirm import Key, Whole, confirmed, violations_of
 from ...timing import phase
 from ..pagemaps.needs import NEEDS
-from .gather import Gathered
+from .facts import MemmapFacts
 from .summary import summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...machine import Kernel
+    from ...progress import Progress
     from ...report.documents.memmap import MemmapReport
-    from ..pagemaps import Progress
 
 __all__ = ("DIVISION", "audit", "once")
 
@@ -74,11 +74,11 @@ def audit(
 def once(kernel: Kernel, *, progress: Progress | None = None) -> MemmapReport:
     """Audit the memory map in one pass; parameters and errors are those of :func:`audit`."""
     kernel.require(NEEDS)
-    gathered = Gathered(kernel)
+    facts = MemmapFacts(kernel)
     with phase(kernel.timings, "read"):
-        gathered.read()
+        facts.read()
     with phase(kernel.timings, "walk"):
-        gathered.walk(progress)
+        facts.walk(progress)
     with phase(kernel.timings, "sum"):
-        report = summarise(gathered)
+        report = summarise(facts)
     return report.timed(kernel.timings)

@@ -2,11 +2,11 @@
 """
 What the vmemmap describes: cut into areas, each of one owner.
 
-An owner is a pagemap, by its ranges, or a zone of a node. Zones are told by
-what they span (``zone_start_pfn``, ``spanned_pages``): exact to the page frame and
-known without touching the memory map. Where that gives none or several (nodes
+An owner is a pagemap, by its ranges, or a zone of a node. Zones have
+their spans (``zone_start_pfn``, ``spanned_pages``): exact to the page frame and
+known without a read of the memory map. Where that gives none or several (nodes
 that interleave, the hole that fills a section's end), the node and zone in the
-first ``struct page`` there decide, or in the last: that is what ``page_zone()`` goes by.
+first ``struct page`` there decide, or in the last: ``page_zone()`` uses the same.
 ZONE_DEVICE spans everything between the first device and the last, RAM too, so
 only a pagemap's ranges count for it.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...columns import join, select
+from ...columns import join, numbered, select
 from ...vmemmap.struct_pages import read_struct_pages
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ("NOTHING", "UNKNOWN", "Areas", "Owners", "cut")
 
-#: the owner of what is in no zone that can be told, and of what describes nothing
+#: the owner of pages in no known zone, and of vpages that describe nothing
 UNKNOWN, NOTHING = -1, -2
 
 #: sections whose first struct page is read at a time
@@ -122,9 +122,7 @@ def _by_struct_page(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Cut at section boundaries, and ask struct pages of each piece for their zone."""
     size = vmemmap.sections.pages
-    pieces = (right - 1) // size - left // size + 1
-    which = np.repeat(np.arange(len(left)), pieces)
-    nth = np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    which, nth = numbered((right - 1) // size - left // size + 1)
     start = np.where(nth == 0, left[which], (left[which] // size + nth) * size)
     end = np.minimum(right[which], (left[which] // size + nth + 1) * size)
     owner = np.full(len(start), UNKNOWN, dtype=np.int64)
@@ -164,7 +162,7 @@ def _joined(
 
 
 def _filled(areas: Areas, stop: int) -> Areas:
-    """Put in what lies between areas, and describes nothing."""
+    """Return areas with the gaps between, which describe nothing, as areas of their own."""
     start = np.append(0, areas.end)
     end = np.append(areas.start, stop)
     gap = end > start

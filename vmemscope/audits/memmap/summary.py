@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From what was gathered of the memory map to the report: areas, totals, counters, words."""
+"""The report of a memory map audit: areas, totals, counters, explanations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ...vmemmap.layout import first_compound
 from ...vmemmap.struct_pages import read_struct_pages
 from .areas import NOTHING, UNKNOWN
 from .counters import check_counter, counted_pages
-from .tally import Tally
+from .walk import OwnerCounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...report.documents.memmap import Counter
     from ...vmemmap.pagemaps import PagemapLayout
-    from .gather import Gathered
+    from .facts import MemmapFacts
 
 __all__ = ("summarise",)
 
@@ -34,20 +34,17 @@ __all__ = ("summarise",)
 _MAX_LEAKS = 64
 
 
-def summarise(gathered: Gathered) -> MemmapReport:
-    """
-    Sum up.
-
-    """
-    geometry = gathered.vmemmap.geometry
-    added = _added(gathered)
-    counters = _counters(gathered, added)
-    # Whoever counts as if nothing were shared is told what that makes of each area.
+def summarise(facts: MemmapFacts) -> MemmapReport:
+    """Return the report of one pass."""
+    geometry = facts.vmemmap.geometry
+    added = _added(facts)
+    counters = _counters(facts, added)
+    # A kernel that counts as if nothing were shared: compare each area with that count.
     unshared = counters[0].value is not None and counters[0].value != counters[0].expected
-    areas = _areas(gathered, [whole if unshared else part for part, whole in added])
-    everything = union(one for t in gathered.survey.tallies.values() for one in t.frames)
-    mapped = gathered.survey.mapped.total
-    device, elsewhere = _places(gathered, everything)
+    areas = _areas(facts, [whole if unshared else part for part, whole in added])
+    everything = union(one for t in facts.walked.by_owner.values() for one in t.frames)
+    mapped = facts.walked.mapped.total
+    device, elsewhere = _places(facts, everything)
     totals = MemmapSummary(
         pages=sum(one.pages for one in areas),
         mapped=mapped,
@@ -58,40 +55,40 @@ def summarise(gathered: Gathered) -> MemmapReport:
         frames_elsewhere=elsewhere,
         frame_bytes=everything.total * geometry.page_size,
         saved_bytes=(mapped - everything.total) * geometry.page_size,
-        not_read=tuple(f"{what}: {n}" for what, n in sorted(gathered.unread.items()) if n),
+        not_read=tuple(f"{what}: {n}" for what, n in sorted(facts.unread.items()) if n),
     )
     if counters[0].value is None:
         areas = tuple(replace(one, counted=None, note=None) for one in areas)
     report = MemmapReport(
-        target=TargetInfo.about(gathered.kernel),
+        target=TargetInfo.about(facts.kernel),
         vmemmap=WalkedVmemmap(
             start=geometry.vmemmap,
-            end=geometry.address(gathered.end),
-            sections=len(gathered.vmemmap.sections.number),
+            end=geometry.address(facts.end),
+            sections=len(facts.vmemmap.sections.number),
         ),
         areas=areas,
         summary=totals,
         leaks=tuple(
             Leak(geometry.address(start), end - start)
-            for start, end in gathered.leaked.pairs()[:_MAX_LEAKS]
+            for start, end in facts.leaked.pairs()[:_MAX_LEAKS]
         ),
         counters=counters,
-        explanation=tuple(_explain(areas, totals, counters, _page_ext_frames(gathered))),
-        findings=gathered.findings.finish(),
-        outcomes=gathered.findings.outcomes(rules_of(Scope.MEMORY_MAP)),
+        explanation=tuple(_explain(areas, totals, counters, _page_ext_frames(facts))),
+        findings=facts.findings.finish(),
+        outcomes=facts.findings.outcomes(rules_of(Scope.MEMORY_MAP)),
     )
     return report.changed()
 
 
-def _added(gathered: Gathered) -> list[tuple[int, int]]:
+def _added(facts: MemmapFacts) -> list[tuple[int, int]]:
     """
     Count what the kernel counts for each pagemap that was added after boot.
 
     :return: for each, by kernels that know of sharing, and by those that do not
     """
-    geometry, sections = gathered.vmemmap.geometry, gathered.vmemmap.sections
+    geometry, sections = facts.vmemmap.geometry, facts.vmemmap.sections
     counts = []
-    for layout, frames in zip(gathered.layouts, gathered.ranges, strict=True):
+    for layout, frames in zip(facts.layouts, facts.ranges, strict=True):
         order = layout.order if layout.dedup.expected else 0
         counts.append(
             (
@@ -102,132 +99,114 @@ def _added(gathered: Gathered) -> list[tuple[int, int]]:
     return counts
 
 
-def _page_ext_frames(gathered: Gathered) -> int:
+def _page_ext_frames(facts: MemmapFacts) -> int:
     """Count the frames of the tables of ``page_ext``, one for each section that has any."""
-    sections, page_size = gathered.vmemmap.sections, gathered.vmemmap.geometry.page_size
+    sections, page_size = facts.vmemmap.sections, facts.vmemmap.geometry.page_size
     tables = int(np.count_nonzero(sections.page_ext))
     if not tables:
         return 0
-    return tables * -(-read_page_ext_size(gathered.prog) * sections.pages // page_size)
+    return tables * -(-read_page_ext_size(facts.prog) * sections.pages // page_size)
 
 
-def _counters(gathered: Gathered, added: Sequence[tuple[int, int]]) -> tuple[Counter, Counter]:
-    tallies = {owner: t for owner, t in gathered.survey.tallies.items() if owner != NOTHING}
-    zones = len(gathered.owners.zones)
+def _counters(facts: MemmapFacts, added: Sequence[tuple[int, int]]) -> tuple[Counter, Counter]:
+    by_owner = {owner: t for owner, t in facts.walked.by_owner.items() if owner != NOTHING}
+    zones = len(facts.owners.zones)
     known = (
-        gathered.complete
-        and not gathered.survey.unread.total
-        and not any(tally.unread_frames for tally in tallies.values())
+        facts.complete
+        and not facts.walked.unread.total
+        and not any(counts.unread_frames for counts in by_owner.values())
     )
-    boot = sum(tally.boot for tally in tallies.values())
+    boot = sum(counts.boot for counts in by_owner.values())
     run = (
-        sum(tally.replaced for tally in tallies.values())
-        + sum(tally.late for owner, tally in tallies.items() if owner < zones)
-        + _page_ext_frames(gathered)
+        sum(counts.replaced for counts in by_owner.values())
+        + sum(counts.late for owner, counts in by_owner.items() if owner < zones)
+        + _page_ext_frames(facts)
     )
-    return (
-        check_counter(
-            "nr_memmap_pages",
-            gathered.counters,
-            run + sum(part for part, _ in added) if known else None,
-            run + sum(whole for _, whole in added) if known else None,
-            gathered.findings,
-        ),
-        check_counter(
-            "nr_memmap_boot_pages",
-            gathered.counters,
-            boot if known else None,
-            None,
-            gathered.findings,
-        ),
-    )
+    part, whole = (run + sum(count) for count in zip((0, 0), *added, strict=True))
+
+    def check(name: str, expected: int, unshared: int | None) -> Counter:
+        if not known:
+            return check_counter(name, facts.counters, None, None, facts.findings)
+        return check_counter(name, facts.counters, expected, unshared, facts.findings)
+
+    return check("nr_memmap_pages", part, whole), check("nr_memmap_boot_pages", boot, None)
 
 
-def _places(gathered: Gathered, frames: Spans) -> tuple[int, int]:
+def _places(facts: MemmapFacts, frames: Spans) -> tuple[int, int]:
     """Count the frames that are on devices, and those that are neither there nor in RAM."""
-    ram = gathered.vmemmap.ram.frames
-    device = intersection(frames, union(gathered.ranges))
+    ram = facts.vmemmap.ram.frames
+    device = intersection(frames, union(facts.ranges))
     on_device = device.total - intersection(device, ram).total
     return on_device, frames.total - intersection(frames, ram).total - on_device
 
 
-def _areas(gathered: Gathered, added: Sequence[int]) -> tuple[Area, ...]:
-    zones = gathered.owners.zones
-    numbers = [*range(len(zones) + len(gathered.layouts)), UNKNOWN, NOTHING]
+def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
+    zones, page_size = facts.owners.zones, facts.vmemmap.geometry.page_size
+    numbers = [*range(len(zones) + len(facts.layouts)), UNKNOWN, NOTHING]
     found = []
     for owner in numbers:
-        mine = gathered.areas.owner == owner
-        tally = gathered.survey.tallies.get(owner, Tally())
-        if owner < 0 and not (mine.any() if owner == UNKNOWN else tally.mapped):
+        mine = facts.areas.owner == owner
+        counts = facts.walked.by_owner.get(owner, OwnerCounts())
+        if owner < 0 and not (mine.any() if owner == UNKNOWN else counts.mapped):
             continue
-        frames = union(tally.frames)
-        device, elsewhere = _places(gathered, frames)
-        # What describes nothing has no pages that should be there.
-        pages = (
-            int((gathered.areas.end - gathered.areas.start)[mine].sum())
-            if owner != NOTHING
-            else tally.mapped
-        )
+        frames = union(counts.frames)
+        device, elsewhere = _places(facts, frames)
+        pages = int((facts.areas.end - facts.areas.start)[mine].sum())
+        unreadable = counts.unreadable
+        if owner == NOTHING:
+            # What describes nothing has no pages that should be there.
+            pages, unreadable = counts.mapped, 0
         area = Area(
-            kind="nothing" if owner == NOTHING else "unknown",
+            kind="unknown",
             name=None,
             pgmap=None,
             node=None,
             zone=None,
-            described_bytes=int(gathered.areas.described[mine].sum())
-            * gathered.vmemmap.geometry.page_size,
+            described_bytes=int(facts.areas.described[mine].sum()) * page_size,
             pages=pages,
-            mapped=tally.mapped,
-            unmapped=pages - tally.mapped - tally.unreadable if owner != NOTHING else 0,
-            unreadable=tally.unreadable if owner != NOTHING else 0,
+            mapped=counts.mapped,
+            unmapped=pages - counts.mapped - unreadable,
+            unreadable=unreadable,
             leaf_pages={
-                gathered.vmemmap.geometry.page_size << order: count
-                for order, count in sorted(tally.by_order.items())
+                page_size << order: count for order, count in sorted(counts.by_order.items())
             },
-            read_only=tally.read_only,
+            read_only=counts.read_only,
             frames=frames.total,
             frames_on_device=device,
             frames_elsewhere=elsewhere,
-            saved_bytes=(tally.mapped - frames.total) * gathered.vmemmap.geometry.page_size,
-            deduplicated=frames.total < tally.mapped,
+            saved_bytes=(counts.mapped - frames.total) * page_size,
+            deduplicated=frames.total < counts.mapped,
             counted=None,
             note=None,
         )
-        at_boot = tally.boot + tally.replaced
+        counted = counts.boot + counts.replaced + counts.late
+        if owner == NOTHING:
+            found.append(replace(area, kind="nothing"))
+            continue
         if 0 <= owner < len(zones):
             zone = zones[owner]
             area = replace(area, kind="zone", node=zone.nid, zone=zone.name)
-            area = _counted(area, at_boot + tally.late, tally)
         elif owner >= len(zones):
-            number = owner - len(zones)
-            layout = gathered.layouts[number]
-            area = replace(
-                area,
-                kind="pagemap",
-                name=layout.name,
-                pgmap=layout.pagemap.address,
-                node=_node_of(gathered, layout),
-                zone=DEVICE,
-            )
-            area = _counted(area, at_boot + added[number], tally)
-        elif owner == UNKNOWN:
-            area = _counted(area, at_boot + tally.late, tally)
-        found.append(area)
+            layout = facts.layouts[owner - len(zones)]
+            name, address, node = layout.name, layout.pagemap.address, _node_of(facts, layout)
+            area = replace(area, kind="pagemap", name=name, pgmap=address, node=node, zone=DEVICE)
+            counted += added[owner - len(zones)] - counts.late
+        found.append(_counted(area, counted, counts))
     return tuple(found)
 
 
-def _counted(area: Area, counted: int, tally: Tally) -> Area:
-    """Put in what the kernel's counters should have for an area, and why that is off."""
-    if tally.unread_frames or tally.unreadable:
+def _counted(area: Area, counted: int, counts: OwnerCounts) -> Area:
+    """Add what the kernel's counters have for an area, and why that differs from its frames."""
+    if counts.unread_frames or counts.unreadable:
         return area
-    off = counted - area.frames
-    if not off:
+    excess = counted - area.frames
+    if not excess:
         note = None
     elif area.kind != "pagemap":
         note = (
-            f"not counted are the frames that tail pages of huge pages share ({-off})"
-            if off < 0 and area.read_only
-            else f"{abs(off)} {'more' if off > 0 else 'fewer'} counted than there are"
+            f"not counted are the frames that tail pages of huge pages share ({-excess})"
+            if excess < 0 and area.read_only
+            else f"{abs(excess)} {'more' if excess > 0 else 'fewer'} counted than there are"
         )
     elif counted >= area.mapped:
         note = "counted as if nothing were shared"
@@ -239,26 +218,23 @@ def _counted(area: Area, counted: int, tally: Tally) -> Area:
     return replace(area, counted=counted, note=note)
 
 
-def _node_of(gathered: Gathered, layout: PagemapLayout) -> int | None:
-    """Get the node of a pagemap: that in its first struct page, else of the only zone there."""
+def _node_of(facts: MemmapFacts, layout: PagemapLayout) -> int | None:
+    """Return the node of a pagemap: that in its first struct page, else of the only zone there."""
     if not layout.ranges:
         return None
-    vmemmap = gathered.vmemmap
-    page_size = vmemmap.geometry.page_size
-    first, last = layout.ranges[0].start // page_size, layout.ranges[0].end // page_size
+    vmemmap = facts.vmemmap
+    first, end = layout.pfns[0]
     # The struct pages of the memory map's own frames may never have been written to.
     page = read_struct_pages(
-        vmemmap, np.array([min(first_compound(layout.pagemap, first), last)], dtype=np.int64)
+        vmemmap, np.array([min(first_compound(layout.pagemap, first), end - 1)], dtype=np.int64)
     )
     if page.readable[0]:
         word = int(page.word(vmemmap.page.flags, vmemmap.word)[0])
-        place = gathered.flags.zone_of(word)
-        if place is not None and gathered.flags.zones.get(place[1]) == DEVICE:
+        place = facts.flags.zone_of(word)
+        if place is not None and facts.flags.zones.get(place[1]) == DEVICE:
             return place[0]
     spanning = {
-        zone.nid
-        for zone in gathered.zones
-        if zone.name == DEVICE and zone.start <= first < zone.end
+        zone.nid for zone in facts.zones if zone.name == DEVICE and zone.start <= first < zone.end
     }
     return spanning.pop() if len(spanning) == 1 else None
 
@@ -266,17 +242,17 @@ def _node_of(gathered: Gathered, layout: PagemapLayout) -> int | None:
 def _explain(
     areas: Sequence[Area], totals: MemmapSummary, counters: Sequence[Counter], page_ext: int
 ) -> list[str]:
-    """Say how the frames that are there and the kernel's counters go together."""
+    """Return sentences that compare the frames with the kernel's counters."""
     values = [one.value for one in counters]
     if any(value is None for value in values):
         return []
     total = sum(value or 0 for value in values)
-    off = total - totals.frames
+    excess = total - totals.frames
     lines = [
         f"{totals.frames} frames are there, the counters have {total} ("
         + " + ".join(f"{one.name} {one.value}" for one in counters)
         + ")"
-        + (f": {abs(off)} {'too many' if off > 0 else 'too few'}" if off else "")
+        + (f": {abs(excess)} {'too many' if excess > 0 else 'too few'}" if excess else "")
     ]
     for area in areas:
         if area.note:

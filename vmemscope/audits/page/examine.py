@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Look at one page from all sides: sections, zones, pagemaps, page tables, frame."""
+"""Read everything about one page: sections, zones, pagemaps, page tables, frame."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ...rules.findings import Collector
 from ...rules.page_rows import Expected, PageKind, Rows, StructPages, holds_mask, resolve_heads
 from ...rules.page_violations import PageViolations
 from ...rules.struct_pages import COMPOUND_RULES
-from ...vmemmap.layout import first_compound, pieces_of, unknown_piece
+from ...vmemmap.layout import first_compound
 from ...vmemmap.runs import runs_of
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind, trace
@@ -58,28 +58,30 @@ _MAX_RUNS = 32
 
 def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
     """
-    Look at one page, once.
+    Read everything about one page, once.
 
     :param number: page frame number, physical or virtual address
     :param meaning: which of these: pfn, phys, address, or ``None`` to find out
     :raises VmemscopeError: if there is no such page
     """
-    look = _Examination(kernel)
-    pfn, understood = understand(number, meaning, look.vmemmap, kernel.physmem_bits, kernel.prog)
-    geometry = look.vmemmap.geometry
-    resources = look.resources_of(pfn)
-    section = look.section_of(pfn)
-    place, layout = look.place_of(pfn)
-    page = look.struct_page(pfn)
-    way = trace(look.vmemmap.memory, look.vmemmap.table, geometry.page_address(pfn))
+    reader = _Examination(kernel)
+    pfn, understood = understand(number, meaning, reader.vmemmap, kernel.physmem_bits, kernel.prog)
+    geometry = reader.vmemmap.geometry
+    resources = reader.resources_of(pfn)
+    section = reader.section_of(pfn)
+    place, layout = reader.place_of(pfn)
+    page = reader.struct_page(pfn)
+    way = trace(reader.vmemmap.memory, reader.vmemmap.table, geometry.page_address(pfn))
     if way.kind is Kind.UNREADABLE:
-        look.unread["page tables on the way to the struct page"] += 1
+        reader.unread["page tables on the way to the struct page"] += 1
     elif way.kind is Kind.MAPPED and not page.readable:
-        look.unread["the struct page, which lies in " + _where(look.memory_of(way.pfn or 0))] += 1
-    frame = look.frame_of(way)
-    nid, zone = look.zone_of(pfn, page, place)
-    sharing = look.sharing(pfn, page, place, way)
-    findings = look.check(pfn, place, layout)
+        reader.unread[
+            "the struct page, which lies in " + _where(reader.memory_of(way.pfn or 0))
+        ] += 1
+    frame = reader.frame_of(way)
+    nid, zone = reader.zone_of(pfn, page, place)
+    sharing = reader.sharing(pfn, page, place, way)
+    findings = reader.check(pfn, place, layout)
     state = describe(pfn, section, place, zone, nid, resources, page, way, frame, sharing, geometry)
     report = PageReport(
         target=TargetInfo.about(kernel),
@@ -98,7 +100,7 @@ def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
         state=tuple(state),
         findings=findings,
         summary=PageSummary(
-            not_read=tuple(f"{what}: {n}" for what, n in sorted(look.unread.items()))
+            not_read=tuple(f"{what}: {n}" for what, n in sorted(reader.unread.items()))
         ),
     )
     return report.changed()
@@ -109,7 +111,7 @@ def _where(memory: str) -> str:
 
 
 class _Examination:
-    """What is read once, and the questions to it."""
+    """Reads everything about pages of one kernel."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -120,13 +122,13 @@ class _Examination:
         self.names = word_names(self.prog)
 
     def resources_of(self, pfn: int) -> tuple[Resource, ...]:
-        """Get the resources that hold a page, from the outermost in."""
+        """Return the resources that contain a page, outermost first."""
         physical = pfn * self.vmemmap.geometry.page_size
         holding = [r for r in self.resources if r.depth and r.start <= physical <= r.end]
         return tuple(sorted(holding, key=lambda r: r.depth))
 
     def section_of(self, pfn: int) -> Section:
-        """Tell of the section of a page."""
+        """Read the section of a page."""
         sections, page_size = self.vmemmap.sections, self.vmemmap.geometry.page_size
         number, within = divmod(pfn, sections.pages)
         subsection = within * page_size // SUBSECTION_SIZE
@@ -145,25 +147,16 @@ class _Examination:
 
     def place_of(self, pfn: int) -> tuple[Place | None, PagemapLayout | None]:
         """Find the pagemap of a page, and where in it the page is."""
-        geometry = self.vmemmap.geometry
-        physical = pfn * geometry.page_size
         for layout in self.layouts:
-            for one in layout.ranges:
-                if one.start <= physical <= one.end:
-                    first = one.start // geometry.page_size
-                    end = (one.end + 1) // geometry.page_size
+            for first, end in layout.pfns:
+                if first <= pfn < end:
                     return self._place(pfn, layout, first, end), layout
         return None, None
 
     def _place(self, pfn: int, layout: PagemapLayout, first: int, end: int) -> Place:
         geometry, pagemap = self.vmemmap.geometry, layout.pagemap
-        pieces = (
-            pieces_of(
-                first, end, pagemap, geometry, self.vmemmap.sections, bool(layout.dedup.expected)
-            )
-            if layout.shift_sound
-            else [unknown_piece(first, end, geometry)]
-        )
+        dedup = bool(layout.dedup.expected)
+        pieces = layout.pieces(first, end, geometry, self.vmemmap.sections, dedup)
         vpage = geometry.vpage(pfn)
         populated = next((p.populated.value for p in pieces if p.start <= vpage < p.end), "unknown")
         data = first_compound(pagemap, first)
@@ -223,7 +216,7 @@ class _Examination:
         )
 
     def _follows_head(self, pfn: int) -> bool:
-        """Tell whether the page before is the head of a compound page."""
+        """Return whether the page before is the head of a compound page."""
         layout, dtype = self.vmemmap.page, self.vmemmap.word
         if not pfn:
             return False
@@ -257,7 +250,7 @@ class _Examination:
         return Compound("head", pfn, None, self._order(pfn))
 
     def _pfn_of(self, address: int) -> int | None:
-        """Get the page frame that a ``struct page`` describes, if there is one at the address."""
+        """Return the page frame of the ``struct page`` at an address, ``None`` if none is there."""
         geometry = self.vmemmap.geometry
         pfn, into = divmod(address - geometry.vmemmap, geometry.struct_page_size)
         return pfn if not into and 0 <= pfn < 1 << self.kernel.physmem_bits else None
@@ -273,7 +266,7 @@ class _Examination:
     def zone_of(
         self, pfn: int, page: StructPage, place: Place | None
     ) -> tuple[int | None, str | None]:
-        """Tell node and zone, by the page's flags if they make sense, else by what zones span."""
+        """Return node and zone: of the page's flags if valid, else by the zones' spans."""
         flags = page.flags
         # Never written to: the frames that an altmap does not hand out.
         blank = place is not None and place.altmap == "reserve"
@@ -287,14 +280,14 @@ class _Examination:
         return spanning[0] if len(spanning) == 1 else (None, None)
 
     def memory_of(self, pfn: int) -> str:
-        """Tell what memory a frame is in."""
+        """Return the kind of memory that a frame is in: RAM, device or no memory."""
         one = np.array([pfn], dtype=np.uint64)
         if self.vmemmap.ram.contains(one)[0]:
             return "RAM"
         return "device" if self.vmemmap.memory.contains(one)[0] else "no memory"
 
     def frame_of(self, way: Trace) -> Frame | None:
-        """Tell of the frame that the way leads to."""
+        """Read the frame at the end of a trace, ``None`` if nothing is mapped."""
         if way.pfn is None:
             return None
         page = self.struct_page(way.pfn)
@@ -346,7 +339,7 @@ class _Examination:
     def _neighbourhood(
         self, pfn: int, page: StructPage, place: Place | None
     ) -> tuple[int, int, str]:
-        """Choose where to look for others: page frames ``[first, end)``, and what they are."""
+        """Choose the page frames ``[first, end)`` to search for other users, and name them."""
         if place is not None and place.head_pfn is not None:
             last = (place.end + 1) // self.vmemmap.geometry.page_size
             return place.head_pfn, min(place.head_pfn + (1 << place.order), last), "compound page"
@@ -367,7 +360,7 @@ class _Examination:
     def check(
         self, pfn: int, place: Place | None, layout: PagemapLayout | None
     ) -> tuple[Finding, ...]:
-        """Hold the page's compound page against the rules about contents, where it has any."""
+        """Check the page's compound page by the rules about contents, where it has one."""
         geometry = self.vmemmap.geometry
         if (
             place is None

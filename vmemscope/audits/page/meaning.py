@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the number that somebody gave means: which page, and how that was told."""
+"""Which page a number given by the user means."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def understand(
     :param forced: pfn, phys or address, if the user said so
     :param bits: of physical addresses, at the most
     :raises UsageError: if there can be no such page
-    :raises TargetError: if the page tables that would tell can't be read
+    :raises TargetError: if the page tables that map it can't be read
     """
     page_size = vmemmap.geometry.page_size
     frames = 1 << bits >> page_size.bit_length() - 1
@@ -91,7 +91,7 @@ def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> tuple
 
 
 def _page_offset(prog: Program) -> int | None:
-    """Get where the direct map starts, if the kernel has a variable for it (x86)."""
+    """Return the start of the direct map, ``None`` without a variable for it (x86 has one)."""
     from drgn import FaultError
 
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What to make of a page, in words: a line for each thing that can be said, and none guessed."""
+"""The state of a page in sentences, each from what was read."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def describe(
     sharing: Sharing | None,
     geometry: Geometry,
 ) -> Iterator[str]:
-    """Say whose the page is, what it is used for, and what is behind its ``struct page``."""
+    """Yield sentences: owner of the page, its use, the frame behind its ``struct page``."""
     yield _whose(section, place, zone, nid, resources)
     if not section.present:
         yield "there is no struct page for it: its section is not present"
     elif section.valid is False:
-        yield "its subsection is not valid: pfn_valid() denies it"
+        yield "its subsection is not valid: pfn_valid() returns false"
     if page.readable:
         yield from _use(pfn, place, page)
     elif way.kind is Kind.HOLE and section.present:
-        yield "its struct page is not mapped: to touch it is a crash"
+        yield "its struct page is not mapped: an access to it crashes"
     elif way.kind is not Kind.HOLE:
         yield "its struct page could not be read, so nothing is said of its use"
     if frame is not None and sharing is not None:
@@ -56,7 +56,7 @@ def _whose(
     nid: int | None,
     resources: Sequence[Resource],
 ) -> str:
-    node = f"node {nid}" if nid is not None else "a node that can't be told"
+    node = f"node {nid}" if nid is not None else "an unknown node"
     if place is not None:
         what = (
             f"device memory of {place.name or f'the pagemap at {place.address:#x}'} ({place.type})"
@@ -74,7 +74,7 @@ def _whose(
 
 
 def _zone(zone: str | None) -> str:
-    return f"zone {zone}" if zone else "a zone that can't be told"
+    return f"zone {zone}" if zone else "an unknown zone"
 
 
 def _use(pfn: int, place: Place | None, page: StructPage) -> Iterator[str]:
@@ -113,12 +113,12 @@ def _compound(pfn: int, compound: Compound) -> str:
     number = f"tail {pfn - compound.head_pfn}" if pfn > compound.head_pfn else "tail"
     text = f"{number} of the compound page{size} with head pfn {compound.head_pfn:#x}"
     if compound.role == "fake-head":
-        text += ", looking like a head since its frame is the head's"
+        text += ", a fake head: its frame is the head's"
     return text
 
 
 def _by_pagemap(pfn: int, place: Place, compound: Compound | None) -> Iterator[str]:
-    """Say where the pagemap has the head, if the page says otherwise."""
+    """Yield the head that the pagemap expects, if the page has another."""
     role = "head" if pfn == place.head_pfn else f"tail {pfn - (place.head_pfn or 0)}"
     said = None if compound is None or compound.role == "none" else compound.head_pfn
     if said != place.head_pfn:
@@ -156,11 +156,11 @@ def _behind(
     if page.type == "buddy":
         yield "that frame is free in the buddy allocator: it will be overwritten"
     elif page.refcount is not None and place is not None and frame.memory == "RAM":
-        # Of the memory map of RAM the count tells nothing: HugeTLB's optimization does
+        # For the memory map of RAM the count proves nothing: HugeTLB's optimization does
         # not count entries, and boot memory has counts of its own.
         counted = place.populated in ("compound", "base") and frame.leaf_size == geometry.page_size
         if counted and page.refcount != sharing.pages:
             yield (
                 f"that frame has reference count {page.refcount}, not {sharing.pages}: others map"
-                " it, or a count is off (vmemscope pgmap tells)"
+                " it, or a count is wrong (vmemscope pgmap checks it)"
             )

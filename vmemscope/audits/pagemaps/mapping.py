@@ -25,7 +25,7 @@ from ...rules.leaves import (
     tail_frame,
 )
 from ...rules.pagemap import NO_RANGE
-from ...vmemmap.layout import Dedup, Populated, pieces_of, unknown_piece
+from ...vmemmap.layout import Dedup, Populated
 from ...vmemmap.runs import are_regular, judge, runs_of, whole_compounds
 from ...vmemmap.tables import Kind
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from ...vmemmap.runs import Judged, Runs
     from ...vmemmap.tables import Leaves
     from ...vmemmap.vmemmap import Vmemmap
-    from .subject import Subject
+    from .audited import AuditedPagemap
 
-__all__ = ("judged_compounds", "map_subject", "runs_of_piece")
+__all__ = ("judged_compounds", "map_pagemap", "runs_of_piece")
 
 #: vpages drawn where there are no compound pages
 _DRAWN_PLAIN = 8
@@ -44,33 +44,28 @@ _DRAWN_PLAIN = 8
 _DRAWN_SPANS = 64
 
 
-def map_subject(subject: Subject, vmemmap: Vmemmap, step: Callable[[int], None]) -> None:
+def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int], None]) -> None:
     """
     Walk all that describes a pagemap, gather its frames, check its entries.
 
     :param step: called with the vpages of each batch that was walked
     """
     geometry = vmemmap.geometry
-    if not subject.ranges:
-        subject.findings.skipped(NO_RANGE, hole, *LEAF_RULES, *COMPOUND_RULES, altmap_frame)
+    if not audited.ranges:
+        audited.findings.skipped(NO_RANGE, hole, *LEAF_RULES, *COMPOUND_RULES, altmap_frame)
         return
-    if subject.dedup.expected is None:
-        shares = _shares(subject, vmemmap)
-        subject.dedup = Dedup(shares, None if shares else subject.dedup.reason)
-    for one in subject.ranges:
-        first, end = one.start // geometry.page_size, (one.end + 1) // geometry.page_size
-        dedup = bool(subject.dedup.expected)
-        for piece in (
-            pieces_of(first, end, subject.pagemap, geometry, vmemmap.sections, dedup)
-            if subject.shift_sound
-            else [unknown_piece(first, end, geometry)]
-        ):
-            subject.pieces.append(piece)
-            _map_piece(subject, piece, vmemmap, step)
-    if subject.apart:
-        size = geometry.compound_vpages(subject.order)
-        subject.findings.check(
-            not_deduplicated, ApartFacts(subject.apart, subject.compounds, size, geometry)
+    if audited.dedup.expected is None:
+        shares = _shares(audited, vmemmap)
+        audited.dedup = Dedup(shares, None if shares else audited.dedup.reason)
+    dedup = bool(audited.dedup.expected)
+    for first, end in audited.layout.pfns:
+        for piece in audited.layout.pieces(first, end, geometry, vmemmap.sections, dedup):
+            audited.pieces.append(piece)
+            _map_piece(audited, piece, vmemmap, step)
+    if audited.apart:
+        size = geometry.compound_vpages(audited.order)
+        audited.findings.check(
+            not_deduplicated, ApartFacts(audited.apart, audited.compounds, size, geometry)
         )
 
 
@@ -81,46 +76,46 @@ def runs_of_piece(piece: Piece, vmemmap: Vmemmap) -> Iterator[Runs]:
 
 
 def judged_compounds(
-    batches: Iterator[Runs], piece: Piece, subject: Subject, vmemmap: Vmemmap
+    batches: Iterator[Runs], piece: Piece, audited: AuditedPagemap, vmemmap: Vmemmap
 ) -> Iterator[Judged]:
     """Judge the compound pages of a piece, whole ones at a time."""
-    size = vmemmap.geometry.compound_vpages(subject.order)
+    size = vmemmap.geometry.compound_vpages(audited.order)
     for runs in whole_compounds(batches, piece, size):
         yield judge(runs, piece.origin, size)
 
 
-def _shares(subject: Subject, vmemmap: Vmemmap) -> bool:
-    """Tell from the first compound page whether this kernel deduplicates."""
-    first = vmemmap.geometry.vpage(subject.ranges[0].start // vmemmap.geometry.page_size)
+def _shares(audited: AuditedPagemap, vmemmap: Vmemmap) -> bool:
+    """Return whether the first compound page is deduplicated."""
+    first = vmemmap.geometry.vpage(audited.layout.pfns[0][0])
     pfn, kind = vmemmap.frames_of(np.array([first + 1, first + 2]))
     return bool((kind == Kind.MAPPED).all() and pfn[0] == pfn[1])
 
 
 def _map_piece(
-    subject: Subject, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
+    audited: AuditedPagemap, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
 ) -> None:
     if piece.populated is not Populated.COMPOUND:
-        reason = NO_COMPOUNDS.get(piece.populated, subject.dedup.reason)
-        subject.findings.skipped(reason or "it is not deduplicated", *COMPOUND_RULES)
-    if subject.pagemap.altmap is None:
-        subject.findings.skipped("no altmap", altmap_frame)
+        reason = NO_COMPOUNDS.get(piece.populated, audited.dedup.reason)
+        audited.findings.skipped(reason or "it is not deduplicated", *COMPOUND_RULES)
+    if audited.pagemap.altmap is None:
+        audited.findings.skipped("no altmap", altmap_frame)
     elif piece.populated is not Populated.LEAF:
-        subject.findings.skipped("parts that have base pages of RAM, altmap or not", altmap_frame)
+        audited.findings.skipped("parts that have base pages of RAM, altmap or not", altmap_frame)
     walk = vmemmap.leaves(piece.start, piece.end)
     if piece.populated is Populated.COMPOUND:
-        walk = _irregular(walk, subject, piece, vmemmap, step)
-    batches = _checked_runs(walk, subject, piece, vmemmap, step)
+        walk = _irregular(walk, audited, piece, vmemmap, step)
+    batches = _checked_runs(walk, audited, piece, vmemmap, step)
     if piece.populated is Populated.COMPOUND:
-        for judged in judged_compounds(batches, piece, subject, vmemmap):
-            _take_compounds(subject, judged, piece, vmemmap)
+        for judged in judged_compounds(batches, piece, audited, vmemmap):
+            _take_compounds(audited, judged, piece, vmemmap)
     else:
         for runs in batches:
-            _take_plain(subject, runs, piece, vmemmap)
+            _take_plain(audited, runs, piece, vmemmap)
 
 
 def _irregular(
     walk: Iterator[Leaves],
-    subject: Subject,
+    audited: AuditedPagemap,
     piece: Piece,
     vmemmap: Vmemmap,
     step: Callable[[int], None],
@@ -134,7 +129,7 @@ def _irregular(
     :return: the batches that are left, and the first regular compound page
     """
     geometry = vmemmap.geometry
-    size, shift = geometry.compound_vpages(subject.order), geometry.page_size.bit_length() - 1
+    size, shift = geometry.compound_vpages(audited.order), geometry.page_size.bit_length() - 1
     first = True
     for leaves in walk:
         start = geometry.vpage_at(int(leaves.address[0]))
@@ -156,10 +151,10 @@ def _irregular(
             frames, start, first = frames[1:], start + size, False
         if len(frames):
             pages = len(frames) * size
-            subject.leaf_sizes[geometry.page_size] += pages
-            subject.by_kind[Kind.MAPPED] += pages
-            subject.compounds += len(frames)
-            subject.ram.add_compounds(frames, start, size)
+            audited.leaf_sizes[geometry.page_size] += pages
+            audited.by_kind[Kind.MAPPED] += pages
+            audited.compounds += len(frames)
+            audited.ram.add_compounds(frames, start, size)
             step(pages)
         if stop < len(leaves.address):
             yield select(leaves, slice(stop, None))
@@ -167,7 +162,7 @@ def _irregular(
 
 def _checked_runs(
     walk: Iterator[Leaves],
-    subject: Subject,
+    audited: AuditedPagemap,
     piece: Piece,
     vmemmap: Vmemmap,
     step: Callable[[int], None],
@@ -178,72 +173,74 @@ def _checked_runs(
         mapped = leaves.kind == Kind.MAPPED
         for level in vmemmap.table.levels:
             if (here := mapped & (leaves.shift == level.shift)).any():
-                subject.leaf_sizes[level.size] += int(leaves.pieces.sum(where=here))
+                audited.leaf_sizes[level.size] += int(leaves.pieces.sum(where=here))
         facts = LeafFacts.of(leaves, piece.populated, vmemmap.table, geometry)
         for rule in LEAF_RULES:
-            subject.findings.check(rule, facts)
+            audited.findings.check(rule, facts)
         runs = runs_of(leaves, geometry, piece.start, piece.end)
         pages = 0
         for kind in Kind:
             if (of_kind := runs.kind == kind).any():
                 pages += (count := int(runs.length.sum(where=of_kind)))
-                subject.by_kind[kind] += count
-        subject.findings.check(hole, runs, geometry)
+                audited.by_kind[kind] += count
+        audited.findings.check(hole, runs, geometry)
         step(pages)
         yield runs
 
 
-def _take_plain(subject: Subject, runs: Runs, piece: Piece, vmemmap: Vmemmap) -> None:
-    _keep_first(subject, runs, [piece.populated.value] * _DRAWN_SPANS, vmemmap)
+def _take_plain(audited: AuditedPagemap, runs: Runs, piece: Piece, vmemmap: Vmemmap) -> None:
+    _keep_first(audited, runs, [piece.populated.value] * _DRAWN_SPANS, vmemmap)
     mapped = select(runs, runs.kind == Kind.MAPPED)
     # Every page should own its frame: as many owners as entries.
     owners = np.where(mapped.order == 0, mapped.length, 1)
-    altmap = subject.pagemap.altmap
+    altmap = audited.pagemap.altmap
     if piece.populated in (Populated.EARLY, Populated.UNKNOWN):
-        subject.boot.add(mapped, owners)
+        audited.boot.add(mapped, owners)
     elif altmap is not None and piece.populated is Populated.LEAF:
-        subject.findings.check(altmap_frame, AltmapFacts(mapped, altmap, vmemmap.geometry))
-        subject.device.add(mapped, owners)
+        audited.findings.check(altmap_frame, AltmapFacts(mapped, altmap, vmemmap.geometry))
+        audited.device.add(mapped, owners)
     else:
-        subject.ram.add(mapped, owners)
+        audited.ram.add(mapped, owners)
 
 
-def _take_compounds(subject: Subject, judged: Judged, piece: Piece, vmemmap: Vmemmap) -> None:
+def _take_compounds(
+    audited: AuditedPagemap, judged: Judged, piece: Piece, vmemmap: Vmemmap
+) -> None:
     roles = np.where(judged.head[:_DRAWN_SPANS], "head", "tail").tolist()
-    _keep_first(subject, judged.runs, roles, vmemmap)
+    _keep_first(audited, judged.runs, roles, vmemmap)
     in_ram = vmemmap.ram.contains(judged.runs.pfn) if judged.wrong.any() else judged.wrong
     facts = TailFacts.of(judged, in_ram, vmemmap.geometry)
-    subject.findings.check(tail_frame, facts)
+    audited.findings.check(tail_frame, facts)
     if facts.any_tail:
-        subject.findings.checked(not_deduplicated)
+        audited.findings.checked(not_deduplicated)
     else:
-        subject.findings.skipped(NO_TAIL, not_deduplicated)
-    subject.apart.extend((piece.origin, number) for number in facts.apart.tolist())
-    subject.compounds += int(np.count_nonzero(np.diff(judged.compound))) + 1
+        audited.findings.skipped(NO_TAIL, not_deduplicated)
+    audited.apart.extend((piece.origin, number) for number in facts.apart.tolist())
+    audited.compounds += int(np.count_nonzero(np.diff(judged.compound))) + 1
     runs, owner = judged.runs, judged.owner
     if len(facts.apart):
         # Where nothing is shared, each page should at least own what it maps.
         owner = np.where(np.isin(judged.compound, facts.apart), 1, owner)
     if not (mapped := runs.kind == Kind.MAPPED).all():
         runs, owner = select(runs, mapped), owner[mapped]
-    subject.ram.add(runs, owner)
+    audited.ram.add(runs, owner)
 
 
-def _drawn(subject: Subject, vmemmap: Vmemmap) -> range:
-    """Get the vpages that are drawn: of one compound page, or some more where it is small."""
-    start = subject.pieces[0].start
-    return range(start, start + max(vmemmap.geometry.compound_vpages(subject.order), _DRAWN_PLAIN))
+def _drawn(audited: AuditedPagemap, vmemmap: Vmemmap) -> range:
+    """Return the vpages that are drawn: one compound page, or a few more if it is small."""
+    start = audited.pieces[0].start
+    return range(start, start + max(vmemmap.geometry.compound_vpages(audited.order), _DRAWN_PLAIN))
 
 
-def _keep_first(subject: Subject, runs: Runs, roles: list[str], vmemmap: Vmemmap) -> None:
+def _keep_first(audited: AuditedPagemap, runs: Runs, roles: list[str], vmemmap: Vmemmap) -> None:
     """Keep the spans of the first compound page as they are mapped."""
-    drawn = _drawn(subject, vmemmap)
-    for i in range(min(len(runs.vpage), _DRAWN_SPANS - len(subject.first))):
+    drawn = _drawn(audited, vmemmap)
+    for i in range(min(len(runs.vpage), _DRAWN_SPANS - len(audited.first))):
         vpage = int(runs.vpage[i])
         if vpage not in drawn:
             return
         mapped = bool(runs.kind[i] == Kind.MAPPED)
-        subject.first.append(
+        audited.first.append(
             FrameSpan(
                 address=vmemmap.geometry.address(vpage),
                 vpages=min(int(runs.length[i]), drawn.stop - vpage),

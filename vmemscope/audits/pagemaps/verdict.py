@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From what was gathered of a pagemap to its report: counts, savings, state and reason."""
+"""The report of a pagemap: counts, savings, state and reason."""
 
 from __future__ import annotations
 
@@ -23,79 +23,79 @@ from ...vmemmap.tables import Kind
 if TYPE_CHECKING:
     from ...vmemmap.frames import FrameTotals
     from ...vmemmap.layout import Geometry
-    from .subject import Subject
+    from .audited import AuditedPagemap
 
 __all__ = ("report_on",)
 
 
-def report_on(subject: Subject, frames: FrameTotals, geometry: Geometry) -> PagemapReport:
+def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) -> PagemapReport:
     """
-    Sum a pagemap up.
+    Return the report of a pagemap.
 
     :param frames: all frames that back its vmemmap, summed up
     """
     backing = frames.backing
-    mapped = subject.by_kind[Kind.MAPPED]
-    size = geometry.compound_vpages(subject.order)
-    known = bool(subject.ranges) and subject.shift_sound
-    expected = expected_frames(subject.pieces, size) if known else None
+    mapped = audited.by_kind[Kind.MAPPED]
+    size = geometry.compound_vpages(audited.order)
+    known = bool(audited.ranges) and audited.shift_sound
+    expected = expected_frames(audited.pieces, size) if known else None
     # What lies on the device is moved, not saved.
-    moved = subject.pagemap.altmap is not None
+    moved = audited.pagemap.altmap is not None
     savable = 0
     if size > 2 and known:
-        ideal = [replace(piece, populated=Populated.COMPOUND) for piece in subject.pieces]
+        ideal = [replace(piece, populated=Populated.COMPOUND) for piece in audited.pieces]
         savable = max(backing - expected_frames(ideal, size), 0)
-    state, reason = _state(subject, backing, expected)
-    pagemap, pieces = subject.pagemap, subject.pieces
+    state, reason = _state(audited, backing, expected)
+    pagemap, pieces = audited.pagemap, audited.pieces
     return PagemapReport(
         address=pagemap.address,
-        name=subject.name,
+        name=audited.name,
         type=pagemap.type,
         vmemmap_shift=pagemap.vmemmap_shift,
-        compound_size=geometry.page_size << subject.order if subject.shift_sound else None,
+        compound_size=geometry.page_size << audited.order if audited.shift_sound else None,
         altmap=None if pagemap.altmap is None else Altmap.of(pagemap.altmap),
         ranges=tuple(Range.of(one) for one in pagemap.ranges),
         vmemmap=VmemmapCounts(
             start=geometry.address(min(p.start for p in pieces)) if pieces else None,
             end=geometry.address(max(p.end for p in pieces)) if pieces else None,
-            pages=subject.vpages,
+            pages=audited.vpages,
             mapped=mapped,
-            unmapped=subject.by_kind[Kind.HOLE],
-            unreadable=subject.by_kind[Kind.UNREADABLE],
-            leaf_sizes=subject.leaf_sizes,
+            unmapped=audited.by_kind[Kind.HOLE],
+            unreadable=audited.by_kind[Kind.UNREADABLE],
+            leaf_sizes=audited.leaf_sizes,
         ),
         frames=FrameCounts(backing, expected, frames.sharing),
         saved_bytes=0 if moved else max(mapped - backing, 0) * geometry.page_size,
         state=state,
         reason=reason,
-        findings=subject.findings.finish(),
-        outcomes=subject.findings.outcomes(rules_of(Scope.PAGEMAP)),
+        findings=audited.findings.finish(),
+        outcomes=audited.findings.outcomes(rules_of(Scope.PAGEMAP)),
         detail=PagemapDetail(
             pagemap=pagemap,
             geometry=geometry,
-            ranges=subject.ranges,
+            ranges=audited.ranges,
             pieces=tuple(pieces),
-            first=tuple(subject.first),
+            first=tuple(audited.first),
             savable_bytes=savable * geometry.page_size,
-            not_read=tuple(f"{what}: {n}" for what, n in sorted(subject.not_read.items()) if n),
+            not_read=tuple(f"{what}: {n}" for what, n in sorted(audited.not_read.items()) if n),
         ),
     )
 
 
-def _state(subject: Subject, backing: int, expected: int | None) -> tuple[State, str | None]:
-    mapped, unreadable = subject.by_kind[Kind.MAPPED], subject.by_kind[Kind.UNREADABLE]
-    if not subject.ranges:
-        damage = [one.message for one in subject.pagemap.damage]
+def _state(audited: AuditedPagemap, backing: int, expected: int | None) -> tuple[State, str | None]:
+    mapped, unreadable = audited.by_kind[Kind.MAPPED], audited.by_kind[Kind.UNREADABLE]
+    if not audited.ranges:
+        damage = [one.message for one in audited.pagemap.damage]
         return "unreadable", damage[0] if damage else "it has no valid range"
     if not mapped and unreadable:
         return "unreadable", "the page tables of its vmemmap could not be read"
-    if not subject.shift_sound:
+    if not audited.shift_sound:
         return "unreadable", "its vmemmap_shift makes no sense"
-    if not subject.dedup.expected:
-        return "not-optimized", subject.dedup.reason
-    holes = subject.by_kind[Kind.HOLE]
-    early = sum(p.end - p.start for p in subject.pieces if p.populated is Populated.EARLY)
-    if early == subject.vpages:
+    if not audited.dedup.expected:
+        return "not-optimized", audited.dedup.reason
+    holes = audited.by_kind[Kind.HOLE]
+    early = sum(p.end - p.start for p in audited.pieces if p.populated is Populated.EARLY)
+    if early == audited.vpages:
         return "not-optimized", "it lies in sections that were there at boot"
     if not mapped:
         return "not-optimized", "nothing of its vmemmap is mapped"
@@ -104,9 +104,9 @@ def _state(subject: Subject, backing: int, expected: int | None) -> tuple[State,
     if early:
         return "partial", f"{early} pages of its vmemmap lie in sections that were there at boot"
     if unreadable:
-        return "partial", f"{unreadable} of {subject.vpages} pages of its vmemmap not readable"
+        return "partial", f"{unreadable} of {audited.vpages} pages of its vmemmap not readable"
     if holes:
-        return "partial", f"{holes} of {subject.vpages} pages of its vmemmap not mapped"
+        return "partial", f"{holes} of {audited.vpages} pages of its vmemmap not mapped"
     if backing != expected:
-        return "partial", f"backed by {backing} frames, and not by {expected}"
+        return "partial", f"backed by {backing} frames instead of {expected}"
     return "deduplicated", None

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Looks into the ``struct page``s of compound pages.
+Checks the ``struct page``s of compound pages.
 
-Some thousand at a time: the frame with the head and the one that tail pages share are
-read at a glance; only those that are not alike, or whose first few ``struct page``s have
-anything off, are looked into in full.
+Some thousand at a time: the first few ``struct page``s are kept of the frame with the head and
+of the one that tail pages share. A frame is checked in full only if the others are not alike,
+or a rule is violated in the first few.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ from ....rules.struct_pages import (
     tail_contents,
 )
 from ....vmemmap.tables import Kind
-from .areas import Area, Contents, picked
-from .reading import Batch, Glance, Reading, glance, rows_of
+from .check import Contents, Region, picked
+from .reading import FirstPages, Reading, VpageRows, read_first_pages, rows_of
 from .shortcuts import screen, spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ....rules.page_rows import Rows
-    from .look import Look
+    from .check import ContentsCheck
 
-__all__ = ("look_at_compounds",)
+__all__ = ("check_compounds",)
 
 
-def look_at_compounds(look: Look, area: Area) -> None:
-    """Look into the compound pages of an area."""
-    violations = PageViolations(look.expected, PageKind.COMPOUND)
-    numbers = picked(area, look.contents)
-    look.sampled |= len(numbers) < area.parts
-    look.heads.append(area.start)
+def check_compounds(check: ContentsCheck, region: Region) -> None:
+    """Check the compound pages of a region."""
+    violations = PageViolations(check.expected, PageKind.COMPOUND)
+    numbers = picked(region, check.contents)
+    check.sampled |= len(numbers) < region.parts
+    check.heads.append(region.start)
     for at in range(0, len(numbers), LIMITS.compounds):
-        head = area.start + (numbers[at : at + LIMITS.compounds] << area.order)
-        end = np.minimum(head + (1 << area.order), area.end)
-        first, last = head // look.per_page, -(-end // look.per_page) - 1
+        head = region.start + (numbers[at : at + LIMITS.compounds] << region.order)
+        end = np.minimum(head + (1 << region.order), region.end)
+        first, last = head // check.per_page, -(-end // check.per_page) - 1
         # That they map somebody else's frame is known, and what is read there is his. The
         # shared frame of the tails is known by the first of them.
-        own = look.own(np.stack((first, np.minimum(first + 1, last), last))).all(axis=0)
+        own = check.own(np.stack((first, np.minimum(first + 1, last), last))).all(axis=0)
         if own.any():
-            _Some(look, violations, head[own], end[own]).look_into()
+            _CompoundBatch(check, violations, head[own], end[own]).check()
 
 
-class _Some:
+class _CompoundBatch:
     """
     Some compound pages.
 
@@ -71,37 +71,37 @@ class _Some:
 
     def __init__(
         self,
-        look: Look,
+        check: ContentsCheck,
         violations: PageViolations,
         head: NDArray[np.int64],
         end: NDArray[np.int64],
     ) -> None:
-        self.look, self.violations = look, violations
+        self.parent, self.violations = check, violations
         self.head, self.end = head, end
         #: first and last vpage of each
-        self.first, self.last = head // look.per_page, -(-end // look.per_page) - 1
+        self.first, self.last = head // check.per_page, -(-end // check.per_page) - 1
         self.counts = _Counts(head)
 
-    def look_into(self) -> None:
-        """Look into them."""
-        look, counts = self.look, self.counts
+    def check(self) -> None:
+        """Check them."""
+        check, counts = self.parent, self.counts
         head, end, first, last = self.head, self.end, self.first, self.last
         some = np.stack((first, np.minimum(first + 1, last), np.minimum(first + 2, last), last))
         pfn, kind = self._frames_behind(some)
         usual = majority(pfn[1:])
         at_usual = (kind[1:] == Kind.MAPPED) & (pfn[1:] == usual)
         shared = (at_usual.sum(axis=0) > 1) & (last > first + 1)
-        heads = Batch(
-            first, head, head, head, head, np.minimum(head + look.per_page, end), shared,
+        heads = VpageRows(
+            first, head, head, head, head, np.minimum(head + check.per_page, end), shared,
             pfn[0], kind[0],
         )  # fmt: skip
         # The first and the last of the vpages looked up that map the shared frame.
         tail = np.where(at_usual[0], some[1], np.where(at_usual[1], some[2], last))
         tail_last = np.where(at_usual[2], last, tail)
-        begin = tail * look.per_page
-        tails = Batch(
-            tail, head, begin, tail_last * look.per_page, begin,
-            np.minimum(begin + look.per_page, end), shared, usual,
+        begin = tail * check.per_page
+        tails = VpageRows(
+            tail, head, begin, tail_last * check.per_page, begin,
+            np.minimum(begin + check.per_page, end), shared, usual,
             np.full(len(head), Kind.MAPPED, dtype=np.uint8),
         )  # fmt: skip
         paired = np.flatnonzero(shared)
@@ -112,9 +112,9 @@ class _Some:
         )
         for rest, of in self._unshared(~shared):
             self._check(rest, of, None)
-        look.checked += int(np.count_nonzero(counts.seen))
-        look.unreadable += int(np.count_nonzero(counts.lost))
-        look.report(self.violations, counts.of)
+        check.checked += int(np.count_nonzero(counts.seen))
+        check.unreadable += int(np.count_nonzero(counts.lost))
+        check.report(self.violations, counts.of)
 
     def _frames_behind(
         self, some: NDArray[np.int64]
@@ -126,7 +126,7 @@ class _Some:
         :return: frames and kinds, same shape. Where the second and the last have the
             same frame, the third is taken to have it too: it would be outvoted
         """
-        frames_of = self.look.vmemmap.frames_of
+        frames_of = self.parent.vmemmap.frames_of
         first, second, third, last = some
         found, how = frames_of(np.stack((first, second, last)).ravel())
         pfn, kind = found.reshape(3, -1)[[0, 1, 1, 2]], how.reshape(3, -1)[[0, 1, 1, 2]]
@@ -135,21 +135,21 @@ class _Some:
             pfn[2, open_], kind[2, open_] = frames_of(third[open_])
         return pfn, kind
 
-    def _unshared(self, which: NDArray[np.bool_]) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+    def _unshared(self, which: NDArray[np.bool_]) -> Iterator[tuple[VpageRows, NDArray[np.int64]]]:
         """
-        Get the vpages after the first of compound pages whose tail pages share no frame.
+        Return the vpages after the first of compound pages whose tail pages share no frame.
 
         :return: the vpages, and which compound page each is of
         """
-        look, first, last = self.look, self.first, self.last
+        check, first, last = self.parent, self.first, self.last
         numbers = np.flatnonzero(which & (last > first))
         if not len(numbers):
             return
-        if look.contents is not Contents.ALL:
+        if check.contents is not Contents.ALL:
             # The kernel writes the first two of a deduplicated compound page; of
             # one that isn't, some kernels forgot the rest.
             lengths = np.minimum(last - first, 3)[numbers]
-            look.sampled |= bool((last - first > 3)[numbers].any())
+            check.sampled |= bool((last - first > 3)[numbers].any())
         else:
             lengths = (last - first)[numbers]
         ends = np.cumsum(lengths)
@@ -159,18 +159,20 @@ class _Some:
             nth = position - (ends - lengths)[of] + 1
             one = numbers[of]
             vpage = first[one] + nth
-            if look.contents is not Contents.ALL:
+            if check.contents is not Contents.ALL:
                 vpage = np.where(nth == 3, last[one], vpage)
-            begin = vpage * look.per_page
-            pfn, kind = look.vmemmap.frames_of(vpage)
-            rows = Batch(
+            begin = vpage * check.per_page
+            pfn, kind = check.vmemmap.frames_of(vpage)
+            rows = VpageRows(
                 vpage, self.head[one], begin, begin, begin,
-                np.minimum(begin + look.per_page, self.end[one]),
+                np.minimum(begin + check.per_page, self.end[one]),
                 np.zeros(len(one), dtype=np.bool_), pfn, kind,
             )  # fmt: skip
             yield rows, one
 
-    def _check(self, rows: Batch, of: NDArray[np.int64], paired: NDArray[np.int64] | None) -> None:
+    def _check(
+        self, rows: VpageRows, of: NDArray[np.int64], paired: NDArray[np.int64] | None
+    ) -> None:
         """
         Read rows, and check them.
 
@@ -179,13 +181,13 @@ class _Some:
         :param paired: rows with heads whose tail pages share a frame: the last of
             ``rows``, in the same order
         """
-        look, expected = self.look, self.look.expected
-        seen = glance(rows, look.vmemmap, look.plain, look.step)
-        expected.learn_node(seen.plain[seen.read, look.vmemmap.page.flags // 8])
+        check, expected = self.parent, self.parent.expected
+        seen = read_first_pages(rows, check.vmemmap, check.plain, check.step)
+        expected.learn_node(seen.plain[seen.read, check.vmemmap.page.flags // 8])
         usual = seen.plain
         # Where all tail pages are alike, the first few struct pages will do, and of a
         # row without a head one.
-        same = seen.read & seen.alike & (rows.end - rows.first == look.per_page)
+        same = seen.read & seen.alike & (rows.end - rows.first == check.per_page)
         with_head, first = seen.heads, seen.first
         if not same[with_head].all():
             with_head, first = with_head[same[with_head]], first[same[with_head]]
@@ -194,7 +196,7 @@ class _Some:
             short = rows_of(select(rows, which), words)
             bad = np.flatnonzero(screen(short, expected))
             for done in range(0, len(bad), LIMITS.frames):
-                some = spread(select(short, bad[done : done + LIMITS.frames]), look.per_page)
+                some = spread(select(short, bad[done : done + LIMITS.frames]), check.per_page)
                 self._check_pages(some)
         odd = np.flatnonzero(seen.read & ~same)
         if len(odd):
@@ -205,11 +207,11 @@ class _Some:
             self._check_pairs(rows_of(rows, usual[:, None]), one, other)
         self._record(rows, seen, usual)
         self.counts.add(of, rows, seen.read)
-        look.missed |= not seen.read.all()
+        check.missed |= not seen.read.all()
 
     def _check_in_full(
         self,
-        rows: Batch,
+        rows: VpageRows,
         which: NDArray[np.int64],
         read: NDArray[np.bool_],
         usual: NDArray[np.uint64],
@@ -221,16 +223,16 @@ class _Some:
         :param read: is set to whether they could be, for each of ``rows``
         :param usual: what most tail pages hold in each of ``rows`` is set there
         """
-        look = self.look
+        check = self.parent
         read[which] = False
-        for words, some, at in Reading(select(rows, which), look.vmemmap).batches(_no_step):
+        for words, some, at in Reading(select(rows, which), check.vmemmap).batches(_no_step):
             part = rows_of(select(rows, which[some]), words[at])
             read[which[some]] = True
             usual[which[some]] = self._check_pages(part).usual
 
     def _check_pages(self, rows: Rows) -> StructPages:
         """Check rows that are whole."""
-        pages = StructPages(rows, self.look.expected, PageKind.COMPOUND)
+        pages = StructPages(rows, self.parent.expected, PageKind.COMPOUND)
         self.violations.check(pages, COMPOUND_RULES)
         return pages
 
@@ -242,7 +244,7 @@ class _Some:
         :param head: numbers of the rows with the heads, shape ``(m,)``
         :param tail: and of those with the tail pages, of the same compound pages in the same order
         """
-        expected = self.look.expected
+        expected = self.parent.expected
         differs = (rows.words[head, 0] ^ rows.words[tail, 0]) & expected.mask_alike()
         if not differs.any():
             return
@@ -251,20 +253,20 @@ class _Some:
         which = which[own]
         for done in range(0, len(which), LIMITS.frames):
             some = which[done : done + LIMITS.frames]
-            odd = spread(select(rows, tail[some]), self.look.per_page)
+            odd = spread(select(rows, tail[some]), self.parent.per_page)
             usual = rows.words[head[some], 0]
             pages = StructPages(odd, expected, PageKind.COMPOUND, usual)
             self.violations.check(pages, (tail_contents,))
 
-    def _record(self, rows: Batch, seen: Glance, usual: NDArray[np.uint64]) -> None:
-        """Note which rules were held against anything."""
-        look, page = self.look, self.look.vmemmap.page
-        expected, asked = look.expected, look.asked
+    def _record(self, rows: VpageRows, seen: FirstPages, usual: NDArray[np.uint64]) -> None:
+        """Record which rules were evaluated."""
+        check, page = self.parent, self.parent.vmemmap.page
+        expected, asked = check.expected, check.asked
         if seen.read.any():
             asked.add(page_uninitialised)
             if expected.place[0]:
                 asked.add(page_zone)
-        # In another zone, they are nobody's to be held against more.
+        # In another zone, they are checked no further.
         own = seen.read & expected.in_zone(usual[:, page.flags // 8])
         if not own.any():
             return
@@ -280,15 +282,15 @@ class _Some:
         if (in_zone & ((flags & np.uint64(page.pg_head)) != 0) & ~lead).any():
             asked.update((pgmap_link, compound_order))
         masked = bool((in_zone & holds_mask(seen.first[:, 1, page.compound // 8])).any())
-        look.masked = masked or bool(look.masked)
+        check.masked = masked or bool(check.masked)
 
 
 def _no_step(frames: int) -> None:
-    """Make no progress: what is read again has been counted."""
+    """Count nothing: frames that are read again were counted before."""
 
 
 class _Counts:
-    """Counts, for each of some compound pages, what was looked at."""
+    """Counts the pages checked in each of some compound pages."""
 
     def __init__(self, head: NDArray[np.int64]) -> None:
         self._head = head
@@ -298,7 +300,7 @@ class _Counts:
         self.seen = np.zeros(len(head), dtype=np.bool_)
         self.lost = np.zeros(len(head), dtype=np.bool_)
 
-    def add(self, of: NDArray[np.int64], rows: Batch, read: NDArray[np.bool_]) -> None:
+    def add(self, of: NDArray[np.int64], rows: VpageRows, read: NDArray[np.bool_]) -> None:
         """
         Add rows.
 
@@ -311,6 +313,6 @@ class _Counts:
         self.lost[of[~read & (rows.kind != Kind.HOLE)]] = True
 
     def of(self, head: int) -> tuple[int, int]:
-        """Get how many tail pages, and how many pages in all, were looked at."""
+        """Return how many tail pages, and how many pages in all, were checked."""
         at = int(np.searchsorted(self._head, head))
         return int(self._tails[at]), int(self._pages[at])

@@ -2,8 +2,8 @@
 """
 Frames of the vmemmap, read many at a time and in order of their numbers.
 
-:class:`Reading` gives their ``struct page``s in full; :func:`glance` keeps of each frame
-only what tells whether it takes more to look at it. That is a short cut: without it, the
+:class:`Reading` gives their ``struct page``s in full; :func:`read_first_pages` keeps of each frame
+only enough to decide whether it needs a full check. That is a short cut: without it, the
 contents of 400 GiB in 2 MiB (--contents all) take seven times the time (python -m
 bench.layout --guest 400G:2M).
 """
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from ....vmemmap.vmemmap import Vmemmap
 
-__all__ = ("Batch", "Glance", "Reading", "glance", "rows_of")
+__all__ = ("FirstPages", "Reading", "VpageRows", "read_first_pages", "rows_of")
 
 #: neighbouring frames that are worth a read of their own; and frames that may be between
 _LONG = 32
 _GAP = 4
 
 
-class Batch(NamedTuple):
+class VpageRows(NamedTuple):
     """Pages of the vmemmap to be read; as :class:`~vmemscope.rules.page_rows.Rows`."""
 
     vpage: NDArray[np.int64]
@@ -49,8 +49,8 @@ class Batch(NamedTuple):
     kind: NDArray[np.uint8]
 
 
-def rows_of(batch: Batch, words: NDArray[np.uint64]) -> Rows:
-    """Put rows, and what was read of each, together."""
+def rows_of(batch: VpageRows, words: NDArray[np.uint64]) -> Rows:
+    """Return rows with the words that were read of each."""
     return Rows(
         batch.head, batch.first, batch.last, batch.start, batch.end, batch.shared, batch.pfn, words
     )
@@ -61,10 +61,10 @@ class Reading:
     Reads the frames of rows, in order of their numbers, some at a time.
 
     What lies close together is read as one, with what is between: it can then be
-    looked at where it was read to, while single frames have to be put side by side.
+    used where it was read to, while single frames must be copied side by side.
     """
 
-    def __init__(self, rows: Batch, vmemmap: Vmemmap) -> None:
+    def __init__(self, rows: VpageRows, vmemmap: Vmemmap) -> None:
         self._vmemmap = vmemmap
         order = np.flatnonzero(rows.kind == Kind.MAPPED)
         pfn = rows.pfn[order]
@@ -100,7 +100,7 @@ class Reading:
             start = end
 
     def _is_run(self, start: int, end: int, count: int) -> bool:
-        """Tell whether a part is read with all that is between."""
+        """Return whether a part is read with the frames between."""
         return int(self._pfn[end - 1] - self._pfn[start]) + 1 == count
 
     def _places(self) -> NDArray[np.int64]:
@@ -160,8 +160,8 @@ class Reading:
             done += count
 
 
-class Glance(NamedTuple):
-    """What was seen of some rows at a glance."""
+class FirstPages(NamedTuple):
+    """The first few ``struct page``s of some rows."""
 
     #: whether each row could be read, shape ``(n,)``; what else is said of one that
     #: could not be is void
@@ -176,7 +176,9 @@ class Glance(NamedTuple):
     first: NDArray[np.uint64]
 
 
-def glance(rows: Batch, vmemmap: Vmemmap, plain: int, step: Callable[[int], None]) -> Glance:
+def read_first_pages(
+    rows: VpageRows, vmemmap: Vmemmap, plain: int, step: Callable[[int], None]
+) -> FirstPages:
     """
     Read rows, and keep the first few ``struct page``s of those with a head.
 
@@ -192,7 +194,7 @@ def glance(rows: Batch, vmemmap: Vmemmap, plain: int, step: Callable[[int], None
     is_head = rows.first == rows.head
     head, asked, readable, same = np.zeros((4, frames), dtype=np.bool_)
     head[place[mapped & is_head]] = True
-    # A frame with a head that others map, too, is held against what those should be.
+    # A frame with a head that others map, too, is compared with what those should be.
     head[place[mapped & ~is_head]] = False
     asked[reading.place] = True
     shape = plain + 1, vmemmap.page.size // 8
@@ -208,6 +210,6 @@ def glance(rows: Batch, vmemmap: Vmemmap, plain: int, step: Callable[[int], None
     read = mapped & readable[place]
     heads = np.flatnonzero(read & is_head)
     # Quicker than by an index where rows are long.
-    return Glance(
+    return FirstPages(
         read, same[place], tail.take(place, axis=0), heads, first.take(place[heads], axis=0)
     )

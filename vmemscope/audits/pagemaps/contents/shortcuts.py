@@ -125,7 +125,7 @@ def _like_first(rows: Rows, expected: Expected) -> NDArray[np.bool_]:
 
 
 def spread(rows: Rows, count: int) -> Rows:
-    """Make rows as read in full from rows of which only the first ``struct page``s were kept."""
+    """Extend rows of which only the first ``struct page``s were kept to full rows."""
     missing = count - rows.words.shape[1]
     rest = np.repeat(rows.words[:, -1:], missing, axis=1)
     return rows._replace(words=np.concatenate((rows.words, rest), axis=1))

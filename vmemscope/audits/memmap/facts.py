@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All that a look at the memory map takes in: structures, then what is mapped."""
+"""Reads and checks the memory map: first its structures, then its mappings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ...kernel.mem_section_usage import read_subsections
 from ...kernel.vmstat import read_counters
+from ...progress import counter
 from ...rules.findings import Collector
 from ...rules.sections import (
     UNREAD_SECTIONS,
@@ -26,21 +27,20 @@ from ...rules.sections import (
 )
 from ...spans import Spans, subtract, union
 from ...vmemmap.tables import Kind
-from ..pagemaps.validity import frames_of
 from .areas import Owners, cut
-from .tally import survey
+from .walk import walk_areas
 
 if TYPE_CHECKING:
     from drgn import Program
 
     from ...machine import Kernel
-    from ..pagemaps import Progress
+    from ...progress import Progress
 
-__all__ = ("Gathered",)
+__all__ = ("MemmapFacts",)
 
 
-class Gathered:
-    """What is gathered in one look, on the way to its report."""
+class MemmapFacts:
+    """What one pass reads, for its report."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -49,7 +49,7 @@ class Gathered:
         self.unread: Counter[str] = Counter()
 
     def read(self) -> None:
-        """Read the kernel's structures, and hold sections against what they describe."""
+        """Read the kernel's structures, and check the sections."""
         kernel, geometry, sections = self.kernel, self.kernel.geometry, self.kernel.sections
         self.vmemmap, self.layouts = kernel.vmemmap, kernel.layouts
         self.unread += kernel.unread
@@ -61,7 +61,7 @@ class Gathered:
         self.counters = read_counters(self.prog)
         damage = (*subsections.damage, *kernel.zone_damage, *self.counters.damage)
         self.unread += Counter(one.message for one in damage)
-        self.ranges = [frames_of(one.ranges, geometry.page_size) for one in self.layouts]
+        self.ranges = [one.frames for one in self.layouts]
         first = sections.number[sections.early] * sections.pages
         self.early = Spans.of(first, first + sections.pages)
         self.valid, self.unknown = subsections.valid, subsections.unknown
@@ -96,37 +96,30 @@ class Gathered:
             )
 
     def walk(self, progress: Progress | None) -> None:
-        """Walk the vmemmap, and hold what is mapped against what is described."""
+        """Walk the vmemmap, and compare what is mapped with what is described."""
         geometry = self.vmemmap.geometry
         #: first vpage after the vmemmap
         self.end = self.kernel.vmemmap_end
         self.owners = Owners(self.kernel.ram_zones, self.ranges)
         self.areas = cut(self.end, self.present, self.early, self.owners, self.vmemmap, self.flags)
         described = self._vpages(self.present)
-        total, walked = described.total, 0
-
-        def step(pages: int) -> None:
-            nonlocal walked
-            walked += pages
-            if progress is not None:
-                progress(walked, max(total, walked))
-
+        step = counter(progress, described.total)
         reserved = self.kernel.page.pg_reserved
-        self.survey = survey(self.vmemmap, self.areas, described, self.end, reserved, step)
-        if self.survey.unread.total:
+        self.walked = walk_areas(self.vmemmap, self.areas, described, self.end, reserved, step)
+        if self.walked.unread.total:
             self.unread["pages of vmemmap whose page tables are missing"] += (
-                self.survey.unread.total
+                self.walked.unread.total
             )
         self.leaked = Spans.of([], [])
         if not self.vmemmap.sections.damage:
-            self.leaked = subtract(subtract(self.survey.mapped, self.survey.needed), described)
+            self.leaked = subtract(subtract(self.walked.mapped, self.walked.needed), described)
             self.findings.check(vmemmap_leak, LeakFacts(self.leaked, self._frame_at, geometry))
         required = self._vpages(union((self.valid, self.early)))
-        facts = RequiredFacts(required, self.survey.mapped, self.survey.unread, geometry)
+        facts = RequiredFacts(required, self.walked.mapped, self.walked.unread, geometry)
         self.findings.check(section_unmapped, facts)
 
     def _vpages(self, frames: Spans) -> Spans:
-        """Get the vpages that describe page frames."""
+        """Return the vpages that describe page frames."""
         size, page_size = self.vmemmap.geometry.struct_page_size, self.vmemmap.geometry.page_size
         return Spans.of(frames.start * size // page_size, -(-frames.end * size // page_size))
 

@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from ...vmemmap.vmemmap import Vmemmap
     from .areas import Areas
 
-__all__ = ("Survey", "Tally", "survey")
+__all__ = ("OwnerCounts", "WalkedAreas", "walk_areas")
 
 #: frames whose struct page is read at a time
 _BATCH = 1 << 14
 
 
 @dataclass
-class Tally:
-    """What one owner has."""
+class OwnerCounts:
+    """The vpages and frames of one owner."""
 
     mapped: int = 0
     unreadable: int = 0
@@ -59,11 +59,11 @@ class Tally:
     unread_frames: int = 0
 
 
-class Survey:
-    """What the whole vmemmap was found to be."""
+class WalkedAreas:
+    """The mappings of the whole vmemmap, by owner."""
 
     def __init__(self) -> None:
-        self.tallies: dict[int, Tally] = {}
+        self.by_owner: dict[int, OwnerCounts] = {}
         #: vpages that are mapped
         self.mapped = Spans.of([], [])
         #: vpages that are mapped by large leaves which describe something
@@ -71,19 +71,19 @@ class Survey:
         #: vpages whose page tables could not be read
         self.unread = Spans.of([], [])
 
-    def tally(self, owner: int) -> Tally:
-        """Get the tally of an owner."""
-        return self.tallies.setdefault(owner, Tally())
+    def counts_of(self, owner: int) -> OwnerCounts:
+        """Return the counts of an owner."""
+        return self.by_owner.setdefault(owner, OwnerCounts())
 
 
-def survey(
+def walk_areas(
     vmemmap: Vmemmap,
     areas: Areas,
     described: Spans,
     end: int,
     reserved: int,
     step: Callable[[int], None],
-) -> Survey:
+) -> WalkedAreas:
     """
     Walk the vmemmap from its start.
 
@@ -92,7 +92,7 @@ def survey(
     :param reserved: flag of a ``struct page`` whose frame was allocated at boot (PG_reserved)
     :param step: called with the pages of each batch that are mapped
     """
-    found = Survey()
+    found = WalkedAreas()
     mapped, needed, unread = [], [], []
     for leaves in vmemmap.leaves(0, end):
         runs = runs_of(leaves, vmemmap.geometry, 0, end)
@@ -112,28 +112,28 @@ def survey(
     return found
 
 
-def _take(found: Survey, runs: Runs, missing: Runs, areas: Areas) -> None:
+def _take(found: WalkedAreas, runs: Runs, missing: Runs, areas: Areas) -> None:
     """Count a batch for the owners of the areas that it is in."""
     for owner, here, _ in _by_area(missing, areas):
-        found.tally(owner).unreadable += int(here.length.sum())
+        found.counts_of(owner).unreadable += int(here.length.sum())
     for owner, here, early in _by_area(runs, areas):
-        tally = found.tally(owner)
-        tally.mapped += int(here.length.sum())
+        counts = found.counts_of(owner)
+        counts.mapped += int(here.length.sum())
         large = here.order > 0
         if large.any():
             pages = np.bincount(here.order, weights=here.length)
             for order in np.flatnonzero(pages).tolist():
-                tally.by_order[order] += int(pages[order])
+                counts.by_order[order] += int(pages[order])
         else:
-            tally.by_order[0] += int(here.length.sum())
+            counts.by_order[0] += int(here.length.sum())
         pfn = here.pfn.astype(np.int64)
-        tally.frames.append(Spans.of(pfn, pfn + np.where(large, here.length, 1)))
-        # Base pages are looked at one by one: neighbours may have the same frame, and
+        counts.frames.append(Spans.of(pfn, pfn + np.where(large, here.length, 1)))
+        # Base pages are counted one by one: neighbours may have the same frame, and
         # only one of them be read-only.
         if early:
-            tally.boot += int(here.length[large].sum())
+            counts.boot += int(here.length[large].sum())
         else:
-            tally.late += int(here.length[large].sum())
+            counts.late += int(here.length[large].sum())
 
 
 def _by_area(runs: Runs, areas: Areas) -> Iterator[tuple[int, Runs, bool]]:
@@ -156,7 +156,7 @@ def _by_area(runs: Runs, areas: Areas) -> Iterator[tuple[int, Runs, bool]]:
 
 
 def _take_base(
-    found: Survey,
+    found: WalkedAreas,
     leaves: Leaves,
     areas: Areas,
     vmemmap: Vmemmap,
@@ -181,27 +181,27 @@ def _take_base(
         )
         pages = np.minimum(stop[here], high) - np.maximum(start[here], low)
         own = writable[here]
-        tally = found.tally(int(areas.owner[i]))
+        counts = found.counts_of(int(areas.owner[i]))
         count = int(pages[own].sum())
-        tally.read_only += int(pages.sum()) - count
+        counts.read_only += int(pages.sum()) - count
         if not areas.early[i]:
-            tally.late += count
+            counts.late += count
             continue
         frames, pages = pfn[here][own], pages[own]
         for at in range(0, len(frames), _BATCH):
             some = slice(at, at + _BATCH)
-            _take_early(tally, frames[some], pages[some], vmemmap, reserved)
+            _take_early(counts, frames[some], pages[some], vmemmap, reserved)
 
 
 def _take_early(
-    tally: Tally,
+    counts: OwnerCounts,
     pfn: NDArray[np.int64],
     pages: NDArray[np.int64],
     vmemmap: Vmemmap,
     reserved: int,
 ) -> None:
     """
-    Tell frames from boot from those that came later.
+    Count frames from boot apart from those allocated later.
 
     HugeTLB's optimization replaces the frame of a huge page's head, and frees the
     others; those from boot have PG_reserved
@@ -213,6 +213,6 @@ def _take_early(
     read, pages = read_struct_pages(vmemmap, pfn[in_ram]), pages[in_ram]
     words = read.word(vmemmap.page.flags, vmemmap.word)
     at_boot = (words & np.uint64(reserved)) != 0
-    tally.boot += int(pages[at_boot & read.readable].sum())
-    tally.replaced += int(pages[~at_boot & read.readable].sum())
-    tally.unread_frames += int(pages[~read.readable].sum())
+    counts.boot += int(pages[at_boot & read.readable].sum())
+    counts.replaced += int(pages[~at_boot & read.readable].sum())
+    counts.unread_frames += int(pages[~read.readable].sum())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...columns import join, select
+from ...columns import join, numbered, select
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...vmemmap.tables import Leaves
     from ...vmemmap.vmemmap import Vmemmap
 
-__all__ = ("Entries", "FolioMaps", "ReadOnly", "Survey", "entries_of", "survey")
+__all__ = ("FolioEntries", "FolioMaps", "FolioWalk", "ReadOnly", "entries_of", "walk_folios")
 
 #: read-only runs outside of folios that are kept at the most
 _MAX_STRAY = 1 << 20
@@ -76,7 +76,7 @@ class ReadOnly(NamedTuple):
     pfn: NDArray[np.uint64]
 
 
-class Survey(NamedTuple):
+class FolioWalk(NamedTuple):
     """What the walk found."""
 
     maps: FolioMaps
@@ -90,7 +90,7 @@ class Survey(NamedTuple):
     unreadable: int
 
 
-class Entries(NamedTuple):
+class FolioEntries(NamedTuple):
     """The entries of one folio's vmemmap, a row for each vpage; arrays of shape ``(n,)``."""
 
     #: (int64)
@@ -115,14 +115,14 @@ class _Pieces(NamedTuple):
     executable: NDArray[np.bool_]
 
 
-def survey(
+def walk_folios(
     vmemmap: Vmemmap,
     first: NDArray[np.int64],
     end: NDArray[np.int64],
     kept: NDArray[np.int64],
     limit: int,
     step: Callable[[int], None],
-) -> Survey:
+) -> FolioWalk:
     """
     Walk the vmemmap from its start.
 
@@ -132,24 +132,21 @@ def survey(
     :param limit: first vpage after what is walked
     :param step: called with the pages of each batch that are mapped
     """
-    found = _Survey(vmemmap, first, end, kept)
+    found = _FolioWalk(vmemmap, first, end, kept)
     for leaves in vmemmap.leaves(0, limit):
         found.take(_pieces(leaves, vmemmap, 0, limit), step)
     return found.finish()
 
 
-def entries_of(vmemmap: Vmemmap, first: int, end: int) -> Entries:
+def entries_of(vmemmap: Vmemmap, first: int, end: int) -> FolioEntries:
     """Walk the vpages ``[first, end)`` once more, for their entries."""
     parts = []
     for leaves in vmemmap.leaves(first, end):
         pieces = _pieces(leaves, vmemmap, first, end)
-        which = np.repeat(np.arange(len(pieces.vpage)), pieces.pages)
-        nth = np.arange(len(which)) - np.repeat(
-            np.cumsum(pieces.pages) - pieces.pages, pieces.pages
-        )
+        which, nth = numbered(pieces.pages)
         mapped = pieces.kind[which] == Kind.MAPPED
         parts.append(
-            Entries(
+            FolioEntries(
                 pieces.vpage[which] + nth,
                 np.where(mapped, pieces.pfn[which] + nth.astype(np.uint64), np.uint64(0)),
                 pieces.kind[which],
@@ -180,8 +177,8 @@ def _pieces(leaves: Leaves, vmemmap: Vmemmap, start: int, end: int) -> _Pieces:
     return select(pieces, last > first)
 
 
-class _Survey:
-    """Gathers what batches tell."""
+class _FolioWalk:
+    """Counts the mappings of folios, batch by batch."""
 
     def __init__(
         self,
@@ -190,39 +187,38 @@ class _Survey:
         end: NDArray[np.int64],
         kept: NDArray[np.int64],
     ) -> None:
-        self.first, self.end, self.tails = first, end, first + kept
+        #: first vpage of each folio whose frame it may share
+        self.tails = first + kept
         count = len(first)
-        self.head_pfn, self.head_kind = vmemmap.frames_of(first)
-        self.kept_pfn, _ = vmemmap.frames_of(self.tails - 1)
-        (
-            self.head_read_only,
-            self.read_only,
-            self.writable,
-            self.hole,
-            self.unreadable,
-            self.executable,
-            self.foreign,
-        ) = np.zeros((7, count), dtype=np.int64)
-        self.low = np.full(count, np.iinfo(np.uint64).max, dtype=np.uint64)
-        self.high = np.zeros(count, dtype=np.uint64)
-        self.foreign_at = np.full(count, -1, dtype=np.int64)
+        head_pfn, head_kind = vmemmap.frames_of(first)
+        kept_pfn, _ = vmemmap.frames_of(self.tails - 1)
+        self.maps = FolioMaps._make(
+            (
+                *(first, end, head_pfn, head_kind, kept_pfn),
+                *np.zeros((6, count), dtype=np.int64),
+                np.full(count, np.iinfo(np.uint64).max, dtype=np.uint64),
+                np.zeros(count, dtype=np.uint64),
+                np.zeros(count, dtype=np.int64),
+                np.full(count, -1, dtype=np.int64),
+            )
+        )
         # Frames of heads in order, each with the first folio that has it.
-        known = np.flatnonzero(self.head_kind == Kind.MAPPED)
-        self.frames, index = np.unique(self.head_pfn[known], return_index=True)
+        known = np.flatnonzero(head_kind == Kind.MAPPED)
+        self.frames, index = np.unique(head_pfn[known], return_index=True)
         self.owner = known[index]
         self.stray: list[ReadOnly] = []
         self.strays = self.dropped = 0
-        self.total_mapped = self.total_read_only = self.total_unreadable = 0
+        self.mapped = self.read_only = self.unreadable = 0
 
     def take(self, pieces: _Pieces, step: Callable[[int], None]) -> None:
         """Add a batch."""
         mapped = pieces.kind == Kind.MAPPED
         walked = int(pieces.pages[mapped].sum())
-        self.total_mapped += walked
-        self.total_unreadable += int(pieces.pages[pieces.kind == Kind.UNREADABLE].sum())
+        self.mapped += walked
+        self.unreadable += int(pieces.pages[pieces.kind == Kind.UNREADABLE].sum())
         read_only = mapped & ~pieces.writable
-        self.total_read_only += int(pieces.pages[read_only].sum())
-        if len(self.first):
+        self.read_only += int(pieces.pages[read_only].sum())
+        if len(self.maps.first):
             self._take_folios(pieces)
             self._take_users(select(pieces, mapped))
         if read_only.any():
@@ -233,26 +229,24 @@ class _Survey:
         """Count what the pieces are to the folios that they lie in."""
         stop = pieces.vpage + pieces.pages
         # The folios that a piece touches: large leaves describe many, or a part of one.
-        low = np.searchsorted(self.end, pieces.vpage, side="right")
-        high = np.searchsorted(self.first, stop, side="left")
-        touched = np.maximum(high - low, 0)
-        which = np.repeat(np.arange(len(low)), touched)
-        nth = np.arange(len(which)) - np.repeat(np.cumsum(touched) - touched, touched)
+        low = np.searchsorted(self.maps.end, pieces.vpage, side="right")
+        high = np.searchsorted(self.maps.first, stop, side="left")
+        which, nth = numbered(np.maximum(high - low, 0))
         folio = low[which] + nth
         start, stop = pieces.vpage[which], stop[which]
-        first, tails, end = self.first[folio], self.tails[folio], self.end[folio]
+        first, tails, end = self.maps.first[folio], self.tails[folio], self.maps.end[folio]
         in_head = np.maximum(np.minimum(stop, tails) - np.maximum(start, first), 0)
         in_tails = np.maximum(np.minimum(stop, end) - np.maximum(start, tails), 0)
         kind = pieces.kind[which]
         mapped, writable = kind == Kind.MAPPED, pieces.writable[which]
         read_only = mapped & ~writable
         for counts, pages in (
-            (self.head_read_only, in_head * read_only),
-            (self.read_only, in_tails * read_only),
-            (self.writable, in_tails * writable),
-            (self.hole, (in_head + in_tails) * (kind == Kind.HOLE)),
-            (self.unreadable, (in_head + in_tails) * (kind == Kind.UNREADABLE)),
-            (self.executable, (in_head + in_tails) * pieces.executable[which]),
+            (self.maps.head_read_only, in_head * read_only),
+            (self.maps.read_only, in_tails * read_only),
+            (self.maps.writable, in_tails * writable),
+            (self.maps.hole, (in_head + in_tails) * (kind == Kind.HOLE)),
+            (self.maps.unreadable, (in_head + in_tails) * (kind == Kind.UNREADABLE)),
+            (self.maps.executable, (in_head + in_tails) * pieces.executable[which]),
         ):
             np.add.at(counts, folio, pages)
         shared = read_only & (in_tails > 0)
@@ -260,30 +254,28 @@ class _Survey:
         lowest = pieces.pfn[which][shared] + (at - start[shared]).astype(np.uint64)
         large = (pieces.pages[which] > 1)[shared]
         highest = lowest + np.where(large, in_tails[shared] - 1, 0).astype(np.uint64)
-        np.minimum.at(self.low, folio[shared], lowest)
-        np.maximum.at(self.high, folio[shared], highest)
+        np.minimum.at(self.maps.low, folio[shared], lowest)
+        np.maximum.at(self.maps.high, folio[shared], highest)
 
     def _take_users(self, pieces: _Pieces) -> None:
         """Count entries that map the frame of a folio's head and are not the folio's."""
         low = np.searchsorted(self.frames, pieces.pfn)
         high = np.searchsorted(self.frames, pieces.pfn + pieces.pages.astype(np.uint64))
-        used = high - low
-        which = np.repeat(np.arange(len(low)), used)
-        nth = np.arange(len(which)) - np.repeat(np.cumsum(used) - used, used)
+        which, nth = numbered(high - low)
         frame = low[which] + nth
         folio = self.owner[frame]
         vpage = pieces.vpage[which] + (self.frames[frame] - pieces.pfn[which]).astype(np.int64)
-        foreign = (vpage < self.first[folio]) | (vpage >= self.end[folio])
-        np.add.at(self.foreign, folio[foreign], 1)
-        self.foreign_at[folio[foreign]] = vpage[foreign]
+        foreign = (vpage < self.maps.first[folio]) | (vpage >= self.maps.end[folio])
+        np.add.at(self.maps.foreign, folio[foreign], 1)
+        self.maps.foreign_at[folio[foreign]] = vpage[foreign]
 
     def _take_stray(self, pieces: _Pieces) -> None:
         """Keep read-only pages that are in no folio."""
-        if len(self.first):
+        if len(self.maps.first):
             # Those that are partly in a folio are large leaves, and wrong by that.
-            low = np.searchsorted(self.end, pieces.vpage, side="right")
-            inside = (low < len(self.first)) & (
-                self.first[np.minimum(low, len(self.first) - 1)] <= pieces.vpage
+            low = np.searchsorted(self.maps.end, pieces.vpage, side="right")
+            inside = (low < len(self.maps.first)) & (
+                self.maps.first[np.minimum(low, len(self.maps.first) - 1)] <= pieces.vpage
             )
             pieces = select(pieces, ~inside)
         if not len(pieces.vpage):
@@ -295,33 +287,12 @@ class _Survey:
         else:
             self.dropped += len(runs.vpage)
 
-    def finish(self) -> Survey:
-        """Sum up."""
+    def finish(self) -> FolioWalk:
+        """Return what was counted."""
         none = np.empty(0, dtype=np.int64)
         stray = _joined(join([ReadOnly(none, none, none.astype(np.uint64)), *self.stray]))
-        return Survey(
-            FolioMaps(
-                first=self.first,
-                end=self.end,
-                head_pfn=self.head_pfn,
-                head_kind=self.head_kind,
-                kept_pfn=self.kept_pfn,
-                head_read_only=self.head_read_only,
-                read_only=self.read_only,
-                writable=self.writable,
-                hole=self.hole,
-                unreadable=self.unreadable,
-                executable=self.executable,
-                low=self.low,
-                high=self.high,
-                foreign=self.foreign,
-                foreign_at=self.foreign_at,
-            ),
-            stray,
-            self.dropped,
-            self.total_mapped,
-            self.total_read_only,
-            self.total_unreadable,
+        return FolioWalk(
+            self.maps, stray, self.dropped, self.mapped, self.read_only, self.unreadable
         )
 
 

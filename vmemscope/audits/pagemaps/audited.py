@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A pagemap under audit, and what is gathered of it on the way to its report."""
+"""A pagemap under audit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ...report.documents.pgmap import FrameSpan
     from ...vmemmap.pagemaps import PagemapLayout
 
-__all__ = ("Subject",)
+__all__ = ("AuditedPagemap",)
 
 
 @dataclass
-class Subject:
-    """A pagemap under audit."""
+class AuditedPagemap:
+    """A pagemap, and what the audit has found out about it."""
 
     layout: PagemapLayout
     findings: Collector = field(default_factory=Collector)
@@ -63,7 +63,7 @@ class Subject:
 
     @property
     def no_compounds(self) -> str | None:
-        """Why it has no compound pages, or none that can be gone by; ``None`` if it has."""
+        """Why it has no compound pages, or none that can be trusted; ``None`` if it has."""
         if not self.shift_sound:
             return "its vmemmap_shift makes no sense"
         if not self.order:

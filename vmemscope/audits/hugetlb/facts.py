@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All that a look at HugeTLB takes in, held against the rules."""
+"""Reads HugeTLB's structures and mappings, and checks them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...kernel.hstate import has_hugetlb, read_hstates
 from ...kernel.hugetlb_folio import Place, decode_folios, no_folios, read_folio_layout, read_folios
 from ...kernel.hugetlb_vmemmap import Hvo, read_hvo, read_tail_pages
 from ...kernel.vmemmap_restore import read_restore
+from ...progress import counter
 from ...rules import rules_of
 from ...rules.findings import Collector
 from ...rules.hugetlb import (
@@ -50,8 +51,8 @@ from ...rules.hugetlb_vmemmap import (
 from ...rules.rule import Scope
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
-from .survey import entries_of, survey
 from .tails import read_tail_pages_of
+from .walk import entries_of, walk_folios
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -65,18 +66,18 @@ if TYPE_CHECKING:
     from ...kernel.hugetlb_vmemmap import TailPage
     from ...kernel.vmemmap_restore import Restore
     from ...machine import Kernel
-    from ..pagemaps import Progress
-    from .survey import ReadOnly, Survey
+    from ...progress import Progress
     from .tails import TailPages
+    from .walk import FolioWalk, ReadOnly
 
-__all__ = ("Gathered",)
+__all__ = ("HugetlbFacts",)
 
 #: struct pages that are read at a time
 _BATCH = 1 << 14
 
 
-class Gathered:
-    """What is gathered in one look, on the way to its report."""
+class HugetlbFacts:
+    """What one pass reads, for its report."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -86,6 +87,7 @@ class Gathered:
         self.present = has_hugetlb(self.prog)
         self.hvo = Hvo(False, None, None, None, False, 0)
         self.hstates: list[Hstate] = []
+        self._orders = self._kept = np.zeros(0, dtype=np.int64)
         self.folios: Folios = no_folios()
         self.tails: list[TailPage] = []
         self.shared: list[SharedPage] = []
@@ -99,12 +101,15 @@ class Gathered:
         """Read the kernel's structures: hstates, lists of folios, what zones share."""
         self.vmemmap, geometry = self.kernel.vmemmap, self.kernel.geometry
         self.unread += self.kernel.unread
+        self._per_page = max(geometry.page_size // geometry.struct_page_size, 1)
         if not self.present:
             return
         self.hvo, damage = read_hvo(self.prog)
         self._take(damage)
         self.hstates, damage = read_hstates(self.prog)
         self._take(damage)
+        self._orders = np.array([one.order for one in self.hstates], dtype=np.int64)
+        self._kept = np.array([one.kept for one in self.hstates], dtype=np.int64)
         #: whether all sizes are known, and all folios that are on lists
         self.sized = self.complete = not damage
         self.layout = read_folio_layout(self.prog, self.kernel.target.vmcoreinfo, self.vmemmap.page)
@@ -134,7 +139,7 @@ class Gathered:
         self.shared = self._read_shared()
 
     def _read_shared(self) -> list[SharedPage]:
-        """Read the frames that hold shared tail pages, and what becomes of them."""
+        """Read the frames of shared tail pages, and their reference counts."""
         geometry, found = self.vmemmap.geometry, []
         for tail in self.tails:
             pfn, into = divmod(tail.page - geometry.vmemmap, geometry.struct_page_size)
@@ -163,17 +168,17 @@ class Gathered:
     def walk(self, progress: Progress | None) -> None:
         """Walk all of the vmemmap, then once more if that led to folios that no list has."""
         self._settle()
-        self.found = self._survey(progress)
+        self.found = self._walk_folios(progress)
         elsewhere = self._elsewhere() if self.present else no_folios()
         if len(elsewhere.head):
             self.folios = join([self.folios, elsewhere])
             self._settle()
-            self.found = self._survey(None)
+            self.found = self._walk_folios(None)
         if self.found.unreadable:
             self.unread["pages of vmemmap whose page tables are missing"] += self.found.unreadable
 
     def _settle(self) -> None:
-        """Put folios in order; leave out those that are none, or lie in another."""
+        """Sort folios; leave out those that are invalid or overlap another."""
         folios = self.folios
         if not len(self.listed):
             count = len(self.hstates)
@@ -181,12 +186,11 @@ class Gathered:
             self.listed_free = np.bincount(
                 folios.hstate[folios.place == Place.FREE], minlength=count
             )
-            #: folios on lists that don't look like any
+            #: entries of lists that are no valid folios
             self.unsound = select(folios, ~folios.sound)
         folios = select(folios, folios.sound)
         folios = select(folios, np.argsort(folios.head, kind="stable"))
-        orders = np.array([one.order for one in self.hstates], dtype=np.int64)
-        end = folios.head + (np.int64(1) << orders[folios.hstate])
+        end = folios.head + (np.int64(1) << self._orders[folios.hstate])
         kept, reached, by = np.ones(len(folios.head), dtype=np.bool_), -1, 0
         if len(end) > 1 and bool((folios.head[1:] < end[:-1]).any()):
             for i, (start, stop) in enumerate(zip(folios.head.tolist(), end.tolist(), strict=True)):
@@ -197,35 +201,24 @@ class Gathered:
                     reached, by = stop, start
         self.folios = select(folios, kept)
 
-    def _survey(self, progress: Progress | None) -> Survey:
+    def _walk_folios(self, progress: Progress | None) -> FolioWalk:
         geometry, head = self.vmemmap.geometry, self.folios.head
-        per_page = max(geometry.page_size // geometry.struct_page_size, 1)
-        orders = np.array([one.order for one in self.hstates], dtype=np.int64)
-        kept = np.array([one.kept for one in self.hstates], dtype=np.int64)
         which = self.folios.hstate
-        first = head // per_page
-        end = -(-(head + (np.int64(1) << orders[which])) // per_page)
+        first = head // self._per_page
+        end = -(-(head + (np.int64(1) << self._orders[which])) // self._per_page)
         sections = self.vmemmap.sections
-        total = geometry.vpage(len(sections.number) * sections.pages)
-        walked = 0
-
-        def step(pages: int) -> None:
-            nonlocal walked
-            walked += pages
-            if progress is not None:
-                progress(walked, max(total, walked))
-
-        return survey(self.vmemmap, first, end, kept[which], self.kernel.vmemmap_end, step)
+        step = counter(progress, geometry.vpage(len(sections.number) * sections.pages))
+        kept, limit = self._kept[which], self.kernel.vmemmap_end
+        return walk_folios(self.vmemmap, first, end, kept, limit, step)
 
     def _elsewhere(self) -> Folios:
         """Find folios that are on no list, by read-only vmemmap that is in none that is."""
         geometry, stray = self.vmemmap.geometry, self.found.stray
-        per_page = max(geometry.page_size // geometry.struct_page_size, 1)
         parts = [no_folios()]
         for index, hstate in enumerate(self.hstates):
             pages = geometry.compound_vpages(hstate.order)
             whole = stray.length == pages - hstate.kept
-            head = (stray.vpage[whole] - hstate.kept) * per_page
+            head = (stray.vpage[whole] - hstate.kept) * self._per_page
             head = head[(head >= 0) & (head % (1 << hstate.order) == 0)]
             for start in range(0, len(head), _BATCH):
                 some = head[start : start + _BATCH]
@@ -243,7 +236,7 @@ class Gathered:
         return select(found, found.sound)
 
     def check(self) -> None:
-        """Hold all that was gathered against the rules."""
+        """Check everything that was read."""
         if self.present and not self.sized:
             self.findings.skipped("not all sizes of huge pages could be read", hugetlb_read_only)
         else:
@@ -260,7 +253,7 @@ class Gathered:
             )
 
     def _known_stray(self) -> ReadOnly:
-        """Get the read-only runs in front of which no folio may lie that could not be read."""
+        """Return the read-only runs, without those after a vpage that could not be read."""
         stray = self.found.stray
         known = np.ones(len(stray.vpage), dtype=np.bool_)
         for start in range(0, len(known), _BATCH):
@@ -309,8 +302,7 @@ class Gathered:
     def _tail_pages(self, facts: FolioFacts) -> Iterator[TailPages]:
         """Read the tail pages that optimized folios keep."""
         folios = with_tail_pages(facts)
-        kept = np.array([one.kept for one in self.hstates], dtype=np.int64)
-        kept = kept[facts.folios.hstate[folios]]
+        kept = self._kept[facts.folios.hstate[folios]]
         for pages in read_tail_pages_of(self.vmemmap, folios, facts.maps.first[folios], kept):
             self.unread["tail pages of optimized folios"] += int(np.count_nonzero(~pages.readable))
             yield pages
@@ -323,7 +315,7 @@ class Gathered:
         return read_restore(self.prog, geometry.arch, geometry.struct_page_size)
 
     def _facts(self) -> FolioFacts:
-        """Put together what is known of the folios that were found."""
+        """Return the facts about all folios."""
         maps = self.found.maps
         count = len(self.folios.head)
         tail_pfn, known = maps.kept_pfn, maps.kept_pfn != 0
@@ -336,8 +328,7 @@ class Gathered:
             known = np.zeros(count, dtype=np.bool_)
             if place is not None and self.tails_complete:
                 known[:] = True
-                orders = np.array([one.order for one in self.hstates], dtype=np.int64)
-                order = orders[self.folios.hstate]
+                order = self._orders[self.folios.hstate]
                 for one in self.shared:
                     here = (
                         (place[0] == one.tail.nid)
@@ -354,7 +345,7 @@ class Gathered:
         )
 
     def _of(self, folios: Folios) -> FolioFacts:
-        """Make facts of folios of whose mapping nothing is known."""
+        """Return facts about folios whose mapping is unknown."""
         none = np.zeros(len(folios.head), dtype=np.bool_)
         kinds = np.full(len(folios.head), Kind.UNREADABLE, dtype=np.uint8)
         nothing = np.zeros(len(folios.head), dtype=np.uint64)
@@ -370,7 +361,7 @@ class Gathered:
     def _zones_of(
         self, flags: NDArray[np.uint64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Get node and zone of pages by their flags; ``None`` if it is not known where they are."""
+        """Return node and zone from page flags; ``None`` if their layout is unknown."""
         if self.flags.node_width is None:
             return None
         unique, which = np.unique(flags, return_inverse=True)

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Frames that are as they should be, told at a glance.
+Sound frames, recognised many at a time.
 
-Most frames have one owner, a reference count of as many entries as map them, and
-no mark of any other use. That takes one comparison of raw columns of their
-``struct page``s; any window of frames where it does not hold is gone through
-frame by frame (:mod:`.backing`). A short cut: without it, the frames of terabytes take
-twice the time (python -m bench.layout --simulated 16T:2M).
+A sound frame has one owner, a reference count equal to its entries, and no mark of another
+use. One comparison of columns of raw ``struct page``s shows that for a window of frames. A
+window with any other frame is checked frame by frame (:mod:`.backing`). A short cut: without
+it, the frames of terabytes take twice the time (python -m bench.layout --simulated 16T:2M).
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ def sound_frames(
     node: int | None,
 ) -> SoleOwners | None:
     """
-    Tell that all frames in ``[first, end)`` are as they should be.
+    Find out whether all frames in ``[first, end)`` are sound.
 
     :param first: a bound that :func:`~vmemscope.vmemmap.frame_table.windows` gave, as is ``end``
     :param ram: frames of System RAM
     :param states: how frames say what they are used for
     :param node: the node that they should be of, ``None`` if that is not asked
-    :return: ``None`` if any is not, or can't be read, or it takes more to tell
+    :return: their entries; ``None`` if any is not sound or not readable, or needs a full check
     """
     page_size, page = vmemmap.geometry.page_size, vmemmap.page
     a_vpage = page_size // page.size
@@ -70,17 +69,17 @@ def sound_frames(
         refcount, mapcount, flags = (
             member_of(pages.data, page.size, offset, dtype) for offset, dtype in members
         )
-        due = entries[chosen].reshape(-1)
-        odd = refcount != due
-        odd |= marked(flags, mapcount, states, node)
-        odd &= due != 0
-        if odd.any():
+        expected = entries[chosen].reshape(-1)
+        wrong = refcount != expected
+        wrong |= marked(flags, mapcount, states, node)
+        wrong &= expected != 0
+        if wrong.any():
             return None
     return found
 
 
 def _all_memory(found: SoleOwners, ram: Spans) -> bool:
-    """Tell whether all frames are System RAM."""
+    """Return whether all frames are System RAM."""
     low = found.first
     inside = 0
     for start, end in ram.pairs():
