@@ -86,9 +86,9 @@ class TestModules:
         # What they say of themselves is for people; that it is one line is for all.
         first = image.map.view.prog["btf_modules"].next.value_()
         damage = without(image, image.map.physical(first))
-        (answer,) = answers(image, damage, ("page", "0x200000"))
+        (answer,) = answers(image, damage, ("pgmap", "--all"))
         assert answer.err.startswith("vmemscope: warning: cannot read the list of modules' BTF")
-        (answer,) = answers(image, damage, ("page", "0x200000", "-q"))
+        (answer,) = answers(image, damage, ("pgmap", "--all", "-q"))
         assert answer.err == ""
 
     def test_name_is_escaped(self, session: Sessions) -> None:
@@ -111,7 +111,7 @@ class TestModules:
         offset = image.dump.offset(physical)
         assert offset is not None
         damage = Damage("a module", ((offset, bytes(raw)), *link.writes))
-        (answer,) = answers(image, damage, ("page", "0x200000"))
+        (answer,) = answers(image, damage, ("pgmap", "--all"))
         (line,) = answer.err.splitlines()
         assert "\\x1b[2J evil\\xff" in line
 
@@ -174,7 +174,7 @@ def test_types_without_a_member_that_only_modules_take(session: Sessions) -> Non
     start, stop = (image.map.view.prog.symbol(f"__{one}_BTF").address for one in ("start", "stop"))
     blob = image.map.view.prog.read(start, stop - start)
     damage = write(image, start + blob.index(b"\0list\0") + 1, b"tsil")
-    for answer in answers(image, damage, ("pgmap",), ("memmap",), ("page", "0x200000")):
+    for answer in answers(image, damage, ("pgmap",), ("memmap",), ("pgmap", "--all")):
         assert answer.status in (0, 1, 3, 4)
 
 
