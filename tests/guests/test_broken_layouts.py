@@ -83,7 +83,7 @@ def test_off_a_gigabyte(audited: Audited) -> None:
         assert int(found["vaddr"], 16) == page(audited, head + 1).value_()
         assert int(found["expected"], 16) == page(audited, head).value_()
         assert int(found["observed"], 16) == compound_head(page(audited, head + 1)).value_()
-        assert f"of the compound page at pfn {head:#x}" in found["message"]
+        assert f"in the compound page at pfn {head:#x}" in found["message"]
     # Why, and so what.
     check_warning(
         pgmap, "mask-alignment", truth["first"], "every tail page resolves to a wrong head"
