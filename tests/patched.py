@@ -414,6 +414,7 @@ FAULTS = {
     "executable": _fault("executable", DAX_2M, compound=6, page=5),
     "executable-large-leaf": _fault("executable", DAX_4K, page=1024),
     "altmap-in-the-data": _fault("altmap-outside", ALTMAP, section=1, to="data"),
+    "altmap-lost": _fault("altmap-lost", ALTMAP),
     "kernel-entry": _fault("kernel-entry", DAX_2M, process=0),
     # Reference counts.
     "refcount-low": _fault("refcount-low", DAX_2M, compound=20, page=1),

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..text import count
-from .rule import Severity, Value, Violation, Violations, rule
+from .rule import Severity, Skip, Value, Violation, Violations, rule
 from .words import agree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..kernel.dev_pagemap import Altmap
+    from ..kernel.dev_pagemap import Altmap, Pagemap
     from ..kernel.page_state import PageStates
     from ..vmemmap.frames import Frames
     from ..vmemmap.layout import Geometry
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = (
     "AltmapFacts",
+    "AltmapUse",
     "MarkFacts",
     "MemoryFacts",
     "OtherNodes",
     "RefcountFacts",
     "SharedFacts",
     "Sharer",
+    "altmap_alloc",
     "altmap_frame",
     "frame_foreign",
     "frame_free",
@@ -208,6 +210,43 @@ def altmap_frame(facts: AltmapFacts) -> Violations:
         expected=f"pfn {low:#x} to {high - 1:#x}",
         observed=lambda row: f"pfn {int(runs.pfn[row]):#x}",
     )
+
+
+class AltmapUse(NamedTuple):
+    """How many frames an altmap has handed out, and how many of them are mapped."""
+
+    pagemap: Pagemap
+    #: frames on the device that the vmemmap maps
+    mapped: int
+    #: why ``mapped`` is not known, ``None`` if it is
+    reason: str | None
+
+
+@rule(
+    "altmap-alloc",
+    Severity.WARNING,
+    holds="an altmap counts as many frames handed out as the vmemmap maps",
+    source="mm/sparse-vmemmap.c: vmem_altmap_alloc(), vmem_altmap_free()",
+    meaning="The altmap's count of frames handed out (alloc) is not the number of its frames"
+    " that back the memory map. With more counted, frames were lost when a part of the memory map"
+    " was taken down, and memunmap_pages() warns 'failed to free all reserved pages' when the"
+    " device is removed. With fewer, the altmap hands out frames again that are still mapped.",
+    look_at="Whether the difference is a multiple of the large leaf (512 frames on x86-64): then"
+    " one section's vmemmap_free() or its error path is wrong. Any other number means that the"
+    " struct vmem_altmap was overwritten.",
+)
+def altmap_alloc(facts: AltmapUse) -> Iterator[Violation | Skip]:
+    altmap = facts.pagemap.altmap
+    if altmap is None or facts.reason is not None:
+        yield Skip(facts.reason or "no altmap")
+    elif altmap.alloc != facts.mapped:
+        yield Violation(
+            f"the altmap has handed out {count(altmap.alloc, 'frame')},"
+            f" the vmemmap maps {facts.mapped}",
+            vaddr=facts.pagemap.address,
+            expected=facts.mapped,
+            observed=altmap.alloc,
+        )
 
 
 class RefcountFacts(NamedTuple):

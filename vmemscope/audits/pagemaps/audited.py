@@ -32,6 +32,8 @@ class AuditedPagemap:
     leaf_sizes: Counter[int] = field(default_factory=Counter)
     #: frames from the page allocator
     ram: FrameTable = field(default_factory=FrameTable)
+    #: frames of the altmap that the vmemmap maps
+    in_altmap: int = 0
     #: frames on the device itself
     device: FrameTable = field(default_factory=FrameTable)
     #: frames of which no more is asked: those of early pieces, which the memory

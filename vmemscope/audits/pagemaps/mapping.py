@@ -11,7 +11,7 @@ import numpy as np
 from ...columns import select
 from ...limits import LIMITS
 from ...report.documents.pgmap import FrameSpan
-from ...rules.frames import AltmapFacts, altmap_frame
+from ...rules.frames import AltmapFacts, AltmapUse, altmap_alloc, altmap_frame
 from ...rules.leaves import (
     COMPOUND_RULES,
     LEAF_RULES,
@@ -52,7 +52,8 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
     """
     geometry = vmemmap.geometry
     if not audited.ranges:
-        audited.findings.skipped(NO_RANGE, hole, *LEAF_RULES, *COMPOUND_RULES, altmap_frame)
+        rules = (hole, *LEAF_RULES, *COMPOUND_RULES, altmap_frame, altmap_alloc)
+        audited.findings.skipped(NO_RANGE, *rules)
         return
     if audited.dedup.expected is None:
         shares = _shares(audited, vmemmap)
@@ -62,6 +63,9 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
         for piece in audited.layout.pieces(first, end, geometry, vmemmap.sections, dedup):
             audited.pieces.append(piece)
             _map_piece(audited, piece, vmemmap, step)
+    unread = audited.by_kind[Kind.UNREADABLE] > 0 or not audited.shift_sound
+    reason = "not all of its vmemmap is known" if unread else None
+    audited.findings.check(altmap_alloc, AltmapUse(audited.pagemap, audited.in_altmap, reason))
     if audited.apart:
         size = geometry.compound_vpages(audited.order)
         audited.findings.check(
@@ -199,6 +203,7 @@ def _take_plain(audited: AuditedPagemap, runs: Runs, piece: Piece, vmemmap: Vmem
     elif altmap is not None and piece.populated is Populated.LEAF:
         audited.findings.check(altmap_frame, AltmapFacts(mapped, altmap, vmemmap.geometry))
         audited.device.add(mapped, owners)
+        audited.in_altmap += int(mapped.length.sum())
     else:
         audited.ram.add(mapped, owners)
 

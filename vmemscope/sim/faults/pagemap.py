@@ -136,3 +136,12 @@ def name(p: SimPlanter, text: str = "", hex_: str = "") -> Planted:
         record.gendisk.set_bytes("disk_name", name)
         vaddr = record.gendisk.va
     return p.planted(vaddr, name=name)
+
+
+@fault("pgmap altmap-alloc")
+def altmap_lost(p: Planter, frames: int = 512) -> Planted:
+    """The altmap counts frames as handed out that nothing maps."""
+    if not p.record.altmap:
+        raise p.error(f"{p.record.name} has no altmap")
+    p.pgmap["altmap.alloc"] += frames
+    return p.planted(p.record.va, value=p.pgmap["altmap.alloc"])
