@@ -228,7 +228,7 @@ class Devices:
     def _memremap(self, spec: Pagemap, pgmap: Struct, nr_range: int) -> PagemapRecord:
         ranges = self.memremap.memremap_pages(pgmap, nr_range, spec.nid)
         for start, end in ranges:
-            self.nodes.add_device_range(spec.nid, start, end)
+            self.nodes.add_range(spec.nid, "ZONE_DEVICE", start, end)
         return PagemapRecord(
             spec=spec,
             pgmap=pgmap,

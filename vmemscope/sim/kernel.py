@@ -21,7 +21,7 @@ from .hugetlb import Hugetlb
 from .kernel_image import IMAGE_SIZE, KernelImage
 from .layouts import Layouts
 from .memmap import MemMap
-from .memory import Memory
+from .memory import Memory, Words
 from .memremap import Memremap
 from .modules import Modules
 from .nodes import MAX_NUMNODES, Nodes
@@ -37,7 +37,7 @@ from .pagetable import (
 )
 from .percpu import NR_CPUS, Percpu
 from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, IORESOURCE_SYSTEM_RAM, Resources
-from .scenario import Pagemap, Scenario
+from .scenario import Block, Pagemap, Scenario
 from .slab import Slab
 from .sparse import Sections
 from .tasks import Tasks
@@ -74,6 +74,8 @@ class SimulatedKernel:
         self._setup_nodes()
         self._mm_init()
         self._driver_init()
+        for block in scenario.blocks:
+            self._add_memory(block)
         #: pagemaps in the scenario's order
         self.pagemaps = [
             self.devices.probe(spec, self._is_legacy(spec)) for spec in scenario.pagemaps
@@ -110,12 +112,14 @@ class SimulatedKernel:
     def memory_end(self) -> int:
         """The page frame after all RAM and devices."""
         ends = [end for _, end, _ in self.ram]
+        ends += [block.end >> PAGE_SHIFT for block in self.scenario.blocks]
         return max(ends + [end for record in self.pagemaps for _, end in record.ranges])
 
     # Boot, until there is a page allocator.
 
     def _choose_addresses(self) -> None:
         last = max(end for _, end, _ in self.ram) << PAGE_SHIFT
+        last = max([last, *(block.end for block in self.scenario.blocks)])
         last = max([last, *(s + n for p in self.scenario.pagemaps for s, n in p.ranges)])
         low_end = next(end for start, end, _ in self.ram if start == MIB >> PAGE_SHIFT)
         self.addresses = randomize(
@@ -339,6 +343,42 @@ class SimulatedKernel:
                     insert(b"Kernel " + name, at, at + step - 1, flags=flags, parent=ram)
         insert(b"Reserved", 0x9FC00, 0x9FFFF, "RESERVED")
         insert(b"Reserved", 0xF0000, 0xFFFFF, "RESERVED")
+
+    def _add_memory(self, block: Block) -> None:
+        """
+        ``mm/memory_hotplug.c: add_memory_resource()``, and ``online_pages()`` of what is
+        online. The frames of the memory map come from the page allocator as they are:
+        nothing is written to the struct pages before the block is online.
+        """
+        flags = IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
+        self.iomem.insert(b"System RAM", block.start, block.end - 1, flags=flags)
+        start, end = block.start >> PAGE_SHIFT, block.end >> PAGE_SHIFT
+        self.tables.map_range(self.addresses.va(block.start), block.start, block.size, KERNEL_LARGE)
+        self.memremap.add_pages(start, end, block.nid, None, None)
+        if not block.online:
+            for pages in self.memmap.views(start, end - start):
+                pages[:] = self._left_behind(len(pages))
+            return
+        self.ram.append((start, end, block.nid))
+        self.ram.sort()
+        pages = self.memmap.fresh(start, end - start, "ZONE_NORMAL", block.nid)
+        self.memmap.store(start, self.memmap.without_references(pages))
+        self.nodes.add_range(block.nid, "ZONE_NORMAL", start, end)
+        self._managed[block.nid, "ZONE_NORMAL"] = (
+            self._managed.get((block.nid, "ZONE_NORMAL"), 0) + end - start
+        )
+        self.pages.add(start, end, block.nid)
+        self.sections.online_mem_sections(start, end)
+
+    def _left_behind(self, count: int) -> Words:
+        """
+        Return struct pages that nothing was written to: what the frame's last user left,
+        or, with CONFIG_DEBUG_VM, the pattern of ``page_init_poison()``.
+        """
+        generator = np.random.default_rng(self.random.getrandbits(32))
+        pages = generator.integers(0, 1 << 64, (count, 8), dtype=np.uint64)
+        pages[generator.random(count) < 0.2] = np.uint64((1 << 64) - 1)
+        return pages
 
     def _is_legacy(self, spec: Pagemap) -> bool:
         return any(

@@ -154,7 +154,7 @@ class Memremap:
         self.memmap_init_zone_device(start, end, nid, altmap, pgmap)
 
     def add_pages(
-        self, start: int, end: int, nid: int, altmap: Struct | None, pgmap: Struct
+        self, start: int, end: int, nid: int, altmap: Struct | None, pgmap: Struct | None
     ) -> None:
         """``__add_pages()``: cut at section boundaries."""
         pfn = start

@@ -107,9 +107,9 @@ class Nodes:
         zone["initialized"] = 1
         pgdat["nr_zones"] = max(pgdat["nr_zones"], self.memory.layouts.constant(name) + 1)
 
-    def add_device_range(self, nid: int, start: int, end: int) -> None:
-        """``resize_zone_range()`` and ``resize_pgdat_range()`` of ZONE_DEVICE."""
-        zone = self.zone(nid, "ZONE_DEVICE")
+    def add_range(self, nid: int, name: str, start: int, end: int) -> None:
+        """``resize_zone_range()`` and ``resize_pgdat_range()``: let a zone span more pfns."""
+        zone = self.zone(nid, name)
         pgdat = self.pgdats[nid]
         for struct, first, spanned in (
             (zone, "zone_start_pfn", "spanned_pages"),
@@ -121,7 +121,7 @@ class Nodes:
             new_start = min(struct[first], start)
             struct[spanned] = max(struct[first] + struct[spanned], end) - new_start
             struct[first] = new_start
-        self._init_zone(pgdat, zone, "ZONE_DEVICE")
+        self._init_zone(pgdat, zone, name)
 
     def add_free_pages(self, pages: PageAllocator, memmap: MemMap) -> int:
         """

@@ -90,6 +90,11 @@ class PageAllocator(_Frames):
                     run.end = boundary
         self.runs.sort(key=lambda run: run.start)
 
+    def add(self, start: int, end: int, nid: int) -> None:
+        """Take over the frames of a block that was brought online."""
+        self.runs.append(_Run(start, end, nid))
+        self.runs.sort(key=lambda run: run.start)
+
     def alloc_page(self, nid: int = 0) -> int:
         """Allocate one frame, reference count 1."""
         for run in self._candidates(nid):

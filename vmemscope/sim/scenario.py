@@ -15,6 +15,12 @@ A scenario is a TOML file. All keys::
     size = "320M"
     nid = 0
 
+    [[block]]                 # RAM added after boot, in whole sections of 128M
+    start = 0x180000000
+    size = "256M"
+    online = false            # by default: its struct pages are as they were allocated
+    nid = 0
+
     [[pagemap]]
     name = "dax0.0"           # of the device; pmemN for fsdax
     type = "devdax"           # devdax, hmem, fsdax, p2pdma, private or coherent
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
     from .faults import FaultKind
 
 __all__ = (
+    "Block",
     "Fault",
     "HugePages",
     "Pagemap",
@@ -84,6 +91,7 @@ FIRST_DEVICE_ADDRESS = 64 * MIB
 
 TYPES = ("coherent", "devdax", "fsdax", "hmem", "p2pdma", "private")
 ALIGNS = {4096: "4K", 2 * MIB: "2M", GIB: "1G"}
+SECTION_SIZE = 128 * MIB
 #: PAGES_PER_SUBSECTION in bytes: the granularity of memremap_pages()
 SUBSECTION_SIZE = 2 * MIB
 
@@ -102,6 +110,13 @@ class Ram:
     @property
     def end(self) -> int:
         return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Block(Ram):
+    """RAM added after boot, in whole sections."""
+
+    online: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +165,7 @@ class Scenario:
     levels: int = 5
     seed: int = 1
     ram: tuple[Ram, ...] = (Ram(0, 256 * MIB),)
+    blocks: tuple[Block, ...] = ()
     pagemaps: tuple[Pagemap, ...] = ()
     faults: tuple[Fault, ...] = ()
     hugetlb: tuple[HugePages, ...] = ()
@@ -220,6 +236,7 @@ def parse_scenario(text: str, name: str) -> Scenario:
         levels=top.take("levels", int, 5),
         seed=top.take("seed", int, 1),
         ram=_parse_ram(top),
+        blocks=tuple(_parse_block(table) for table in top.take_tables("block")),
         pagemaps=pagemaps,
         faults=tuple(_parse_fault(table, pagemaps) for table in top.take_tables("fault")),
         hugetlb=tuple(_parse_hugetlb(table) for table in top.take_tables("hugetlb")),
@@ -274,6 +291,21 @@ def _parse_ram(top: _Table) -> tuple[Ram, ...]:
     if ranges[0].start != 0 or ranges[0].end < 64 * MIB:
         raise top.error("the first range of RAM must start at 0 and hold 64M or more")
     return tuple(ranges)
+
+
+def _parse_block(table: _Table) -> Block:
+    block = Block(
+        table.take_size("start"),
+        table.take_size("size"),
+        table.take("nid", int, 0),
+        bool(table.take("online", bool, False)),
+    )
+    table.done()
+    if not block.size or block.start % SECTION_SIZE or block.size % SECTION_SIZE:
+        raise table.error("a block must consist of whole sections of 128M")
+    if block.start < 4 * GIB or block.end > MAX_ADDRESS:
+        raise table.error("a block must lie between 4G and 64T")
+    return block
 
 
 def _parse_pagemap(table: _Table) -> Pagemap:
@@ -392,9 +424,13 @@ def _check_ranges(scenario: Scenario, top: _Table) -> None:
     for pages in scenario.hugetlb:
         if pages.nid not in nids:
             raise top.error(f"huge pages are on node {pages.nid}, which has no RAM")
+    for block in scenario.blocks:
+        if block.nid not in nids:
+            raise top.error(f"a block is on node {block.nid}, which has no RAM")
+    blocks = [(block.start, block.size, "a block") for block in scenario.blocks]
     for what, ranges in (
-        ("RAM", [(ram.start, ram.size, "RAM") for ram in scenario.ram]),
-        ("pagemap", [(*r, p.name) for p in scenario.pagemaps for r in p.ranges]),
+        ("RAM", blocks + [(ram.start, ram.size, "RAM") for ram in scenario.ram]),
+        ("pagemap", blocks + [(*r, p.name) for p in scenario.pagemaps for r in p.ranges]),
     ):
         ranges.sort()
         for (start, size, name), (next_start, _, next_name) in pairwise(ranges):

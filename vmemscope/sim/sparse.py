@@ -111,6 +111,13 @@ class Sections:
         )
         self.highest_present = max(self.highest_present, nr)
 
+    def online_mem_sections(self, start_pfn: int, end_pfn: int) -> None:
+        """``online_mem_sections()``."""
+        for pfn in range(start_pfn, end_pfn, PAGES_PER_SECTION):
+            section = self.get(pfn // PAGES_PER_SECTION)
+            assert section is not None
+            section["section_mem_map"] = section["section_mem_map"] | self.flag("IS_ONLINE")
+
     def taint_zone_device(self, start_pfn: int, end_pfn: int) -> None:
         """
         ``mm/memory_hotplug.c: move_pfn_range_to_zone()``: mark the sections
@@ -125,7 +132,13 @@ class Sections:
                 )
 
     def sparse_add_section(
-        self, pfn: int, count: int, nid: int, altmap: Struct | None, pgmap: Struct, vmemmap: Vmemmap
+        self,
+        pfn: int,
+        count: int,
+        nid: int,
+        altmap: Struct | None,
+        pgmap: Struct | None,
+        vmemmap: Vmemmap,
     ) -> None:
         """
         ``sparse_add_section()`` and ``section_activate()``: add pages that lie in

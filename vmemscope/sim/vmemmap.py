@@ -33,12 +33,14 @@ __all__ = ("Vmemmap", "vmemmap_can_optimize")
 VMEMMAP_RESERVE_NR = 2
 
 
-def vmemmap_can_optimize(altmap: Struct | None, pgmap: Struct) -> bool:
+def vmemmap_can_optimize(altmap: Struct | None, pgmap: Struct | None) -> bool:
     """
     ``include/linux/mm.h: vmemmap_can_optimize()`` where the architecture wants it.
 
-    :param pgmap: ``struct dev_pagemap``
+    :param pgmap: ``struct dev_pagemap``; System RAM has none
     """
+    if pgmap is None:
+        return False
     pages = pgmap_vmemmap_nr(pgmap) * STRUCT_PAGE_SIZE // PAGE_SIZE
     return pages > VMEMMAP_RESERVE_NR and altmap is None
 
@@ -68,21 +70,23 @@ class Vmemmap:
         self.nr_memmap_pages = 0
 
     def populate_section_memmap(
-        self, pfn: int, count: int, nid: int, altmap: Struct | None, pgmap: Struct
+        self, pfn: int, count: int, nid: int, altmap: Struct | None, pgmap: Struct | None
     ) -> None:
         """``__populate_section_memmap()``: of pages that lie in one section."""
         start = self.addresses.pfn_to_page(pfn)
         end = self.addresses.pfn_to_page(pfn + count)
-        if vmemmap_can_optimize(altmap, pgmap):
+        if pgmap is not None and vmemmap_can_optimize(altmap, pgmap):
             self.vmemmap_populate_compound_pages(pfn, start, end, nid, pgmap)
         else:
             self.vmemmap_populate(start, end, nid, altmap)
         self.nr_memmap_pages += self.section_nr_vmemmap_pages(pfn, count, altmap, pgmap)
 
     @staticmethod
-    def section_nr_vmemmap_pages(pfn: int, count: int, altmap: Struct | None, pgmap: Struct) -> int:
+    def section_nr_vmemmap_pages(
+        pfn: int, count: int, altmap: Struct | None, pgmap: Struct | None
+    ) -> int:
         """``mm/sparse.c: section_nr_vmemmap_pages()``: how many the kernel says it used."""
-        if not vmemmap_can_optimize(altmap, pgmap):
+        if pgmap is None or not vmemmap_can_optimize(altmap, pgmap):
             return count * STRUCT_PAGE_SIZE // PAGE_SIZE
         per_compound = pgmap_vmemmap_nr(pgmap)
         if per_compound < PAGES_PER_SECTION:
