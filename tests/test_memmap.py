@@ -278,6 +278,62 @@ def test_tables_that_can_not_be_read_break_no_rule(dumps: Dumps, fault: str) -> 
     assert all(one.expected is None for one in report.counters)
 
 
+# Memory that is not online.
+
+_SECTION = 0x8000
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("order", ["oo", "on", "no", "ono", "non", "nn", "onno", "nonon"])
+def test_memory_that_is_not_online_is_in_no_zone(tmp_path: Path, kernel: str, order: str) -> None:
+    # Blocks side by side, online (n) or not (o): zones span what lies between theirs.
+    blocks = "".join(
+        f"[[block]]\nstart = {0x140000000 + i * (1 << 27)}\nsize = '128M'\n"
+        f"online = {'true' if one == 'n' else 'false'}\n"
+        for i, one in enumerate(order)
+    )
+    report = audited_dump(kernels.image(blocks + DEVICE, kernel), tmp_path)
+    assert (report.findings, report.not_read) == ((), ())
+    by_kind = {area.label: area for area in report.areas}
+    off, on = order.count("o"), order.count("n")
+    described = {label: area.described_bytes >> 27 for label, area in by_kind.items()}
+    assert described.get("offline", 0) == off
+    assert described.get("node 0 Normal", 0) == on
+    # 128 MiB are described by 512 pages of the vmemmap.
+    assert [by_kind[label].pages for label in ("offline",) if off] == [512 * off] * bool(off)
+    assert "no known zone" not in by_kind
+    if off:
+        assert (by_kind["offline"].node, by_kind["offline"].zone) == (None, None)
+    for counter in report.counters:
+        assert counter.value in (None, counter.expected)
+
+
+def test_memory_from_boot_that_was_taken_offline(tmp_path: Path) -> None:
+    built = kernels.image("ram = '512M'\n" + DEVICE, "6.12")
+    one = built.kernel
+    section = one.sections.get(2)
+    assert section is not None
+    section["section_mem_map"] &= ~one.sections.flag("IS_ONLINE")
+    for pages in one.memmap.views(2 * _SECTION, _SECTION):
+        pages[:] = (1 << 64) - 1
+    report = audited_dump(built, tmp_path)
+    assert (report.findings, report.not_read) == ((), ())
+    described = {area.label: area.described_bytes >> 20 for area in report.areas}
+    assert described["offline"] == 128
+    assert described["node 0 DMA32"] == 512 - 16 - 128
+    assert all(counter.value == counter.expected for counter in report.counters)
+
+
+def test_a_device_without_its_pagemap_is_not_called_offline_memory(tmp_path: Path) -> None:
+    # Its sections are not online, either.
+    built = kernels.image(DEVICE, "6.12")
+    built.kernel.pgmap_array.xa["xa_head"] = 0
+    report = audited_dump(built, tmp_path)
+    assert {area.label for area in report.areas} >= {"no known zone"}
+    assert "offline" not in {area.label for area in report.areas}
+    assert {one.rule for one in report.findings} == {"section-stale"}
+
+
 # Counters.
 
 

@@ -342,7 +342,10 @@ def test_page_with_a_fault(pages: Make, dumps: Dumps, fault: str, kernel: str, k
     assert (last.kind, frame is None) == (kind, kind != "leaf")
     if fault == "unreadable-table":
         assert (last.entry, report.sharing) == (None, None)
-        assert report.not_read == ("page tables on the way to the struct page: 1",)
+        assert report.not_read == (
+            "page tables on the way to the struct page: 1",
+            "pages of the vmemmap whose page tables are missing, and which may map this page: 512",
+        )
     if fault in ("unreadable-struct-page", "unreadable-frame"):
         assert frame is not None
         assert not (report.page.readable and frame.page.readable)
@@ -410,6 +413,169 @@ def test_tails_that_look_like_heads(tmp_path: Path) -> None:
         assert not any("a count is wrong" in line for line in report.state)
     assert "RW" not in fake.walk[-1].flags
     assert "RW" in real.walk[-1].flags
+
+
+# Memory that is not online.
+
+BLOCKS = """
+ram = "256M"
+[[block]]
+start = 0x140000000
+size = "128M"
+[[block]]
+start = 0x148000000
+size = "128M"
+online = true
+[[block]]
+start = 0x150000000
+size = "128M"
+[[block]]
+start = 0x158000000
+size = "128M"
+online = true
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "64M"
+align = "2M"
+"""
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_nothing_is_read_into_struct_pages_that_are_not_online(pages: Make, kernel: str) -> None:
+    one = pages(BLOCKS, kernel)
+    words = set()
+    # Before and between blocks that are online, at both ends: their words are random.
+    for pfn in (*range(0x140000, 0x140020), 0x147FFF, 0x150000, 0x152345, 0x157FFF):
+        report = one.page(pfn, "pfn")
+        assert not report.section.online
+        assert [word.value for word in report.page.words] == list(one.view.words(pfn))
+        words.add(one.view.words(pfn)[0])
+        assert not report.page.initialised
+        read = (report.page.flags, report.page.compound, report.page.refcount, report.page.type)
+        assert read == (None,) * 4
+        assert (report.node, report.zone, report.page.poisoned) == (None, None, None)
+        assert report.state[0] == "System RAM that is not online: it is in no zone"
+        assert report.state[1].endswith("what it says means nothing")
+        assert (report.findings, report.not_read) == ((), ())
+    assert len(words) > 20
+    for pfn in (0x148000, 0x14FFFF, 0x158000, 0x8000, 0x100000, 0x100041):
+        report = one.page(pfn, "pfn")
+        assert report.page.initialised
+        zone = report.page.flags
+        assert zone is not None
+        assert (report.node, report.zone) == (0, zone.zone_name) != (0, None)
+        assert report.section.online == (pfn < 0x100000 or pfn > 0x140000)
+
+
+def test_memory_from_boot_that_was_taken_offline(tmp_path: Path) -> None:
+    built = kernels.image(BLOCKS, "6.12")
+    section = built.kernel.sections.get(1)
+    assert section is not None
+    section["section_mem_map"] &= ~built.kernel.sections.flag("IS_ONLINE")
+    one = Pages(kernels.write(built, tmp_path))
+    report = one.page(0x8000, "pfn")
+    assert "early" in report.section.flags
+    assert not report.page.initialised
+    assert (report.node, report.zone) == (None, None)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_struct_page_of_ones_is_not_initialised(pages: Make, dumps: Dumps, kernel: str) -> None:
+    report = pages("uninitialised-ones", kernel).page(
+        planted_pfn(dumps, "uninitialised-ones", kernel)
+    )
+    assert not report.page.initialised
+    assert report.page.compound is None
+    assert any("is not initialised: it says nothing" in line for line in report.state)
+
+
+def test_a_subsection_that_is_not_valid_in_a_section_from_boot(tmp_path: Path) -> None:
+    # pfn_valid(): "early sections always returned pfn_valid() for the entire section".
+    built = kernels.image(BLOCKS, "6.12")
+    for number, pfn in ((1, 0x8000 + 5 * 512), (32, 0x100000 + 5 * 512)):
+        section = built.kernel.sections.get(number)
+        assert section is not None
+        usage = built.kernel.memory.struct("mem_section_usage", section["usage"])
+        usage["subsection_map[0]"] &= ~(1 << 5)
+        assert pfn // 32768 == number
+    one = Pages(kernels.write(built, tmp_path))
+    early, late = one.page(0x8000 + 5 * 512), one.page(0x100000 + 5 * 512)
+    assert (early.section.valid, late.section.valid) == (False, False)
+    assert any("returns true all the same" in line for line in early.state)
+    assert any("pfn_valid() returns false" in line for line in late.state)
+
+
+# What a page backs.
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("scenario", ["mixed", "hugetlb", "devdax-1g", BLOCKS])
+def test_what_of_the_memory_map_lies_in_a_page(pages: Make, scenario: str, kernel: str) -> None:
+    one = pages(scenario, kernel)
+    users: dict[int, list[int]] = {}
+    for va, (frame, _) in one.mapped.items():
+        users.setdefault(frame, []).append(va)
+    # Frames of all kinds: most shared first, of RAM, of devices, the ends, and none.
+    chosen = sorted(users, key=lambda frame: (-len(users[frame]), frame))
+    chosen = [*chosen[:3], *chosen[-3:], *sorted(users)[:: max(len(users) // 12, 1)]]
+    for frame in {*chosen, max(users), one.free}:
+        report = one.page(frame, "pfn")
+        if frame not in users:
+            assert report.backs is None
+            continue
+        assert report.backs is not None
+        assert report.backs.pages == len(users[frame])
+        listed = [run.address + i * PAGE for run in report.backs.runs for i in range(run.pages)]
+        wanted = sorted(users[frame])
+        assert listed == wanted[: len(listed)]
+        assert (report.backs.runs_left_out > 0) == (len(listed) < len(wanted))
+        for run in report.backs.runs:
+            first = (run.address - one.view.vmemmap) // STRUCT_PAGE
+            assert run.first_pfn == first
+            assert run.last_pfn == first + run.pages * 64 - 1
+            at = one.page(run.first_pfn, "pfn").place
+            assert run.pgmap == (at.address if at is not None else None)
+        assert any(line.startswith("it backs") for line in report.state)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_page_of_a_memory_failure(pages: Make, dumps: Dumps, kernel: str) -> None:
+    one = pages("frame-poisoned", kernel)
+    frame = one.page(planted_pfn(dumps, "frame-poisoned", kernel)).frame
+    assert frame is not None
+    report = one.page(frame.pfn, "pfn")
+    assert report.page.poisoned == "page"
+    assert report.backs is not None
+    # Compound page 5 of 2M from 4G, all of its tails but those beside the head.
+    head = 0x100000 + 5 * 512
+    (run,) = report.backs.runs
+    assert (run.first_pfn, run.last_pfn, run.pages) == (head + 64, head + 511, 7)
+    assert (run.name, run.head_pfn, report.backs.compounds) == ("dax0.0", head, 1)
+    assert (report.backs.elsewhere, report.backs.runs_left_out) == (0, 0)
+    assert any("PG_hwpoison" in line for line in report.state)
+    (said,) = [line for line in report.state if line.startswith("it backs")]
+    assert f"{head:#x}" in said
+    assert "dax0.0" in said
+    assert any("struct pages are lost" in line for line in report.state)
+    # And of a page whose struct page lies there.
+    assert any("that frame is poisoned" in line for line in one.page(head + 100).state)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_tails_of_a_poisoned_compound_page(tmp_path: Path, kernel: str) -> None:
+    # mf_generic_kill_procs() marks the head of a device-dax page.
+    built = kernels.image(DEVICE, kernel)
+    memmap = built.kernel.memmap
+    memmap.words(0x100000 + 512)[0] |= memmap.flag("hwpoison")
+    one = Pages(kernels.write(built, tmp_path))
+    for tail in (1, 63, 64, 511):
+        report = one.page(0x100000 + 512 + tail, "pfn")
+        assert report.page.poisoned == "head"
+        assert any("PG_hwpoison is set in the head" in line for line in report.state)
+    for pfn, where in ((0x100000 + 512, "page"), (0x100000, None), (0x100001, None)):
+        assert one.page(pfn, "pfn").page.poisoned == where
 
 
 # What surrounds it.

@@ -29,13 +29,14 @@ __all__ = ("Sections", "read_sections", "section_flags")
 # Bits of section_mem_map: an anonymous enum since 6.1, macros with the same
 # values before (SECTION_MAP_LAST_BIT excepted, see below).
 _HAS_MEM_MAP_BIT = 1
+_ONLINE_BIT = 2
 _EARLY_BIT = 3
 
 #: enumerator -> name for people, and its value in kernels without the enumerator
 _FLAGS = {
     "SECTION_MARKED_PRESENT_BIT": ("present", 0),
     "SECTION_HAS_MEM_MAP_BIT": ("has memory map", _HAS_MEM_MAP_BIT),
-    "SECTION_IS_ONLINE_BIT": ("online", 2),
+    "SECTION_IS_ONLINE_BIT": ("online", _ONLINE_BIT),
     "SECTION_IS_EARLY_BIT": ("early", _EARLY_BIT),
     # 5.12+
     "SECTION_TAINT_ZONE_DEVICE_BIT": ("partly device", None),
@@ -86,6 +87,18 @@ class Sections:
         """Whether each section has the flag SECTION_HAS_MEM_MAP (bool)."""
         has_map: NDArray[np.bool_] = (self.raw & np.uint64(1 << _HAS_MEM_MAP_BIT)) != 0
         return has_map
+
+    @property
+    def online(self) -> NDArray[np.bool_]:
+        """
+        Whether each section is online (bool).
+
+        The kernel initialises struct pages when memory goes online, or when a pagemap takes
+        it: in other sections they mean nothing
+        (``mm/memory_hotplug.c: pfn_to_online_page()``).
+        """
+        online: NDArray[np.bool_] = (self.raw & np.uint64(1 << _ONLINE_BIT)) != 0
+        return online
 
     def index(self, section: int) -> int | None:
         """Return the index of a section in the arrays, ``None`` if it is not present."""

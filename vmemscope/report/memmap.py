@@ -68,6 +68,7 @@ def render_memmap(report: MemmapReport, width: int) -> str:
     for what, kind in (
         ("System RAM", "zone"),
         ("devices", "pagemap"),
+        ("System RAM that is not online", "offline"),
         ("no known zone", "unknown"),
         ("nothing", "nothing"),
     ):

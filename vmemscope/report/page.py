@@ -9,7 +9,7 @@ from ..text import binary_size
 from .words import count, finding_line, header, not_read, safe
 
 if TYPE_CHECKING:
-    from .documents.page import Frame, PageReport, Place, Sharing, StepReport, StructPage
+    from .documents.page import Backing, Frame, PageReport, Place, Sharing, StepReport, StructPage
 
 __all__ = ("render_page",)
 
@@ -36,6 +36,8 @@ def render_page(report: PageReport) -> str:
         lines += _fields(_frame(report.frame, page_size))
     if report.sharing is not None:
         lines += ["", *_sharing(report.sharing)]
+    if report.backs is not None:
+        lines += ["", *_backing(report.backs)]
     lines += ["", "state", *(f"  {safe(line)}" for line in report.state)]
     if report.not_read:
         lines += ["", *not_read(report.not_read)]
@@ -53,10 +55,11 @@ def _page(report: PageReport) -> list[tuple[str, str]]:
     section = report.section
     valid = {True: "valid", False: "not valid", None: "not known whether valid"}[section.valid]
     present = ", ".join(section.flags) if section.present else "not present"
+    offline = section.present and not section.online and report.place is None
     fields = [
         ("physical", f"{report.physical:#x}-{report.physical + report.target.page_size - 1:#x}"),
         ("node", "not known" if report.node is None else str(report.node)),
-        ("zone", report.zone or "not known"),
+        ("zone", report.zone or ("none" if offline else "not known")),
         ("section", f"{section.number} ({present}), subsection {section.subsection} {valid}"),
     ]
     names = ["resources", *[""] * (len(report.resources) - 1)] if report.resources else []
@@ -120,6 +123,8 @@ def _struct_page(page: StructPage) -> list[tuple[str, str]]:
 
 
 def _use(page: StructPage) -> list[tuple[str, str]]:
+    if not page.initialised:
+        return [("contents", "not initialised")]
     fields = []
     if page.flags is not None:
         text = "|".join(page.flags.names) or "none"
@@ -154,6 +159,23 @@ def _frame(frame: Frame, page_size: int) -> list[tuple[str, str]]:
     if not frame.page.readable:
         return [*fields, ("its struct page", f"{frame.page.address:#x}, not read")]
     return [*fields, ("its struct page", f"{frame.page.address:#x}"), *_use(frame.page)]
+
+
+def _backing(backs: Backing) -> list[str]:
+    lines = [f"the page itself backs {count(backs.pages, 'page')} of the memory map"]
+    for run in backs.runs:
+        whose = ""
+        if run.pgmap is not None:
+            whose = f", {safe(run.name) if run.name else f'the pagemap at {run.pgmap:#x}'}"
+        if run.head_pfn is not None:
+            whose += f", compound page with head pfn {run.head_pfn:#x}"
+        lines.append(
+            f"  {run.address:#x}  {count(run.pages, 'page')}, struct pages of pfn"
+            f" {run.first_pfn:#x}-{run.last_pfn:#x}{whose}"
+        )
+    if backs.runs_left_out:
+        lines.append(f"  and {backs.runs_left_out} more")
+    return lines
 
 
 def _sharing(sharing: Sharing) -> list[str]:

@@ -4,9 +4,10 @@ What the vmemmap describes: cut into areas, each of one owner.
 
 An owner is a pagemap, by its ranges, or a zone of a node. Zones have
 their spans (``zone_start_pfn``, ``spanned_pages``): exact to the page frame and
-known without a read of the memory map. Where that gives none or several (nodes
-that interleave, the hole that fills a section's end), the node and zone in the
-first ``struct page`` there decide, or in the last: ``page_zone()`` uses the same.
+known without a read of the memory map. RAM in sections that are not online is in no zone,
+even between parts of one, and its struct pages are not initialised. Where zones' spans give
+none or several (nodes that interleave, the hole that fills a section's end), the node and zone
+in the first ``struct page`` there decide, or in the last: ``page_zone()`` uses the same.
 ZONE_DEVICE spans everything between the first device and the last, RAM too, so
 only a pagemap's ranges count for it.
 """
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     from ...vmemmap.layout import Geometry
     from ...vmemmap.vmemmap import Vmemmap
 
-__all__ = ("NOTHING", "UNKNOWN", "Areas", "Owners", "cut")
+__all__ = ("NOTHING", "OFFLINE", "UNKNOWN", "Areas", "Owners", "cut")
 
-#: the owner of pages in no known zone, and of vpages that describe nothing
-UNKNOWN, NOTHING = -1, -2
+#: the owner of pages in no known zone, of vpages that describe nothing, and of RAM that
+#: is not online
+UNKNOWN, NOTHING, OFFLINE = -1, -2, -3
 
 #: sections whose first struct page is read at a time
 _BATCH = 1024
@@ -67,6 +69,7 @@ def cut(
     stop: int,
     present: Spans,
     early: Spans,
+    offline: Spans,
     owners: Owners,
     vmemmap: Vmemmap,
     flags: FlagLayout,
@@ -77,6 +80,7 @@ def cut(
     :param stop: first vpage after the vmemmap
     :param present: page frames that are described
     :param early: page frames in sections that were there at boot
+    :param offline: page frames in sections that are not online
     :param flags: layout of ``page->flags``
     """
     points = np.unique(
@@ -84,6 +88,7 @@ def cut(
             [
                 *present,
                 *early,
+                *offline,
                 *(np.array([zone.start, zone.end]) for zone in owners.zones),
                 *(bound for spans in owners.pagemaps for bound in spans),
             ]
@@ -98,6 +103,9 @@ def cut(
         inside = (left >= zone.start) & (left < zone.end)
         owner[inside] = number
         claims[inside] += 1
+    inside = offline.contains(left)
+    owner[inside] = np.where(vmemmap.ram.contains(left[inside].astype(np.uint64)), OFFLINE, UNKNOWN)
+    claims[inside] = 1
     for number, spans in enumerate(owners.pagemaps, len(owners.zones)):
         inside = spans.contains(left)
         owner[inside] = number

@@ -62,8 +62,11 @@ class MemmapFacts:
         damage = (*subsections.damage, *kernel.zone_damage, *self.counters.damage)
         self.unread += Counter(one.message for one in damage)
         self.ranges = [one.frames for one in self.layouts]
-        first = sections.number[sections.early] * sections.pages
-        self.early = Spans.of(first, first + sections.pages)
+        first = sections.number * sections.pages
+        self.early, self.offline = (
+            Spans.of(first[which], first[which] + sections.pages)
+            for which in (sections.early, ~sections.online)
+        )
         self.valid, self.unknown = subsections.valid, subsections.unknown
         self.present = union((self.valid, self.early, self.unknown))
         #: whether all pagemaps are known with all their ranges and their compound pages
@@ -101,7 +104,15 @@ class MemmapFacts:
         #: first vpage after the vmemmap
         self.end = self.kernel.vmemmap_end
         self.owners = Owners(self.kernel.ram_zones, self.ranges)
-        self.areas = cut(self.end, self.present, self.early, self.owners, self.vmemmap, self.flags)
+        self.areas = cut(
+            self.end,
+            self.present,
+            self.early,
+            self.offline,
+            self.owners,
+            self.vmemmap,
+            self.flags,
+        )
         described = self._vpages(self.present)
         step = counter(progress, described.total)
         reserved = self.kernel.page.pg_reserved

@@ -17,7 +17,7 @@ from ...rules.rule import Scope
 from ...spans import Spans, intersection, union
 from ...vmemmap.layout import first_compound
 from ...vmemmap.struct_pages import read_struct_pages
-from .areas import NOTHING, UNKNOWN
+from .areas import NOTHING, OFFLINE, UNKNOWN
 from .counters import check_counter, counted_pages
 from .walk import OwnerCounts
 
@@ -142,12 +142,12 @@ def _places(facts: MemmapFacts, frames: Spans) -> tuple[int, int]:
 
 def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
     zones, page_size = facts.owners.zones, facts.vmemmap.geometry.page_size
-    numbers = [*range(len(zones) + len(facts.layouts)), UNKNOWN, NOTHING]
+    numbers = [*range(len(zones) + len(facts.layouts)), OFFLINE, UNKNOWN, NOTHING]
     found = []
     for owner in numbers:
         mine = facts.areas.owner == owner
         counts = facts.walked.by_owner.get(owner, OwnerCounts())
-        if owner < 0 and not (mine.any() if owner == UNKNOWN else counts.mapped):
+        if owner < 0 and not (counts.mapped if owner == NOTHING else mine.any()):
             continue
         frames = union(counts.frames)
         device, elsewhere = _places(facts, frames)
@@ -183,6 +183,8 @@ def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
         if owner == NOTHING:
             found.append(replace(area, kind="nothing"))
             continue
+        if owner == OFFLINE:
+            area = replace(area, kind="offline")
         if 0 <= owner < len(zones):
             zone = zones[owner]
             area = replace(area, kind="zone", node=zone.nid, zone=zone.name)

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from ...columns import select
 from ...kernel import SUBSECTION_SIZE
@@ -16,6 +17,8 @@ from ...kernel.page_words import mapcount_offset, page_type, tails_may_look_like
 from ...kernel.pglist_data import DEVICE
 from ...report.documents.common import TargetInfo
 from ...report.documents.page import (
+    Backed,
+    Backing,
     Compound,
     Frame,
     PageFlagsReport,
@@ -34,6 +37,7 @@ from ...rules.findings import Collector
 from ...rules.page_rows import Expected, PageKind, Rows, StructPages, holds_mask, resolve_heads
 from ...rules.page_violations import PageViolations
 from ...rules.struct_pages import COMPOUND_RULES
+from ...spans import Spans, union
 from ...vmemmap.layout import first_compound
 from ...vmemmap.runs import runs_of
 from ...vmemmap.struct_pages import read_struct_pages
@@ -42,6 +46,8 @@ from .meaning import understand
 from .state import describe
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ...kernel.resource import Resource
     from ...machine import Kernel
     from ...rules.findings import Finding
@@ -54,6 +60,8 @@ __all__ = ("examine",)
 _MAX_ORDER = 22
 #: runs of pages that share a frame that are listed
 _MAX_RUNS = 32
+#: PAGE_POISON_PATTERN
+_POISON = (1 << 64) - 1
 
 
 def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
@@ -79,10 +87,13 @@ def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
             "the struct page, which lies in " + _where(reader.memory_of(way.pfn or 0))
         ] += 1
     frame = reader.frame_of(way)
-    nid, zone = reader.zone_of(pfn, page, place)
+    nid, zone = reader.zone_of(pfn, page, place, section)
     sharing = reader.sharing(pfn, page, place, way)
+    backs = reader.backing(pfn)
     findings = reader.check(pfn, place, layout)
-    state = describe(pfn, section, place, zone, nid, resources, page, way, frame, sharing, geometry)
+    state = describe(
+        pfn, section, place, zone, nid, resources, page, way, frame, sharing, backs, geometry
+    )
     report = PageReport(
         target=TargetInfo.about(kernel),
         meaning=understood,
@@ -97,6 +108,7 @@ def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
         walk=tuple(StepReport.of(one) for one in way.steps),
         frame=frame,
         sharing=sharing,
+        backs=backs,
         state=tuple(state),
         findings=findings,
         summary=PageSummary(
@@ -120,6 +132,9 @@ class _Examination:
         self.zones, self.resources, self.flags = kernel.zones, kernel.resources, kernel.flags
         self.unread = kernel.unread + Counter(one.message for one in kernel.zone_damage)
         self.names = word_names(self.prog)
+        self.pagemaps_lost = bool(kernel.pagemap_damage) or not all(
+            layout.complete for layout in self.layouts
+        )
 
     def resources_of(self, pfn: int) -> tuple[Resource, ...]:
         """Return the resources that contain a page, outermost first."""
@@ -130,20 +145,23 @@ class _Examination:
     def section_of(self, pfn: int) -> Section:
         """Read the section of a page."""
         sections, page_size = self.vmemmap.sections, self.vmemmap.geometry.page_size
+        valid: bool | None
         number, within = divmod(pfn, sections.pages)
         subsection = within * page_size // SUBSECTION_SIZE
         index = sections.index(number)
         if index is None:
             if sections.damage:
                 self.unread["part of the section table"] += 1
-            return Section(number, False, (), subsection, None if sections.damage else False)
+            valid = None if sections.damage else False
+            return Section(number, False, False, (), subsection, valid)
         found = read_subsections(self.prog, sections, page_size, np.array([index]))
-        valid: bool | None = bool(found.valid.contains(np.array([pfn]))[0])
+        valid = bool(found.valid.contains(np.array([pfn]))[0])
         if found.unknown.total:
             self.unread["which subsections are valid"] += 1
             valid = None
         flags = tuple(section_flags(self.prog, int(sections.raw[index])))
-        return Section(number, True, flags, subsection, valid)
+        online = bool(sections.online[index])
+        return Section(number, True, online, flags, subsection, valid)
 
     def place_of(self, pfn: int) -> tuple[Place | None, PagemapLayout | None]:
         """Find the pagemap of a page, and where in it the page is."""
@@ -189,6 +207,15 @@ class _Examination:
         if not read.readable[0]:
             return StructPage(address)
         words = read.data[0][: len(read.data[0]) // 8 * 8].view(vmemmap.word).tolist()
+        found = StructPage(
+            address=address,
+            readable=True,
+            words=tuple(
+                Word(8 * i, word, self.names.get(8 * i, ())) for i, word in enumerate(words)
+            ),
+        )
+        if not self._initialised(pfn, words[vmemmap.page.flags // 8]):
+            return found
         data = read.data[0].tobytes()
         order = "little" if vmemmap.word[0] == "<" else "big"
 
@@ -202,18 +229,62 @@ class _Examination:
         decoded = self.flags.decode(flags)
         mapcount = counter(mapcount_offset(self.prog))
         kind = page_type(self.prog, self.vmcoreinfo, mapcount & 0xFFFF_FFFF)
-        return StructPage(
-            address=address,
-            readable=True,
-            words=tuple(
-                Word(8 * i, word, self.names.get(8 * i, ())) for i, word in enumerate(words)
-            ),
+        compound = self._compound(pfn, address, words)
+        return replace(
+            found,
+            initialised=True,
             flags=PageFlagsReport.of(decoded, node=decoded.nid),
             refcount=counter(vmemmap.page.refcount),
             mapcount=None if kind else mapcount,
             type=kind,
-            compound=self._compound(pfn, address, words),
+            compound=compound,
+            poisoned=self._poisoned(pfn, decoded.names, compound),
         )
+
+    def _initialised(self, pfn: int, flags: int) -> bool:
+        """
+        Return whether the kernel writes to a ``struct page`` before it uses it.
+
+        Not where memory is not online (``mm/memory_hotplug.c: pfn_to_online_page()``), nor
+        in the part of an altmap that is kept free; and with CONFIG_DEBUG_VM all bits of
+        what is not initialised are set (``include/linux/page-flags.h: PagePoisoned()``).
+        """
+        if flags == _POISON:
+            return False
+        place, _ = self.place_of(pfn)
+        if place is not None:
+            return place.altmap != "reserve"
+        sections = self.vmemmap.sections
+        index = sections.index(pfn // sections.pages)
+        if index is None:
+            return bool(sections.damage)
+        # A pagemap that was lost may have it, if it is no RAM.
+        return bool(sections.online[index]) or (self.pagemaps_lost and self.memory_of(pfn) != "RAM")
+
+    def _poisoned(self, pfn: int, flags: tuple[str, ...], compound: Compound) -> str | None:
+        """
+        Find out whether memory of a page, or of its compound page, failed.
+
+        Source: ``mm/memory-failure.c``: PG_hwpoison is set in the page, in the head of a
+        HugeTLB or device-dax page; PG_has_hwpoisoned in the first tail of others.
+        """
+        if "PG_hwpoison" in flags:
+            return "page"
+        head = compound.head_pfn
+        if head is None or compound.role == "none" or not compound.order:
+            return None
+        for place, name in ((head, "PG_hwpoison"), (head + 1, "PG_has_hwpoisoned")):
+            read = read_struct_pages(self.vmemmap, np.array([place], dtype=np.int64))
+            word = int(read.word(self.vmemmap.page.flags, self.vmemmap.word)[0])
+            if (
+                read.readable[0]
+                and self._initialised(place, word)
+                and any(
+                    word >> bit & 1 and name in names for bit, names in self.flags.names.items()
+                )
+            ):
+                return "head" if place == head else "compound"
+        return None
 
     def _follows_head(self, pfn: int) -> bool:
         """Return whether the page before is the head of a compound page."""
@@ -261,17 +332,19 @@ class _Examination:
             return None
         layout = self.vmemmap.page
         read = read_struct_pages(self.vmemmap, np.array([head + 1], dtype=np.int64))
-        return int(read.data[0, layout.order]) if read.readable[0] else None
+        order = int(read.data[0, layout.order])
+        flags = int(read.word(layout.flags, self.vmemmap.word)[0])
+        return order if read.readable[0] and self._initialised(head + 1, flags) else None
 
     def zone_of(
-        self, pfn: int, page: StructPage, place: Place | None
+        self, pfn: int, page: StructPage, place: Place | None, section: Section
     ) -> tuple[int | None, str | None]:
         """Return node and zone: of the page's flags if valid, else by the zones' spans."""
         flags = page.flags
-        # Never written to: the frames that an altmap does not hand out.
-        blank = place is not None and place.altmap == "reserve"
-        if flags is not None and flags.zone_name is not None and not blank:
+        if flags is not None and flags.zone_name is not None:
             return flags.node, flags.zone_name
+        if section.present and not section.online and place is None:
+            return None, None
         spanning = [
             (zone.nid, zone.name)
             for zone in self.zones
@@ -335,6 +408,76 @@ class _Examination:
             runs=tuple(found[:_MAX_RUNS]),
             runs_left_out=max(len(found) - _MAX_RUNS, 0),
         )
+
+    def backing(self, pfn: int) -> Backing | None:
+        """Find what of the memory map lies in a page: one walk over the whole vmemmap."""
+        geometry = self.vmemmap.geometry
+        shift = geometry.page_size.bit_length() - 1
+        vpages: list[NDArray[np.int64]] = []
+        pages: list[NDArray[np.int64]] = []
+        for leaves in self.vmemmap.leaves(0, self.kernel.vmemmap_end):
+            if unread := int(leaves.pieces[leaves.kind == Kind.UNREADABLE].sum()):
+                self.unread["pages of the vmemmap whose page tables are missing, and which may map this page"] += unread
+            into = np.uint64(pfn) - leaves.pfn
+            here = (leaves.kind == Kind.MAPPED) & (into >> (leaves.shift - np.uint8(shift)) == 0)
+            if here.any():
+                some, into = select(leaves, here), into[here].astype(np.int64)
+                vpages.append(geometry.vpages_at(some.address) + into)
+                pages.append(some.pieces)
+        if not vpages:
+            return None
+        return self._backing(np.concatenate(vpages), np.concatenate(pages))
+
+    def _backing(self, vpage: NDArray[np.int64], pages: NDArray[np.int64]) -> Backing:
+        """Say what runs of ``pages`` vpages describe, each from a ``vpage`` on."""
+        geometry = self.vmemmap.geometry
+        size, page_size = geometry.struct_page_size, geometry.page_size
+        first = -(-vpage * page_size // size)
+        last = ((vpage + pages) * page_size - 1) // size
+        elsewhere = np.ones(len(first), dtype=np.bool_)
+        compounds = 0
+        for layout in self.layouts:
+            for start, end in layout.pfns:
+                inside = (last >= start) & (first < end)
+                elsewhere &= ~inside
+                if layout.order:
+                    data = first_compound(layout.pagemap, start)
+                    used = inside & (last >= data)
+                    numbers = Spans.of(
+                        np.maximum(first[used] - data, 0) >> layout.order,
+                        (np.minimum(last[used], end - 1) - data >> layout.order) + 1,
+                    )
+                    compounds += union([numbers]).total
+        runs = []
+        for at, count, low, high in zip(
+            *(column[:_MAX_RUNS].tolist() for column in (vpage, pages, first, last)), strict=True
+        ):
+            place, _ = self.place_of(low)
+            head = place.head_pfn if place is not None else self._head_of(low)
+            runs.append(
+                Backed(
+                    address=geometry.address(at),
+                    pages=count,
+                    first_pfn=low,
+                    last_pfn=high,
+                    memory=self.memory_of(low),
+                    pgmap=place.address if place is not None else None,
+                    name=place.name if place is not None else None,
+                    head_pfn=head,
+                )
+            )
+        return Backing(
+            pages=int(pages.sum()),
+            runs=tuple(runs),
+            runs_left_out=len(first) - len(runs),
+            compounds=compounds,
+            elsewhere=int(pages[elsewhere].sum()),
+        )
+
+    def _head_of(self, pfn: int) -> int | None:
+        """Return the head of the compound page that a ``struct page`` says it is in."""
+        compound = self.struct_page(pfn).compound
+        return compound.head_pfn if compound is not None and compound.role != "none" else None
 
     def _neighbourhood(
         self, pfn: int, page: StructPage, place: Place | None

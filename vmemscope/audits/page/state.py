@@ -6,14 +6,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...text import binary_size
+from ...text import binary_size, count
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...kernel.resource import Resource
-    from ...report.documents.page import Compound, Frame, Place, Section, Sharing, StructPage
+    from ...report.documents.page import (
+        Backing,
+        Compound,
+        Frame,
+        Place,
+        Section,
+        Sharing,
+        StructPage,
+    )
     from ...vmemmap.layout import Geometry
     from ...vmemmap.tables import Trace
 
@@ -31,6 +39,7 @@ def describe(
     way: Trace,
     frame: Frame | None,
     sharing: Sharing | None,
+    backs: Backing | None,
     geometry: Geometry,
 ) -> Iterator[str]:
     """Yield sentences: owner of the page, its use, the frame behind its ``struct page``."""
@@ -38,13 +47,21 @@ def describe(
     if not section.present:
         yield "there is no struct page for it: its section is not present"
     elif section.valid is False:
-        yield "its subsection is not valid: pfn_valid() returns false"
-    if page.readable:
+        yield "its subsection is not valid: pfn_valid() returns " + (
+            "true all the same, since its section was there at boot"
+            if "early" in section.flags
+            else "false"
+        )
+    if page.initialised:
         yield from _use(pfn, place, page)
+    elif page.readable:
+        yield _not_initialised(section, place)
     elif way.kind is Kind.HOLE and section.present:
         yield "its struct page is not mapped: an access to it crashes"
     elif way.kind is not Kind.HOLE:
         yield "its struct page could not be read, so nothing is said of its use"
+    if backs is not None:
+        yield from _backs(backs, page.poisoned == "page")
     if frame is not None and sharing is not None:
         yield from _behind(frame, sharing, place, geometry)
 
@@ -66,7 +83,14 @@ def _whose(
         elif place.altmap == "map":
             what += ", in what its altmap takes for the memory map"
         return f"{what}, {node}"
-    if any(one.is_system_ram for one in resources):
+    ram = any(one.is_system_ram for one in resources)
+    if section.present and not section.online:
+        if ram:
+            return "System RAM that is not online: it is in no zone"
+        if zone is not None:
+            return f"memory of no pagemap that could be read, {node}, {_zone(zone)}"
+        return "memory of no pagemap, in a section that is not online: it is in no zone"
+    if ram:
         return f"System RAM, {node}, {_zone(zone)}"
     if section.present:
         return f"no memory: a hole in a section, {node}, {_zone(zone)}"
@@ -77,16 +101,26 @@ def _zone(zone: str | None) -> str:
     return f"zone {zone}" if zone else "an unknown zone"
 
 
+def _not_initialised(section: Section, place: Place | None) -> str:
+    if place is not None and place.altmap == "reserve":
+        return "the kernel never writes to struct pages there: what they say means nothing"
+    if section.present and not section.online and place is None:
+        return (
+            "its struct page is not initialised, since its section is not online: what it says"
+            " means nothing"
+        )
+    return "its struct page is not initialised: it says nothing of the page's use"
+
+
 def _use(pfn: int, place: Place | None, page: StructPage) -> Iterator[str]:
     flags = page.flags.names if page.flags is not None else ()
-    if place is not None and place.altmap == "reserve":
-        yield "the kernel never writes to struct pages there: what they say means nothing"
-        return
     compound = page.compound
     if compound is not None and compound.role != "none":
         yield _compound(pfn, compound)
     if place is not None and place.head_pfn is not None:
         yield from _by_pagemap(pfn, place, compound)
+    if page.poisoned is not None:
+        yield _POISONED[page.poisoned]
     if page.type == "buddy":
         yield "free, in the buddy allocator"
     elif page.type is not None:
@@ -102,6 +136,48 @@ def _use(pfn: int, place: Place | None, page: StructPage) -> Iterator[str]:
                 if page.mapcount is not None and page.mapcount >= 0
                 else ""
             )
+
+
+#: by where PG_hwpoison or PG_has_hwpoisoned is set
+_POISONED = {
+    "page": "poisoned: its memory failed (PG_hwpoison)",
+    "head": "its compound page is poisoned: memory of it failed (PG_hwpoison is set in the head)",
+    "compound": "memory of its compound page failed (PG_has_hwpoisoned)",
+}
+
+
+#: by :attr:`.Backed.memory`
+_MEMORY = {"RAM": "System RAM", "device": "device memory"}
+
+
+def _backs(backs: Backing, poisoned: bool) -> Iterator[str]:
+    """Yield what of the memory map lies in the page."""
+    whose = []
+    names = dict.fromkeys(
+        one.name or f"the pagemap at {one.pgmap:#x}" for one in backs.runs if one.pgmap is not None
+    )
+    if names:
+        whose.append(f"of {', '.join(names)}")
+    memory = dict.fromkeys(one.memory for one in backs.runs if one.pgmap is None)
+    whose += [f"of {_MEMORY.get(one, 'no memory that is known')}" for one in memory]
+    heads = list(dict.fromkeys(one.head_pfn for one in backs.runs if one.head_pfn is not None))
+    compounds = ""
+    if heads:
+        compounds = f" in the compound page with head pfn {heads[0]:#x}"
+        if (more := max(backs.compounds, len(heads)) - 1) > 0:
+            compounds += f" and {more} more"
+    shown, others = backs.runs[0], len(backs.runs) + backs.runs_left_out - 1
+    pfns = f"pfn {shown.first_pfn:#x} to {shown.last_pfn:#x}"
+    if others:
+        pfns += f" and of {count(others, 'other run')}"
+    yield (
+        f"it backs {count(backs.pages, 'page')} of the memory map {' and '.join(whose)}:"
+        f" the struct pages of {pfns}{compounds}"
+    )
+    if poisoned:
+        yield "these struct pages are lost: the kernel can't use the memory that they describe"
+    else:
+        yield "if this page fails, these struct pages are lost"
 
 
 def _compound(pfn: int, compound: Compound) -> str:
@@ -153,6 +229,8 @@ def _behind(
     if frame.memory == "no memory":
         yield "that is no memory: what is read there means nothing"
     page = frame.page
+    if page.poisoned is not None:
+        yield "that frame is poisoned, its memory failed: the struct page is lost"
     if page.type == "buddy":
         yield "that frame is free in the buddy allocator: it will be overwritten"
     elif page.refcount is not None and place is not None and frame.memory == "RAM":

@@ -40,9 +40,9 @@ class WalkedVmemmap(Facts, frozen=True, kw_only=True):
 class Area(Facts, frozen=True, kw_only=True):
     """The part of the vmemmap that describes one zone of a node, or one pagemap."""
 
-    #: zone (System RAM), pagemap, unknown (in no known zone) or nothing
-    #: (mapped though it describes nothing)
-    kind: Literal["zone", "pagemap", "unknown", "nothing"]
+    #: zone (System RAM), pagemap, offline (RAM that is not online, in no zone), unknown (in
+    #: no known zone) or nothing (mapped though it describes nothing)
+    kind: Literal["zone", "pagemap", "offline", "unknown", "nothing"]
     #: the name of a pagemap's device
     name: Text | None
     #: virtual address of the ``struct dev_pagemap``
@@ -81,7 +81,8 @@ class Area(Facts, frozen=True, kw_only=True):
             return f"node {self.node} {self.zone}"
         if self.kind == "pagemap":
             return self.name or f"the pagemap at {self.pgmap:#x}"
-        return {"unknown": "no known zone", "nothing": "nothing"}[self.kind]
+        labels = {"offline": "offline", "unknown": "no known zone", "nothing": "nothing"}
+        return labels[self.kind]
 
 
 class Leak(Facts, frozen=True):

@@ -17,6 +17,8 @@ from ...rules.findings import Finding
 from .common import PagemapName, PagemapType, Summed, TargetReport, Timings
 
 __all__ = (
+    "Backed",
+    "Backing",
     "Compound",
     "Frame",
     "Meaning",
@@ -56,11 +58,13 @@ class Section(Facts, frozen=True):
 
     number: Count
     present: bool
+    #: whether its memory is online: struct pages of RAM are initialised only then
+    online: bool
     #: in words: present, early, ...
     flags: tuple[Name, ...]
     #: 2 MiB of the section that the page is in, counted from 0
     subsection: Count
-    #: whether ``pfn_valid()`` is true; ``None`` if it could not be read
+    #: whether that subsection is valid; ``None`` if it could not be read
     valid: bool | None
 
 
@@ -126,6 +130,8 @@ class StructPage(Facts, frozen=True):
     readable: bool = False
     #: empty if it could not be read
     words: tuple[Word, ...] = ()
+    #: whether the kernel has initialised it; else only its words are given
+    initialised: bool = False
     flags: PageFlagsReport | None = None
     refcount: int | None = None
     #: ``_mapcount`` as a number; ``None`` if the page has a type instead
@@ -133,6 +139,9 @@ class StructPage(Facts, frozen=True):
     #: buddy, slab, hugetlb, ...
     type: Name | None = None
     compound: Compound | None = None
+    #: where PG_hwpoison says that memory failed: in the page itself, in the head of its
+    #: compound page, or somewhere in the compound page
+    poisoned: Annotated[str, one_of("page", "head", "compound")] | None = None
 
 
 class StepReport(Facts, frozen=True):
@@ -184,6 +193,36 @@ class Sharing(Facts, frozen=True, kw_only=True):
     runs_left_out: Count
 
 
+class Backed(Facts, frozen=True):
+    """Neighbouring pages of the vmemmap that the page itself backs."""
+
+    #: virtual address of the first
+    address: Address
+    pages: Count
+    #: page frames of the first and the last ``struct page`` in them
+    first_pfn: Count
+    last_pfn: Count
+    #: what the first describes
+    memory: Annotated[str, one_of("RAM", "device", "no memory")]
+    #: the pagemap that the first is in, its address and the name of its device
+    pgmap: Address | None
+    name: Text | None
+    #: page frame of the head of the compound page that the first is in
+    head_pfn: Count | None
+
+
+class Backing(Facts, frozen=True):
+    """The part of the memory map that lies in the page itself."""
+
+    #: pages of the vmemmap that map it, in runs, of which some are listed
+    pages: Count
+    runs: tuple[Backed, ...]
+    runs_left_out: Count
+    #: of all runs: compound pages of pagemaps, and pages in no pagemap
+    compounds: Count
+    elsewhere: Count
+
+
 class PageSummary(Summed, frozen=True, kw_only=True):
     """Findings of each severity, and what could not be read, in words."""
 
@@ -219,6 +258,8 @@ class PageReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.page/1"
     walk: tuple[StepReport, ...]
     frame: Frame | None
     sharing: Sharing | None
+    #: what of the memory map lies in the page; ``None`` if nothing that was found
+    backs: Backing | None
     #: conclusions, a line each
     state: tuple[Text, ...]
     findings: tuple[Finding, ...]
