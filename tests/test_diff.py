@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import jsonschema
@@ -106,38 +107,161 @@ def test_pagemap_that_came_with_errors_is_worse() -> None:
     assert diff.worse == ("dax0.0: 1 new error of rule refcount-low",)
 
 
-def test_same_name_and_ranges_go_before_the_address() -> None:
-    a = pagemap_report("a", address=0x1000)
-    b = pagemap_report("b", address=0x2000, ranges=((0x160000000, 0x17FFFFFFF),))
-    swapped = [
-        replace(a, address=0x2000),
-        replace(b, address=0x1000),
+GIB = 1 << 30
+
+
+def span(start: int, size: int) -> tuple[int, int]:
+    """Return a range by its start and size, in quarters of a gibibyte from 4 GiB on."""
+    at = 4 * GIB + start * GIB // 4
+    return at, at + size * GIB // 4 - 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_machine_that_numbers_its_devices_anew(seed: int) -> None:
+    # As after a reboot: other names, other addresses, another order, of ranges too.
+    random = Random(seed)
+    kinds = ["generic", "fs_dax", "generic", "pci_p2pdma", "generic"]
+    before = [
+        pagemap_report(
+            f"dax{i}.0",
+            address=0x1000 * i,
+            ranges=(span(10 * i, 2), span(10 * i + 4, 1)),
+            kind=kind,
+        )
+        for i, kind in enumerate(kinds)
     ]
-    assert not diff_of(of(a, b), of(*swapped))
+    numbers = random.sample(range(5), 5)
+    after = [
+        replace(
+            one,
+            name=f"dax{numbers[i]}.0",
+            address=0x1000 * random.randrange(5),
+            ranges=tuple(random.sample(one.ranges, 2)),
+        )
+        for i, one in enumerate(before)
+    ]
+    random.shuffle(after)
+    diff = diff_of(of(*before), of(*after))
+    assert (diff.pagemaps.came, diff.pagemaps.gone, diff.worse, diff.went) == ((), (), (), ())
+    renamed = {f"dax{i}.0": f"dax{number}.0" for i, number in enumerate(numbers) if i != number}
+    assert {one.before.name: one.after.name for one in diff.pagemaps.changed} == renamed
+    for one in diff.pagemaps.changed:
+        assert [change.field for change in one.changes] == ["name"]
+    # One of them lost its deduplication.
+    lost = next(one for one in after if one.type == "generic")
+    worse = replace(lost, state="not-optimized", saved_bytes=0)
+    diff = diff_of(of(*before), of(*(worse if one is lost else one for one in after)))
+    assert [line.split(":")[0] for line in diff.worse] == [lost.name] * 2
+    assert diff.pagemaps.gone == ()
 
 
-def test_resized_pagemap_is_known_by_its_address() -> None:
-    before = pagemap_report(ranges=((0x140000000, 0x15FFFFFFF),))
-    after = pagemap_report(ranges=((0x140000000, 0x14FFFFFFF),))
-    diff = diff_of(of(before), of(after))
+def test_a_finding_is_known_by_the_memory_that_it_is_about() -> None:
+    # The device has another name, a larger range and its vmemmap elsewhere.
+    old = pagemap_report("dax0.0", ranges=(span(4, 4),))
+    start = old.vmemmap.start
+    assert start is not None
+    old = replace(old, findings=(finding(vaddr=start + 0x5000), finding(vaddr=start + 0x9000)))
+    new = pagemap_report("dax1.0", ranges=(span(3, 5),))
+    start = new.vmemmap.start
+    assert start is not None
+    # A quarter of a gibibyte has 65536 struct pages.
+    there = start + 65536 * 64
+    new = replace(new, findings=(finding(vaddr=there + 0x5000), finding(vaddr=there + 0xA000)))
+    (pair,) = diff_of(of(old), of(new)).pagemaps.changed
+    assert [one.vaddr for one in pair.findings.new] == [there + 0xA000]
+    assert [one.vaddr for one in pair.findings.gone] == [old.findings[1].vaddr]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "pairs", "went"),
+    [
+        # shrunk, grown, moved in part; split, joined; another beside it
+        ([(4, 4)], [(4, 2)], {(4, 4): (4, 2)}, 0),
+        ([(4, 2)], [(2, 6)], {(4, 2): (2, 6)}, 0),
+        ([(4, 4)], [(6, 4)], {(4, 4): (6, 4)}, 0),
+        ([(0, 8)], [(0, 5), (5, 3)], {(0, 8): (0, 5)}, 0),
+        ([(0, 5), (5, 3)], [(0, 8)], {(0, 5): (0, 8)}, 0),
+        ([(0, 2), (4, 2)], [(4, 2), (8, 2)], {(4, 2): (4, 2)}, 1),
+        ([(0, 2), (4, 2)], [(3, 2)], {(4, 2): (3, 2)}, 1),
+        ([(0, 2)], [], {}, 1),
+        ([(0, 2)], [(2, 2)], {}, 1),
+    ],
+)
+def test_devices_whose_ranges_are_others_now(
+    before: list[tuple[int, int]],
+    after: list[tuple[int, int]],
+    pairs: dict[tuple[int, int], tuple[int, int]],
+    went: int,
+) -> None:
+    # Names say nothing: here they are all the same, or all others.
+    for name in ("a", "b"):
+        olds = {one: pagemap_report("a", ranges=(span(*one),), address=1) for one in before}
+        news = {one: pagemap_report(name, ranges=(span(*one),), address=2) for one in after}
+        diff = diff_of(of(*olds.values()), of(*news.values()))
+        assert len(diff.pagemaps.gone) == len(before) - len(pairs)
+        assert len(diff.pagemaps.came) == len(after) - len(pairs)
+        ranged = {
+            tuple(one.before for one in pair.changes if one.field == "ranges")
+            + tuple(one.after for one in pair.changes if one.field == "ranges")
+            for pair in diff.pagemaps.changed
+        } - {()}
+        assert ranged == {
+            tuple("{:#x}-{:#x}".format(*span(*one)) for one in pair)
+            for pair in pairs.items()
+            if pair[0] != pair[1]
+        }
+        assert len(diff.went) == went
+        last = render_diff(diff).splitlines()[-1]
+        assert (f"{went} pagemap went" in last) == bool(went)
+
+
+def test_of_pagemaps_that_overlap_those_of_one_type_match() -> None:
+    old = pagemap_report("pmem0", ranges=(span(0, 8),), kind="fs_dax")
+    news = [
+        pagemap_report("dax1.0", ranges=(span(0, 6),)),
+        pagemap_report("pmem1", ranges=(span(6, 2),), kind="fs_dax"),
+    ]
+    diff = diff_of(of(old), of(*news))
+    assert [one.after.name for one in diff.pagemaps.changed] == ["pmem1"]
+    assert [one.name for one in diff.pagemaps.came] == ["dax1.0"]
+
+
+def test_memory_that_another_driver_has_now_changed_its_type() -> None:
+    old = pagemap_report("pmem0", kind="fs_dax")
+    new = pagemap_report("dax0.0", kind="generic")
+    assert changes(diff_of(of(old), of(new))) == {
+        "name": ("pmem0", "dax0.0", False),
+        "type": ("fs_dax", "generic", False),
+    }
+
+
+def test_private_memory_is_anywhere() -> None:
+    one, other = (
+        pagemap_report(None, ranges=(span(start, 2),), kind="private") for start in (0, 100)
+    )
+    diff = diff_of(of(one), of(other))
     assert (diff.pagemaps.came, diff.pagemaps.gone) == ((), ())
-    reported = changes(diff)
-    assert reported["ranges"][1] == "0x140000000-0x14fffffff"
-    # Of less memory less is saved, which is not worse.
-    assert reported["saved_bytes"] == (6 << 20, 3 << 20, False)
-    assert diff.worse == ()
+    assert set(changes(diff)) == {"ranges"}
+    larger = pagemap_report(None, ranges=(span(100, 3),), kind="private")
+    assert len(diff_of(of(one), of(larger)).went) == 1
 
 
-def test_renamed_pagemap_is_known_by_its_address() -> None:
-    diff = diff_of(of(pagemap_report("a")), of(pagemap_report("b")))
-    assert changes(diff) == {"name": ("a", "b", False)}
+def test_a_pagemap_whose_ranges_can_not_be_read_is_known_by_its_address() -> None:
+    one = pagemap_report("dax0.0")
+    unread = pagemap_report("dax0.0", ranges=(), state="unreadable", first=(), reason="damaged")
+    diff = diff_of(of(one), of(unread))
+    assert diff.pagemaps.gone == ()
+    assert any("state from deduplicated to unreadable" in line for line in diff.worse)
 
 
-def test_address_used_again_for_another_is_no_match() -> None:
-    a = pagemap_report("a")
-    b = pagemap_report("b", ranges=((0x260000000, 0x27FFFFFFF),))
-    diff = diff_of(of(a), of(b))
-    assert [one.name for one in (*diff.pagemaps.gone, *diff.pagemaps.came)] == ["a", "b"]
+def test_very_many_ranges_are_not_compared_each_with_each() -> None:
+    olds = [pagemap_report("a", ranges=(span(2 * i, 1),), first=()) for i in range(2100)]
+    news = [
+        pagemap_report("a", ranges=((span(2 * i, 1)[0], span(2 * i, 1)[1] - (1 << 21)),), first=())
+        for i in range(2100)
+    ]
+    diff = compare(of(*olds), of(*news))
+    assert len(diff.pagemaps.gone) + len(diff.pagemaps.changed) == 2100
 
 
 def test_pagemaps_that_nothing_distinguishes_are_taken_in_order() -> None:
@@ -145,6 +269,32 @@ def test_pagemaps_that_nothing_distinguishes_are_taken_in_order() -> None:
     assert not diff_of(of(*same), of(*same))
     diff = diff_of(of(*same), of(*same[:2]))
     assert [one.address for one in diff.pagemaps.gone] == [0x3000]
+    # Its memory is described still.
+    assert diff.went == ()
+
+
+def test_the_same_machine_after_a_reboot(audited: Audited) -> None:
+    # Another seed: another place for the kernel and its vmemmap; names in another order.
+    names = ["dax0.0", "dax1.0", "pmem2"]
+    ranges = ["0x100000000", "0x140000000", "0x180000000"]
+
+    def scenario(order: list[str], seed: int, map_: str) -> str:
+        return f"ram = '512M'\nseed = {seed}\n" + "".join(
+            f"[[pagemap]]\nname = '{name}'\ntype = '{'fsdax' if 'pmem' in name else 'devdax'}'\n"
+            f"start = {at}\nsize = '256M'\nmap = '{map_ if at == ranges[0] else 'mem'}'\n"
+            for name, at in zip(order, ranges, strict=True)
+        )
+
+    before, _ = audited(scenario(names, 1, "mem"), "6.12")
+    after, _ = audited(scenario(["dax1.0", "dax0.0", "pmem2"], 2, "mem"), "6.12")
+    diff = diff_of(before, after)
+    assert (diff.pagemaps.came, diff.pagemaps.gone, diff.worse) == ((), (), ())
+    assert {(one.before.name, one.after.name) for one in diff.pagemaps.changed} == {
+        ("dax0.0", "dax1.0"),
+        ("dax1.0", "dax0.0"),
+    }
+    lost, _ = audited(scenario(["dax1.0", "dax0.0", "pmem2"], 3, "dev"), "6.12")
+    assert diff_of(before, lost).worse[0] == ("dax1.0: state from deduplicated to not-optimized")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from vmemscope.vmemmap.layout import Piece, Populated
 from vmemscope.vmemmap.runs import Runs, are_regular, judge, whole_compounds
 from vmemscope.vmemmap.tables import Kind, Leaves
 
+from .kernels import KERNELS, Dumps
+
 TABLE = ARCHITECTURE.page_table({"SYMBOL(swapper_pg_dir)": "ffffffff82000000"})
 
 
@@ -252,3 +254,53 @@ def test_table_adds_up_what_it_has_gathered(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(LIMITS, "gathered", 10)
     for one, other in zip(table().finish(), whole, strict=True):
         assert one.tolist() == other.tolist()
+
+
+# Where frames are.
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("start", "size"),
+    [
+        # part of a section, whole sections with a part before, behind, on both sides, none
+        (0x102000000, 48), (0x100000000, 4), (0x102000000, 304), (0x108000000, 130),
+        (0x10C000000, 448), (0x108000000, 256), (0x106000000, 64),
+        # partly, or as a whole, in a section of RAM
+        (0x1E000000, 64), (0x1E000000, 288), (0x1C000000, 32),
+    ],
+)  # fmt: skip
+def test_the_memory_map_of_a_device_with_an_altmap(
+    dumps: Dumps, start: int, size: int, kernel: str
+) -> None:
+    scenario = f"""
+ram = "512M"
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = {start}
+size = "{size}M"
+map = "dev"
+"""
+    (one,) = dumps.audited(scenario, kernel).pgmap.pagemaps
+    first, end = start >> 12, (start >> 12) + size * 256
+    # One entry at a time; RAM is below 512 MiB.
+    view = dumps.view(scenario, kernel)
+    frames = set()
+    for va, (pfn, _) in view.pages().items():
+        if first <= (va - view.vmemmap) // 64 < end:
+            frames.add(pfn)
+    device = {pfn for pfn in frames if first <= pfn < end}
+    assert all(pfn < 0x20000 for pfn in frames - device)
+    assert (one.frames.backing, one.frames.on_device, one.frames.elsewhere) == (
+        len(frames),
+        len(device),
+        0,
+    )
+    assert one.state == "not-optimized"
+    reason = one.reason or ""
+    assert ("on the device" in reason) == bool(device)
+    assert ("in RAM" in reason) == bool(frames - device)
+    if device and frames - device:
+        assert f"{len(device)} frames are on the device" in reason
+        assert f"{len(frames - device)} frames are in RAM" in reason

@@ -344,7 +344,7 @@ def test_page_with_a_fault(pages: Make, dumps: Dumps, fault: str, kernel: str, k
         assert (last.entry, report.sharing) == (None, None)
         assert report.not_read == (
             "page tables on the way to the struct page: 1",
-            "pages of the vmemmap whose page tables are missing, and which may map this page: 512",
+            "pages of vmemmap whose page tables are missing, and which may map this page: 512",
         )
     if fault in ("unreadable-struct-page", "unreadable-frame"):
         assert frame is not None

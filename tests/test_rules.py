@@ -136,7 +136,7 @@ def test_everything_but_what_does_not_apply_is_checked(audited: Audited, kernel:
         ("fsdax", "altmap-frame", "no altmap"),
         ("altmap", "refcount-low", "altmap: frames on the device"),
         ("altmap", "frame-not-memory", "altmap: frames on the device"),
-        ("altmap", "not-deduplicated", "the memory map lies on the device (altmap)"),
+        ("altmap", "not-deduplicated", "it has an altmap"),
         ("devdax-2m", "section-alignment", "no compound pages larger than a section"),
         ("devdax-2m", "leaf-fallback", "deduplicated parts have base pages"),
         ("devdax-2m", "mask-alignment", "tail pages of this kernel point to their head"),

@@ -135,7 +135,8 @@ def _plain(
         type=type,
         altmap=altmap,
         state="not-optimized",
-        reason="the memory map lies on the device" if altmap else "base pages",
+        # An altmap has the memory map of whole sections.
+        reason=("on the device" if whole else "altmap") if altmap else "base pages",
         expected=_pages(one),
         sharing={1: _pages(one)},
         leaf_sizes=frozenset(({2 * MIB} if whole else set()) | ({4 * KIB} if parts else set())),

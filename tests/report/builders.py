@@ -93,7 +93,9 @@ def pagemap_report(
             start, end, pages, mapped, unmapped, unreadable,
             ({PAGE: mapped} if mapped else {}) if leaf_sizes is None else leaf_sizes,
         ),
-        frames=FrameCounts(backing, backing if expected is None else expected, sharing),
+        frames=FrameCounts(
+            backing, backing if expected is None else expected, sharing, backing if altmap else 0, 0
+        ),
         saved_bytes=0 if altmap else (mapped - backing) * PAGE,
         state=state,
         reason=reason,

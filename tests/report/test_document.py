@@ -129,7 +129,13 @@ def test_pagemap() -> None:
             "unreadable": 0,
             "leaf_sizes": {"4096": 2048},
         },
-        "frames": {"backing": 512, "expected": 512, "sharing": {"1": 256, "7": 256}},
+        "frames": {
+            "backing": 512,
+            "expected": 512,
+            "sharing": {"1": 256, "7": 256},
+            "on_device": 0,
+            "elsewhere": 0,
+        },
         "saved_bytes": 6 << 20,
         "state": "deduplicated",
         "reason": None,
@@ -197,7 +203,7 @@ def test_unreadable_pagemap_has_nulls_and_a_reason() -> None:
         reason="struct dev_pagemap can't be read",
         first=(),
     )
-    one = replace(one, compound_size=None, frames=FrameCounts(0, None, {}))
+    one = replace(one, compound_size=None, frames=FrameCounts(0, None, {}, 0, 0))
     document = reports.to_document(report(one, not_read=("struct dev_pagemap can't be read: 1",)))
     VALIDATOR.validate(document)
     [pgmap] = document["pgmaps"]
@@ -205,7 +211,9 @@ def test_unreadable_pagemap_has_nulls_and_a_reason() -> None:
         "name", "vmemmap_shift", "compound_size", "altmap",
     ]  # fmt: skip
     assert pgmap["vmemmap"]["start"] is pgmap["vmemmap"]["end"] is None
-    assert pgmap["frames"] == {"backing": 0, "expected": None, "sharing": {}}
+    assert pgmap["frames"] == {
+        "backing": 0, "expected": None, "sharing": {}, "on_device": 0, "elsewhere": 0,
+    }  # fmt: skip
     assert pgmap["reason"] == "struct dev_pagemap can't be read"
     assert document["summary"]["not_read"] == ["struct dev_pagemap can't be read: 1"]
 

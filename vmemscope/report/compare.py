@@ -4,12 +4,13 @@ The changes between two reports, and which of them are worse.
 
 Two reports may be of one boot of a kernel, of two boots or of two machines. Addresses of
 structures and of the vmemmap, and its backing frames, then differ, so they are not
-compared: pagemaps are matched by name and ranges, findings by rule and place within the
-pagemap.
+compared, nor are the names of devices, which are numbered anew: pagemaps are matched by
+the memory that they describe, findings by rule and place within the pagemap.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
@@ -17,7 +18,7 @@ from typing import get_args
 from ..rules.findings import Finding, Outcome
 from ..rules.rule import Severity
 from ..text import binary_size, count
-from .documents.common import PagemapName
+from .documents.common import PagemapName, TargetInfo
 from .documents.diff import (
     Change,
     Diff,
@@ -31,6 +32,9 @@ from .documents.diff import (
 from .documents.pgmap import PagemapReport, Report, State
 
 __all__ = ("compare", "values_of", "words_of")
+
+#: pairs of ranges of which it is found out whether they overlap; no machine has so many
+_MAX_COMPARED = 1 << 22
 
 #: from best to worst
 _STATES = get_args(State)
@@ -48,7 +52,7 @@ _FIELDS: dict[str, Callable[[PagemapReport], str | int | None]] = {
     "name": lambda one: one.name,
     "type": lambda one: one.type,
     "vmemmap_shift": lambda one: one.vmemmap_shift,
-    "ranges": lambda one: ", ".join(f"{r.start:#x}-{r.end:#x}" for r in one.ranges),
+    "ranges": lambda one: ", ".join(f"{start:#x}-{end:#x}" for start, end in _ranges(one)),
     "state": lambda one: one.state,
     "mapped": lambda one: one.vmemmap.mapped,
     "unmapped": lambda one: one.vmemmap.unmapped,
@@ -72,17 +76,18 @@ def compare(before: Report, after: Report, sources: Sequence[str] | None = None)
     """
     Return the changes between two reports.
 
-    Two pagemaps match if they have the same name and ranges; of the rest, if they have the
-    same address, and the name or part of the ranges in common.
+    Two pagemaps match if they have the same ranges and the same type; of the rest, if they
+    have the same ranges, or some memory in common. ``docs/diff.md`` has the whole order.
 
     :param sources: the user's names of the two, the paths of the targets by default
     """
     if sources is None:
         sources = before.target.path, after.target.path
     pairs, gone, came = _matched(before.pagemaps, after.pagemaps)
-    diffs = [_compare_pagemaps(old, new) for old, new in pairs]
+    targets = before.target, after.target
+    diffs = [_compare_pagemaps(old, new, targets) for old, new in pairs]
     changed = tuple(diff for diff in diffs if diff)
-    findings = _compare_findings(before, after)
+    findings = _compare_findings(before, after, targets)
     # The number at the end may differ between reports of one target.
     known = {what.rpartition(": ")[0] for what in before.not_read}
     unread = tuple(what for what in after.not_read if what.rpartition(": ")[0] not in known)
@@ -98,6 +103,7 @@ def compare(before: Report, after: Report, sources: Sequence[str] | None = None)
         before=Source.of(before.target, source=sources[0]),
         after=Source.of(after.target, source=sources[1]),
         worse=tuple(worse),
+        went=tuple(_went(gone, after)),
         pagemaps=PagemapsDiff(_briefs(came), _briefs(gone), changed),
         findings=findings,
         not_read=unread,
@@ -142,20 +148,57 @@ def _matched(
     """
     Match the pagemaps of two reports.
 
+    What a pagemap is follows from the memory that it describes. Names and addresses may be
+    others after each boot, so they only decide where ranges leave it open.
+
     :return: pairs of before and after; those only before; those only after
     """
-    pairs, gone, came = _paired(before, after, lambda one: (one.name, one.ranges))
-    at_address, gone, came = _paired(gone, came, lambda one: one.address)
-    for old, new in at_address:
-        # An address is soon used again, for something else.
-        if old.name == new.name is not None or _overlap(old, new):
-            pairs.append((old, new))
-        else:
-            gone.append(old)
-            came.append(new)
+    pairs: list[tuple[PagemapReport, PagemapReport]] = []
+    gone, came = list(before), list(after)
+
+    def match(key: Callable[[PagemapReport], object]) -> None:
+        nonlocal gone, came
+        found, gone, came = _paired(gone, came, key)
+        pairs.extend(found)
+
+    match(lambda one: (_ranges(one), one.type, one.name) if one.ranges else None)
+    match(lambda one: (_ranges(one), one.type) if one.ranges else None)
+    match(lambda one: _ranges(one) or None)
+    found, gone, came = _overlapping(gone, came)
+    pairs += found
+    # A driver gets free addresses for private memory, others each time.
+    private = "private"
+    match(lambda one: (_size(one), one.name) if one.type == private and one.ranges else None)
+    match(lambda one: _size(one) if one.type == private and one.ranges else None)
+    # Without ranges that could be read on either side.
+    for key in (_address_and_name, _name):
+        found, left, rest = _paired(gone, came, key)
+        for old, new in found:
+            if old.ranges and new.ranges:
+                left.append(old)
+                rest.append(new)
+            else:
+                pairs.append((old, new))
+        gone, came = left, rest
     order = {id(one): i for group in (before, after) for i, one in enumerate(group)}
     pairs.sort(key=lambda pair: order[id(pair[1])])
     return pairs, sorted(gone, key=lambda p: order[id(p)]), sorted(came, key=lambda p: order[id(p)])
+
+
+def _ranges(one: PagemapReport) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted((r.start, r.end) for r in one.ranges))
+
+
+def _size(one: PagemapReport) -> int:
+    return sum(r.end - r.start + 1 for r in one.ranges)
+
+
+def _address_and_name(one: PagemapReport) -> object:
+    return one.address, one.name
+
+
+def _name(one: PagemapReport) -> object:
+    return one.name
 
 
 def _paired(
@@ -163,13 +206,14 @@ def _paired(
     after: Sequence[PagemapReport],
     key: Callable[[PagemapReport], object],
 ) -> tuple[list[tuple[PagemapReport, PagemapReport]], list[PagemapReport], list[PagemapReport]]:
+    """Pair those of one key; ``None`` is the key of none."""
     waiting: dict[object, list[PagemapReport]] = {}
     for one in after:
         waiting.setdefault(key(one), []).append(one)
     pairs, gone = [], []
     for one in before:
         several = waiting.get(key(one))
-        if several:
+        if several and key(one) is not None:
             # In order: nothing else distinguishes those of one key.
             pairs.append((one, several.pop(0)))
         else:
@@ -178,15 +222,65 @@ def _paired(
     return pairs, gone, [one for one in after if id(one) in left]
 
 
-def _overlap(old: PagemapReport, new: PagemapReport) -> bool:
-    return any(
-        one.start <= other.end and other.start <= one.end
+def _overlapping(
+    before: Sequence[PagemapReport], after: Sequence[PagemapReport]
+) -> tuple[list[tuple[PagemapReport, PagemapReport]], list[PagemapReport], list[PagemapReport]]:
+    """Pair those that have memory in common: of one type first, then by how much it is."""
+    if _number_of_ranges(before) * _number_of_ranges(after) > _MAX_COMPARED:
+        return [], list(before), list(after)
+    candidates = [
+        (old.type != new.type, -common, i, j)
+        for i, old in enumerate(before)
+        for j, new in enumerate(after)
+        if (common := _common(old, new))
+    ]
+    olds, news = set(range(len(before))), set(range(len(after)))
+    pairs = []
+    for _, _, i, j in sorted(candidates):
+        if i in olds and j in news:
+            olds.remove(i)
+            news.remove(j)
+            pairs.append((before[i], after[j]))
+    return pairs, [before[i] for i in sorted(olds)], [after[j] for j in sorted(news)]
+
+
+def _number_of_ranges(pagemaps: Sequence[PagemapReport]) -> int:
+    return sum(len(one.ranges) for one in pagemaps)
+
+
+def _common(old: PagemapReport, new: PagemapReport) -> int:
+    """Return the bytes of memory that two pagemaps have in common."""
+    return sum(
+        max(min(one.end, other.end) - max(one.start, other.start) + 1, 0)
         for one in old.ranges
         for other in new.ranges
     )
 
 
-def _compare_pagemaps(old: PagemapReport, new: PagemapReport) -> PagemapDiff:
+def _went(gone: Sequence[PagemapReport], after: Report) -> Iterator[str]:
+    """Yield what went and is not, with all its memory, in another pagemap now."""
+    there: list[tuple[int, int]] = []
+    for start, end in sorted(pair for one in after.pagemaps for pair in _ranges(one)):
+        if there and start <= there[-1][1] + 1:
+            there[-1] = there[-1][0], max(there[-1][1], end)
+        else:
+            there.append((start, end))
+    for one in gone:
+        if one.ranges and all(_inside(*pair, there) for pair in _ranges(one)):
+            continue
+        ranges = ", ".join(f"{start:#x}-{end:#x}" for start, end in _ranges(one)) or "no ranges"
+        yield f"{one.label} ({one.type}, {ranges})"
+
+
+def _inside(start: int, end: int, spans: Sequence[tuple[int, int]]) -> bool:
+    """Return whether one of the spans, which are in order and apart, holds all of another."""
+    at = bisect_right(spans, (start, 1 << 64)) - 1
+    return at >= 0 and spans[at][0] <= start and end <= spans[at][1]
+
+
+def _compare_pagemaps(
+    old: PagemapReport, new: PagemapReport, targets: tuple[TargetInfo, TargetInfo]
+) -> PagemapDiff:
     changes = []
     for field, get in _FIELDS.items():
         before, after = get(old), get(new)
@@ -196,7 +290,7 @@ def _compare_pagemaps(old: PagemapReport, new: PagemapReport) -> PagemapDiff:
         before=PagemapName.of(old),
         after=PagemapName.of(new),
         changes=tuple(changes),
-        findings=_compare_findings(old, new),
+        findings=_compare_findings(old, new, targets),
         reason=new.reason,
     )
 
@@ -206,19 +300,24 @@ def _is_worse(field: str, old: PagemapReport, new: PagemapReport) -> bool:
         return _STATES.index(new.state) > _STATES.index(old.state)
     if field == "saved_bytes":
         # Of less memory less can be saved.
-        return new.saved_bytes < old.saved_bytes and new.ranges == old.ranges
+        return new.saved_bytes < old.saved_bytes and _ranges(new) == _ranges(old)
     return field == "unreadable" and new.vmemmap.unreadable > old.vmemmap.unreadable
 
 
-def _compare_findings(old: PagemapReport | Report, new: PagemapReport | Report) -> FindingsDiff:
-    appeared = _without(new, Counter(_key(one, old) for one in old.findings))
-    gone = _without(old, Counter(_key(one, new) for one in new.findings))
-    before = {one.rule: one for one in old.outcomes}
+def _compare_findings(
+    old: PagemapReport | Report,
+    new: PagemapReport | Report,
+    targets: tuple[TargetInfo, TargetInfo],
+) -> FindingsDiff:
+    before, after = _keys(old, targets[0]), _keys(new, targets[1])
+    appeared = _without(new.findings, after, Counter(before))
+    gone = _without(old.findings, before, Counter(after))
+    outcomes = {one.rule: one for one in old.outcomes}
     reported = Counter(one.rule for one in appeared)
     reported.subtract(one.rule for one in gone)
     violations, skipped = [], []
     for now in new.outcomes:
-        was = before.get(now.rule)
+        was = outcomes.get(now.rule)
         if was is None:
             continue
         if was.outcome is Outcome.FAILED and now.outcome is Outcome.SKIPPED:
@@ -233,13 +332,15 @@ def _compare_findings(old: PagemapReport | Report, new: PagemapReport | Report) 
     return FindingsDiff(appeared, gone, tuple(violations), tuple(skipped))
 
 
+_Key = tuple[str, Severity, str, int]
+
+
 def _without(
-    owner: PagemapReport | Report, others: Counter[tuple[str, Severity, str, int]]
+    findings: Sequence[Finding], keys: Sequence[_Key], others: Counter[_Key]
 ) -> tuple[Finding, ...]:
     """Return the findings that are not among others; of equal ones the last."""
     left = []
-    for finding in owner.findings:
-        key = _key(finding, owner)
+    for finding, key in zip(findings, keys, strict=True):
         if others[key]:
             others[key] -= 1
         else:
@@ -247,20 +348,30 @@ def _without(
     return tuple(left)
 
 
-def _key(finding: Finding, owner: PagemapReport | Report) -> tuple[str, Severity, str, int]:
+def _keys(owner: PagemapReport | Report, target: TargetInfo) -> list[_Key]:
     """
-    Return the key of a finding that two reports share.
+    Return the key of each finding, which two reports share.
 
-    Messages, expected and observed values may hold frames, which differ after a boot.
+    It has the memory that the place in the vmemmap describes. Messages, expected and
+    observed values may hold frames, which differ after a boot.
     """
-    place, offset = "elsewhere", 0
-    if finding.vaddr is not None and isinstance(owner, PagemapReport):
-        start, end = owner.vmemmap.start, owner.vmemmap.end
-        if start is not None and end is not None and start <= finding.vaddr < end:
-            place, offset = "vmemmap", finding.vaddr - start
-        elif finding.vaddr == owner.address:
-            place = "pagemap"
-    return finding.rule, finding.severity, place, offset
+    keys = []
+    for finding in owner.findings:
+        place, at = "elsewhere", 0
+        if finding.vaddr is not None and isinstance(owner, PagemapReport):
+            start, end = owner.vmemmap.start, owner.vmemmap.end
+            if (
+                owner.ranges
+                and start is not None
+                and end is not None
+                and start <= finding.vaddr < end
+            ):
+                offset = (finding.vaddr - start) * target.page_size // target.struct_page_size
+                place, at = "vmemmap", _ranges(owner)[0][0] + offset
+            elif finding.vaddr == owner.address:
+                place = "pagemap"
+        keys.append((finding.rule, finding.severity, place, at))
+    return keys
 
 
 def _worse_pagemap(diff: PagemapDiff) -> Iterator[str]:

@@ -58,9 +58,13 @@ def _source(one: Source, pagemaps: str | int | None) -> str:
 
 
 def _verdict(diff: Diff) -> str:
-    if diff.worse:
-        return "something got worse"
-    return "nothing got worse" if diff else "no difference"
+    if not diff:
+        return "no difference"
+    went = ""
+    if diff.went:
+        number = count(len(diff.went), "pagemap")
+        went = f"; {number} went, with nothing in the place: {safe('; '.join(diff.went))}"
+    return ("something" if diff.worse else "nothing") + f" got worse{went}"
 
 
 def _pagemap(one: PagemapBrief) -> str:

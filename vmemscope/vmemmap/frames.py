@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..columns import join, numbered, select
+from ..spans import Spans, intersection, subtract
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,18 +110,30 @@ class FrameTotals:
     """Sums over frames."""
 
     def __init__(self) -> None:
-        #: frames
-        self.backing = 0
+        #: frames; of these, those on the pagemap's own device, and those in RAM
+        self.backing = self.on_device = self.in_ram = 0
         self._sharing: Counter[int] = Counter()
 
-    def add(self, frames: Frames) -> None:
-        """Add frames that are not among those that were added before."""
+    def add(self, frames: Frames, device: Spans, ram: Spans) -> None:
+        """
+        Add frames that are not among those that were added before.
+
+        :param device: page frames of the pagemap
+        :param ram: page frames of System RAM
+        """
         self.backing += frames.total
+        if len(frames.pfn):
+            pfn = frames.pfn.astype(np.int64)
+            here = Spans.of(pfn, pfn + frames.span)
+            in_ram = intersection(here, ram)
+            self.in_ram += in_ram.total
+            self.on_device += subtract(intersection(here, device), in_ram).total
         self._sharing.update(sharing(frames))
 
     def add_alike(self, entries: int, frames: int) -> None:
-        """Add frames that were not added before, each mapped by ``entries`` vpages."""
+        """Add frames of RAM not added before, each mapped by ``entries`` vpages."""
         self.backing += frames
+        self.in_ram += frames
         self._sharing[entries] += frames
 
     @property

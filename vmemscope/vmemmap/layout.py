@@ -168,7 +168,7 @@ def dedup_of(pagemap: Pagemap, geometry: Geometry, osrelease: str) -> Dedup:
     vpages or fewer, a compound page has a frame for each either way.
     """
     if pagemap.altmap is not None:
-        return Dedup(False, "the memory map lies on the device (altmap)")
+        return Dedup(False, "it has an altmap")
     if pagemap.vmemmap_shift is None:
         return Dedup(False, "kernel without compound pages of devices (before 5.17)")
     if not pagemap.vmemmap_shift:

@@ -417,7 +417,9 @@ class _Examination:
         pages: list[NDArray[np.int64]] = []
         for leaves in self.vmemmap.leaves(0, self.kernel.vmemmap_end):
             if unread := int(leaves.pieces[leaves.kind == Kind.UNREADABLE].sum()):
-                self.unread["pages of the vmemmap whose page tables are missing, and which may map this page"] += unread
+                self.unread[
+                    "pages of vmemmap whose page tables are missing, and which may map this page"
+                ] += unread
             into = np.uint64(pfn) - leaves.pfn
             here = (leaves.kind == Kind.MAPPED) & (into >> (leaves.shift - np.uint8(shift)) == 0)
             if here.any():

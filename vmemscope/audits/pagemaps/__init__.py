@@ -99,9 +99,11 @@ def once(
     with phase(timings, "contents"):
         flags = states.layout if states else None
         checked = []
-        for audited in pagemaps:
+        for audited, frames in zip(pagemaps, backing.frames, strict=True):
             checked.append(check_contents(audited, vmemmap, flags, contents, step))
-            where = ", which lie on the device" if audited.pagemap.altmap else ""
+            # An altmap holds the memory map of whole sections only.
+            moved = frames.backing and frames.on_device == frames.backing
+            where = ", which lie on the device" if moved else ""
             audited.not_read[f"compound pages{where}"] += checked[-1].compounds_unreadable
             audited.not_read[f"base pages{where}"] += checked[-1].base_pages_unreadable
     with phase(timings, "audit"):

@@ -152,7 +152,8 @@ class _Frames:
             ram = _check_memory(ram, audited, what, self._vmemmap)
             what.device |= bool(len(device.pfn))
             what.boot |= bool(len(boot.pfn))
-            totals.add(join_frames([ram, device, boot]))
+            own = audited.layout.frames
+            totals.add(join_frames([ram, device, boot]), own, self._vmemmap.ram.frames)
             parts += [ram, device]
         frames = _in_memory(join_frames(parts), self._vmemmap)
         if (shared := frames.owners > 1).any():

@@ -114,7 +114,7 @@ def _unsettled(one: PagemapReport, reason: str) -> PagemapReport:
         vmemmap=replace(
             one.vmemmap, mapped=0, unmapped=0, unreadable=one.vmemmap.pages, leaf_sizes={}
         ),
-        frames=FrameCounts(0, None, {}),
+        frames=FrameCounts(0, None, {}, 0, 0),
         saved_bytes=0,
         state="unreadable",
         reason=reason,

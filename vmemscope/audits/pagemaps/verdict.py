@@ -17,6 +17,7 @@ from ...report.documents.pgmap import (
 )
 from ...rules import rules_of
 from ...rules.rule import Scope
+from ...text import count
 from ...vmemmap.layout import Populated, expected_frames
 from ...vmemmap.tables import Kind
 
@@ -45,7 +46,7 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
     if size > 2 and known:
         ideal = [replace(piece, populated=Populated.COMPOUND) for piece in audited.pieces]
         savable = max(backing - expected_frames(ideal, size), 0)
-    state, reason = _state(audited, backing, expected)
+    state, reason = _state(audited, frames, expected)
     pagemap, pieces = audited.pagemap, audited.pieces
     return PagemapReport(
         address=pagemap.address,
@@ -64,7 +65,13 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
             unreadable=audited.by_kind[Kind.UNREADABLE],
             leaf_sizes=audited.leaf_sizes,
         ),
-        frames=FrameCounts(backing, expected, frames.sharing),
+        frames=FrameCounts(
+            backing,
+            expected,
+            frames.sharing,
+            frames.on_device,
+            backing - frames.on_device - frames.in_ram,
+        ),
         saved_bytes=0 if moved else max(mapped - backing, 0) * geometry.page_size,
         state=state,
         reason=reason,
@@ -82,7 +89,10 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
     )
 
 
-def _state(audited: AuditedPagemap, backing: int, expected: int | None) -> tuple[State, str | None]:
+def _state(
+    audited: AuditedPagemap, frames: FrameTotals, expected: int | None
+) -> tuple[State, str | None]:
+    backing = frames.backing
     mapped, unreadable = audited.by_kind[Kind.MAPPED], audited.by_kind[Kind.UNREADABLE]
     if not audited.ranges:
         damage = [one.message for one in audited.pagemap.damage]
@@ -91,6 +101,8 @@ def _state(audited: AuditedPagemap, backing: int, expected: int | None) -> tuple
         return "unreadable", "the page tables of its vmemmap could not be read"
     if not audited.shift_sound:
         return "unreadable", "its vmemmap_shift makes no sense"
+    if audited.pagemap.altmap is not None:
+        return "not-optimized", _altmap(audited, frames)
     if not audited.dedup.expected:
         return "not-optimized", audited.dedup.reason
     holes = audited.by_kind[Kind.HOLE]
@@ -110,3 +122,38 @@ def _state(audited: AuditedPagemap, backing: int, expected: int | None) -> tuple
     if backing != expected:
         return "partial", f"backed by {backing} frames instead of {expected}"
     return "deduplicated", None
+
+
+def _altmap(audited: AuditedPagemap, frames: FrameTotals) -> str:
+    """
+    Return where the frames of a pagemap with an altmap are.
+
+    Only whole sections take theirs from it (``arch/x86/mm/init_64.c: vmemmap_populate()``).
+    """
+    backing, device, ram = frames.backing, frames.on_device, frames.in_ram
+    if device and device == backing:
+        return "the memory map lies on the device (altmap)"
+    if not backing:
+        return "it has an altmap, and nothing of its vmemmap is known to be mapped"
+    populated = {piece.populated for piece in audited.pieces}
+    causes = [
+        words
+        for piece, words in (
+            (Populated.BASE, "parts of sections"),
+            (Populated.EARLY, "sections that were there at boot"),
+        )
+        if piece in populated
+    ]
+    in_ram = "in RAM" + (f" ({', '.join(causes)})" if causes else "")
+    if ram == backing:
+        return f"it has an altmap, but the memory map lies {in_ram}"
+    places = (
+        (device, "on the device (altmap)"),
+        (ram, in_ram),
+        (backing - device - ram, "in no memory"),
+    )
+    return "of the memory map, " + ", ".join(
+        f"{count(frames, 'frame')} {'is' if frames == 1 else 'are'} {where}"
+        for frames, where in places
+        if frames
+    )

@@ -116,6 +116,8 @@ class Diff(Document, frozen=True, kw_only=True, tag="vmemscope.diff/1"):
     after: Source
     #: what got worse, in words
     worse: tuple[Text, ...]
+    #: pagemaps that went, and whose memory is not all in other pagemaps now, in words
+    went: tuple[Text, ...]
     pagemaps: PagemapsDiff = field(name="pgmaps")
     #: findings of no single pagemap
     findings: FindingsDiff

@@ -84,6 +84,10 @@ class FrameCounts(Facts, frozen=True):
     expected: Count | None
     #: entries per frame -> frames, in base pages
     sharing: Counts
+    #: of the frames behind it, those on the device itself (altmap), and those that are
+    #: neither there nor in System RAM; ``None`` in old documents
+    on_device: Count | None = None
+    elsewhere: Count | None = None
 
 
 class FrameSpan(Facts, frozen=True):
