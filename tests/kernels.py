@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from drgn import Object, Program
 from drgn.helpers.linux.xarray import xa_for_each
+from kdumpling import KdumpBuilder
 
 from vmemscope.audits import hugetlb, memmap
 from vmemscope.audits.pagemaps import once
@@ -30,6 +31,7 @@ from vmemscope.sim.faults import HUGETLB_FAULTS, Finding, Planted
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.scenario import Scenario, parse_scenario
+from vmemscope.target.elf import read_elf
 from vmemscope.types import attach_types
 
 from .oracle import FRAME, PRESENT, PSE, Step, walk
@@ -51,6 +53,7 @@ __all__ = (
     "View",
     "able",
     "audit_core",
+    "filtered",
     "image",
     "undocumented",
     "write",
@@ -129,6 +132,34 @@ def able(scenario: str) -> list[str]:
         for kernel in KERNELS
         if all(not kind.kernels or kernel in kind.kernels for kind in kinds)
     ]
+
+
+def filtered(core: Path, path: Path, without: Collection[int], *, note: bool = True) -> Path:
+    """
+    Copy a dump without some pages.
+
+    :param without: their page frame numbers
+    :param note: whether the copy has VMCOREINFO
+    """
+    data = core.read_bytes()
+    loads, _ = read_elf(str(core))
+    builder = KdumpBuilder("x86_64")
+    if note:
+        text = Kernel.open_core(str(core)).prog["VMCOREINFO"].string_()
+        builder.set_vmcoreinfo(text.decode())
+    for load in loads:
+        first, end = load.paddr // PAGE, (load.paddr + load.filesz) // PAGE
+        inside = sorted(pfn for pfn in without if first <= pfn < end)
+        for low, high in zip((first, *(pfn + 1 for pfn in inside)), (*inside, end), strict=True):
+            if low < high:
+                at = load.offset + (low - first) * PAGE
+                builder.add_memory_segment(
+                    low * PAGE,
+                    data[at : at + (high - low) * PAGE],
+                    load.vaddr + (low - first) * PAGE,
+                )
+    builder.write(str(path))
+    return path
 
 
 class Audited(NamedTuple):

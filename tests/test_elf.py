@@ -14,7 +14,7 @@ from drgn import FaultError, Program
 
 from vmemscope.errors import TargetError
 from vmemscope.target import open_core
-from vmemscope.target.elf import NOT_IN_DUMP, Load, Piece, absent_pieces, hide_absent, read_loads
+from vmemscope.target.elf import NOT_IN_DUMP, Load, Piece, absent_pieces, hide_absent, read_elf
 
 PAGE = 4096
 END = 1 << 64
@@ -79,17 +79,17 @@ class TestHeaders:
     @pytest.mark.parametrize("extended", [False, True])
     def test_all_are_read(self, tmp_path: Path, order: str, extended: bool) -> None:
         data = elf_file(TWO, order=order, extended=extended, note=b"OSRELEASE=1\n")
-        assert read_loads(write(tmp_path, data)) == TWO
+        assert read_elf(write(tmp_path, data)) == (TWO, False)
 
     def test_none(self, tmp_path: Path) -> None:
-        assert read_loads(write(tmp_path, elf_file([]))) == []
+        assert read_elf(write(tmp_path, elf_file([]))) == ([], False)
 
     def test_32_bits_are_left_to_drgn(self, tmp_path: Path) -> None:
-        assert read_loads(write(tmp_path, elf_file(TWO, bits=32))) == []
+        assert read_elf(write(tmp_path, elf_file(TWO, bits=32))) == ([], False)
 
     def test_sizes_are_cut_off_at_64_bits(self, tmp_path: Path) -> None:
         huge = [Load(0, END - 0x1000, 0, END - 1, END - 1), Load(0, 0, 0, 0x5000, 0x1000)]
-        assert read_loads(write(tmp_path, elf_file(huge))) == [
+        assert read_elf(write(tmp_path, elf_file(huge)))[0] == [
             Load(0, END - 0x1000, 0, 0x1000, 0x1000),
             Load(0, 0, 0, 0x1000, 0x1000),
         ]
@@ -99,7 +99,7 @@ class TestHeaders:
         data = elf_file(TWO, extended=extended)
         for keep in range(4, len(data)):
             with pytest.raises(TargetError, match=r"cannot read .*; it may be cut off"):
-                read_loads(write(tmp_path, data[:keep]))
+                read_elf(write(tmp_path, data[:keep]))
 
     @pytest.mark.parametrize(
         ("position", "content", "message"),
@@ -115,21 +115,21 @@ class TestHeaders:
         data = bytearray(elf_file(TWO))
         data[position : position + len(content)] = content
         with pytest.raises(TargetError, match=message):
-            read_loads(write(tmp_path, bytes(data)))
+            read_elf(write(tmp_path, bytes(data)))
 
     @pytest.mark.parametrize("number", [1 << 20, (1 << 20) + 1, 0xFFFFFFFF])
     def test_absurd_number_of_headers(self, tmp_path: Path, number: int) -> None:
         data = bytearray(elf_file(TWO, extended=True))
         struct.pack_into("<I", data, 64 + 44, number)
         with pytest.raises(TargetError, match="program headers"):
-            read_loads(write(tmp_path, bytes(data)))
+            read_elf(write(tmp_path, bytes(data)))
 
     @pytest.mark.parametrize("offset", [1 << 63, END - 1, 64 + 1])
     def test_section_header_that_is_nowhere(self, tmp_path: Path, offset: int) -> None:
         data = bytearray(elf_file(TWO[:1], extended=True)[:110])
         struct.pack_into("<Q", data, 40, offset)
         with pytest.raises(TargetError, match="first section header is not in the file"):
-            read_loads(write(tmp_path, bytes(data)))
+            read_elf(write(tmp_path, bytes(data)))
 
     def test_random_bytes(self, tmp_path: Path) -> None:
         rng = random.Random(1)
@@ -138,7 +138,7 @@ class TestHeaders:
             for _ in range(rng.randrange(1, 8)):
                 data[rng.randrange(4, len(data))] = rng.randrange(256)
             try:
-                loads = read_loads(write(tmp_path, bytes(data)))
+                loads, _ = read_elf(write(tmp_path, bytes(data)))
             except TargetError:
                 continue
             for piece in absent_pieces(loads):
@@ -285,7 +285,7 @@ class TestDrgn:
         prog = Program()
         prog.set_core_dump(path)
         assert prog.read(0x2000, 8, True) == bytes(8)
-        assert hide_absent(prog, path, read_loads(path)) == 0x4000
+        assert hide_absent(prog, path, read_elf(path)[0]) == 0x4000
         with pytest.raises(FaultError):
             prog.read(0x2000, 8, True)
 

@@ -167,11 +167,25 @@ class TestKdump:
         # start_pfn_64, end_pfn_64: every second frame from 10 on is there
         struct.pack_into("<QQ", data, PAGE + 80, 0, 10 + 2 * keep)
         kdump.write_bytes(data[: max(ends)])
-        check_whole(str(kdump))
+        for path in (check_whole, open_core):
+            with pytest.raises(TargetError, match=r"split, with pfn 0x0 to 0x32.*--reassemble"):
+                path(str(kdump))
+        # The second file: the first is no better, each lacks what the others have.
         struct.pack_into("<QQ", data, PAGE + 80, 5, 10 + 2 * keep + 1)
         kdump.write_bytes(data[: max(ends)])
-        with pytest.raises(TargetError, match="it may be cut off"):
+        with pytest.raises(TargetError, match="split, with pfn 0x5 to 0x33"):
             check_whole(str(kdump))
+
+    @pytest.mark.parametrize(
+        ("bits", "words"), [(0x8, "marked the dump as incomplete"), (0x10, "option -e")]
+    )
+    def test_what_makedumpfile_says_of_it(self, kdump: Path, bits: int, words: str) -> None:
+        data = bytearray(kdump.read_bytes())
+        (status,) = struct.unpack_from("<I", data, BLOCK_SIZE - 4)
+        assert not any(words in note for note in open_core(str(kdump)).notes)
+        struct.pack_into("<I", data, BLOCK_SIZE - 4, status | bits)
+        kdump.write_bytes(data)
+        assert any(words in note for note in open_core(str(kdump)).notes)
 
     def test_random_bytes(self, kdump: Path) -> None:
         data = kdump.read_bytes()

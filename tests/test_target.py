@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import logging
+import lzma
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -19,9 +23,15 @@ import pytest
 from drgn import Architecture, FaultError, Platform, Program
 from kdumpling import KdumpBuilder
 
+from vmemscope.audits.pagemaps import once
 from vmemscope.errors import ExitStatus, TargetError
+from vmemscope.machine import Kernel
 from vmemscope.target import live, open_core, open_live, open_qemu, qemu
+from vmemscope.target.elf import read_elf
 from vmemscope.target.qmp import Event, Monitor, MonitorError
+
+from .kernels import DEVICE, KERNELS, Dumps, filtered
+from .test_kdump import kdump_file
 
 GREETING = {"QMP": {"version": {}, "capabilities": []}}
 #: what QEMU's monitor prints for "info mtree -f", in short
@@ -67,15 +77,73 @@ class TestCore:
             open_core(str(tmp_path / "nothing"))
 
     def test_directory(self, tmp_path: Path) -> None:
-        with pytest.raises(TargetError, match=r"Is a directory|not a regular file"):
+        with pytest.raises(TargetError, match="is a directory"):
             open_core(str(tmp_path))
 
-    @pytest.mark.parametrize("content", [b"", b"hello\n", b"\x7fEL", b"PK\3\4" + b"\0" * 100])
+    @pytest.mark.parametrize("content", [b"hello\n", b"\x7fEL", bytes(range(256)) * 40])
     def test_no_dump(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "file"
         path.write_bytes(content)
-        with pytest.raises(TargetError, match="is not a kernel dump"):
+        with pytest.raises(TargetError, match=r"is not a kernel dump; give an ELF"):
             open_core(str(path))
+
+    @pytest.mark.parametrize(
+        ("content", "what", "hint"),
+        [
+            (b"", "it is empty", ""),
+            (gzip.compress(b"KDUMP   "), "compressed with gzip", "gzip -dk"),
+            (lzma.compress(b"KDUMP   "), "compressed with xz", "xz -dk"),
+            (lzma.compress(b"K" * 99, lzma.FORMAT_ALONE), "compressed with lzma", "unlzma"),
+            (bz2.compress(b"KDUMP   "), "compressed with bzip2", "bzip2 -dk"),
+            (b"\x28\xb5\x2f\xfd\x04\x00", "compressed with zstd", "zstd -d"),
+            (b"\x04\x22\x4d\x18\x64", "compressed with lz4", "lz4 -d"),
+            (b"\x89LZO\0\r\n\x1a\n\x10", "compressed with lzop", "lzop -d"),
+            (b"PK\3\4" + bytes(100), "a zip archive", "unzip"),
+            (b"x" * 257 + b"ustar\0", "a tar archive", "tar xf"),
+            (b"EMiL\1\0\0\0", "a LiME memory image", "makedumpfile, kdump or QEMU"),
+            (b"LibvirtQemudSave\2", "saved by libvirt", "virsh dump --memory-only"),
+            (b"QEVM\0\0\0\3", "a migration stream of QEMU", "dump-guest-memory"),
+            (b"QFI\xfb\0\0\0\3", "a qcow2 disk image", "virsh dump"),
+            (b"\xd2\xbe\xd2\xbe\x08\0", "a VMware snapshot", "vmss2core"),
+            (b"PAGEDU64", "a Windows dump", ""),
+            (b"OSRELEASE=6.1.0\n", "a VMCOREINFO note", "--vmcoreinfo"),
+            (b'{"schema": "vmemscope.pgmap/1"}', "a JSON document", "vmemscope diff"),
+            (bytes(0x202) + b"HdrS" + bytes(100), "a kernel image", "-c"),
+            (bytes(8192), "starts with zeros", "raw image of memory"),
+        ],
+    )
+    def test_what_else_a_file_can_be(
+        self, tmp_path: Path, content: bytes, what: str, hint: str
+    ) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        with pytest.raises(TargetError, match="is not a kernel dump: ") as caught:
+            open_core(str(path))
+        assert what in str(caught.value)
+        assert hint in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("kind", "what"), [(1, "an object file"), (2, "an executable"), (3, "a shared object")]
+    )
+    @pytest.mark.parametrize("order", ["little", "big"])
+    def test_an_elf_file_that_is_no_core(
+        self, tmp_path: Path, kind: int, what: str, order: str
+    ) -> None:
+        path = tmp_path / "vmlinux"
+        head = b"\x7fELF\2" + (b"\1" if order == "little" else b"\2") + bytes(10)
+        path.write_bytes(head + kind.to_bytes(2, order) + bytes(100))  # type: ignore[arg-type]
+        with pytest.raises(TargetError, match=f"it is {what}.* file with -s"):
+            open_core(str(path))
+
+    def test_a_fifo_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        with pytest.raises(TargetError, match="is not a regular file"):
+            open_core(str(tmp_path / "fifo"))
+        with pytest.raises(TargetError, match="is not a regular file"):
+            open_core("/dev/zero")
+        with pytest.raises(TargetError, match="cannot open"):
+            open_core("a\0b")
 
     @pytest.mark.parametrize("magic", [b"\x7fELF", b"KDUMP   ", b"DISKDUMP", b"makedumpfile"])
     def test_cut_off_in_its_header(self, tmp_path: Path, magic: bytes) -> None:
@@ -86,12 +154,14 @@ class TestCore:
 
     def test_no_vmcoreinfo(self, tmp_path: Path) -> None:
         path = write_core(tmp_path / "vmcore", None)
-        with pytest.raises(TargetError, match=r"has no VMCOREINFO.*-device vmcoreinfo"):
+        with pytest.raises(
+            TargetError, match="has no usable VMCOREINFO, and none is in its memory"
+        ):
             open_core(str(path))
 
     def test_vmcoreinfo_without_what_translation_needs(self, tmp_path: Path) -> None:
         path = write_core(tmp_path / "vmcore", "OSRELEASE=6.1.0\n")
-        with pytest.raises(TargetError, match="cannot read"):
+        with pytest.raises(TargetError, match="has no usable VMCOREINFO"):
             open_core(str(path))
 
     def test_vmcoreinfo_file_that_is_none(self, tmp_path: Path) -> None:
@@ -101,6 +171,169 @@ class TestCore:
             open_core(str(path), str(tmp_path / "note"))
         with pytest.raises(TargetError, match=r"cannot read VMCOREINFO from .*: No such file"):
             open_core(str(path), str(tmp_path / "missing"))
+
+
+def without_note(core: Path, path: Path) -> Path:
+    """Copy a dump without the name of its VMCOREINFO note, which memory has, too."""
+    data = bytearray(core.read_bytes())
+    at = data.index(b"VMCOREINFO\0")
+    assert at < 4096
+    data[at] = ord("X")
+    path.write_bytes(data)
+    return path
+
+
+def with_note(core: Path, path: Path, note: bytes, pfn: int) -> Path:
+    """Copy a dump, with something else at the start of a frame that it has."""
+    data = bytearray(core.read_bytes())
+    loads, _ = read_elf(str(core))
+    (load,) = [one for one in loads if 0 <= (pfn << 12) - one.paddr < one.filesz]
+    at = load.offset + (pfn << 12) - load.paddr
+    data[at : at + len(note)] = note
+    path.write_bytes(data)
+    return path
+
+
+def elf_note(text: bytes, order: str = "<") -> bytes:
+    return struct.pack(f"{order}III12s", 11, len(text), 0, b"VMCOREINFO") + text
+
+
+class TestVmcoreinfo:
+    """Where VMCOREINFO can come from, and whether it is of the kernel in the dump."""
+
+    @pytest.fixture
+    def core(self, dumps: Dumps) -> Path:
+        return dumps.core("devdax-2m", "6.12")
+
+    @pytest.fixture
+    def text(self, core: Path) -> bytes:
+        return bytes(open_core(str(core)).prog["VMCOREINFO"].string_())
+
+    @pytest.mark.parametrize("kernel", KERNELS)
+    @pytest.mark.parametrize("scenario", ["devdax-2m", "4-level"])
+    def test_found_in_memory(
+        self, dumps: Dumps, tmp_path: Path, scenario: str, kernel: str
+    ) -> None:
+        core = dumps.core(scenario, kernel)
+        target = open_core(str(without_note(core, tmp_path / "vmcore")))
+        assert target.vmcoreinfo == open_core(str(core)).vmcoreinfo
+        (note,) = target.notes
+        assert note.startswith("VMCOREINFO was found in memory at physical address 0x")
+        audited = once(Kernel.open_core(str(tmp_path / "vmcore")))
+        assert audited.pagemaps == once(Kernel.open_core(str(core))).pagemaps
+        assert audited.findings == ()
+
+    def test_found_in_a_kdump_file(self, core: Path, tmp_path: Path) -> None:
+        memory = core.read_bytes()
+        loads, _ = read_elf(str(core))
+        pages = {
+            (one.paddr + at) >> 12: memory[one.offset + at :][:4096]
+            for one in loads
+            for at in range(0, one.filesz, 4096)
+            if one.paddr + at < 1 << 28
+        }
+        path = tmp_path / "vmcore"
+        path.write_bytes(kdump_file(pages, compressed=True, vmcoreinfo=""))
+        target = open_core(str(path))
+        assert target.vmcoreinfo == open_core(str(core)).vmcoreinfo
+        assert any("was found in memory" in note for note in target.notes)
+
+    def test_of_several_the_one_that_fits(
+        self, core: Path, dumps: Dumps, tmp_path: Path, text: bytes
+    ) -> None:
+        # Of another boot, of another kernel, and one that is cut off, each before it.
+        other = dumps.core("mixed", "7.2")
+        another = bytes(open_core(str(other)).prog["VMCOREINFO"].string_())
+        moved = text.replace(b"SYMBOL(init_uts_ns)=ffffffff", b"SYMBOL(init_uts_ns)=fffffffe")
+        path = without_note(core, tmp_path / "vmcore")
+        data = path.read_bytes()
+        unused = [
+            (one.paddr + at) >> 12
+            for one in read_elf(str(path))[0]
+            for at in range(0, one.filesz, 4096)
+            if not any(data[one.offset + at :][:4096])
+        ]
+        for pfn, note in zip(unused[:3], (another, moved, text[:100]), strict=True):
+            path = with_note(path, path, elf_note(note), pfn)
+        target = open_core(str(path))
+        assert target.vmcoreinfo == open_core(str(core)).vmcoreinfo
+        (said,) = [one for one in target.notes if "found in memory" in one]
+        found = int(said.split("address ")[1].split(";")[0], 16)
+        if any(pfn << 12 < found for pfn in unused[:3]):
+            assert "it fits the kernel there, others do not (" in said
+
+    def test_none_of_several_fits(self, core: Path, tmp_path: Path, text: bytes) -> None:
+        path = without_note(core, tmp_path / "vmcore")
+        data = path.read_bytes()
+        broken = data
+        for name in (b"SYMBOL(init_uts_ns)", b"SYMBOL(swapper_pg_dir)"):
+            broken = broken.replace(name + b"=ffffffff", name + b"=fffffffe")
+        assert broken != data
+        path.write_bytes(broken)
+        with pytest.raises(TargetError, match="none is in its memory"):
+            open_core(str(path))
+
+    @pytest.mark.parametrize("form", ["text", "zeros", "elf", "page", "big"])
+    def test_given_in_any_form(self, core: Path, tmp_path: Path, text: bytes, form: str) -> None:
+        note = tmp_path / "note"
+        note.write_bytes(
+            {
+                "text": text,
+                "zeros": text + bytes(100),
+                "elf": elf_note(text),
+                "page": elf_note(text).ljust(8192, b"\0"),
+                "big": elf_note(text, ">").ljust(8192, b"\0"),
+            }[form]
+        )
+        path = without_note(core, tmp_path / "vmcore")
+        assert open_core(str(path), str(note)).vmcoreinfo == open_core(str(core)).vmcoreinfo
+        # Beside the dump's own, which is the same.
+        assert open_core(str(core), str(note)).notes == ()
+
+    @pytest.mark.parametrize("keep", [1, 9, 20, 40, 100, 300])
+    @pytest.mark.parametrize("elf", [False, True])
+    def test_cut_off(self, core: Path, tmp_path: Path, text: bytes, keep: int, elf: bool) -> None:
+        note = tmp_path / "note"
+        note.write_bytes((elf_note(text) if elf else text)[:keep])
+        with pytest.raises(TargetError, match=r"holds no VMCOREINFO|not complete|is not of the"):
+            open_core(str(core), str(note))
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_of_another_boot(self, core: Path, tmp_path: Path, own: bool, dumps: Dumps) -> None:
+        # The same kernel, elsewhere.
+        seed = 'ram = "256M"\nseed = 7\n' + DEVICE
+        note = tmp_path / "note"
+        other = dumps.core(seed, "6.12")
+        note.write_bytes(bytes(open_core(str(other)).prog["VMCOREINFO"].string_()))
+        path = core if own else without_note(core, tmp_path / "vmcore")
+        with pytest.raises(TargetError, match="is not of the kernel in") as caught:
+            open_core(str(path), str(note))
+        assert ("leave --vmcoreinfo out" in str(caught.value)) == own
+        assert "vmlinux" not in str(caught.value)
+
+    def test_of_another_kernel_at_the_same_place(
+        self, core: Path, tmp_path: Path, text: bytes
+    ) -> None:
+        note = tmp_path / "note"
+        note.write_bytes(text.replace(b"OSRELEASE=6.12.117", b"OSRELEASE=6.12.999"))
+        with pytest.raises(TargetError, match=r"it is of Linux 6.12.999.*runs 6.12.117"):
+            open_core(str(core), str(note))
+
+    def test_the_kernels_name_is_lost(self, core: Path, tmp_path: Path, text: bytes) -> None:
+        # Then the page tables say whether they are those of the note.
+        keys = open_core(str(core)).vmcoreinfo
+        place = int(keys["SYMBOL(init_uts_ns)"], 16) - 0xFFFFFFFF80000000
+        place += int(keys["NUMBER(phys_base)"])
+        path = tmp_path / "vmcore"
+        filtered(core, path, {place >> 12})
+        note = tmp_path / "note"
+        note.write_bytes(text)
+        assert open_core(str(path), str(note)).vmcoreinfo == keys
+        note.write_bytes(
+            text.replace(b"SYMBOL(swapper_pg_dir)=ffff", b"SYMBOL(swapper_pg_dir)=fffe")
+        )
+        with pytest.raises(TargetError, match=r"is not of the kernel|cannot read"):
+            open_core(str(path), str(note))
 
 
 class TestKernel:

@@ -8,6 +8,7 @@ it, and the VMCOREINFO that tells where to begin to read it.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 
@@ -408,7 +409,7 @@ class SimulatedKernel:
         symbols["node_online_map"] = (
             symbols["node_states"] + self.layouts.constant("N_ONLINE") * size
         )
-        return vmcoreinfo(
+        text = vmcoreinfo(
             self.layouts,
             self.behaviour,
             self.addresses,
@@ -417,6 +418,10 @@ class SimulatedKernel:
             self.section_roots,
             self.build_id,
         )
+        # update_vmcoreinfo_note(): an ELF note at the start of a page
+        note = struct.pack("<III12s", 11, len(text), 0, b"VMCOREINFO") + text.encode()
+        self.memory.write(self.image.room("data", 2 * PAGE_SIZE, PAGE_SIZE), note)
+        return text
 
     def _define_variables(self, free: int) -> None:
         addresses, layouts, image = self.addresses, self.layouts, self.image

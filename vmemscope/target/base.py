@@ -7,13 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import TargetError
-from .vmcoreinfo import parse
+from ..arch import architecture_of
+from ..errors import TargetError, VmemscopeError
+from .reads import READ_ERRORS
+from .vmcoreinfo import note_text, parse, symbol
 
 if TYPE_CHECKING:
     from drgn import Platform, Program
 
-__all__ = ("Target", "new_program", "read_vmcoreinfo", "target_of")
+__all__ = ("Target", "misfit", "new_program", "read_vmcoreinfo", "target_of")
+
+
+#: bytes in a field of struct new_utsname, and before its release: sysname, nodename
+_UTS_LEN = 65
+_RELEASE = 2 * _UTS_LEN
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,11 @@ def new_program(vmcoreinfo: str | bytes | None, platform: Platform | None = None
         return Program(platform)
     if isinstance(vmcoreinfo, str):
         vmcoreinfo = read_vmcoreinfo(vmcoreinfo)
-    return Program(platform, vmcoreinfo=vmcoreinfo)
+    try:
+        return Program(platform, vmcoreinfo=vmcoreinfo)
+    except Exception as e:
+        # drgn raises a plain Exception for keys that it misses or can't parse.
+        raise TargetError(f"the VMCOREINFO given is not complete: {e}") from e
 
 
 def read_vmcoreinfo(path: str) -> bytes:
@@ -65,12 +76,53 @@ def read_vmcoreinfo(path: str) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            text = file.read(1 << 20)
+            text = note_text(file.read(1 << 20))
     except OSError as e:
         raise TargetError(f"cannot read VMCOREINFO from {path}: {e.strerror}") from e
-    if b"OSRELEASE=" not in text:
-        raise TargetError(f"{path} holds no VMCOREINFO (no OSRELEASE line)")
+    if text is None:
+        raise TargetError(
+            f"{path} holds no VMCOREINFO",
+            "it is text that starts with OSRELEASE=, or an ELF note with the name VMCOREINFO",
+        )
     return text
+
+
+def misfit(prog: Program, *, strict: bool = False) -> str | None:
+    """
+    Return why a VMCOREINFO that did not come with the target is not of its kernel.
+
+    The kernel's name must be where the note says (``init_uts_ns``): after another boot, the
+    kernel is elsewhere (KASLR). If that page is lost, the root of the page tables must map
+    itself.
+
+    :param prog: opened with that note
+    :param strict: whether the kernel's name must be there
+    """
+    try:
+        keys = parse(prog["VMCOREINFO"].string_())
+        release = symbol(keys, "init_uts_ns") + _RELEASE
+        release += int(keys.get("OFFSET(uts_namespace.name)", "0"))
+    except (LookupError, TargetError, ValueError):
+        return "it does not say where the kernel's name is"
+    expected = keys.get("OSRELEASE", "").encode()
+    try:
+        found = prog.read(release, _UTS_LEN).partition(b"\0")[0]
+    except READ_ERRORS:
+        return None if not strict and _maps_itself(prog, keys) else "its addresses are not mapped"
+    if found == expected:
+        return None
+    if (name := found.decode("ascii", "replace")) and name.isprintable() and "." in name:
+        return f"it is of Linux {expected.decode('ascii', 'replace')}, the target runs {name}"
+    return "the kernel's name is not where it says"
+
+
+def _maps_itself(prog: Program, keys: Mapping[str, str]) -> bool:
+    try:
+        root = architecture_of(prog.platform).page_table(keys).root
+        mapped = prog.read(symbol(keys, "swapper_pg_dir"), 4096)
+        return bool(any(mapped) and prog.read(root, 4096, physical=True) == mapped)
+    except (VmemscopeError, *READ_ERRORS):
+        return False
 
 
 def target_of(

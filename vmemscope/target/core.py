@@ -8,18 +8,21 @@ pages as zeros; :mod:`.elf` and :mod:`.kdump` prevent that.
 
 from __future__ import annotations
 
-import os
-import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..arch import vmcoreinfo_marks
 from ..errors import TargetError
-from .base import Target, new_program, target_of
-from .elf import NOT_IN_DUMP, Load, hide_absent, read_loads
+from .base import Target, misfit, new_program, read_vmcoreinfo, target_of
+from .elf import NOT_IN_DUMP, Load, hide_absent, read_elf
+from .formats import is_core, read_head, refusal
 from .kdump import FLATTENED, check_flattened, check_whole
+from .scan import notes_in_elf, notes_in_kdump
 from .vmcoreinfo import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from drgn import Program
 
 __all__ = ("open_core",)
@@ -34,54 +37,113 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     """
     Open a vmcore.
 
+    A dump without VMCOREINFO is searched for the one in its memory; :attr:`Target.notes`
+    then says where it was.
+
     :param path: the dump
     :param vmcoreinfo: path of a saved VMCOREINFO note to use instead of the dump's
-    :raises TargetError: if it can't be opened, is no dump of a Linux kernel, or is cut off
+    :raises TargetError: if it can't be opened, is no dump of a Linux kernel, or is cut off,
+        or if the note is not of that kernel
     """
-    head = _read_head(path)
-    if not head.startswith(_MAGICS):
-        raise TargetError(
-            f"{path} is not a kernel dump",
-            "give an ELF or kdump-compressed vmcore"
-            + (" with -c, and a vmlinux or debug file with -s" if path.endswith("linux") else ""),
-        )
+    head = read_head(path)
+    if not head.startswith(_MAGICS) or (head.startswith(_ELF) and not is_core(head)):
+        raise refusal(path, head)
     loads: list[Load] = []
     notes: list[str] = []
+    end = 0
     if head.startswith(_ELF):
-        loads = read_loads(path)
+        loads, incomplete = read_elf(path)
+        if incomplete:
+            notes.append(_INCOMPLETE)
     elif head.startswith(FLATTENED):
         check_flattened(path)
-    elif level := check_whole(path):
-        notes.append(f"the dump was filtered (dump level {level}): pages left out are not read")
-    prog = _set_core_dump(path, vmcoreinfo)
+    else:
+        level, end, incomplete, no_vmemmap = check_whole(path)
+        if level:
+            notes.append(f"the dump was filtered (dump level {level}): pages left out are not read")
+        if no_vmemmap:
+            notes.append("makedumpfile left out parts of the memory map (option -e)")
+        if incomplete:
+            notes.append(_INCOMPLETE)
+    text = None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo)
+    prog = _set_core_dump(path, text)
+    if prog is None and text is None:
+        prog = _by_scan(path, loads, end, notes)
+    if prog is None:
+        raise TargetError(
+            f"{path} has no usable VMCOREINFO, and none is in its memory, so it can't be read as a"
+            " dump of a Linux kernel",
+            "give a saved note with --vmcoreinfo; guests that start with -device vmcoreinfo, and"
+            " load qemu_fw_cfg, have one in each dump",
+        )
     if missing := hide_absent(prog, path, loads):
         size = f"{missing >> 20} MiB" if missing >> 20 else f"{missing >> 10} KiB"
         notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not read as zeros")
-    return target_of(
-        prog,
-        "core",
-        path,
-        TargetError(
-            f"{path} has no VMCOREINFO, so it can't be read as a Linux kernel dump",
-            "boot the guest with -device vmcoreinfo and load qemu_fw_cfg in it before it is dumped,"
-            " or give a saved note with --vmcoreinfo",
-        ),
-        tuple(notes),
-    )
+    if text is not None and (why := misfit(prog)):
+        own = _set_core_dump(path, None) is not None
+        raise TargetError(
+            f"the VMCOREINFO in {vmcoreinfo} is not of the kernel in {path}: {why}",
+            "the dump has a VMCOREINFO of its own: leave --vmcoreinfo out"
+            if own
+            else "give the note of the same boot",
+        )
+    error = TargetError(f"{path} has no VMCOREINFO")
+    return target_of(prog, "core", path, error, tuple(notes))
 
 
-def _read_head(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-                raise TargetError(f"{path} is not a regular file")
-            return file.read(64)
-    except OSError as e:
-        raise TargetError(f"cannot open {path}: {e.strerror}") from e
+_INCOMPLETE = (
+    "makedumpfile marked the dump as incomplete: pages that it could not write are not read"
+)
 
 
-def _set_core_dump(path: str, vmcoreinfo: str | None) -> Program:
+def _by_scan(path: str, loads: list[Load], end: int, notes: list[str]) -> Program | None:
+    """
+    Open a dump by a VMCOREINFO in its memory, ``None`` if none fits.
+
+    :param end: physical address after all that a kdump file describes, 0 for other formats
+    :param notes: gets where it was found
+    """
+    found = list(_notes(path, loads, end))
+    for strict in (True, False):
+        others: list[str] = []
+        for address, text in found:
+            prog = None
+            with suppress(TargetError):
+                prog = _set_core_dump(path, text)
+            if prog is not None:
+                # What the file lacks must not read as zeros.
+                hide_absent(prog, path, loads)
+            if prog is None or misfit(prog, strict=strict):
+                release = parse(text).get("OSRELEASE", "unknown")
+                others.append(f"{release} at {address:#x}")
+                continue
+            where = f"VMCOREINFO was found in memory at physical address {address:#x}"
+            if others:
+                where += f"; it fits the kernel there, others do not ({', '.join(others)})"
+            notes.append(where)
+            # Another program, since segments can't be taken back.
+            return _set_core_dump(path, text)
+    return None
+
+
+def _notes(path: str, loads: list[Load], end: int) -> Iterator[tuple[int, bytes]]:
+    if loads:
+        yield from notes_in_elf(path, loads)
+    elif end:
+        from drgn import Architecture, Platform
+
+        for name, key in vmcoreinfo_marks():
+            yield from notes_in_kdump(path, Platform(Architecture[name]), key, end)
+
+
+def _set_core_dump(path: str, vmcoreinfo: bytes | None) -> Program | None:
+    """
+    Return a program that is set to a dump, ``None`` if it lacks VMCOREINFO.
+
+    :raises TargetError: if it can't be read
+    """
+    from drgn import ProgramFlags
+
     prog = new_program(vmcoreinfo)
     try:
         prog.set_core_dump(path)
@@ -91,14 +153,22 @@ def _set_core_dump(path: str, vmcoreinfo: str | None) -> Program:
             anonymous = _without_machine(path, vmcoreinfo)
             if anonymous is not None:
                 return anonymous
+            if vmcoreinfo is None:
+                return None
+        if vmcoreinfo is None and any(words in str(e) for words in _NO_VMCOREINFO):
+            return None
         raise TargetError(
             f"cannot read {path}: {str(e).strip()}",
             "it may be cut off or damaged; compare its size",
         ) from e
-    return prog
+    return prog if prog.flags & ProgramFlags.IS_LINUX_KERNEL else None
 
 
-def _without_machine(path: str, vmcoreinfo: str | None) -> Program | None:
+#: in drgn's messages about dumps whose VMCOREINFO is missing or damaged
+_NO_VMCOREINFO = ("VMCOREINFO", "vmcoreinfo")
+
+
+def _without_machine(path: str, vmcoreinfo: bytes | None) -> Program | None:
     """
     Open a dump that does not say its architecture, ``None`` if none fits.
 

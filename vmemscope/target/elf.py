@@ -28,11 +28,12 @@ from ..errors import TargetError
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ("NOT_IN_DUMP", "Load", "Piece", "absent_pieces", "hide_absent", "read_loads")
+__all__ = ("NOT_IN_DUMP", "Load", "Piece", "absent_pieces", "hide_absent", "read_elf")
 
 #: why a page can't be read
 NOT_IN_DUMP = "not in the dump (filtered or cut off)"
 
+_DUMP_ELF_INCOMPLETE = 1
 _EHDR_SIZE = 64
 _PHDR_SIZE = 56
 _PT_LOAD = 1
@@ -73,11 +74,12 @@ class Piece(NamedTuple):
     offset: int | None
 
 
-def read_loads(path: str) -> list[Load]:
+def read_elf(path: str) -> tuple[list[Load], bool]:
     """
     Read the PT_LOAD headers of a 64-bit ELF file.
 
-    :return: headers in the order of the file; none for a 32-bit file
+    :return: headers in the order of the file, none for a 32-bit file; and whether
+        makedumpfile says that it could not write all (DUMP_ELF_INCOMPLETE in e_flags)
     :raises TargetError: if the headers are not in the file, or are absurd
     """
     with open(path, "rb") as file:
@@ -89,7 +91,7 @@ def read_loads(path: str) -> list[Load]:
             ) from None
 
 
-def _parse(fd: int) -> list[Load]:
+def _parse(fd: int) -> tuple[list[Load], bool]:
     size = os.lseek(fd, 0, os.SEEK_END)
     header = os.pread(fd, _EHDR_SIZE, 0)
     if len(header) < _EHDR_SIZE:
@@ -97,11 +99,13 @@ def _parse(fd: int) -> list[Load]:
     # EI_CLASS and EI_DATA
     bits, order = header[4], {1: "<", 2: ">"}.get(header[5])
     if bits != 2:
-        return []
+        return [], False
     if order is None:
         raise ValueError(f"its ELF header has a byte order of {header[5]}")
     phoff, shoff = struct.unpack_from(f"{order}QQ", header, 32)
-    phentsize, phnum = struct.unpack_from(f"{order}HH", header, 54)
+    flags, _, phentsize, phnum = struct.unpack_from(f"{order}IHHH", header, 48)
+    # A processor's own flags are none of makedumpfile's: it sets nothing else.
+    incomplete = flags == _DUMP_ELF_INCOMPLETE
     if phnum == _PN_XNUM and shoff:
         # An offset beyond the file may not fit the system call.
         section = os.pread(fd, _SH_INFO + 4, shoff) if shoff < size else b""
@@ -109,7 +113,7 @@ def _parse(fd: int) -> list[Load]:
             raise ValueError("its first section header is not in the file")
         (phnum,) = struct.unpack_from(f"{order}I", section, _SH_INFO)
     if not phnum:
-        return []
+        return [], incomplete
     if phentsize != _PHDR_SIZE:
         raise ValueError(f"its program headers are {phentsize} bytes long, not {_PHDR_SIZE}")
     if phnum > _MAX_HEADERS:
@@ -125,7 +129,7 @@ def _parse(fd: int) -> list[Load]:
         if kind == _PT_LOAD:
             memsz = min(memsz, _END - vaddr)
             loads.append(Load(offset, vaddr, paddr, min(filesz, memsz), memsz))
-    return loads
+    return loads, incomplete
 
 
 def absent_pieces(loads: Sequence[Load]) -> list[Piece]:
@@ -180,7 +184,7 @@ def hide_absent(prog: Program, path: str, loads: Sequence[Load]) -> int:
     Make reads of memory that the file lacks fail.
 
     :param prog: a program that was set to the file
-    :param loads: what :func:`read_loads` returned for the file
+    :param loads: what :func:`read_elf` returned for the file
     :return: bytes of physical memory that no segment has
     """
     pieces = absent_pieces(loads)

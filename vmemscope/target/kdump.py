@@ -24,7 +24,7 @@ import numpy as np
 
 from ..errors import TargetError
 
-__all__ = ("FLATTENED", "check_flattened", "check_whole")
+__all__ = ("FLATTENED", "Contents", "check_flattened", "check_whole")
 
 #: first bytes of the flattened format
 FLATTENED = b"makedumpfile"
@@ -35,6 +35,10 @@ _STATUS = (424, 412)
 #: block sizes; a block is a page
 _BLOCKS = tuple(1 << shift for shift in range(12, 19))
 _DESCRIPTOR = 24
+#: DUMP_DH_COMPRESSED_INCOMPLETE, DUMP_DH_EXCLUDED_VMEMMAP
+_INCOMPLETE, _EXCLUDED_VMEMMAP = 0x8, 0x10
+#: 52 bits of physical address
+_MAX_PFN = 1 << 40
 #: page descriptors read at a time
 _BATCH = 1 << 18
 #: bytes of bitmap read at a time
@@ -64,14 +68,30 @@ class _Header(NamedTuple):
     notes_end: int
     #: makedumpfile's dump level (option -d), 0 if it left nothing out
     level: int
+    #: DUMP_DH_* bits
+    status: int
+    #: whether it is one file of a dump that makedumpfile split
+    split: bool
 
 
-def check_whole(path: str) -> int:
+class Contents(NamedTuple):
+    """What a kdump file says that it has."""
+
+    #: makedumpfile's dump level, 0 if it left out at most pages of zeros
+    level: int
+    #: physical address after all that it describes
+    end: int
+    #: whether makedumpfile could not write all of it
+    incomplete: bool
+    #: whether parts of the memory map were left out (makedumpfile -e)
+    no_vmemmap: bool
+
+
+def check_whole(path: str) -> Contents:
     """
     Check that a kdump file (not flattened) is not cut off.
 
-    :return: makedumpfile's dump level, 0 if it left out at most pages of zeros
-    :raises TargetError: if it is cut off
+    :raises TargetError: if it is cut off, or one file of a split dump
     """
     with open(path, "rb") as file:
         fd = file.fileno()
@@ -79,12 +99,23 @@ def check_whole(path: str) -> int:
         header = _read_header(fd)
         if header is None:
             # Not of a Linux kernel: drgn says why.
-            return 0
+            return Contents(0, 0, False, False)
+        if header.split:
+            raise TargetError(
+                f"{path} is one file of a dump that makedumpfile split, with pfn"
+                f" {header.start_pfn:#x} to {header.end_pfn:#x}",
+                "put all files together first: makedumpfile --reassemble FILE... NEWFILE",
+            )
         needed = _needed(fd, size, header)
     if needed > size:
         raise _cut_off(path, f"it has {size} bytes of {needed} or more")
     # Bit 0 is for pages of zeros, which have descriptors nevertheless.
-    return header.level if header.level & ~1 else 0
+    return Contents(
+        header.level if header.level & ~1 else 0,
+        min(header.max_pfn, _MAX_PFN) * header.block,
+        bool(header.status & _INCOMPLETE),
+        bool(header.status & _EXCLUDED_VMEMMAP),
+    )
 
 
 def check_flattened(path: str) -> None:
@@ -123,9 +154,13 @@ def _read_header(fd: int) -> _Header | None:
         for order in "<>":
             version = struct.unpack_from(f"{order}i", raw, 8)[0]
             # status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr
-            _, block, sub_header, bitmap, max_pfn = struct.unpack_from(f"{order}5I", raw, status)
+            flags, block, sub_header, bitmap, max_pfn = struct.unpack_from(
+                f"{order}5I", raw, status
+            )
             if block in _BLOCKS and 0 < sub_header < 1 << 16 and bitmap:
-                found = _Header(order, block, sub_header, bitmap, max_pfn, 0, 1 << 64, 0, 0)
+                found = _Header(
+                    order, block, sub_header, bitmap, max_pfn, 0, 1 << 64, 0, 0, flags, False
+                )
                 return _with_sub_header(fd, found, version, status == _STATUS[0])
     return None
 
@@ -144,7 +179,7 @@ def _with_sub_header(fd: int, header: _Header, version: int, wide: bool) -> _Hea
     header = header._replace(notes_end=max(ends, default=0), level=level if version >= 1 else 0)
     if version >= 2 and split:
         start_pfn, end_pfn = fields[8:10] if version >= 6 else fields[:2]
-        header = header._replace(start_pfn=start_pfn, end_pfn=end_pfn)
+        header = header._replace(start_pfn=start_pfn, end_pfn=end_pfn, split=True)
     return header._replace(max_pfn=fields[10]) if version >= 6 else header
 
 

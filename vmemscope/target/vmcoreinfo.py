@@ -12,11 +12,42 @@ from collections.abc import Mapping
 
 from ..errors import TargetError
 
-__all__ = ("number", "parse", "physmem_bits", "physmem_frames", "symbol")
+__all__ = (
+    "MAX_NOTE",
+    "NOTE_NAME",
+    "note_text",
+    "number",
+    "parse",
+    "physmem_bits",
+    "physmem_frames",
+    "symbol",
+)
 
 #: bits of a physical address, at most, on any architecture
 _MAX_PHYSMEM_BITS = 52
 _MASK_64 = (1 << 64) - 1
+#: name of the ELF note, with the zeros that end it and fill its last word
+NOTE_NAME = b"VMCOREINFO\0\0"
+#: bytes in a note, at most: VMCOREINFO_BYTES and a page
+MAX_NOTE = 1 << 16
+
+
+def note_text(data: bytes) -> bytes | None:
+    """
+    Return the text of a note, ``None`` if it is none.
+
+    It comes as text, or as an ELF note as it lies in memory and in dumps: struct elf64_note
+    with the name VMCOREINFO (``kernel/crash_core.c: append_elf_note()``), in either byte
+    order.
+    """
+    if data[12:].startswith(NOTE_NAME):
+        start = 12 + -(-len(NOTE_NAME) // 4) * 4
+        sizes = (int.from_bytes(data[4:8], order) for order in ("little", "big"))
+        size = min(size for size in sizes) if len(data) > start else 0
+        data = data[start : start + size]
+    text = data.rstrip(b"\0")
+    known = text.startswith(b"OSRELEASE=") or b"\nOSRELEASE=" in text
+    return text if known and b"\0" not in text else None
 
 
 def parse(text: bytes) -> dict[str, str]:
