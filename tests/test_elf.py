@@ -14,7 +14,7 @@ from drgn import FaultError, Program
 
 from vmemscope.errors import TargetError
 from vmemscope.target import open_core
-from vmemscope.target.elf import NOT_IN_DUMP, Load, Piece, absent_pieces, hide_absent, read_elf
+from vmemscope.target.elf import NOT_IN_DUMP, Load, Piece, absent_pieces, add_segments, read_elf
 
 PAGE = 4096
 END = 1 << 64
@@ -285,7 +285,7 @@ class TestDrgn:
         prog = Program()
         prog.set_core_dump(path)
         assert prog.read(0x2000, 8, True) == bytes(8)
-        assert hide_absent(prog, path, read_elf(path)[0]) == 0x4000
+        assert add_segments(prog, path, read_elf(path)[0]) == 0x4000
         with pytest.raises(FaultError):
             prog.read(0x2000, 8, True)
 

@@ -395,6 +395,14 @@ def test_what_keeps_a_guest_from_being_looked_at(tmp_path: Path) -> None:
             r" -device vmcoreinfo.*--vmcoreinfo\n",
             result.stderr,
         )
+        # Its memory has the note all the same, which takes no device.
+        for format in ("elf", "kdump-zlib"):
+            core = tmp_path / format
+            guest.dump(core, format)
+            result = vmemscope("pgmap", "--all", "-c", str(core))
+            assert result.returncode == 0, result.stderr
+            assert f"Linux {guest.release}" in result.stdout
+            assert "VMCOREINFO was found in memory at physical address 0x" in result.stderr
         with socket.socket(socket.AF_UNIX) as other:
             other.connect(guest.qmp)
             assert b"QMP" in other.recv(1000)

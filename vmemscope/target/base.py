@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..arch import architecture_of
 from ..errors import TargetError, VmemscopeError
+from ..text import printable
 from .reads import READ_ERRORS
 from .vmcoreinfo import note_text, parse, symbol
 
@@ -112,7 +113,7 @@ def misfit(prog: Program, *, strict: bool = False) -> str | None:
     if found == expected:
         return None
     if (name := found.decode("ascii", "replace")) and name.isprintable() and "." in name:
-        return f"it is of Linux {expected.decode('ascii', 'replace')}, the target runs {name}"
+        return f"it is of Linux {printable(expected)}, the target runs {name}"
     return "the kernel's name is not where it says"
 
 

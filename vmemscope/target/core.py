@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from ..arch import vmcoreinfo_marks
 from ..errors import TargetError
+from ..text import printable
 from .base import Target, misfit, new_program, read_vmcoreinfo, target_of
-from .elf import NOT_IN_DUMP, Load, hide_absent, read_elf
+from .elf import NOT_IN_DUMP, Load, add_segments, read_elf
 from .formats import is_core, read_head, refusal
 from .kdump import FLATTENED, check_flattened, check_whole
 from .scan import notes_in_elf, notes_in_kdump
@@ -55,10 +56,9 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
         loads, incomplete = read_elf(path)
         if incomplete:
             notes.append(_INCOMPLETE)
-    elif head.startswith(FLATTENED):
-        check_flattened(path)
     else:
-        level, end, incomplete, no_vmemmap = check_whole(path)
+        check = check_flattened if head.startswith(FLATTENED) else check_whole
+        level, end, incomplete, no_vmemmap = check(path)
         if level:
             notes.append(f"the dump was filtered (dump level {level}): pages left out are not read")
         if no_vmemmap:
@@ -76,7 +76,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
             "give a saved note with --vmcoreinfo; guests that start with -device vmcoreinfo, and"
             " load qemu_fw_cfg, have one in each dump",
         )
-    if missing := hide_absent(prog, path, loads):
+    if missing := add_segments(prog, path, loads):
         size = f"{missing >> 20} MiB" if missing >> 20 else f"{missing >> 10} KiB"
         notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not read as zeros")
     if text is not None and (why := misfit(prog)):
@@ -103,27 +103,37 @@ def _by_scan(path: str, loads: list[Load], end: int, notes: list[str]) -> Progra
     :param end: physical address after all that a kdump file describes, 0 for other formats
     :param notes: gets where it was found
     """
-    found = list(_notes(path, loads, end))
+    seen: list[tuple[int, bytes]] = []
+
+    def candidates() -> Iterator[tuple[int, bytes]]:
+        # To search all of memory takes long: the first that fits ends it.
+        for one in _notes(path, loads, end):
+            seen.append(one)
+            yield one
+
     for strict in (True, False):
         others: list[str] = []
-        for address, text in found:
-            prog = None
-            with suppress(TargetError):
-                prog = _set_core_dump(path, text)
-            if prog is not None:
-                # What the file lacks must not read as zeros.
-                hide_absent(prog, path, loads)
-            if prog is None or misfit(prog, strict=strict):
-                release = parse(text).get("OSRELEASE", "unknown")
-                others.append(f"{release} at {address:#x}")
-                continue
-            where = f"VMCOREINFO was found in memory at physical address {address:#x}"
-            if others:
-                where += f"; it fits the kernel there, others do not ({', '.join(others)})"
-            notes.append(where)
-            # Another program, since segments can't be taken back.
-            return _set_core_dump(path, text)
+        for address, text in candidates() if strict else seen:
+            if _fits(path, text, loads, strict):
+                where = f"VMCOREINFO was found in memory at physical address {address:#x}"
+                if others:
+                    where += f"; it fits the kernel there, others do not ({', '.join(others)})"
+                notes.append(where)
+                return _set_core_dump(path, text)
+            release = printable(parse(text).get("OSRELEASE", "unknown").encode())
+            others.append(f"{release} at {address:#x}")
     return None
+
+
+def _fits(path: str, text: bytes, loads: list[Load], strict: bool) -> bool:
+    prog = None
+    with suppress(TargetError):
+        prog = _set_core_dump(path, text)
+    if prog is None:
+        return False
+    # What the file lacks must not read as zeros.
+    add_segments(prog, path, loads)
+    return misfit(prog, strict=strict) is None
 
 
 def _notes(path: str, loads: list[Load], end: int) -> Iterator[tuple[int, bytes]]:

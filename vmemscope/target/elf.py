@@ -6,7 +6,7 @@ ELF dumps with segments that are shorter in the file than in memory.
 (``p_filesz``) before it ends in memory (``p_memsz``). QEMU does so for memory that it
 does not write. ELF says that the rest reads as zeros, and drgn follows it. But a page
 table of zeros would be a hole, and a ``struct page`` of zeros a corrupt one. So
-:func:`hide_absent` adds segments over these pieces whose reads fail, also for drgn's
+:func:`add_segments` adds segments over these pieces whose reads fail, also for drgn's
 own reads (page tables, XArray nodes).
 
 The headers come from the target and are not trusted: their number is bounded, and
@@ -28,7 +28,7 @@ from ..errors import TargetError
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ("NOT_IN_DUMP", "Load", "Piece", "absent_pieces", "hide_absent", "read_elf")
+__all__ = ("NOT_IN_DUMP", "Load", "Piece", "absent_pieces", "add_segments", "read_elf")
 
 #: why a page can't be read
 NOT_IN_DUMP = "not in the dump (filtered or cut off)"
@@ -179,18 +179,24 @@ def _merge(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]
     return merged
 
 
-def hide_absent(prog: Program, path: str, loads: Sequence[Load]) -> int:
+def add_segments(prog: Program, path: str, loads: Sequence[Load]) -> int:
     """
-    Make reads of memory that the file lacks fail.
+    Make reads of memory that the file lacks fail, and of physical memory possible.
+
+    A file whose segments all start at physical address 0 looks to drgn as if it had no
+    physical addresses. QEMU makes these: one segment for all of a guest's memory.
 
     :param prog: a program that was set to the file
     :param loads: what :func:`read_elf` returned for the file
     :return: bytes of physical memory that no segment has
     """
     pieces = absent_pieces(loads)
-    if not pieces:
+    unknown = loads if len(loads) == 1 and not loads[0].paddr else ()
+    if not pieces and not unknown:
         return 0
     file = _File(path)
+    for load in unknown:
+        prog.add_memory_segment(load.paddr, load.filesz, _reader(file, load.offset), True)
     for piece in pieces:
         read = _reader(file, piece.offset)
         prog.add_memory_segment(piece.vaddr, piece.size, read, False)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,8 @@ _BATCH = 1 << 18
 #: bytes of bitmap read at a time
 _BITMAP_BATCH = 1 << 20
 
+#: pieces of a flattened file that are searched for the headers, which are written first
+_FLAT_PIECES = 64
 #: struct makedumpfile_header is padded to it
 _FLAT_HEADER = 4096
 #: struct makedumpfile_data_header: offset and size, big-endian; the last has -1 in both
@@ -96,21 +99,26 @@ def check_whole(path: str) -> Contents:
     with open(path, "rb") as file:
         fd = file.fileno()
         size = os.lseek(fd, 0, os.SEEK_END)
-        header = _read_header(fd)
+        header = _read_header(lambda count, offset: os.pread(fd, count, offset))
         if header is None:
             # Not of a Linux kernel: drgn says why.
             return Contents(0, 0, False, False)
-        if header.split:
-            raise TargetError(
-                f"{path} is one file of a dump that makedumpfile split, with pfn"
-                f" {header.start_pfn:#x} to {header.end_pfn:#x}",
-                "put all files together first: makedumpfile --reassemble FILE... NEWFILE",
-            )
+        contents = _contents(path, header)
         needed = _needed(fd, size, header)
     if needed > size:
         raise _cut_off(path, f"it has {size} bytes of {needed} or more")
-    # Bit 0 is for pages of zeros, which have descriptors nevertheless.
+    return contents
+
+
+def _contents(path: str, header: _Header) -> Contents:
+    if header.split:
+        raise TargetError(
+            f"{path} is one file of a dump that makedumpfile split, with pfn"
+            f" {header.start_pfn:#x} to {header.end_pfn:#x}",
+            "put all files together first: makedumpfile --reassemble FILE... NEWFILE",
+        )
     return Contents(
+        # Bit 0 is for pages of zeros, which have descriptors nevertheless.
         header.level if header.level & ~1 else 0,
         min(header.max_pfn, _MAX_PFN) * header.block,
         bool(header.status & _INCOMPLETE),
@@ -118,11 +126,12 @@ def check_whole(path: str) -> Contents:
     )
 
 
-def check_flattened(path: str) -> None:
+def check_flattened(path: str) -> Contents:
     """
     Check that a flattened file contains a kdump file and is not cut off.
 
-    :raises TargetError: if it is cut off, or contains another format
+    :raises TargetError: if it is cut off, or contains another format, or one file of a
+        split dump
     """
     with open(path, "rb") as file:
         first = os.pread(file.fileno(), 24, _FLAT_HEADER)
@@ -138,6 +147,31 @@ def check_flattened(path: str) -> None:
             end = max(os.lseek(file.fileno(), 0, os.SEEK_END) - len(_FLAT_END), 0)
             if os.pread(file.fileno(), len(_FLAT_END), end) != _FLAT_END:
                 raise _cut_off(path, "the mark of its end is missing")
+        header = _read_header(_flat_reader(file.fileno()))
+    return Contents(0, 0, False, False) if header is None else _contents(path, header)
+
+
+def _flat_reader(fd: int) -> Callable[[int, int], bytes]:
+    """Return a function that reads bytes at an offset of the file in a flattened file."""
+    pieces: dict[int, bytes] = {}
+    at = _FLAT_HEADER
+    for _ in range(_FLAT_PIECES):
+        raw = os.pread(fd, 16, at)
+        if len(raw) < 16:
+            break
+        offset, size = struct.unpack(">qq", raw)
+        if offset < 0 or size <= 0:
+            break
+        pieces[offset] = os.pread(fd, min(size, _FLAT_HEADER), at + 16)
+        at += 16 + size
+
+    def read(count: int, offset: int) -> bytes:
+        for start, data in pieces.items():
+            if start <= offset < start + len(data):
+                return data[offset - start :][:count]
+        return b""
+
+    return read
 
 
 def _cut_off(path: str, how: str) -> TargetError:
@@ -146,8 +180,13 @@ def _cut_off(path: str, how: str) -> TargetError:
     )
 
 
-def _read_header(fd: int) -> _Header | None:
-    raw = os.pread(fd, 464, 0)
+def _read_header(read: Callable[[int, int], bytes]) -> _Header | None:
+    """
+    Read the headers of a kdump file, ``None`` if they make no sense.
+
+    :param read: takes how many bytes, and where
+    """
+    raw = read(464, 0)
     if len(raw) < 464:
         return None
     for status in _STATUS:
@@ -161,13 +200,15 @@ def _read_header(fd: int) -> _Header | None:
                 found = _Header(
                     order, block, sub_header, bitmap, max_pfn, 0, 1 << 64, 0, 0, flags, False
                 )
-                return _with_sub_header(fd, found, version, status == _STATUS[0])
+                return _with_sub_header(read, found, version, status == _STATUS[0])
     return None
 
 
-def _with_sub_header(fd: int, header: _Header, version: int, wide: bool) -> _Header:
+def _with_sub_header(
+    read: Callable[[int, int], bytes], header: _Header, version: int, wide: bool
+) -> _Header:
     """Add the fields of struct kdump_sub_header; its 32-bit forms are not read."""
-    raw = os.pread(fd, 104, header.block)
+    raw = read(104, header.block)
     if not wide or len(raw) < 104:
         return header
     level, split = struct.unpack_from(f"{header.order}ii", raw, 8)
