@@ -83,11 +83,6 @@ class Import(NamedTuple):
 EXCEPTIONS: set[Import] = {
     # The description of an architecture parses symbols and numbers of VMCOREINFO.
     Import("arch.x86_64", "target.vmcoreinfo"),
-    # Names that several audits need are a list of one audit.
-    Import("audits.hugetlb", "audits.pagemaps.needs"),
-    Import("audits.hugetlb.needs", "audits.pagemaps.needs"),
-    Import("audits.memmap", "audits.pagemaps.needs"),
-    Import("audits.page.needs", "audits.pagemaps.needs"),
     # This audit reads the page tables of processes itself.
     Import("audits.pagemaps.structures", "target.reads"),
     # The target's part of a report is made from a Kernel.

@@ -27,6 +27,8 @@ from .target.base import target_of
 from .target.vmcoreinfo import physmem_bits, physmem_frames
 from .timing import phase
 from .types import attach_types, check_needs, has_types, sensible_types
+from .types.names import DEVICES, MEMORY_MAP
+from .types.options import check_memory_model, has_zone_device
 from .vmemmap.layout import Geometry
 from .vmemmap.memory import PhysicalMemory
 from .vmemmap.pagemaps import PagemapLayout, layouts_of
@@ -175,14 +177,23 @@ class Kernel:
         kernel.types = self.types
         return kernel
 
-    def require(self, needs: Iterable[Need]) -> None:
+    def require(self, needs: Iterable[Need] = ()) -> None:
         """
-        Check that the kernel's types have the names that an audit relies on.
+        Check that the kernel has a vmemmap, and its types the names that an audit relies on.
 
+        :param needs: names besides those that all audits need
+        :raises UnsupportedError: if it has no vmemmap
         :raises TypesError: if they lack one
         """
         with phase(self.timings, "types"):
-            check_needs(self.prog, needs)
+            check_memory_model(self.prog, self.target.vmcoreinfo)
+            devices = DEVICES if self.zone_device else ()
+            check_needs(self.prog, (*MEMORY_MAP, *devices, *needs))
+
+    @cached_property
+    def zone_device(self) -> bool:
+        """Whether the kernel can have pagemaps."""
+        return has_zone_device(self.prog)
 
     @property
     def live(self) -> bool:
@@ -238,7 +249,7 @@ class Kernel:
 
     @cached_property
     def _pagemaps(self) -> tuple[list[Pagemap], list[Damage]]:
-        return read_pagemaps(self.prog)
+        return read_pagemaps(self.prog) if self.zone_device else ([], [])
 
     @property
     def pagemaps(self) -> list[Pagemap]:

@@ -162,7 +162,7 @@ def choose(report: Report, which: str) -> PagemapReport:
     known = ", ".join(one.name or f"{one.address:#x}" for one in report.pagemaps[:20])
     raise UsageError(
         f"no pagemap is called {which} or has it in a range",
-        f"there are: {known}" if known else "there are no pagemaps at all",
+        f"there are: {known}" if known else report.no_pagemaps or "there are no pagemaps at all",
     )
 
 

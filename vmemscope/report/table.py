@@ -106,7 +106,9 @@ def render_all(report: Report, width: int) -> str:
     else:
         lines += [
             "no pagemaps in what could be read"
-            if report.summary.partial
+            if report.summary.partial and not report.no_pagemaps
+            else f"no pagemaps: {safe(report.no_pagemaps)}"
+            if report.no_pagemaps
             else "no pagemaps: this kernel has no device memory that struct pages describe",
             "",
         ]

@@ -27,6 +27,7 @@ from .memremap import Memremap
 from .modules import Modules
 from .nodes import MAX_NUMNODES, Nodes
 from .objects import KernelMemory
+from .options import symbols_without, types_without
 from .page_alloc import Memblock, PageAllocator
 from .pagetable import (
     KERNEL_LARGE,
@@ -202,6 +203,10 @@ class SimulatedKernel:
         pgdats = {}
         count = -(-self.layouts.sizeof("pglist_data") // PAGE_SIZE)
         for nid in sorted({nid for _, _, nid in self.ram}):
+            if "NUMA" in self.scenario.off:
+                size = count * PAGE_SIZE
+                pgdats[nid] = self.image.define("contig_page_data", size, "data", PAGE_SIZE)
+                continue
             pfn = self.memblock.alloc(count, nid=nid)
             self.physical.run(pfn, count)
             pgdats[nid] = self.addresses.va(pfn << PAGE_SHIFT)
@@ -223,7 +228,9 @@ class SimulatedKernel:
 
     def _mm_init(self) -> None:
         """``memmap_init()``, ``memblock_free_all()``: struct pages of RAM."""
-        self.memmap = MemMap(self.physical, self.tables, self.addresses, self.layouts, self.ram)
+        self.memmap = MemMap(
+            self.physical, self.tables, self.addresses, self.layouts, self.ram, self.scenario.off
+        )
         free = [(run.start, run.end, run.nid) for run in self.memblock.runs]
         for nr, block in self.boot_memmap.items():
             self._init_section_memmap(nr, block, free)
@@ -480,14 +487,14 @@ class SimulatedKernel:
         image.label("_end", image.text + IMAGE_SIZE, "B")
 
     def _write_btf(self) -> None:
-        data = btf.encode(self.layouts.types)
+        data = btf.encode(types_without(self.layouts.types, self.scenario.off))
         va = self.image.room("rodata", len(data), PAGE_SIZE)
         self.memory.write(va, data)
         self.image.label("__start_BTF", va, "R")
         self.image.label("__stop_BTF", va + len(data), "R")
 
     def _write_kallsyms(self) -> None:
-        table = kallsyms.encode(self.image.symbols)
+        table = kallsyms.encode(symbols_without(self.image.symbols, self.scenario.off))
         #: the tables' own addresses; kallsyms does not list them
         self._kallsyms_symbols: dict[str, int] = {}
 

@@ -31,8 +31,8 @@ _U32 = 0xFFFF_FFFF
 # number (SPARSEMEM_VMEMMAP); from the top of page->flags down.
 NODES_PGSHIFT = 54
 ZONES_PGSHIFT = 51
-_LAST_CPUPID_PGSHIFT = 30
-_LAST_CPUPID_MASK = (1 << 21) - 1
+_LAST_CPUPID_WIDTH = 21
+_LAST_CPUPID_MASK = (1 << _LAST_CPUPID_WIDTH) - 1
 
 #: include/linux/poison.h, with x86-64's POISON_POINTER_DELTA
 _POISON = 0xDEAD_0000_0000_0000
@@ -45,6 +45,7 @@ class MemMap:
     The struct pages of all memory.
 
     :param ram: RAM as (first pfn, pfn after the last, node)
+    :param off: options that the kernel lacks
     """
 
     def __init__(
@@ -54,12 +55,17 @@ class MemMap:
         addresses: AddressSpace,
         layouts: Layouts,
         ram: Sequence[tuple[int, int, int]],
+        off: Sequence[str] = (),
     ) -> None:
         self.memory = memory
         self.tables = tables
         self.addresses = addresses
         self.layouts = layouts
         self.ram = ram
+        # NODES_WIDTH is 0 without NUMA; ZONES_WIDTH is log2 of the number of zones.
+        self._nodes_shift = 64 if "NUMA" in off else NODES_PGSHIFT
+        width = NODES_PGSHIFT - ZONES_PGSHIFT - ("ZONE_DEVICE" in off)
+        self._zones_shift = self._nodes_shift - width
         if layouts.sizeof("page") != STRUCT_PAGE_SIZE:
             raise ValueError("struct page does not have 64 bytes")
         self._mapcount = layouts.offsetof("page", "_mapcount")
@@ -89,9 +95,9 @@ class MemMap:
     def links(self, zone: str, nid: int) -> int:
         """``set_page_links()`` and ``page_cpupid_reset_last()``: fresh page->flags."""
         return (
-            nid << NODES_PGSHIFT
-            | self.layouts.constant(zone) << ZONES_PGSHIFT
-            | _LAST_CPUPID_MASK << _LAST_CPUPID_PGSHIFT
+            nid << self._nodes_shift
+            | self.layouts.constant(zone) << self._zones_shift
+            | _LAST_CPUPID_MASK << self._zones_shift - _LAST_CPUPID_WIDTH
         )
 
     def zone(self, pfn: int) -> str:

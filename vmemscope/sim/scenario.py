@@ -8,6 +8,7 @@ A scenario is a TOML file. All keys::
     kernel = "6.1"            # one of layouts.VERSIONS
     levels = 5                # of page tables: 4 or 5
     seed = 1                  # of the address space randomisation
+    off = ["NUMA"]            # options of the configuration; options.OFF has all
     ram = "512M"              # from address 0 (above 3G: from 4G), all on node 0 ...
 
     [[node]]                  # ... or, instead of ram, one table a range of RAM
@@ -62,6 +63,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .layouts import VERSIONS
+from .options import OFF
 from .units import GIB, MIB
 
 if sys.version_info >= (3, 11):
@@ -166,6 +168,7 @@ class Scenario:
     seed: int = 1
     ram: tuple[Ram, ...] = (Ram(0, 256 * MIB),)
     blocks: tuple[Block, ...] = ()
+    off: tuple[str, ...] = ()
     pagemaps: tuple[Pagemap, ...] = ()
     faults: tuple[Fault, ...] = ()
     hugetlb: tuple[HugePages, ...] = ()
@@ -236,6 +239,7 @@ def parse_scenario(text: str, name: str) -> Scenario:
         levels=top.take("levels", int, 5),
         seed=top.take("seed", int, 1),
         ram=_parse_ram(top),
+        off=tuple(top.take("off", list, [])),
         blocks=tuple(_parse_block(table) for table in top.take_tables("block")),
         pagemaps=pagemaps,
         faults=tuple(_parse_fault(table, pagemaps) for table in top.take_tables("fault")),
@@ -249,6 +253,14 @@ def parse_scenario(text: str, name: str) -> Scenario:
     if scenario.levels not in (4, 5):
         raise top.error(f"levels must be 4 or 5, not {scenario.levels}")
     _check_ranges(scenario, top)
+    if unknown := [one for one in scenario.off if one not in OFF]:
+        raise top.error(f"no option {unknown[0]!r}: there are {', '.join(OFF)}")
+    if scenario.pagemaps and "ZONE_DEVICE" in scenario.off:
+        raise top.error("without ZONE_DEVICE there are no pagemaps")
+    if scenario.hugetlb and "HUGETLB_PAGE" in scenario.off:
+        raise top.error("without HUGETLB_PAGE there are no huge pages")
+    if len(nids := {ram.nid for ram in scenario.ram}) > 1 and "NUMA" in scenario.off:
+        raise top.error(f"without NUMA there is one node, not {len(nids)}")
     return scenario
 
 

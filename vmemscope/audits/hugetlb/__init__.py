@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 from ...confirm import Whole, confirmed
 from ...kernel.hstate import has_hugetlb
 from ...timing import phase
-from ..pagemaps.needs import NEEDS
+from ...types.names import HUGETLB
 from .facts import HugetlbFacts
-from .needs import HUGETLB
 from .summary import summarise
 
 if TYPE_CHECKING:
@@ -65,9 +64,7 @@ def once(
     kernel: Kernel, *, folios: bool = False, progress: Progress | None = None
 ) -> HugetlbReport:
     """Audit HugeTLB in one pass; parameters and errors are those of :func:`audit`."""
-    kernel.require(NEEDS)
-    if has_hugetlb(kernel.prog):
-        kernel.require(HUGETLB)
+    kernel.require(HUGETLB if has_hugetlb(kernel.prog) else ())
     facts = HugetlbFacts(kernel)
     with phase(kernel.timings, "read"):
         facts.read()

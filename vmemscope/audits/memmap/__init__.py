@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from ...confirm import Key, Whole, confirmed, violations_of
 from ...timing import phase
-from ..pagemaps.needs import NEEDS
 from .facts import MemmapFacts
 from .summary import summarise
 
@@ -73,7 +72,7 @@ def audit(
 
 def once(kernel: Kernel, *, progress: Progress | None = None) -> MemmapReport:
     """Audit the memory map in one pass; parameters and errors are those of :func:`audit`."""
-    kernel.require(NEEDS)
+    kernel.require()
     facts = MemmapFacts(kernel)
     with phase(kernel.timings, "read"):
         facts.read()

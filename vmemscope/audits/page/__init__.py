@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from ...confirm import Key, Part, Whole, confirmed
 from ...timing import phase
+from ...types.names import PAGE
 from .examine import examine
-from .needs import NEEDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ def audit(
 
 def once(kernel: Kernel, number: int, meaning: str | None = None) -> PageReport:
     """Read a page in one pass; parameters and errors are those of :func:`audit`."""
-    kernel.require(NEEDS)
+    kernel.require(PAGE)
     with phase(kernel.timings, "read"):
         report = examine(kernel, number, meaning)
     return report.timed(kernel.timings)

@@ -27,9 +27,8 @@ from ...vmemmap.tables import Kind
 from .backing import BackingChecked, check_backing
 from .contents import Contents, ContentsChecked, check_contents, frames_to_read
 from .mapping import map_pagemap
-from .needs import NEEDS
 from .parts import Pagemaps
-from .structures import check_entries_of_processes, read_pagemaps
+from .structures import NO_ZONE_DEVICE, check_entries_of_processes, read_pagemaps
 from .verdict import report_on
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def once(
     progress: Progress | None = None,
 ) -> Report:
     """Audit all pagemaps in one pass; parameters and errors are those of :func:`audit`."""
-    kernel.require(NEEDS)
+    kernel.require()
     timings = kernel.timings
     unread: Counter[str] = Counter()
     findings = Collector()
@@ -117,6 +116,7 @@ def once(
     report = Report(
         target=TargetInfo.about(kernel),
         pagemaps=reports,
+        no_pagemaps=None if kernel.zone_device else NO_ZONE_DEVICE,
         findings=findings.finish(),
         outcomes=findings.outcomes(rules_of(Scope.TARGET)),
         summary=_summary(backing, contents, checked, unread),

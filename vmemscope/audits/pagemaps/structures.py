@@ -48,7 +48,10 @@ if TYPE_CHECKING:
 
     _Entries = NDArray[np.uint64]
 
-__all__ = ("check_entries_of_processes", "read_pagemaps")
+#: why there are no pagemaps
+NO_ZONE_DEVICE = "this kernel can't have any (CONFIG_ZONE_DEVICE is off)"
+
+__all__ = ("NO_ZONE_DEVICE", "check_entries_of_processes", "read_pagemaps")
 
 
 def read_pagemaps(
@@ -56,7 +59,10 @@ def read_pagemaps(
 ) -> list[AuditedPagemap]:
     """Check the kernel's structures, in order of the pagemaps' first page frames."""
     geometry, layouts = kernel.geometry, kernel.layouts
-    findings.check(xarray, kernel.pagemap_damage)
+    if kernel.zone_device:
+        findings.check(xarray, kernel.pagemap_damage)
+    else:
+        findings.skipped(NO_ZONE_DEVICE, xarray)
     findings.check(resource_tree, kernel.resource_damage)
     unread += kernel.unread
     overlaps = overlaps_of((one, layout.pagemap) for layout in layouts for one in layout.valid)

@@ -207,6 +207,8 @@ class Report(TargetReport, frozen=True, kw_only=True, tag="vmemscope.pgmap/1"):
     """An audit of all pagemaps of a target."""
 
     pagemaps: tuple[PagemapReport, ...] = field(name="pgmaps")
+    #: why the kernel can't have any; ``None`` if it can
+    no_pagemaps: Text | None = None
     #: findings of no single pagemap
     findings: tuple[Finding, ...]
     #: outcome of each rule that is evaluated for the target as a whole
