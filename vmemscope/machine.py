@@ -11,18 +11,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .arch import architecture_of
 from .errors import TargetError
 from .kernel.dev_pagemap import read_pagemaps
 from .kernel.device import name_pagemaps
 from .kernel.mem_section import Sections, read_sections
+from .kernel.mem_section_usage import read_subsections
 from .kernel.page import PageLayout, read_page_layout
 from .kernel.page_state import PageStates, read_page_states
 from .kernel.pglist_data import DEVICE, read_zones
 from .kernel.resource import read_resources
+from .spans import subtract, union
 from .target.base import target_of
 from .target.vmcoreinfo import physmem_bits, physmem_frames
 from .timing import phase
@@ -323,21 +328,44 @@ class Kernel:
         except LookupError:
             # The types lack zones or flags: rules then do not compare node and zone.
             return read_page_states(self.prog, self.target.vmcoreinfo)
-        return read_page_states(self.prog, self.target.vmcoreinfo, flags, zones)
+        states = read_page_states(self.prog, self.target.vmcoreinfo, flags, zones)
+        return replace(states, memory_nodes=None) if self.zone_damage else states
 
     @cached_property
     def vmemmap(self) -> Vmemmap:
         """The vmemmap, and the physical memory behind it."""
         ram = [(one.start, one.end) for one in self.resources if one.is_system_ram]
         devices = [(one.start, one.end) for layout in self.layouts for one in layout.ranges]
+        if self.resource_damage:
+            ram += self._online_memory()
+        memory = PhysicalMemory(self.prog, self.page_size, ram + devices)
+        # To read a device of a running machine can have effects; a dump has what it has.
+        everything = [(0, (1 << self.physmem_bits) - 1)]
         return Vmemmap(
             geometry=self.geometry,
             table=self.table,
             sections=self.sections,
             page=self.page,
             ram=PhysicalMemory(self.prog, self.page_size, ram),
-            memory=PhysicalMemory(self.prog, self.page_size, ram + devices),
+            memory=memory,
+            page_tables=(
+                memory if self.live else PhysicalMemory(self.prog, self.page_size, everything)
+            ),
         )
+
+    def _online_memory(self) -> list[tuple[int, int]]:
+        """
+        Find System RAM without resources: valid subsections of online sections.
+
+        They are 2 MiB each, so the holes in them count as memory. What pagemaps have of
+        sections of RAM is theirs.
+        """
+        which = np.flatnonzero(self.sections.online)
+        found = read_subsections(self.prog, self.sections, self.page_size, which)
+        online = union((found.valid, found.unknown))
+        online = subtract(online, union(layout.frames for layout in self.layouts))
+        size = self.page_size
+        return [(first * size, end * size - 1) for first, end in online.pairs()]
 
     @cached_property
     def unread(self) -> Counter[str]:

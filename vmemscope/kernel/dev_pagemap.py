@@ -95,6 +95,9 @@ class Pagemap:
         ``mm/memremap.c: memremap_pages()`` counts a range in ``nr_range`` when the range
         is complete; ``memunmap_pages()`` kills ``ref`` before it undoes a range.
         """
+        if any(one.unreadable for one in self.damage):
+            # What was not read is 0, too.
+            return False
         return self.nr_range == 0 or bool(self.ref & PERCPU_REF_DEAD)
 
 

@@ -116,7 +116,8 @@ def _name(hstate: Object, order: int) -> str:
     try:
         return printable(hstate.name.string_())
     except READ_ERRORS:
-        return f"of order {order}"
+        # mm/hugetlb.c: hugetlb_add_hstate() makes it of the size.
+        return f"hugepages-{(int(hstate.prog_['PAGE_SIZE'].value_()) << order) >> 10}kB"
 
 
 def _nodes(counters: Object) -> frozenset[int] | None:

@@ -107,10 +107,16 @@ class Sections:
             return index
         return None
 
-    def is_early(self, section: int) -> bool:
-        """Return whether a section was present at boot (``early_section()``)."""
+    def is_early(self, section: int) -> bool | None:
+        """
+        Return whether a section was present at boot (``early_section()``).
+
+        It is ``None`` for a section that the part of the table may have that was not read.
+        """
         index = self.index(section)
-        return index is not None and bool(self.early[index])
+        if index is None:
+            return None if self.damage else False
+        return bool(self.early[index])
 
 
 def read_sections(
@@ -120,7 +126,8 @@ def read_sections(
     Read the section table (SPARSEMEM_EXTREME: roots of one page each).
 
     :param kernel_space: the first virtual address that can be the kernel's
-    :raises TargetError: if the present sections do not agree on a vmemmap
+    :raises TargetError: if the present sections do not agree on a vmemmap, and not even
+        the kernel's own variable says where it is
     :raises UnsupportedError: if the kernel has another memory model
     """
     roots = _root_count(vmcoreinfo)
@@ -131,12 +138,14 @@ def read_sections(
     damage: list[Damage] = []
     try:
         table = prog["mem_section"].value_()
-    except READ_ERRORS as e:
-        raise TargetError(f"mem_section can't be read, so the vmemmap can't be found: {e}") from e
+    except READ_ERRORS:
+        address = prog["mem_section"].address_ or 0
+        damage.append(Damage(address, "mem_section can't be read", True))
+        table = roots = 0
     pointers = np.frombuffer(_read(prog, table, roots * 8, page_size, damage), np.uint64)
     # The table after the last root in use is zeros, which filtered dumps lack.
     end = table + _roots_in_use(prog, roots, per_root) * 8
-    damage = [one for one in damage if one.address < end]
+    damage = [one for one in damage if not table or one.address < end]
     numbers = []
     rows = []
     for root in np.flatnonzero(pointers).tolist():
@@ -158,18 +167,21 @@ def read_sections(
     bases = section_map & np.uint64(mask)
     sound = (bases % np.uint64(page_size) == 0) & (bases >= np.uint64(kernel_space))
     bases, counts = np.unique(bases[sound], return_counts=True)
-    if not len(bases) or counts.max() * 2 <= len(section_map):
+    # The kernel stores "mem_map - section start": in every section, the address of the
+    # vmemmap.
+    agree = len(bases) > 0 and counts.max() * 2 > len(section_map)
+    vmemmap = int(bases[np.argmax(counts)]) if agree else _vmemmap_base(prog) if damage else None
+    if vmemmap is None:
+        why = damage[0].message if damage else "no section is present, or they do not agree"
         raise TargetError(
-            "no section is present, or they do not agree, so the vmemmap can't be found",
-            "the dump may be cut off or damaged" if damage else None,
+            f"{why}, so the vmemmap can't be found",
+            "the dump lacks the page, or a page table on the way to it" if damage else None,
         )
     return Sections(
-        number=np.concatenate(numbers).astype(np.int64, copy=False),
+        number=np.concatenate([np.empty(0, np.int64), *numbers]).astype(np.int64, copy=False),
         early=(section_map & np.uint64(1 << _EARLY_BIT)) != 0,
         pages=pages,
-        # The kernel stores "mem_map - section start": in every section, the address
-        # of the vmemmap.
-        vmemmap=int(bases[np.argmax(counts)]),
+        vmemmap=vmemmap,
         damage=tuple(damage),
         raw=section_map,
         map_mask=mask,
@@ -222,6 +234,14 @@ def _roots_in_use(prog: Program, roots: int, per_root: int) -> int:
     except (LookupError, *READ_ERRORS):
         return roots
     return min(highest // per_root + 1, roots)
+
+
+def _vmemmap_base(prog: Program) -> int | None:
+    """Return the start of the vmemmap where it is a variable (KASLR on x86-64)."""
+    try:
+        return int(prog["vmemmap_base"].value_()) or None
+    except (LookupError, *READ_ERRORS):
+        return None
 
 
 def _map_last_bit(prog: Program) -> int:

@@ -44,8 +44,8 @@ class PageStates:
     flags: Mapping[str, int]
     #: layout of ``page->flags``; ``None`` if the types do not have it
     layout: FlagLayout | None = None
-    #: nodes with memory
-    memory_nodes: frozenset[int] = field(default_factory=frozenset)
+    #: nodes with memory, ``None`` if not all could be read
+    memory_nodes: frozenset[int] | None = field(default_factory=frozenset)
 
     @property
     def node_width(self) -> int:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ..vmemmap.layout import Geometry
 
 __all__ = (
-    "NO_FOLIO_OPTIMIZED",
     "UNREAD_LISTS",
     "CountFacts",
     "ElsewhereFacts",
@@ -43,7 +42,6 @@ __all__ = (
     "hugetlb_tail_frame",
 )
 
-NO_FOLIO_OPTIMIZED = Skip("no folio is optimized")
 UNREAD_LISTS = "not all lists of folios could be followed"
 
 
@@ -63,8 +61,15 @@ class FolioFacts(NamedTuple):
     #: whether that frame is the zone's, not the folio's own
     shared_tails: bool
     geometry: Geometry
+    #: whether all lists of folios could be followed
+    complete: bool
     #: walks the vmemmap of a folio once more
     entries: Callable[[int], FolioEntries]
+
+    @property
+    def none_optimized(self) -> Skip:
+        """Return why there is nothing to check, where no folio is optimized."""
+        return Skip("no folio is optimized" if self.complete else UNREAD_LISTS)
 
     def hstate(self, i: int) -> Hstate:
         """Return the hstate of a folio."""
@@ -269,7 +274,7 @@ def hugetlb_elsewhere(facts: ElsewhereFacts) -> Iterator[Violation | Violations]
 def hugetlb_flag(facts: FolioFacts) -> Iterator[Violations | Skip]:
     maps = facts.maps
     if not len(maps.first):
-        yield Skip("there are no folios")
+        yield Skip("there are no folios" if facts.complete else UNREAD_LISTS)
         return
 
     def private(i: int) -> str:
@@ -316,7 +321,7 @@ def hugetlb_mapping(facts: FolioFacts) -> Iterator[Violations | Skip]:
     maps = facts.maps
     optimized = facts.flagged & (maps.read_only > 0)
     if not optimized.any():
-        yield NO_FOLIO_OPTIMIZED
+        yield facts.none_optimized
         return
     for what, expected, observed, counts in (
         ("can be written to", "read-only", "writable", maps.writable),
@@ -379,7 +384,7 @@ def hugetlb_tail_frame(facts: FolioFacts) -> Iterator[Violations | Skip]:
         yield Skip("it is not known which frame folios of a zone share", partly=True)
     optimized = maps.read_only > 0
     if not optimized.any():
-        yield NO_FOLIO_OPTIMIZED
+        yield facts.none_optimized
         return
     whose = "the frame of the zone's tail pages"
     if not facts.shared_tails:
@@ -464,7 +469,7 @@ def hugetlb_head_frame(facts: HeadFrameFacts) -> Iterator[Violations | Skip]:
     folios, maps, refcounts = facts.folios, facts.folios.maps, facts.refcounts
     mapped = (maps.read_only > 0) & (maps.head_kind == Kind.MAPPED)
     if not mapped.any():
-        yield NO_FOLIO_OPTIMIZED
+        yield folios.none_optimized
         return
 
     def foreign(i: int) -> str:

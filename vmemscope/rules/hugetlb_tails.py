@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..vmemmap.tables import Kind
-from .hugetlb import NO_FOLIO_OPTIMIZED, FolioFacts
+from .hugetlb import FolioFacts
 from .rule import Scope, Severity, Skip, Violation, Violations, rule
 from .words import agree
 
@@ -82,7 +82,7 @@ class TailFacts(NamedTuple):
 )
 def hugetlb_tail_page(facts: TailFacts) -> Iterator[Violations | Skip]:
     if not (facts.folios.maps.read_only > 0).any():
-        yield NO_FOLIO_OPTIMIZED
+        yield facts.folios.none_optimized
         return
     expected = _words(facts)
     for pages in facts.read:
@@ -192,7 +192,7 @@ def hugetlb_restore(facts: RestoreFacts) -> Iterator[Violation | Skip]:
     copied = np.array([one.kept == 1 for one in folios.hstates], dtype=np.bool_)
     lost = int(np.count_nonzero((folios.maps.read_only > 0) & copied[folios.folios.hstate]))
     if not lost:
-        yield NO_FOLIO_OPTIMIZED
+        yield folios.none_optimized
     elif not restore.resets:
         whom = f"none of {lost} optimized folios can be freed"
         if lost == 1:

@@ -32,11 +32,7 @@ def has_zone_device(prog: Program) -> bool:
         zones = {name for name, _ in prog.type("enum zone_type").enumerators or ()}
     except LookupError:
         return True
-    return (
-        "ZONE_DEVICE" in zones
-        or "ZONE_NORMAL" not in zones
-        or has_symbol(prog, "pgmap_array")
-    )
+    return "ZONE_DEVICE" in zones or "ZONE_NORMAL" not in zones or has_symbol(prog, "pgmap_array")
 
 
 def check_memory_model(prog: Program, vmcoreinfo: Mapping[str, str]) -> None:

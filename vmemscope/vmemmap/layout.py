@@ -215,7 +215,10 @@ def pieces_of(
         if start >= stop:
             continue
         in_section = (start, stop) != (whole, whole_end) or stop - start < pages
-        if in_section and sections.is_early(start // pages):
+        early = in_section and sections.is_early(start // pages)
+        if early is None:
+            populated = Populated.UNKNOWN
+        elif early:
             populated = Populated.EARLY
         elif dedup:
             populated = Populated.COMPOUND

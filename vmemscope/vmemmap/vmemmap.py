@@ -79,11 +79,13 @@ class Vmemmap:
     ram: PhysicalMemory
     #: System RAM and the memory of devices
     memory: PhysicalMemory
+    #: where page tables are read: that memory, or all of a dump
+    page_tables: PhysicalMemory
 
     def leaves(self, start: int, end: int) -> Iterator[Leaves]:
         """Walk the page tables over vpages ``[start, end)``, in batches."""
         return walk(
-            self.memory, self.table, self.geometry.address(start), self.geometry.address(end)
+            self.page_tables, self.table, self.geometry.address(start), self.geometry.address(end)
         )
 
     def frames_of(self, vpages: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
@@ -93,7 +95,7 @@ class Vmemmap:
         :param vpages: shape ``(n,)``
         :return: pfn (uint64) and :class:`~vmemscope.vmemmap.tables.Kind` (uint8), shape ``(n,)``
         """
-        return translate(self.memory, self.table, self.geometry.addresses(vpages))
+        return translate(self.page_tables, self.table, self.geometry.addresses(vpages))
 
     def read(self, vpages: NDArray[np.int64]) -> Pages:
         """Read vpages, shape ``(n,)``; each frame behind them is read once."""

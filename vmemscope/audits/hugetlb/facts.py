@@ -353,6 +353,7 @@ class HugetlbFacts:
         return FolioFacts(
             folios, self.hstates, maps, none, none, nothing, none, self.hvo.shared_tails,
             self.vmemmap.geometry,
+            self.complete,
             lambda i: entries_of(
                 self.vmemmap, int(self.found.maps.first[i]), int(self.found.maps.end[i])
             ),

@@ -121,6 +121,8 @@ class MemmapFacts:
             self.unread["pages of vmemmap whose page tables are missing"] += (
                 self.walked.unread.total
             )
+        unread = sum(counts.unread_frames for counts in self.walked.by_owner.values())
+        self.unread["struct pages of the memory map's own frames"] += unread
         self.leaked = Spans.of([], [])
         if not self.vmemmap.sections.damage:
             self.leaked = subtract(subtract(self.walked.mapped, self.walked.needed), described)

@@ -79,7 +79,7 @@ def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
     section = reader.section_of(pfn)
     place, layout = reader.place_of(pfn)
     page = reader.struct_page(pfn)
-    way = trace(reader.vmemmap.memory, reader.vmemmap.table, geometry.page_address(pfn))
+    way = trace(reader.vmemmap.page_tables, reader.vmemmap.table, geometry.page_address(pfn))
     if way.kind is Kind.UNREADABLE:
         reader.unread["page tables on the way to the struct page"] += 1
     elif way.kind is Kind.MAPPED and not page.readable:
@@ -334,7 +334,10 @@ class _Examination:
         read = read_struct_pages(self.vmemmap, np.array([head + 1], dtype=np.int64))
         order = int(read.data[0, layout.order])
         flags = int(read.word(layout.flags, self.vmemmap.word)[0])
-        return order if read.readable[0] and self._initialised(head + 1, flags) else None
+        if not read.readable[0]:
+            self.unread["the order of a compound page"] += 1
+            return None
+        return order if self._initialised(head + 1, flags) else None
 
     def zone_of(
         self, pfn: int, page: StructPage, place: Place | None, section: Section
@@ -357,7 +360,7 @@ class _Examination:
         one = np.array([pfn], dtype=np.uint64)
         if self.vmemmap.ram.contains(one)[0]:
             return "RAM"
-        return "device" if self.vmemmap.memory.contains(one)[0] else "no memory"
+        return "device" if self.place_of(pfn)[0] is not None else "no memory"
 
     def frame_of(self, way: Trace) -> Frame | None:
         """Read the frame at the end of a trace, ``None`` if nothing is mapped."""

@@ -50,12 +50,12 @@ def understand(
         words = "physical address: there is no page of that number"
         return as_physical, Meaning(number, "physical", words)
     # Nothing is there either way: the reading that is nearer to what there is.
-    end = (int(vmemmap.sections.number[-1]) + 1) * vmemmap.sections.pages
+    sections = vmemmap.sections
+    end = (int(sections.number[-1]) + 1) * sections.pages if len(sections.number) else frames
+    none = "no section that could be read" if sections.damage else "no section that is present"
     if as_pfn < end:
-        words = "page frame number, of no section that is present"
-        return as_pfn, Meaning(number, "pfn", words)
-    words = "physical address, in no section that is present"
-    return as_physical, Meaning(number, "physical", words)
+        return as_pfn, Meaning(number, "pfn", f"page frame number, of {none}")
+    return as_physical, Meaning(number, "physical", f"physical address, in {none}")
 
 
 def _is_present(pfn: int, vmemmap: Vmemmap) -> bool:
@@ -76,7 +76,7 @@ def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> tuple
             f"{number:#x} is no virtual address of the kernel",
             "give a page frame number, a physical address, or an address that is mapped",
         )
-    way = trace(vmemmap.memory, vmemmap.table, number)
+    way = trace(vmemmap.page_tables, vmemmap.table, number)
     if way.kind is Kind.UNREADABLE:
         raise TargetError(f"the page tables that map {number:#x} can't be read")
     if way.pfn is None:

@@ -72,6 +72,8 @@ def once(
     with phase(timings, "pagemaps"):
         pagemaps, vmemmap = read_pagemaps(kernel, findings, unread), kernel.vmemmap
         states = kernel.page_states if pagemaps else None
+        if pagemaps:
+            unread += Counter(one.message for one in kernel.zone_damage if one.unreadable)
     with phase(timings, "audit"):
         check_entries_of_processes(
             kernel.prog,

@@ -317,6 +317,8 @@ def _nodes_of(
         node = nodes.get(audited.pagemap.address)
         if node is None:
             audited.findings.skipped("the device's node is unknown", frame_node)
+        elif states.memory_nodes is None:
+            audited.findings.skipped("zones that could not be read", frame_node)
         elif node not in states.memory_nodes:
             audited.findings.skipped(f"the device's node {node} has no memory", frame_node)
         else:

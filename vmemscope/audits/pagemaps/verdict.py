@@ -38,7 +38,8 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
     backing = frames.backing
     mapped = audited.by_kind[Kind.MAPPED]
     size = geometry.compound_vpages(audited.order)
-    known = bool(audited.ranges) and audited.shift_sound
+    unknown = sum(p.end - p.start for p in audited.pieces if p.populated is Populated.UNKNOWN)
+    known = bool(audited.ranges) and audited.shift_sound and not unknown
     expected = expected_frames(audited.pieces, size) if known else None
     # What lies on the device is moved, not saved.
     moved = audited.pagemap.altmap is not None
@@ -119,6 +120,8 @@ def _state(
         return "partial", f"{unreadable} of {audited.vpages} pages of its vmemmap not readable"
     if holes:
         return "partial", f"{holes} of {audited.vpages} pages of its vmemmap not mapped"
+    if expected is None:
+        return "partial", "the sections that it is in part of could not be read"
     if backing != expected:
         return "partial", f"backed by {backing} frames instead of {expected}"
     return "deduplicated", None

@@ -55,9 +55,11 @@ def check_base_pages(check: ContentsCheck, region: Region) -> None:
             if not region.altmap:
                 check.base_checked += int((part.end - part.start).sum())
             check.asked.update(rules)
-        if not region.altmap:
-            lost = ~read & (kind != Kind.HOLE)
-            check.base_unreadable += int((end - start)[lost].sum())
+        lost = int((end - start)[~read & (kind != Kind.HOLE)].sum())
+        if region.altmap:
+            check.audited.not_read["struct pages of the altmap's own frames"] += lost
+        else:
+            check.base_unreadable += lost
         check.missed |= not read.all()
         sizes = {
             first: (0, pages)
