@@ -29,7 +29,7 @@ from vmemscope.rules.rule import Scope
 from vmemscope.sim.faults import HUGETLB_FAULTS, Planted
 from vmemscope.sim.image import Image
 
-from .kernels import KERNELS, image, write
+from .kernels import KERNELS, Dumps, image, write
 
 BASE = Path(__file__).parent.parent / "vmemscope/sim/scenarios/hugetlb.toml"
 #: folios of the scenario: not optimized, optimized; and on a second node, optimized
@@ -315,3 +315,40 @@ def test_table_fits(audited: Audit, width: int) -> None:
     tables = [line for line in text.splitlines() if line.startswith((" SIZE", "PFN", "0x"))]
     assert tables
     assert all(len(line) <= width for line in tables)
+
+
+# Memory blocks that hold their own memory map.
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_folios_in_such_blocks_are_never_optimized(dumps: Dumps, kernel: str) -> None:
+    scenario = """
+ram = "128M"
+[[block]]
+start = 0x140000000
+size = "128M"
+online = true
+map = "self"
+[[block]]
+start = 0x148000000
+size = "128M"
+online = true
+[[hugetlb]]
+count = 140
+"""
+    report = dumps.audited(scenario, kernel).hugetlb
+    assert report.findings == ()
+    one = report.hstates[0]
+    starts = [folio.pfn for folio in report.folios]
+    hosted = sum(0x140000 <= pfn < 0x148000 for pfn in starts)
+    assert hosted == 63
+    assert len(starts) - hosted > 70
+    assert (one.self_hosted, one.optimized) == (hosted, len(starts) - hosted)
+    assert one.savable_bytes == 0
+    text = render_hugetlb(report, 100)
+    assert "63 folios can't be optimized: the memory map lies in the memory block itself" in text
+    # Those beside them that could be, and are not.
+    off = scenario.replace("count = 140", "count = 140\noptimized = false")
+    one = dumps.audited(off, kernel).hugetlb.hstates[0]
+    assert (one.self_hosted, one.optimized) == (hosted, 0)
+    assert one.savable_bytes == (len(starts) - hosted) * 7 * 4096

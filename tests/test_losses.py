@@ -54,7 +54,7 @@ count = 2
 #: a page of RAM, and a tail page of a device
 PFNS = (0x8000, 0x100045)
 #: of these pages all pages are alike: so many are left out, one of each stretch of them
-ALIKE = 40
+ALIKE = 20
 #: reasons for a skipped rule that nothing lost makes true
 FALSE_REASONS = (
     "being set up or torn down",
@@ -178,7 +178,8 @@ def check_pagemaps(report: Any, whole: Any, pfn: int) -> None:
 def test_every_page_that_is_no_struct_page(lossy: Lossy) -> None:
     pages = set(lossy.read) - lossy.struct_pages()
     assert len(pages) > 30
-    for pfn in sorted(pages):
+    # All of one kernel, and some of the others, which differ in few structures.
+    for pfn in sorted(pages)[:: 1 if lossy.kernel.target.osrelease.startswith("6.12") else 6]:
         check(lossy, pfn)
 
 

@@ -308,6 +308,41 @@ def test_memory_that_is_not_online_is_in_no_zone(tmp_path: Path, kernel: str, or
         assert counter.value in (None, counter.expected)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("blocks", ["s", "S", "sS", "nS", "Sn", "SoSn"])
+def test_memory_maps_that_lie_in_their_own_memory_block(
+    tmp_path: Path, kernel: str, blocks: str
+) -> None:
+    # memory_hotplug.memmap_on_memory: blocks online (S), not online (s), and others.
+    text = "".join(
+        f"[[block]]\nstart = {0x140000000 + i * (1 << 27)}\nsize = '128M'\n"
+        f"online = {'true' if one in 'Sn' else 'false'}\n"
+        f"map = '{'self' if one in 'sS' else 'mem'}'\n"
+        for i, one in enumerate(blocks)
+    )
+    built = kernels.image(text + DEVICE, kernel)
+    report = audited_dump(built, tmp_path)
+    assert (report.findings, report.not_read) == ((), ())
+    areas = {area.label: area for area in report.areas}
+    for label, letters in (("node 0 Normal", "Sn"), ("offline", "so")):
+        several = [one for one in blocks if one in letters]
+        if several:
+            hosted = 512 * sum(one in "sS" for one in several)
+            area = areas[label]
+            assert (area.frames, area.frames_self_hosted) == (512 * len(several), hosted)
+            assert (area.frames_on_device, area.frames_elsewhere) == (0, 0)
+    rows = {line.split("  ")[0].strip(): line for line in render_memmap(report, 160).splitlines()}
+    for label, letters in (("node 0 Normal", "Sn"), ("offline", "so")):
+        kinds = {one in "sS" for one in blocks if one in letters}
+        if kinds:
+            on = rows[label].split()[-1]
+            assert on == {(True,): "itself", (False,): "RAM"}.get(tuple(kinds), "RAM+itself")
+    assert areas["node 0 DMA32"].frames_self_hosted == 0
+    assert areas["dax0.0"].frames_self_hosted == 0
+    for counter in report.counters:
+        assert counter.value in (None, counter.expected)
+
+
 def test_memory_from_boot_that_was_taken_offline(tmp_path: Path) -> None:
     built = kernels.image("ram = '512M'\n" + DEVICE, "6.12")
     one = built.kernel

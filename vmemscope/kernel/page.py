@@ -36,6 +36,8 @@ class PageLayout:
     order: int
     #: flag of pages that the page allocator does not own
     pg_reserved: int
+    #: flag of frames that hold the memory map of their own memory block, 0 if there is none
+    pg_self_hosted: int
     #: whether ``pgmap`` is a member of ``struct folio`` (6.15+)
     folio_pgmap: bool
     #: ``struct page``s that a ``struct folio`` covers. The tail pages after them are equal
@@ -64,9 +66,19 @@ def read_page_layout(prog: Program) -> PageLayout:
         # in v6.6) the low byte of page[1].flags; a member of its own before.
         order=_first(page, "compound_order", "flags"),
         pg_reserved=1 << int(prog.constant("PG_reserved").value_()),
+        # "mm: hugetlb_vmemmap: disable hugetlb_optimize_vmemmap when struct page crosses page
+        # boundaries" and its neighbours (in v6.0); with CONFIG_MEMORY_HOTPLUG.
+        pg_self_hosted=_flag(prog, "PG_vmemmap_self_hosted"),
         folio_pgmap=folio_pgmap is not None,
         folio_pages=_folio_pages(prog, sizeof(page)),
     )
+
+
+def _flag(prog: Program, name: str) -> int:
+    try:
+        return 1 << int(prog.constant(name).value_())
+    except LookupError:
+        return 0
 
 
 def _first(struct: Type, *names: str) -> int:

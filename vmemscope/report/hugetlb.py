@@ -97,6 +97,8 @@ def _state(report: HugetlbReport) -> list[str]:
         return ["HugeTLB: not in this kernel"]
     if not hvo.built_in:
         return ["HugeTLB vmemmap optimization: not in this kernel"]
+    if hvo.never:
+        return [f"HugeTLB vmemmap optimization: never in this kernel: {safe(hvo.never)}"]
     switch = {True: "on", False: "off", None: "not known whether on or off"}[hvo.enabled]
     whose = (
         "tail pages map a frame that their zone shares"
@@ -160,6 +162,11 @@ def _totals(report: HugetlbReport) -> list[str]:
             f" {vmemmap_in_frames(totals.pages, totals.frames, page_size)},"
             f" {amount(totals.saved_bytes)} saved,"
             f" {amount(totals.savable_bytes)} more could be saved"
+        )
+    if hosted := sum(one.self_hosted for one in report.hstates):
+        lines.append(
+            f"{count(hosted, 'folio')} can't be optimized: the memory map lies in the memory block"
+            " itself (memmap_on_memory)"
         )
     lines.append(
         f"checked: {count(totals.walked, 'page')} of vmemmap,"

@@ -42,8 +42,10 @@ _COLUMNS = (
 
 def _place(area: Area) -> str:
     places = []
-    if area.frames > area.frames_on_device + area.frames_elsewhere:
+    if area.frames > area.frames_on_device + area.frames_elsewhere + area.frames_self_hosted:
         places.append("RAM")
+    if area.frames_self_hosted:
+        places.append("itself")
     if area.frames_on_device:
         places.append("device")
     if area.frames_elsewhere:

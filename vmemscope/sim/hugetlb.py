@@ -126,10 +126,17 @@ class Hugetlb:
                 pages.optimized,
             )
             self._prepare(folio)
-            if pages.optimized:
+            if pages.optimized and not self._self_hosted(folio):
                 self.optimize(folio)
             self._enlist(folio)
             self.folios.append(folio)
+
+    def _self_hosted(self, folio: Folio) -> bool:
+        """``PageVmemmapSelfHosted()`` of the frame that holds the head's struct page."""
+        pa = self.tables.translate(self.address(folio))
+        assert pa is not None
+        flags = int(self.memmap.words(pa // PAGE_SIZE)[0])
+        return bool(flags & self.memmap.flag("vmemmap_self_hosted"))
 
     def _prepare(self, folio: Folio) -> None:
         """``__prep_new_hugetlb_folio()``, ``prep_compound_page()``."""
@@ -244,6 +251,11 @@ class Hugetlb:
         entry = tables.entry(va, PMD_SHIFT)
         if not entry & PSE:
             return
+        first = frame(entry & ~PSE)
+        if not int(self.memmap.words(first)[0]) & self.memmap.flag("reserved"):
+            # split_page(): what the page allocator gave as one block
+            for pfn in range(first, first + PMD_SIZE // PAGE_SIZE):
+                self.memmap.set_refcount(pfn, 1)
         table = self.pages.alloc_page()
         words = self.memory.physical.words(table)
         words[:] = (frame(entry & ~PSE) + np.arange(len(words), dtype=LE64)) * np.uint64(

@@ -26,7 +26,7 @@ from .memory import Memory, Words
 from .memremap import Memremap
 from .modules import Modules
 from .nodes import MAX_NUMNODES, Nodes
-from .objects import KernelMemory
+from .objects import KernelMemory, Struct
 from .options import symbols_without, types_without
 from .page_alloc import Memblock, PageAllocator
 from .pagetable import (
@@ -362,7 +362,10 @@ class SimulatedKernel:
         self.iomem.insert(b"System RAM", block.start, block.end - 1, flags=flags)
         start, end = block.start >> PAGE_SHIFT, block.end >> PAGE_SHIFT
         self.tables.map_range(self.addresses.va(block.start), block.start, block.size, KERNEL_LARGE)
-        self.memremap.add_pages(start, end, block.nid, None, None)
+        held = _MEMMAP_PAGES if block.self_hosted else 0
+        for first in range(start, end, PAGES_PER_SECTION):
+            altmap = self._altmap(first, held) if held else None
+            self.memremap.add_pages(first, first + PAGES_PER_SECTION, block.nid, altmap, None)
         if not block.online:
             for pages in self.memmap.views(start, end - start):
                 pages[:] = self._left_behind(len(pages))
@@ -375,8 +378,24 @@ class SimulatedKernel:
         self._managed[block.nid, "ZONE_NORMAL"] = (
             self._managed.get((block.nid, "ZONE_NORMAL"), 0) + end - start
         )
-        self.pages.add(start, end, block.nid)
+        for first in range(start, end, PAGES_PER_SECTION):
+            if held:
+                # mhp_init_memmap_on_memory()
+                pages = self.memmap.fresh(first, held, "ZONE_NORMAL", block.nid)
+                pages[:, 0] |= self.memmap.flag("reserved") | self.memmap.flag(
+                    "vmemmap_self_hosted"
+                )
+                self.memmap.store(first, pages)
+            self.pages.add(first + held, first + PAGES_PER_SECTION, block.nid)
         self.sections.online_mem_sections(start, end)
+
+    def _altmap(self, pfn: int, count: int) -> Struct:
+        """Make the ``struct vmem_altmap`` of a memory block's own memory map."""
+        altmap = self.slab.struct("vmem_altmap")
+        altmap["base_pfn"] = pfn
+        altmap["end_pfn"] = pfn + PAGES_PER_SECTION - 1
+        altmap["free"] = count
+        return altmap
 
     def _left_behind(self, count: int) -> Words:
         """

@@ -20,6 +20,7 @@ A scenario is a TOML file. All keys::
     start = 0x180000000
     size = "256M"
     online = false            # by default: its struct pages are as they were allocated
+    map = "mem"               # where they are; "self": memory_hotplug.memmap_on_memory
     nid = 0
 
     [[pagemap]]
@@ -119,6 +120,8 @@ class Block(Ram):
     """RAM added after boot, in whole sections."""
 
     online: bool = False
+    #: whether the memory map lies in it, section by section
+    self_hosted: bool = False
 
 
 @dataclass(frozen=True)
@@ -306,11 +309,15 @@ def _parse_ram(top: _Table) -> tuple[Ram, ...]:
 
 
 def _parse_block(table: _Table) -> Block:
+    where = table.take("map", str, "mem")
+    if where not in ("mem", "self"):
+        raise table.error(f"map must be 'mem' or 'self', not {where!r}")
     block = Block(
         table.take_size("start"),
         table.take_size("size"),
         table.take("nid", int, 0),
         bool(table.take("online", bool, False)),
+        where == "self",
     )
     table.done()
     if not block.size or block.start % SECTION_SIZE or block.size % SECTION_SIZE:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from ..kernel.pglist_data import Zone
     from .vmemmap import Vmemmap
 
-__all__ = ("ReadPages", "flag_layout", "read_struct_pages")
+__all__ = ("ReadPages", "flag_layout", "read_struct_pages", "self_hosted")
+
+#: struct pages read at a time
+_BATCH = 1 << 14
 
 
 class ReadPages(NamedTuple):
@@ -60,6 +63,32 @@ def read_struct_pages(vmemmap: Vmemmap, pfns: NDArray[np.int64]) -> ReadPages:
     row = np.where(vpage == vpage[:, :1], which[:, :1], which[:, 1:])
     readable = pages.readable[which[:, 0]] & pages.readable[which[:, 1]]
     return ReadPages(pages.data[row, into], pages.pfn[which[:, 0]], readable)
+
+
+def self_hosted(vmemmap: Vmemmap, pfns: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """
+    Return which frames of a memory map lie in the memory block that they describe (bool).
+
+    ``mm/memory_hotplug.c: mhp_init_memmap_on_memory()`` marks them when the block goes
+    online. Before, nothing else can be in it.
+
+    :param pfns: frames that hold struct pages of System RAM, shape ``(n,)``
+    """
+    sections, pages = vmemmap.sections, pfns.astype(np.int64)
+    found = np.zeros(len(pages), dtype=np.bool_)
+    if not vmemmap.page.pg_self_hosted or not len(sections.number):
+        return found
+    at = np.searchsorted(sections.number, pages // sections.pages)
+    at = np.minimum(at, len(sections.number) - 1)
+    present = sections.number[at] == pages // sections.pages
+    found |= present & ~sections.online[at]
+    online = np.flatnonzero(present & sections.online[at] & ~sections.early[at])
+    for start in range(0, len(online), _BATCH):
+        some = online[start : start + _BATCH]
+        read = read_struct_pages(vmemmap, pages[some])
+        flags = read.word(vmemmap.page.flags, vmemmap.word)
+        found[some] = read.readable & (flags & np.uint64(vmemmap.page.pg_self_hosted) != 0)
+    return found
 
 
 def flag_layout(prog: Program, vmemmap: Vmemmap, zones: Iterable[Zone]) -> FlagLayout:

@@ -21,11 +21,13 @@ from ...report.documents.hugetlb import (
 )
 from ...rules import rules_of
 from ...rules.rule import Scope
+from ...vmemmap.struct_pages import self_hosted
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ...vmemmap.layout import Geometry
     from .facts import HugetlbFacts
 
 __all__ = ("summarise",)
@@ -44,7 +46,7 @@ def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
     report = HugetlbReport(
         target=TargetInfo.about(facts.kernel),
         present=facts.present,
-        hvo=HvoReport.of(facts.hvo),
+        hvo=HvoReport.of(facts.hvo, never=_never(facts.vmemmap.geometry)),
         hstates=hstates,
         shared_tails=_tails(facts),
         summary=HugetlbSummary(
@@ -65,6 +67,14 @@ def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
     return report.changed()
 
 
+def _never(geometry: Geometry) -> str | None:
+    """``mm/hugetlb_vmemmap.h: hugetlb_vmemmap_optimizable_size()``."""
+    size = geometry.struct_page_size
+    if size & (size - 1):
+        return f"struct page has {size} bytes, not a power of two"
+    return None
+
+
 def _hstate(facts: HugetlbFacts, index: int) -> HstateReport:
     hstate, geometry = facts.hstates[index], facts.vmemmap.geometry
     here = facts.folios.hstate == index
@@ -74,6 +84,12 @@ def _hstate(facts: HugetlbFacts, index: int) -> HstateReport:
     tails = maps.low[(maps.read_only > 0) & (maps.low != maps.kept_pfn)]
     frames = mapped - read_only + len(np.unique(tails))
     saves = facts.hvo.built_in and not geometry.page_size % geometry.struct_page_size
+    # mm/hugetlb_vmemmap.c: hugetlb_vmemmap_optimize_folio() leaves those alone whose memory map
+    # lies in their own memory block.
+    hosted = np.zeros(len(folios.head), dtype=np.bool_)
+    if saves:
+        known = (maps.head_kind == Kind.MAPPED) & (maps.writable > 0)
+        hosted[known] = self_hosted(facts.vmemmap, maps.head_pfn[known])
     flagged = (folios.private & np.uint64(facts.hvo.flag)) != 0
     return HstateReport(
         address=hstate.address,
@@ -96,7 +112,8 @@ def _hstate(facts: HugetlbFacts, index: int) -> HstateReport:
         unreadable=int(maps.unreadable.sum()),
         frames=frames,
         saved_bytes=(mapped - frames) * geometry.page_size,
-        savable_bytes=int(maps.writable.sum()) * geometry.page_size if saves else 0,
+        savable_bytes=int(maps.writable[~hosted].sum()) * geometry.page_size if saves else 0,
+        self_hosted=int(np.count_nonzero(hosted)),
         nodes=_by_node(
             None if facts.nid is None else facts.nid[here], folios.place, maps.read_only
         ),

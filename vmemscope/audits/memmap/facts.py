@@ -116,7 +116,10 @@ class MemmapFacts:
         described = self._vpages(self.present)
         step = counter(progress, described.total)
         reserved = self.kernel.page.pg_reserved
-        self.walked = walk_areas(self.vmemmap, self.areas, described, self.end, reserved, step)
+        devices = len(self.owners.zones)
+        self.walked = walk_areas(
+            self.vmemmap, self.areas, described, self.end, reserved, devices, step
+        )
         if self.walked.unread.total:
             self.unread["pages of vmemmap whose page tables are missing"] += (
                 self.walked.unread.total

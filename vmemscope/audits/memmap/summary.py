@@ -174,6 +174,7 @@ def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
             frames=frames.total,
             frames_on_device=device,
             frames_elsewhere=elsewhere,
+            frames_self_hosted=union(counts.itself).total,
             saved_bytes=(counts.mapped - frames.total) * page_size,
             deduplicated=frames.total < counts.mapped,
             counted=None,

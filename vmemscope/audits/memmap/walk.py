@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...columns import select
+from ...columns import numbered, select
 from ...spans import Spans, union
 from ...vmemmap.runs import runs_of
-from ...vmemmap.struct_pages import read_struct_pages
+from ...vmemmap.struct_pages import read_struct_pages, self_hosted
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ("OwnerCounts", "WalkedAreas", "walk_areas")
 
+#: frames of a large leaf of which one stands for all
+_PART = 512
 #: frames whose struct page is read at a time
 _BATCH = 1 << 14
 
@@ -47,8 +49,10 @@ class OwnerCounts:
     read_only: int = 0
     #: log2 of the base pages in a leaf -> pages that such leaves map
     by_order: Counter[int] = field(default_factory=Counter)
-    #: frames behind it, each batch's joined
+    #: frames behind it, each batch's joined; and of these, those in the memory block that
+    #: they describe
     frames: list[Spans] = field(default_factory=list)
+    itself: list[Spans] = field(default_factory=list)
     #: pages with a writable entry in sections that were there at boot: with a
     #: frame from then, and with one that was allocated since
     boot: int = 0
@@ -82,6 +86,7 @@ def walk_areas(
     described: Spans,
     end: int,
     reserved: int,
+    devices: int,
     step: Callable[[int], None],
 ) -> WalkedAreas:
     """
@@ -90,6 +95,7 @@ def walk_areas(
     :param described: vpages that present sections need
     :param end: first vpage after what is walked
     :param reserved: flag of a ``struct page`` whose frame was allocated at boot (PG_reserved)
+    :param devices: the first owner that is a pagemap
     :param step: called with the pages of each batch that are mapped
     """
     found = WalkedAreas()
@@ -106,6 +112,9 @@ def walk_areas(
         useful = large[described.touches(runs.vpage[large], stop[large])]
         needed.append(Spans.of(runs.vpage[useful], stop[useful]))
         _take(found, runs, missing, areas)
+        for owner, here, early in _by_area(runs, areas):
+            if not early and owner < devices:
+                found.counts_of(owner).itself.append(_self_hosted(here, vmemmap))
         _take_base(found, leaves, areas, vmemmap, reserved)
         step(int(runs.length.sum()))
     found.mapped, found.needed, found.unread = union(mapped), union(needed), union(unread)
@@ -134,6 +143,17 @@ def _take(found: WalkedAreas, runs: Runs, missing: Runs, areas: Areas) -> None:
             counts.boot += int(here.length[large].sum())
         else:
             counts.late += int(here.length[large].sum())
+
+
+def _self_hosted(runs: Runs, vmemmap: Vmemmap) -> Spans:
+    """Find the frames that lie in the memory block that they describe; of leaves, by parts."""
+    pfn = runs.pfn.astype(np.int64)
+    length = np.where(runs.order > 0, runs.length, 1)
+    which, nth = numbered(-(-length // _PART))
+    start = pfn[which] + nth * _PART
+    end = np.minimum(start + _PART, (pfn + length)[which])
+    hosted = self_hosted(vmemmap, start.astype(np.uint64))
+    return Spans.of(start[hosted], end[hosted])
 
 
 def _by_area(runs: Runs, areas: Areas) -> Iterator[tuple[int, Runs, bool]]:

@@ -40,6 +40,8 @@ class HvoReport(Facts, frozen=True):
     key: int | None
     #: tail pages of all folios of a zone share a frame (7.1+)
     shared_tails: bool
+    #: why no folio is ever optimized, whatever the switch says; else ``None``
+    never: Text | None
 
 
 class NodeCounts(Facts, frozen=True, kw_only=True):
@@ -87,6 +89,9 @@ class HstateReport(Facts, frozen=True, kw_only=True):
     saved_bytes: int
     #: what optimizing the rest of the folios would save
     savable_bytes: Count
+    #: folios that the kernel never optimizes: their memory map lies in their own memory block
+    #: (memory_hotplug.memmap_on_memory)
+    self_hosted: Count
     nodes: tuple[NodeCounts, ...]
 
 

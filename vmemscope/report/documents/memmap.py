@@ -65,6 +65,8 @@ class Area(Facts, frozen=True, kw_only=True):
     #: of these, those on a device (altmap), and those that are no memory at all
     frames_on_device: Count
     frames_elsewhere: Count
+    #: of those in RAM, those in the memory block that they describe (memmap_on_memory)
+    frames_self_hosted: Count
     #: memory saved by pages that share a frame
     saved_bytes: Count
     #: whether some of its pages share a frame
