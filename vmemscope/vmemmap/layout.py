@@ -13,7 +13,9 @@ boundaries (``mm/memory_hotplug.c: __add_pages()``). A chunk is one of:
   (``mm/sparse-vmemmap.c: vmemmap_populate_compound_pages()``).
 * **leaf**: a whole section without deduplication, one large leaf, from RAM or
   from the altmap (``arch/x86/mm/init_64.c: vmemmap_populate()``; base pages
-  where no large block was to be had).
+  where no large block was to be had). Where a section's memory map is no multiple of a
+  large leaf (``sizeof(struct page)`` other than 64 on x86-64), neighbouring sections share
+  leaves: whichever was added first took the frames (``vmemmap_use_sub_pmd()``).
 * **base**: part of a section without deduplication, base pages from RAM,
   whatever the altmap (same function).
 
@@ -69,6 +71,18 @@ class Geometry:
     struct_page_size: int
     #: virtual address of the ``struct page`` of frame 0
     vmemmap: int
+
+    def own_leaves(self, piece: Piece, pages: int) -> tuple[int, int]:
+        """
+        Return the vpages ``[start, end)`` of a piece in large leaves that no other section uses.
+
+        :param pages: base pages in a section
+        """
+        large = self.arch.vmemmap_leaf
+        if not pages * self.struct_page_size % large:
+            return piece.start, piece.end
+        leaf = large // self.page_size
+        return -(-piece.start // leaf) * leaf, piece.end // leaf * leaf
 
     def vpage(self, pfn: int) -> int:
         """Return the vpage that the ``struct page`` of a frame starts in."""
@@ -209,7 +223,6 @@ def pieces_of(
     whole = min(-(-first // pages) * pages, end)
     whole_end = max(end // pages * pages, whole)
     chunks = [(first, whole), (whole, whole_end), (whole_end, end)]
-    memory_map = pages * geometry.struct_page_size
     found: list[Piece] = []
     for start, stop in chunks:
         if start >= stop:
@@ -222,7 +235,7 @@ def pieces_of(
             populated = Populated.EARLY
         elif dedup:
             populated = Populated.COMPOUND
-        elif in_section or memory_map % geometry.arch.vmemmap_leaf:
+        elif in_section:
             populated = Populated.BASE
         else:
             populated = Populated.LEAF

@@ -34,6 +34,8 @@ class AuditedPagemap:
     ram: FrameTable = field(default_factory=FrameTable)
     #: frames of the altmap that the vmemmap maps
     in_altmap: int = 0
+    #: whether some of its large leaves describe neighbouring sections, too
+    shared_leaves: bool = False
     #: frames on the device itself
     device: FrameTable = field(default_factory=FrameTable)
     #: frames of which no more is asked: those of early pieces, which the memory

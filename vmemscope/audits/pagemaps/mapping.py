@@ -65,6 +65,8 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
             _map_piece(audited, piece, vmemmap, step)
     unread = audited.by_kind[Kind.UNREADABLE] > 0 or not audited.shift_sound
     reason = "not all of its vmemmap is known" if unread else None
+    if audited.shared_leaves:
+        reason = "large leaves that it shares with neighbouring sections"
     audited.findings.check(altmap_alloc, AltmapUse(audited.pagemap, audited.in_altmap, reason))
     if audited.apart:
         size = geometry.compound_vpages(audited.order)
@@ -198,6 +200,18 @@ def _take_plain(audited: AuditedPagemap, runs: Runs, piece: Piece, vmemmap: Vmem
     # Every page should own its frame: as many owners as entries.
     owners = np.where(mapped.order == 0, mapped.length, 1)
     altmap = audited.pagemap.altmap
+    if piece.populated is Populated.LEAF:
+        start, end = vmemmap.geometry.own_leaves(piece, vmemmap.sections.pages)
+        if (start, end) != (piece.start, piece.end):
+            # The frames of the other leaves can be those of a neighbour: RAM or any device.
+            audited.shared_leaves = True
+            first, last = mapped.vpage, mapped.vpage + mapped.length
+            for low, high in ((piece.start, start), (max(start, end), piece.end)):
+                here = (last > low) & (first < high)
+                shared = select(mapped, here).clip(low, high)
+                audited.boot.add(shared, np.where(shared.order == 0, shared.length, 1))
+            mapped = select(mapped, (last > start) & (first < end)).clip(start, max(start, end))
+            owners = np.where(mapped.order == 0, mapped.length, 1)
     if piece.populated in (Populated.EARLY, Populated.UNKNOWN):
         audited.boot.add(mapped, owners)
     elif altmap is not None and piece.populated is Populated.LEAF:
