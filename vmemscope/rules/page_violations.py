@@ -154,7 +154,7 @@ class PageViolations:
 
     def __init__(self, expected: Expected, kind: PageKind) -> None:
         self._expected, self._kind = expected, kind
-        self._per_page = expected.geometry.page_size // expected.page.size
+        self._per_page = expected.geometry.row
         #: for each rule its sentence and its violations
         self._wrong: dict[PageRule, tuple[WrongPages, list[_Wrong]]] = {}
         self._records = 0

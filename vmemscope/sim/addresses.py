@@ -48,6 +48,8 @@ class AddressSpace:
     #: virtual and physical address of ``_text``
     text: int
     text_phys: int
+    #: sizeof(struct page)
+    struct_page_size: int = STRUCT_PAGE_SIZE
 
     @property
     def max_physmem_bits(self) -> int:
@@ -75,10 +77,10 @@ class AddressSpace:
 
     def pfn_to_page(self, pfn: int) -> int:
         """Address of a frame's struct page."""
-        return self.vmemmap_base + pfn * STRUCT_PAGE_SIZE
+        return self.vmemmap_base + pfn * self.struct_page_size
 
     def page_to_pfn(self, va: int) -> int:
-        return (va - self.vmemmap_base) // STRUCT_PAGE_SIZE
+        return (va - self.vmemmap_base) // self.struct_page_size
 
     def va_to_pfn(self, va: int) -> int:
         return self.pa(va) >> PAGE_SHIFT

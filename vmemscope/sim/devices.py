@@ -89,18 +89,23 @@ class _Namespace:
     end: int
 
 
-def nd_pfn_init(spec: Pagemap) -> _Namespace:
+def nd_pfn_init(spec: Pagemap, struct_page: int = _STRUCT_PAGE) -> _Namespace:
     """
     ``nd_pfn_init()`` and ``__nvdimm_setup_pfn()``: info block, then the struct
     pages if they are kept on the device, then data, aligned at both ends.
 
+    :param struct_page: sizeof(struct page) in bytes
     :raises UsageError: if nothing is left for data
     """
     ((start, size),) = spec.ranges
     align = max(spec.align, SUBSECTION_SIZE)
     head = _INFO_BLOCK
     if spec.altmap:
-        head += _STRUCT_PAGE * ((size - _INFO_BLOCK) // PAGE_SIZE)
+        head += max(struct_page, _STRUCT_PAGE) * ((size - _INFO_BLOCK) // PAGE_SIZE)
+        if struct_page > _STRUCT_PAGE:
+            # The kernel has no room for larger ones (MAX_STRUCT_PAGE_SIZE); here there is, also
+            # for large leaves that reach beyond the device.
+            head += 2 * SUBSECTION_SIZE
     data = -(-(start + head) // align) * align
     end = (start + size) // align * align
     if data >= end:
@@ -249,7 +254,7 @@ class Devices:
 
     def _probe_devdax(self, spec: Pagemap, legacy: bool) -> PagemapRecord:
         """``drivers/dax/pmem.c: __dax_pmem_probe()``: the range is the whole namespace."""
-        namespace = nd_pfn_init(spec)
+        namespace = nd_pfn_init(spec, self.memory.layouts.sizeof("page"))
         pgmap = self._pgmap(
             spec,
             self.slab.alloc(self._pgmap_size(1)),
@@ -328,7 +333,7 @@ class Devices:
 
     def _probe_fsdax(self, spec: Pagemap, legacy: bool) -> PagemapRecord:
         """``drivers/nvdimm/pmem.c: pmem_attach_disk()``."""
-        namespace = nd_pfn_init(spec)
+        namespace = nd_pfn_init(spec, self.memory.layouts.sizeof("page"))
         region = int(spec.name.removeprefix("pmem"))
         parent = self._pmem_resource(spec, legacy)
         resource = self.resources.insert(

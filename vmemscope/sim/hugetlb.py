@@ -16,7 +16,7 @@ import numpy as np
 
 from .addresses import STRUCT_PAGE_SIZE
 from .kernel_image import KernelImage
-from .memmap import TAIL_MAPPING, struct_pages_per_page
+from .memmap import TAIL_MAPPING
 from .memory import LE64, Words
 from .nodes import MAX_NUMNODES, Nodes, add_page_to_list
 from .objects import Struct
@@ -30,8 +30,6 @@ __all__ = ("ORDERS", "Folio", "Hugetlb")
 
 #: of the sizes of huge pages, in the kernel's order: hstates[0] is the default
 ORDERS = (9, 18)
-#: VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap
-_TAIL_MIN_ORDER = 7
 
 #: bytes of vmemmap_restore_pte()
 _RESTORE_SIZE = 256
@@ -50,11 +48,13 @@ class Folio:
     nid: int
     in_use: bool
     optimized: bool
+    #: sizeof(struct page)
+    struct_page: int = STRUCT_PAGE_SIZE
 
     @property
     def vmemmap_pages(self) -> int:
         """Pages of vmemmap that describe it."""
-        return STRUCT_PAGE_SIZE * (1 << self.order) // PAGE_SIZE
+        return self.struct_page * (1 << self.order) // PAGE_SIZE
 
 
 class Hugetlb:
@@ -124,19 +124,25 @@ class Hugetlb:
                 pages.nid,
                 i < pages.in_use,
                 pages.optimized,
+                self.memmap.size,
             )
             self._prepare(folio)
-            if pages.optimized and not self._self_hosted(folio):
+            if pages.optimized and self.optimizable(folio):
                 self.optimize(folio)
             self._enlist(folio)
             self.folios.append(folio)
 
-    def _self_hosted(self, folio: Folio) -> bool:
-        """``PageVmemmapSelfHosted()`` of the frame that holds the head's struct page."""
+    def optimizable(self, folio: Folio) -> bool:
+        """
+        ``vmemmap_should_optimize()``: not if the frame that holds the head's struct page is
+        self-hosted, nor if the size of a struct page is no power of two.
+        """
+        if self.memmap.size & self.memmap.size - 1:
+            return False
         pa = self.tables.translate(self.address(folio))
         assert pa is not None
         flags = int(self.memmap.words(pa // PAGE_SIZE)[0])
-        return bool(flags & self.memmap.flag("vmemmap_self_hosted"))
+        return not flags & self.memmap.flag("vmemmap_self_hosted")
 
     def _prepare(self, folio: Folio) -> None:
         """``__prep_new_hugetlb_folio()``, ``prep_compound_page()``."""
@@ -150,7 +156,7 @@ class Hugetlb:
             value = self.layouts.constant("PGTY_hugetlb") << 24
             memmap.poke(pfn, self.layouts.offsetof("page", "_mapcount"), value, 4)
         else:
-            dtor = self.layouts.offsetof("folio", "_folio_dtor") - STRUCT_PAGE_SIZE
+            dtor = self.layouts.offsetof("folio", "_folio_dtor") - memmap.size
             memmap.poke(pfn + 1, dtor, self.layouts.constant("HUGETLB_PAGE_DTOR"), 1)
         flag = _RESTORE_RESERVE if folio.in_use else _FREED
         self.set_private(folio, 1 << self.layouts.constant(flag))
@@ -160,7 +166,7 @@ class Hugetlb:
     def _tail_pages(self, pfn: int, count: int, folio: Folio) -> Words:
         memmap = self.memmap
         pages = memmap.fresh(pfn, count, memmap.zone(folio.pfn), folio.nid, 0)
-        compound = "compound_info" if memmap.has_mask else "compound_head"
+        compound = "compound_info" if memmap.has_info else "compound_head"
         pages[:, self.layouts.offsetof("page", compound) // 8] = memmap.compound_info(
             folio.pfn, folio.order
         )
@@ -232,7 +238,8 @@ class Hugetlb:
         code = b"\x48\xb8" + (_LIST_POISON + 0x100).to_bytes(8, "little")
         if resets:
             # NR_RESET_STRUCT_PAGE: 4 with hugetlb's members in the fourth struct page
-            size = (4 if self.layouts.sizeof("folio") > 3 * STRUCT_PAGE_SIZE else 3) * 64
+            one = self.memmap.size
+            size = (4 if self.layouts.sizeof("folio") > 3 * one else 3) * one
             # lea size(%rdi), %rsi; mov $size / 8, %ecx; rep movsq
             code += b"\x48\x8d\xb7" + size.to_bytes(4, "little")
             code += b"\xb9" + (size // 8).to_bytes(4, "little") + b"\xf3\x48\xa5"
@@ -269,13 +276,15 @@ class Hugetlb:
         key = folio.nid, zone, folio.order
         if key not in self.tails:
             self.tails[key] = pfn = self.pages.alloc_page(folio.nid)
-            pages = self._tail_pages(pfn, struct_pages_per_page, folio)
+            pages = self._tail_pages(pfn, self.memmap.per_page, folio)
             # set_page_zone(), set_page_node(): no last CPU, and no list.
             low = self.memmap.links("ZONE_DMA", 0)
             pages[:, 0] &= np.uint64(~low & (1 << 64) - 1)
             pages[:, 2] = 0
             self.memory.physical.words(pfn)[:] = pages.ravel()
-            slot = f"vmemmap_tails[{folio.order - _TAIL_MIN_ORDER}]"
+            # VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap
+            least = (2 * PAGE_SIZE // self.memmap.size).bit_length() - 1
+            slot = f"vmemmap_tails[{folio.order - least}]"
             self.nodes.zone(folio.nid, zone)[slot] = self.addresses.pfn_to_page(pfn)
         return self.tails[key]
 

@@ -49,6 +49,7 @@ class Image:
 
         :raises OSError: if that fails
         """
+        self.kernel.memmap.flush()
         segments = list(self.kernel.physical.segments())
         if len(segments) > _MAX_SEGMENTS:
             raise UsageError(f"scenario {self.scenario.name} is too large to dump")

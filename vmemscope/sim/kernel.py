@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 
 from ..errors import UsageError
 from . import btf, kallsyms
-from .addresses import randomize
+from .addresses import STRUCT_PAGE_SIZE, randomize
 from .devices import DaxBus, Devices, PagemapRecord
 from .hugetlb import Hugetlb
 from .kernel_image import IMAGE_SIZE, KernelImage
@@ -64,6 +65,8 @@ class SimulatedKernel:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.layouts = Layouts.load(scenario.kernel)
+        if scenario.struct_page != STRUCT_PAGE_SIZE:
+            self.layouts = self.layouts.resized(scenario.struct_page)
         self.behaviour = BEHAVIOUR[scenario.kernel]
         self.random = Random(f"{scenario.seed} {scenario.kernel} {scenario.levels}")
         self.physical = Memory()
@@ -127,6 +130,7 @@ class SimulatedKernel:
         self.addresses = randomize(
             self.scenario.levels, last, IMAGE_SIZE, low_end << PAGE_SHIFT, self.random
         )
+        self.addresses = replace(self.addresses, struct_page_size=self.scenario.struct_page)
         if last > 1 << self.addresses.max_physmem_bits:
             raise UsageError(f"scenario {self.scenario.name}: memory ends above what paging allows")
         self.memory = KernelMemory(self.physical, self.addresses, self.layouts)
@@ -182,22 +186,33 @@ class SimulatedKernel:
             self.behaviour.pageblock_bits,
         )
         flags = self.sections.flag("IS_EARLY") | self.sections.flag("IS_ONLINE")
-        #: section -> pfn of the block that holds its memory map
-        self.boot_memmap: dict[int, int] = {}
+        #: section -> pfns of the blocks that were allocated for its memory map
+        self.boot_memmap: dict[int, list[int]] = {}
         for start, end, nid in self.ram:
             for nr in range(start // PAGES_PER_SECTION, (end - 1) // PAGES_PER_SECTION + 1):
                 if nr not in self.boot_memmap:
-                    self.boot_memmap[nr] = block = self.memblock.alloc(
-                        _MEMMAP_PAGES, _MEMMAP_PAGES, nid
-                    )
-                    va = self.addresses.pfn_to_page(nr * PAGES_PER_SECTION)
-                    self.tables.set(va, PMD_SHIFT, block << PAGE_SHIFT | KERNEL_LARGE)
+                    self.boot_memmap[nr] = self._boot_memmap(nr, nid)
                     self.sections.init_one(nr, self.addresses.vmemmap_base, flags)
                 # subsection_map_init(); the kernel counts the holes in the
                 # first megabyte in.
                 first = max(start, nr * PAGES_PER_SECTION)
                 count = min(end, (nr + 1) * PAGES_PER_SECTION) - first
                 self.sections.fill_subsection_map(first, count)
+
+    def _boot_memmap(self, nr: int, nid: int) -> list[int]:
+        """
+        ``vmemmap_populate_hugepages()``: map the memory map of a section.
+
+        :return: the blocks that were not there already, for a neighbouring section
+        """
+        start = self.addresses.pfn_to_page(nr * PAGES_PER_SECTION)
+        end = self.addresses.pfn_to_page((nr + 1) * PAGES_PER_SECTION)
+        blocks = []
+        for va in range(start // PMD_SIZE * PMD_SIZE, end, PMD_SIZE):
+            if not self.tables.entry(va, PMD_SHIFT):
+                blocks.append(self.memblock.alloc(_MEMMAP_PAGES, _MEMMAP_PAGES, nid))
+                self.tables.set(va, PMD_SHIFT, blocks[-1] << PAGE_SHIFT | KERNEL_LARGE)
+        return blocks
 
     def _setup_nodes(self) -> None:
         pgdats = {}
@@ -232,8 +247,8 @@ class SimulatedKernel:
             self.physical, self.tables, self.addresses, self.layouts, self.ram, self.scenario.off
         )
         free = [(run.start, run.end, run.nid) for run in self.memblock.runs]
-        for nr, block in self.boot_memmap.items():
-            self._init_section_memmap(nr, block, free)
+        for nr, blocks in self.boot_memmap.items():
+            self._init_section_memmap(nr, blocks, free)
         self.pages = PageAllocator(free, self.memmap)
         self.tables.alloc = self._alloc_table
         self._managed: dict[tuple[int, str], int] = {}
@@ -246,13 +261,16 @@ class SimulatedKernel:
         self.sections.alloc = self.slab.alloc
         self.vmemmap = Vmemmap(self.physical, self.tables, self.pages, self.memmap, self.addresses)
 
-    def _init_section_memmap(self, nr: int, block: int, free: list[tuple[int, int, int]]) -> None:
+    def _init_section_memmap(
+        self, nr: int, blocks: list[int], free: list[tuple[int, int, int]]
+    ) -> None:
         """
         Write the struct pages of a section. What is not RAM
         (``init_unavailable_range()``) and what memblock handed out is reserved.
         """
         first = nr * PAGES_PER_SECTION
-        self.physical.run(block, _MEMMAP_PAGES)
+        for block in blocks:
+            self.physical.run(block, _MEMMAP_PAGES)
         start = first
         while start < first + PAGES_PER_SECTION:
             zone, count = next(_by_zone(self.memmap, start, first + PAGES_PER_SECTION))
@@ -277,7 +295,7 @@ class SimulatedKernel:
         the tables that map it, count the sections that they are for.
         """
         packed = self.behaviour.bootmem_info_packed
-        for nr, block in sorted(self.boot_memmap.items()):
+        for nr, blocks in sorted(self.boot_memmap.items()):
             va = self.addresses.pfn_to_page(nr * PAGES_PER_SECTION)
             _, *below = [pfn for _, pfn, _ in self.tables.tables(va)]
             if self.scenario.levels == 4:
@@ -285,7 +303,8 @@ class SimulatedKernel:
                 below.insert(0, below[0])
             for pfn in below:
                 self.memmap.get_page_bootmem(nr, pfn, "MIX_SECTION_INFO", packed)
-            self.memmap.get_page_bootmem(nr, block, "SECTION_INFO", packed, _MEMMAP_PAGES)
+            for block in blocks:
+                self.memmap.get_page_bootmem(nr, block, "SECTION_INFO", packed, _MEMMAP_PAGES)
 
     def _alloc_table(self, va: int, shift: int) -> int:
         """``vmemmap_alloc_block_zero()``, ``spp_getpage()``: a page table at run time."""
@@ -403,7 +422,8 @@ class SimulatedKernel:
         or, with CONFIG_DEBUG_VM, the pattern of ``page_init_poison()``.
         """
         generator = np.random.default_rng(self.random.getrandbits(32))
-        pages = generator.integers(0, 1 << 64, (count, 8), dtype=np.uint64)
+        shape = count, self.addresses.struct_page_size // 8
+        pages = generator.integers(0, 1 << 64, shape, dtype=np.uint64)
         pages[generator.random(count) < 0.2] = np.uint64((1 << 64) - 1)
         return pages
 
@@ -481,7 +501,8 @@ class SimulatedKernel:
             self.memory.write_int(offsets + cpu * 8, offset)
         if self.behaviour.percpu_in_image:
             image.label("__per_cpu_start", self.percpu.start)
-        boot = len(self.boot_memmap) * _MEMMAP_PAGES - self.hugetlb.freed
+        size = PAGES_PER_SECTION * self.addresses.struct_page_size
+        boot = len(self.boot_memmap) * size // PAGE_SIZE - self.hugetlb.freed
         for name, value in (
             ("nr_memmap_pages", self.vmemmap.nr_memmap_pages),
             ("nr_memmap_boot_pages", boot),

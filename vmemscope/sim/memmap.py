@@ -17,14 +17,13 @@ from .addresses import STRUCT_PAGE_SIZE, AddressSpace
 from .layouts import Layouts
 from .memory import LE64, Memory, Words
 from .pagetable import PageTables
-from .units import MAX_DMA32_PFN, MAX_DMA_PFN, PAGE_SIZE
+from .units import MAX_DMA32_PFN, MAX_DMA_PFN, PAGE_SIZE, PAGES_PER_SECTION
 
 __all__ = ("NODES_PGSHIFT", "ZONES_PGSHIFT", "MemMap", "struct_pages_per_page")
 
 #: struct pages in a page of the vmemmap
 struct_pages_per_page = PAGE_SIZE // STRUCT_PAGE_SIZE
 
-_WORDS = STRUCT_PAGE_SIZE // 8
 _U32 = 0xFFFF_FFFF
 
 # Debian: NODES_SHIFT 10, three bits of zone, LAST_CPUPID_SHIFT 21, no section
@@ -66,12 +65,17 @@ class MemMap:
         self._nodes_shift = 64 if "NUMA" in off else NODES_PGSHIFT
         width = NODES_PGSHIFT - ZONES_PGSHIFT - ("ZONE_DEVICE" in off)
         self._zones_shift = self._nodes_shift - width
-        if layouts.sizeof("page") != STRUCT_PAGE_SIZE:
-            raise ValueError("struct page does not have 64 bytes")
+        #: sizeof(struct page)
+        self.size = layouts.sizeof("page")
+        #: struct pages in a page of the vmemmap, and whether some lie across two
+        self.per_page, rest = divmod(PAGE_SIZE, self.size)
+        self.straddles = rest > 0
+        #: struct pages that may lie across two pages, by section, until they are written
+        self._apart: dict[int, Words] = {}
         self._mapcount = layouts.offsetof("page", "_mapcount")
         self._refcount = layouts.offsetof("page", "_refcount")
         self._compound = layouts.offsetof(
-            "page", "compound_info" if self.has_mask else "compound_head"
+            "page", "compound_info" if self.has_info else "compound_head"
         )
         self._private = layouts.offsetof("page", "private")
         # __folio_index in 7.2
@@ -84,6 +88,11 @@ class MemMap:
         Whether tail pages hold a mask: ``compound_info_has_mask()``. Debian's
         7.2 sets CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP, and 64 is a power of 2.
         """
+        return self.has_info and not self.size & self.size - 1
+
+    @property
+    def has_info(self) -> bool:
+        """Whether the member is compound_info (7.1+)."""
         return self.layouts.has_member("page", "compound_info")
 
     # Flags.
@@ -126,7 +135,32 @@ class MemMap:
         pa = self.tables.translate(self.addresses.pfn_to_page(pfn))
         if pa is None:
             raise KeyError(pfn)
-        return self.memory.words(pa // PAGE_SIZE)[pa % PAGE_SIZE // 8 :][:_WORDS]
+        if self.straddles:
+            found: Words = self._section(pfn)[pfn % PAGES_PER_SECTION]
+            return found
+        return self.memory.words(pa // PAGE_SIZE)[pa % PAGE_SIZE // 8 :][: self.size // 8]
+
+    def _section(self, pfn: int) -> Words:
+        """Return the struct pages of a section of a kernel in which some lie across pages."""
+        number = pfn // PAGES_PER_SECTION
+        if number not in self._apart:
+            self._apart[number] = np.zeros((PAGES_PER_SECTION, self.size // 8), LE64)
+        return self._apart[number]
+
+    def flush(self) -> None:
+        """Write the struct pages that are kept apart to where the page tables say they are."""
+        for number, pages in self._apart.items():
+            start = self.addresses.pfn_to_page(number * PAGES_PER_SECTION)
+            data = pages.reshape(-1).view(np.uint8)
+            at = 0
+            while at < len(data):
+                va = start + at
+                count = min(PAGE_SIZE - va % PAGE_SIZE, len(data) - at)
+                pa = self.tables.translate(va)
+                if pa is not None:
+                    page = self.memory.page(pa // PAGE_SIZE).view(np.uint8)
+                    page[pa % PAGE_SIZE :][:count] = data[at : at + count]
+                at += count
 
     def exists(self, pfn: int) -> bool:
         """Whether there is a struct page for a pfn."""
@@ -182,13 +216,23 @@ class MemMap:
 
         :raises KeyError: if the vmemmap has a hole there
         """
+        while count and self.straddles:
+            if not self.exists(pfn):
+                raise KeyError(pfn)
+            first = pfn % PAGES_PER_SECTION
+            step = min(count, PAGES_PER_SECTION - first)
+            yield self._section(pfn)[first : first + step]
+            pfn += step
+            count -= step
         while count:
-            first = pfn % struct_pages_per_page
-            step = min(count, struct_pages_per_page - first)
+            first = pfn % self.per_page
+            step = min(count, self.per_page - first)
             pa = self.tables.translate(self.addresses.pfn_to_page(pfn))
             if pa is None:
                 raise KeyError(pfn)
-            yield self.memory.words(pa // PAGE_SIZE).reshape(-1, _WORDS)[first : first + step]
+            yield self.memory.words(pa // PAGE_SIZE).reshape(-1, self.size // 8)[
+                first : first + step
+            ]
             pfn += step
             count -= step
 
@@ -196,11 +240,11 @@ class MemMap:
 
     def fresh(self, pfn: int, count: int, zone: str, nid: int, refcount: int = 1) -> Words:
         """``__init_single_page()``, of adjacent ones."""
-        pages = np.zeros((count, _WORDS), LE64)
+        pages = np.zeros((count, self.size // 8), LE64)
         pages[:, 0] = self.links(zone, nid)
         # INIT_LIST_HEAD(&page->lru)
         pages[:, 1] = self.addresses.pfn_to_page(pfn) + 8
-        pages[:, 1] += np.arange(count, dtype=LE64) * np.uint64(STRUCT_PAGE_SIZE)
+        pages[:, 1] += np.arange(count, dtype=LE64) * np.uint64(self.size)
         pages[:, 2] = pages[:, 1]
         pages[:, self._mapcount // 8] = refcount << 32 | _U32
         return pages
@@ -258,7 +302,7 @@ class MemMap:
         """What ``set_compound_head()`` stores in a tail page."""
         if self.has_mask:
             # include/linux/page-flags.h: set_compound_head()
-            return -(STRUCT_PAGE_SIZE << order) & (1 << 64) - 1 | 1
+            return -(self.size << order) & (1 << 64) - 1 | 1
         return self.addresses.pfn_to_page(head_pfn) | 1
 
     def device_tails(self, head_pfn: int, count: int, order: int, nid: int) -> Words:
@@ -294,7 +338,7 @@ class MemMap:
                 self._poke_folio(head_pfn, name, value)
         if not self.layouts.has_member("folio", "_folio_order"):
             # folio_set_order(): in the low byte of the first tail page's flags.
-            offset = self.layouts.offsetof("folio", "_flags_1") - STRUCT_PAGE_SIZE
+            offset = self.layouts.offsetof("folio", "_flags_1") - self.size
             flags = self.peek(head_pfn + 1, offset)
             self.poke(head_pfn + 1, offset, flags & ~0xFF | order)
         if self.layouts.has_member("folio", "_deferred_list"):
@@ -305,5 +349,5 @@ class MemMap:
 
     def _poke_folio(self, head_pfn: int, name: str, value: int) -> None:
         member = self.layouts.member("folio", name)
-        page, offset = divmod(member.offset, STRUCT_PAGE_SIZE)
+        page, offset = divmod(member.offset, self.size)
         self.poke(head_pfn + page, offset, value, member.size)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .addresses import STRUCT_PAGE_SIZE, AddressSpace
-from .memmap import MemMap, struct_pages_per_page
+from .addresses import AddressSpace
+from .memmap import MemMap
 from .objects import KernelMemory, Struct
 from .pagetable import KERNEL_LARGE, PageTables
 from .percpu import Percpu
@@ -52,7 +52,7 @@ class CompoundCopy:
     def _is_apart(self, head: int, count: int) -> bool:
         """Whether no two struct pages are in the same place, so that order does not matter."""
         va = self.memmap.addresses.pfn_to_page(head)
-        size = count * STRUCT_PAGE_SIZE
+        size = count * self.memmap.size
         frames = {self.memmap.tables.translate(va + at) for at in range(0, size, PAGE_SIZE)}
         return len(frames) == size // PAGE_SIZE
 
@@ -205,7 +205,7 @@ class Memremap:
             head // PAGES_PER_SECTION
         ):
             return pgmap_vmemmap_nr(pgmap)
-        return VMEMMAP_RESERVE_NR * struct_pages_per_page
+        return VMEMMAP_RESERVE_NR * self.memmap.per_page
 
     def memmap_init_compound(
         self, head: int, count: int, nid: int, pgmap: Struct, refcount: int

@@ -8,6 +8,7 @@ A scenario is a TOML file. All keys::
     kernel = "6.1"            # one of layouts.VERSIONS
     levels = 5                # of page tables: 4 or 5
     seed = 1                  # of the address space randomisation
+    struct_page = 64          # sizeof(struct page) in bytes: 56 to 128
     off = ["NUMA"]            # options of the configuration; options.OFF has all
     ram = "512M"              # from address 0 (above 3G: from 4G), all on node 0 ...
 
@@ -172,6 +173,8 @@ class Scenario:
     ram: tuple[Ram, ...] = (Ram(0, 256 * MIB),)
     blocks: tuple[Block, ...] = ()
     off: tuple[str, ...] = ()
+    #: sizeof(struct page)
+    struct_page: int = 64
     pagemaps: tuple[Pagemap, ...] = ()
     faults: tuple[Fault, ...] = ()
     hugetlb: tuple[HugePages, ...] = ()
@@ -243,6 +246,7 @@ def parse_scenario(text: str, name: str) -> Scenario:
         seed=top.take("seed", int, 1),
         ram=_parse_ram(top),
         off=tuple(top.take("off", list, [])),
+        struct_page=top.take("struct_page", int, 64),
         blocks=tuple(_parse_block(table) for table in top.take_tables("block")),
         pagemaps=pagemaps,
         faults=tuple(_parse_fault(table, pagemaps) for table in top.take_tables("fault")),
@@ -258,6 +262,10 @@ def parse_scenario(text: str, name: str) -> Scenario:
     _check_ranges(scenario, top)
     if unknown := [one for one in scenario.off if one not in OFF]:
         raise top.error(f"no option {unknown[0]!r}: there are {', '.join(OFF)}")
+    if not 56 <= scenario.struct_page <= 128 or scenario.struct_page % 8:
+        raise top.error("struct_page must be a multiple of 8 from 56 to 128")
+    if scenario.struct_page != 64 and (scenario.faults or scenario.hugetlb_faults):
+        raise top.error("faults can only be planted with a struct_page of 64")
     if scenario.pagemaps and "ZONE_DEVICE" in scenario.off:
         raise top.error("without ZONE_DEVICE there are no pagemaps")
     if scenario.hugetlb and "HUGETLB_PAGE" in scenario.off:

@@ -9,7 +9,9 @@ ranges that don't start where compounds and sections do is the kernel's.
 
 from __future__ import annotations
 
-from .addresses import STRUCT_PAGE_SIZE, AddressSpace
+import numpy as np
+
+from .addresses import AddressSpace
 from .memmap import MemMap
 from .memory import Memory
 from .objects import Struct
@@ -41,8 +43,9 @@ def vmemmap_can_optimize(altmap: Struct | None, pgmap: Struct | None) -> bool:
     """
     if pgmap is None:
         return False
-    pages = pgmap_vmemmap_nr(pgmap) * STRUCT_PAGE_SIZE // PAGE_SIZE
-    return pages > VMEMMAP_RESERVE_NR and altmap is None
+    size = pgmap.memory.layouts.sizeof("page")
+    pages = pgmap_vmemmap_nr(pgmap) * size // PAGE_SIZE
+    return pages > VMEMMAP_RESERVE_NR and altmap is None and not size & size - 1
 
 
 def pgmap_vmemmap_nr(pgmap: Struct) -> int:
@@ -66,6 +69,8 @@ class Vmemmap:
         self.pages = pages
         self.memmap = memmap
         self.addresses = addresses
+        #: sizeof(struct page)
+        self.size = addresses.struct_page_size
         #: what nr_memmap_pages counts (6.11 and later)
         self.nr_memmap_pages = 0
 
@@ -81,13 +86,12 @@ class Vmemmap:
             self.vmemmap_populate(start, end, nid, altmap)
         self.nr_memmap_pages += self.section_nr_vmemmap_pages(pfn, count, altmap, pgmap)
 
-    @staticmethod
     def section_nr_vmemmap_pages(
-        pfn: int, count: int, altmap: Struct | None, pgmap: Struct | None
+        self, pfn: int, count: int, altmap: Struct | None, pgmap: Struct | None
     ) -> int:
         """``mm/sparse.c: section_nr_vmemmap_pages()``: how many the kernel says it used."""
         if pgmap is None or not vmemmap_can_optimize(altmap, pgmap):
-            return count * STRUCT_PAGE_SIZE // PAGE_SIZE
+            return -(-count * self.size // PAGE_SIZE)
         per_compound = pgmap_vmemmap_nr(pgmap)
         if per_compound < PAGES_PER_SECTION:
             return VMEMMAP_RESERVE_NR * count // per_compound
@@ -108,7 +112,7 @@ class Vmemmap:
         if self.reuse_compound_section(start_pfn, pgmap):
             self.vmemmap_populate_range(start, end, nid, self.compound_section_tail_page(start))
             return
-        size = min(end - start, pgmap_vmemmap_nr(pgmap) * STRUCT_PAGE_SIZE)
+        size = min(end - start, pgmap_vmemmap_nr(pgmap) * self.size)
         for addr in range(start, end, size):
             self.vmemmap_populate_address(addr, nid, None)
             tail = self.vmemmap_populate_address(addr + PAGE_SIZE, nid, None)
@@ -177,14 +181,19 @@ class Vmemmap:
 
     def vmemmap_populate_basepages(self, start: int, end: int, nid: int) -> None:
         """``vmemmap_populate_basepages()`` without an altmap."""
-        for addr in range(start, end, PAGE_SIZE):
+        for addr in range(start // PAGE_SIZE * PAGE_SIZE, end, PAGE_SIZE):
             self.vmemmap_populate_address(addr, nid, None)
 
     def vmemmap_populate_hugepages(
         self, start: int, end: int, nid: int, altmap: Struct | None
     ) -> None:
-        """``vmemmap_populate_hugepages()``: with 2 MiB leaves."""
-        for addr in range(start, end, PMD_SIZE):
+        """
+        ``vmemmap_populate_hugepages()``: with 2 MiB leaves.
+
+        Where a section's memory map does not end with one, the next section finds it mapped
+        (``vmemmap_use_sub_pmd()``).
+        """
+        for addr in range(start // PMD_SIZE * PMD_SIZE, end, PMD_SIZE):
             if self.tables.entry(addr, PMD_SHIFT) & PRESENT:
                 continue
             if altmap is not None:
@@ -192,6 +201,10 @@ class Vmemmap:
             else:
                 pfn = self.pages.alloc_pages(PMD_SHIFT - PTE_SHIFT, nid)
             self.tables.set(addr, PMD_SHIFT, pfn * PAGE_SIZE | KERNEL_LARGE | PSE)
+            if addr < start or addr + PMD_SIZE > end:
+                # vmemmap_use_new_sub_pmd(): PAGE_UNUSED
+                for page in range(pfn, pfn + PMD_SIZE // PAGE_SIZE):
+                    self.memory.page(page).view(np.uint8)[:] = 0xFD
 
     @staticmethod
     def altmap_alloc_block_buf(count: int, altmap: Struct) -> int:
@@ -220,7 +233,7 @@ class Vmemmap:
         ``vmemmap_populate()``: less than a section gets base pages, of RAM
         even if there is an altmap.
         """
-        if end - start < PAGES_PER_SECTION * STRUCT_PAGE_SIZE:
+        if end - start < PAGES_PER_SECTION * self.size:
             self.vmemmap_populate_basepages(start, end, nid)
         else:
             self.vmemmap_populate_hugepages(start, end, nid, altmap)

@@ -38,6 +38,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..kernel import SUBSECTION_SIZE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -71,6 +73,18 @@ class Geometry:
     struct_page_size: int
     #: virtual address of the ``struct page`` of frame 0
     vmemmap: int
+
+    @property
+    def straddles(self) -> bool:
+        """Whether some ``struct page``s lie across two pages of the vmemmap."""
+        return self.page_size % self.struct_page_size != 0
+
+    @property
+    def row(self) -> int:
+        """``struct page``s that are read as one: a vpage's, or a subsection's if any straddle."""
+        if self.straddles:
+            return SUBSECTION_SIZE // self.page_size
+        return self.page_size // self.struct_page_size
 
     def own_leaves(self, piece: Piece, pages: int) -> tuple[int, int]:
         """

@@ -21,6 +21,7 @@ from ...spans import Spans, union
 from ...vmemmap.runs import runs_of
 from ...vmemmap.struct_pages import read_struct_pages, self_hosted
 from ...vmemmap.tables import Kind
+from .areas import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +114,7 @@ def walk_areas(
         needed.append(Spans.of(runs.vpage[useful], stop[useful]))
         _take(found, runs, missing, areas)
         for owner, here, early in _by_area(runs, areas):
-            if not early and owner < devices:
+            if not early and owner < devices and owner != NOTHING:
                 found.counts_of(owner).itself.append(_self_hosted(here, vmemmap))
         _take_base(found, leaves, areas, vmemmap, reserved)
         step(int(runs.length.sum()))
@@ -152,7 +153,8 @@ def _self_hosted(runs: Runs, vmemmap: Vmemmap) -> Spans:
     which, nth = numbered(-(-length // _PART))
     start = pfn[which] + nth * _PART
     end = np.minimum(start + _PART, (pfn + length)[which])
-    hosted = self_hosted(vmemmap, start.astype(np.uint64))
+    frames = start.astype(np.uint64)
+    hosted = vmemmap.ram.contains(frames) & self_hosted(vmemmap, frames)
     return Spans.of(start[hosted], end[hosted])
 
 

@@ -514,28 +514,28 @@ class _Examination:
             place is None
             or layout is None
             or place.head_pfn is None
-            or geometry.page_size % geometry.struct_page_size
             or geometry.compound_vpages(place.order) < 2
         ):
             return ()
-        per_page = geometry.page_size // geometry.struct_page_size
-        # That of the head, and the page's own if it is another.
-        vpages = np.array(sorted({place.head_pfn // per_page, pfn // per_page}))
-        read = self.vmemmap.read(vpages)
+        # The head's row, and the page's own if it is another.
+        row, last = geometry.row, (place.end + 1) // geometry.page_size
+        first = np.array(sorted({place.head_pfn // row * row, pfn // row * row}))
+        end = np.minimum(first + row, last)
+        pfns = first[:, None] + np.arange(row)
+        read = read_struct_pages(self.vmemmap, pfns.ravel())
+        readable = (read.readable.reshape(pfns.shape) | (pfns >= end[:, None])).all(axis=1)
         words = read.data.view(self.vmemmap.word).astype(np.uint64, copy=False)
-        first = vpages * per_page
-        head = np.full(len(vpages), place.head_pfn)
-        shared = np.zeros(len(vpages), dtype=np.bool_)
-        last = (place.end + 1) // geometry.page_size
+        head = np.full(len(first), place.head_pfn)
+        shared = np.zeros(len(first), dtype=np.bool_)
         rows = Rows(
-            head, first, first, first, np.minimum(first + per_page, last), shared, read.pfn,
-            words.reshape(len(vpages), per_page, -1),
+            head, first, first, first, end, shared, read.frame.reshape(pfns.shape)[:, 0],
+            words.reshape(len(first), row, -1),
         )  # fmt: skip
         expected = Expected(layout.pagemap, self.vmemmap.page, geometry, self.flags)
         findings, violations = Collector(), PageViolations(expected, PageKind.COMPOUND)
         violations.check(
-            StructPages(select(rows, read.readable), expected, PageKind.COMPOUND), COMPOUND_RULES
+            StructPages(select(rows, readable), expected, PageKind.COMPOUND), COMPOUND_RULES
         )
-        pages = int(np.count_nonzero(read.readable)) * per_page
-        violations.report(findings, lambda _: (pages - int(read.readable[0]), pages))
+        pages = int(np.count_nonzero(readable)) * row
+        violations.report(findings, lambda _: (pages - int(readable[0]), pages))
         return findings.finish()

@@ -44,7 +44,7 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
     # What lies on the device is moved, not saved.
     moved = audited.pagemap.altmap is not None
     savable = 0
-    if size > 2 and known:
+    if size > 2 and known and not geometry.straddles:
         ideal = [replace(piece, populated=Populated.COMPOUND) for piece in audited.pieces]
         savable = max(backing - expected_frames(ideal, size), 0)
     state, reason = _state(audited, frames, expected)
@@ -147,6 +147,8 @@ def _altmap(audited: AuditedPagemap, frames: FrameTotals) -> str:
         )
         if piece in populated
     ]
+    if audited.shared_leaves:
+        causes.append("leaves that neighbouring sections share")
     in_ram = "in RAM" + (f" ({', '.join(causes)})" if causes else "")
     if ram == backing:
         return f"it has an altmap, but the memory map lies {in_ram}"

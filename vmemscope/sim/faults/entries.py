@@ -26,7 +26,9 @@ def hole(p: Planter, at: Page = Page()) -> Planted:
     p.set_entry(va, PMD_SHIFT, 0)
     if p.record.altmap:
         p.pgmap["altmap.alloc"] -= PMD_PAGES
-    elif isinstance(p, SimPlanter) and old in p.kernel.boot_memmap.values():
+    elif isinstance(p, SimPlanter) and any(
+        old in blocks for blocks in p.kernel.boot_memmap.values()
+    ):
         raise p.error("the memory map made at boot is not the pagemap's")
     else:
         p.free_block(old)

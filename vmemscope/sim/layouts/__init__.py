@@ -70,6 +70,31 @@ class Layouts:
         """Return the types of one of :data:`VERSIONS`. Don't change the result."""
         return _load(version)
 
+    def resized(self, size: int) -> Layouts:
+        """
+        Return the types of this kernel with another ``sizeof(struct page)``.
+
+        Less than 64 bytes: without the members at its end (memcg_data is an option). A
+        ``struct folio`` covers whole ``struct page``s.
+
+        :param size: bytes, a multiple of 8
+        """
+        bits = 8 * self.sizeof("page")
+        types = []
+        for record in self.types:
+            if record["kind"] == "struct" and record.get("name") == "page":
+                members = [one for one in record["members"] if one[2] < 8 * size]
+                record = {**record, "size": size, "members": members}
+            elif record["kind"] == "struct" and record.get("name") == "folio":
+                members = [
+                    [name, type_id, at // bits * size * 8 + at % bits, *rest]
+                    for name, type_id, at, *rest in record["members"]
+                ]
+                parts = 8 * int(record["size"]) // bits
+                record = {**record, "size": parts * size, "members": members}
+            types.append(record)
+        return Layouts(self.release, types)
+
     def constant(self, name: str) -> int:
         """Return the value of an enumerator."""
         return self._constants[name]

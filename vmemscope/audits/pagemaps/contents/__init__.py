@@ -19,6 +19,7 @@ from ....rules.struct_pages import BASE_RULES, COMPOUND_RULES, RULES_BY_KIND
 from .base_pages import check_base_pages
 from .check import Contents, ContentsCheck, ContentsChecked, counted, picked, regions_of, why_not
 from .compounds import check_compounds
+from .straddling import check_straddling
 
 if TYPE_CHECKING:
     from ....kernel.page_flags import FlagLayout
@@ -84,7 +85,9 @@ def check_contents(
         if (why_not_it := rule.why_not(expected, check.kind)) is not None:
             findings.skipped(why_not_it, rule)
     for region in regions:
-        if region.order:
+        if vmemmap.geometry.straddles:
+            check_straddling(check, region)
+        elif region.order:
             check_compounds(check, region)
         else:
             check_base_pages(check, region)

@@ -84,11 +84,10 @@ def why_not(audited: AuditedPagemap, vmemmap: Vmemmap, contents: Contents) -> st
         return audited.no_compounds
     if order and geometry.compound_vpages(order) < 2:
         return "compound pages that share a page of the vmemmap"
-    if geometry.page_size % geometry.struct_page_size or geometry.struct_page_size % 8:
-        return "struct pages that lie across pages of the vmemmap"
-    per_page = geometry.page_size // geometry.struct_page_size
+    if geometry.struct_page_size % 8:
+        return "struct pages that are no whole words"
     if order and any(
-        region.start % per_page for region in regions_of(audited, vmemmap) if region.order
+        region.start % geometry.row for region in regions_of(audited, vmemmap) if region.order
     ):
         return "compound pages that start inside a page of the vmemmap"
     return None
@@ -97,7 +96,7 @@ def why_not(audited: AuditedPagemap, vmemmap: Vmemmap, contents: Contents) -> st
 def regions_of(audited: AuditedPagemap, vmemmap: Vmemmap) -> list[Region]:
     """Return the regions of a pagemap, in order of address."""
     geometry, altmap = vmemmap.geometry, audited.pagemap.altmap
-    per_page = geometry.page_size // geometry.struct_page_size
+    per_page = geometry.row
     regions = []
     for start, end in audited.layout.pfns:
         first = first_compound(audited.pagemap, start)
@@ -161,7 +160,7 @@ class ContentsCheck:
     ) -> None:
         self.audited, self.vmemmap, self.expected = audited, vmemmap, expected
         self.contents, self.step = contents, step
-        self.per_page = vmemmap.geometry.page_size // vmemmap.geometry.struct_page_size
+        self.per_page = vmemmap.geometry.row
         self.plain = min(vmemmap.page.folio_pages, self.per_page - 1)
         self.checked = self.unreadable = self.base_checked = self.base_unreadable = 0
         #: what the pagemap's own pages are
