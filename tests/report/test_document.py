@@ -89,7 +89,8 @@ def test_document_has_the_fields_that_were_agreed_on() -> None:
     document = reports.to_document(report(*of_every_kind(), findings=(finding("xarray"),)))
     VALIDATOR.validate(document)
     assert list(document) == [
-        "schema", "tool", "target", "pgmaps", "findings", "rules", "summary", "timings",
+        "schema", "tool", "target", "pgmaps", "no_pagemaps", "bugs", "findings", "rules",
+        "summary", "timings",
     ]  # fmt: skip
     assert document["schema"] == "vmemscope.pgmap/1"
     assert document["tool"] == {"name": "vmemscope", "version": __version__}

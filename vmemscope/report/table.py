@@ -9,6 +9,7 @@ from ..text import binary_size
 from .grid import grid
 from .words import (
     amount,
+    bug_lines,
     count,
     finding_line,
     header,
@@ -29,6 +30,10 @@ __all__ = ("COLUMNS", "RIGHT", "cell", "render_all", "totals")
 
 #: columns of a name, if there is room, and if there is none
 _NAME, _SHORT_NAME = 24, 8
+
+
+#: findings of a known bug that are listed all the same
+_FEW = 2
 
 
 def _first_range(one: PagemapReport) -> tuple[str, str, str]:
@@ -117,6 +122,19 @@ def render_all(report: Report, width: int) -> str:
     if lines[-1]:
         lines.append("")
     findings = report.all_findings()
+    if report.bugs:
+        # Many lines of one cause hide the others.
+        explained = {(bug.pgmap, s.rule) for bug in report.bugs for s in bug.symptoms}
+        hidden = [(one, f) for one, f in findings if one and (one.address, f.rule) in explained]
+        if len(hidden) > _FEW:
+            findings = [pair for pair in findings if pair not in hidden]
+        lines += [*bug_lines(report.bugs), ""]
+        if len(hidden) > _FEW:
+            lines += [
+                f"{len(hidden)} findings that this explains are not listed: pgmap NAME and"
+                " --format json have them",
+                "",
+            ]
     if findings:
         lines += [finding_line(f, None if one is None else label(one)) for one, f in findings]
         lines.append("")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..rules.findings import Finding, RuleOutcome
     from .documents.common import TargetInfo
+    from .documents.finding import BugReport
     from .documents.pgmap import PagemapReport, Report
 
     class Audited(Protocol):
@@ -123,6 +124,20 @@ def finding_line(finding: Finding, owner: str | None) -> str:
     )
 
 
+def bug_lines(bugs: Iterable[BugReport]) -> list[str]:
+    """Return a line for each known bug of the kernel, with what it explains."""
+    lines = []
+    for one in bugs:
+        owner = one.name or (f"the pagemap at {one.pgmap:#x}" if one.pgmap is not None else "-")
+        symptoms = ", ".join(f"{one.rule} {one.violations}" for one in one.symptoms)
+        lines.append(
+            f"kernel bug {safe(one.bug)} {safe(owner)}: this kernel {safe(one.title)}"
+            f" ({safe(one.versions)}; seen in {safe(one.seen)}). {safe(one.meaning)} What to do:"
+            f" {safe(one.action)}. Symptoms: {safe(symptoms)}"
+        )
+    return lines
+
+
 def not_read(things: Iterable[str]) -> list[str]:
     """Return a line for each thing that could not be read."""
     return [f"not read: {safe(what)}" for what in things]
@@ -192,6 +207,8 @@ def ending(report: Audited) -> list[str]:
         if one.reason
     ]
     lines.append("")
+    if bugs := bug_lines(getattr(report, "bugs", ())):
+        lines += [*bugs, ""]
     if report.findings:
         lines += [*(finding_line(finding, None) for finding in report.findings), ""]
     return [*lines, verdict(tally(report.findings), report.partial)]

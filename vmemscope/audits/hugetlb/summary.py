@@ -10,6 +10,7 @@ import numpy as np
 from ...columns import select
 from ...kernel.hugetlb_folio import Place
 from ...report.documents.common import TargetInfo
+from ...report.documents.finding import BugReport
 from ...report.documents.hugetlb import (
     FolioReport,
     HstateReport,
@@ -20,6 +21,7 @@ from ...report.documents.hugetlb import (
     TailFrame,
 )
 from ...rules import rules_of
+from ...rules.bugs import Symptoms
 from ...rules.rule import Scope
 from ...vmemmap.struct_pages import self_hosted
 from ...vmemmap.tables import Kind
@@ -43,6 +45,7 @@ def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
     """
     hstates = tuple(_hstate(facts, index) for index in range(len(facts.hstates)))
     found = facts.found
+    outcomes = facts.findings.outcomes(rules_of(Scope.HUGETLB))
     report = HugetlbReport(
         target=TargetInfo.about(facts.kernel),
         present=facts.present,
@@ -61,8 +64,18 @@ def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
             not_read=tuple(f"{what}: {n}" for what, n in sorted(facts.unread.items()) if n),
         ),
         folios=_folios(facts) if folios else (),
+        bugs=BugReport.found_by(
+            Symptoms(
+                {one.rule: one.violations for one in outcomes if one.violations},
+                gigantic_tails=any(
+                    one.order == hstate.order and hstate.gigantic
+                    for one in _tails(facts)
+                    for hstate in facts.hstates
+                ),
+            )
+        ),
         findings=facts.findings.finish(),
-        outcomes=facts.findings.outcomes(rules_of(Scope.HUGETLB)),
+        outcomes=outcomes,
     )
     return report.changed()
 

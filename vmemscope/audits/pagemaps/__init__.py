@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ...confirm import confirmed
 from ...progress import Progress, counter
 from ...report.documents.common import TargetInfo
+from ...report.documents.finding import BugReport
 from ...report.documents.pgmap import Report, Summary
 from ...rules import rules_of
 from ...rules.findings import Collector
@@ -29,6 +30,7 @@ from .contents import Contents, ContentsChecked, check_contents, frames_to_read
 from .mapping import map_pagemap
 from .parts import Pagemaps
 from .structures import NO_ZONE_DEVICE, check_entries_of_processes, read_pagemaps
+from .symptoms import symptoms_of
 from .verdict import report_on
 
 if TYPE_CHECKING:
@@ -118,6 +120,15 @@ def once(
     report = Report(
         target=TargetInfo.about(kernel),
         pagemaps=reports,
+        bugs=tuple(
+            bug
+            for audited, one, contents_checked in zip(pagemaps, reports, checked, strict=True)
+            for bug in BugReport.found_by(
+                symptoms_of(audited, one, contents_checked, vmemmap, contents),
+                one.address,
+                one.name,
+            )
+        ),
         no_pagemaps=None if kernel.zone_device else NO_ZONE_DEVICE,
         findings=findings.finish(),
         outcomes=findings.outcomes(rules_of(Scope.TARGET)),

@@ -15,6 +15,7 @@ from msgspec import field
 from ...fields import Address, Bytes, Count, Facts, Seconds, Text, one_of
 from ...rules.findings import Finding, RuleOutcome
 from .common import Summed, TargetReport, Timings
+from .finding import BugReport
 
 __all__ = (
     "FolioReport",
@@ -174,6 +175,8 @@ class HugetlbReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.huge
     hstates: tuple[HstateReport, ...]
     shared_tails: tuple[TailFrame, ...]
     folios: tuple[FolioReport, ...]
+    #: known bugs of the kernel that explain findings
+    bugs: tuple[BugReport, ...] = ()
     findings: tuple[Finding, ...]
     #: outcome of each rule
     outcomes: tuple[RuleOutcome, ...] = field(name="rules")

@@ -17,6 +17,7 @@ from msgspec import UNSET, field
 from ...fields import Address, Bytes, Count, Counts, Facts, Seconds, Text
 from ...rules.findings import Finding, Outcome, RuleOutcome
 from .common import PagemapName, PagemapType, Summed, TargetReport, Timings
+from .finding import BugReport
 
 if TYPE_CHECKING:
     from typing import Any
@@ -209,6 +210,8 @@ class Report(TargetReport, frozen=True, kw_only=True, tag="vmemscope.pgmap/1"):
     pagemaps: tuple[PagemapReport, ...] = field(name="pgmaps")
     #: why the kernel can't have any; ``None`` if it can
     no_pagemaps: Text | None = None
+    #: known bugs of the kernel that explain findings
+    bugs: tuple[BugReport, ...] = ()
     #: findings of no single pagemap
     findings: tuple[Finding, ...]
     #: outcome of each rule that is evaluated for the target as a whole

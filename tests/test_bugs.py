@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Known bugs of kernels are recognised by all of their symptoms, and by nothing less."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from vmemscope.cli.main import main
+from vmemscope.report import schema_text
+from vmemscope.rules import RULES
+from vmemscope.rules.bugs import BUGS, Symptoms, known_bugs
+
+from .kernels import FIXTURES, KERNELS, Dumps
+
+EARLY = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0xa000000
+size = "64M"
+align = "2M"
+"""
+
+
+def fault(compound: int, kind: str = "early-uninitialised") -> str:
+    return f'[[fault]]\nkind = "{kind}"\npagemap = "dax0.0"\ncompound = {compound}\n'
+
+
+def test_the_list() -> None:
+    assert len({bug.id for bug in BUGS}) == len(BUGS)
+    docs = (FIXTURES.parent / "docs" / "rules.md").read_text(encoding="utf-8")
+    for bug in BUGS:
+        assert {*bug.needs, *bug.explains} <= RULES.keys()
+        assert set(bug.needs) <= set(bug.explains)
+        assert f"`{bug.id}`" in docs
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("scenario", "bugs"),
+    [
+        ("mixed", {"7.2": "mask-unaligned"}),
+        ("unaligned-1g", {"7.2": "mask-unaligned"}),
+        ("unaligned-section-1g", dict.fromkeys(KERNELS, "section-unaligned")),
+        ("early-1g", dict.fromkeys(KERNELS, "section-early")),
+        ("devdax-2m", {}),
+        ("early-section", {}),
+        ("several-faults", {}),
+        ("tail-wrong-head", {}),
+        ("frame-poisoned", {}),
+    ],
+)
+def test_layouts_that_kernels_get_wrong(
+    dumps: Dumps, scenario: str, bugs: dict[str, str], kernel: str
+) -> None:
+    report = dumps.audited(scenario, kernel).pgmap
+    found = [one.bug for one in report.bugs]
+    assert found == ([bugs[kernel]] if kernel in bugs else [])
+    for bug in report.bugs:
+        (owner,) = [one for one in report.pagemaps if one.address == bug.pgmap]
+        outcomes = {one.rule: one.violations for one in owner.outcomes}
+        assert bug.symptoms
+        assert {s.rule: s.violations for s in bug.symptoms}.items() <= outcomes.items()
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_all_compound_pages_of_a_section_from_boot(
+    dumps: Dumps, kernel: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = EARLY + "".join(fault(compound) for compound in range(32))
+    report = dumps.audited(scenario, kernel).pgmap
+    (bug,) = report.bugs
+    assert bug.bug == "early-uninitialised"
+    assert sum(one.violations for one in bug.symptoms) == 32
+    core = str(dumps.core(scenario, kernel))
+    assert main(["pgmap", "--all", "-c", core]) == 1
+    text = capsys.readouterr().out
+    lines = [line for line in text.splitlines() if line.startswith("kernel bug ")]
+    assert len(lines) == 1
+    assert "fixed in 7.2, 6.12.97 and 6.1.184" in lines[0]
+    # One line in place of many; the details stay where one asks for them.
+    assert "error page-" not in text
+    assert "findings that this explains are not listed" in text
+    main(["pgmap", "dax0.0", "-c", core])
+    assert capsys.readouterr().out.count("error page-") == 16
+    main(["pgmap", "--all", "-c", core, "--format", "json"])
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator(json.loads(schema_text("vmemscope.pgmap/1"))).validate(document)
+    assert len(document["pgmaps"][0]["findings"]) == 16
+    assert document["bugs"][0]["bug"] == "early-uninitialised"
+
+
+@pytest.mark.parametrize(
+    "compounds", [range(1), range(31), (*range(16), *range(17, 32))], ids=["1", "31", "gap"]
+)
+def test_some_of_them_have_another_cause(dumps: Dumps, compounds: tuple[int, ...]) -> None:
+    scenario = EARLY + "".join(fault(compound) for compound in compounds)
+    report = dumps.audited(scenario, "6.12").pgmap
+    assert report.bugs == ()
+    assert len(report.pagemaps[0].findings) == min(len(compounds), 16)
+
+
+def test_what_another_fault_breaks_is_still_listed(
+    dumps: Dumps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = (
+        EARLY + "".join(fault(compound) for compound in range(32)) + fault(3, "head-flag-lost")
+    )
+    core = str(dumps.core(scenario, "6.12"))
+    assert main(["pgmap", "--all", "-c", core]) == 1
+    text = capsys.readouterr().out
+    assert "kernel bug early-uninitialised" in text
+    assert "error head-flag dax0.0" in text
+
+
+def test_conditions() -> None:
+    def found(symptoms: Symptoms) -> list[str]:
+        return [bug.id for bug, _ in known_bugs(symptoms)]
+
+    mask = {"mask-alignment": 1, "compound-head": 3}
+    assert found(Symptoms(mask, 3)) == ["mask-unaligned"]
+    assert found(Symptoms(mask, 4)) == []
+    assert found(Symptoms({"mask-alignment": 1}, 3)) == []
+    zone = {"page-zone": 30, "page-uninitialised": 2}
+    assert found(Symptoms(zone, 32, 32, True)) == ["early-uninitialised"]
+    assert found(Symptoms(zone, 32, 32, False)) == []
+    assert found(Symptoms(zone, 40, 40, True)) == []
+    tails = {"hugetlb-shared-tail": 2}
+    assert found(Symptoms(tails, gigantic_tails=True)) == ["hugetlb-gigantic-boot"]
+    assert found(Symptoms(tails)) == []
+    assert found(Symptoms({})) == []
+
+
+def test_hugetlb(dumps: Dumps) -> None:
+    fixture: Path = FIXTURES / "hugetlb-restore.toml"
+    text = '[[hugetlb]]\ncount = 3\n[[hugetlb_fault]]\nkind = "restore"\n'
+    assert not fixture.exists()
+    report = dumps.audited(text, "6.12").hugetlb
+    assert [one.bug for one in report.bugs] == ["hugetlb-restore"]
+    assert dumps.audited("[[hugetlb]]\ncount = 3\n", "6.12").hugetlb.bugs == ()
