@@ -16,7 +16,7 @@ from .vmcoreinfo import note_text, parse, symbol
 if TYPE_CHECKING:
     from drgn import Platform, Program
 
-__all__ = ("Target", "misfit", "new_program", "read_vmcoreinfo", "target_of")
+__all__ = ("Target", "check_note", "misfit", "new_program", "read_vmcoreinfo", "target_of")
 
 
 #: bytes in a field of struct new_utsname, and before its release: sysname, nodename
@@ -86,6 +86,21 @@ def read_vmcoreinfo(path: str) -> bytes:
             "it is text that starts with OSRELEASE=, or an ELF note with the name VMCOREINFO",
         )
     return text
+
+
+def check_note(prog: Program, note: str | None, target: str, hint: str | None = None) -> None:
+    """
+    Check that a saved note is of the target's kernel and boot.
+
+    :param note: path of the note that the program was opened with, ``None`` if it has its own
+    :param target: what the user calls the target
+    :raises TargetError: if it is not
+    """
+    if note is not None and (why := misfit(prog)):
+        raise TargetError(
+            f"the VMCOREINFO in {note} is not of the kernel in {target}: {why}",
+            hint or "give the note of the same boot",
+        )
 
 
 def misfit(prog: Program, *, strict: bool = False) -> str | None:

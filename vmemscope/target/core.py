@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..arch import vmcoreinfo_marks
 from ..errors import TargetError
 from ..text import printable
-from .base import Target, misfit, new_program, read_vmcoreinfo, target_of
+from .base import Target, check_note, misfit, new_program, read_vmcoreinfo, target_of
 from .elf import NOT_IN_DUMP, Load, add_segments, read_elf
 from .formats import is_core, read_head, refusal
 from .kdump import FLATTENED, check_flattened, check_whole
@@ -79,14 +79,10 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     if missing := add_segments(prog, path, loads):
         size = f"{missing >> 20} MiB" if missing >> 20 else f"{missing >> 10} KiB"
         notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not read as zeros")
-    if text is not None and (why := misfit(prog)):
+    if text is not None and misfit(prog):
         own = _set_core_dump(path, None) is not None
-        raise TargetError(
-            f"the VMCOREINFO in {vmcoreinfo} is not of the kernel in {path}: {why}",
-            "the dump has a VMCOREINFO of its own: leave --vmcoreinfo out"
-            if own
-            else "give the note of the same boot",
-        )
+        hint = "the dump has a VMCOREINFO of its own: leave --vmcoreinfo out" if own else None
+        check_note(prog, vmcoreinfo, path, hint)
     error = TargetError(f"{path} has no VMCOREINFO")
     return target_of(prog, "core", path, error, tuple(notes))
 

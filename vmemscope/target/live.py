@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from ..errors import TargetError
-from .base import Target, new_program, target_of
+from .base import Target, check_note, new_program, target_of
 
 __all__ = ("open_live",)
 
@@ -41,6 +41,7 @@ def open_live(vmcoreinfo: str | None = None) -> Target:
         if not isinstance(e, OSError | ValueError) and type(e) is not Exception:
             raise
         raise TargetError(f"cannot read {_KCORE}: {e}", _why_not_permitted()) from e
+    check_note(prog, vmcoreinfo, _KCORE)
     return target_of(
         prog,
         "live",
