@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .arch import architecture_of
+from .columns import numbered
 from .errors import TargetError
-from .kernel.dev_pagemap import read_pagemaps
-from .kernel.device import name_pagemaps
+from .kernel import SUBSECTION_SIZE
+from .kernel.dev_pagemap import read_pagemap, read_pagemaps
+from .kernel.device import dax_pagemaps, name_pagemaps
 from .kernel.mem_section import Sections, read_sections
 from .kernel.mem_section_usage import read_subsections
 from .kernel.page import PageLayout, read_page_layout
 from .kernel.page_state import PageStates, read_page_states
 from .kernel.pglist_data import DEVICE, read_zones
 from .kernel.resource import read_resources
-from .spans import subtract, union
+from .spans import Spans, subtract, union
 from .target.base import target_of
 from .target.vmcoreinfo import physmem_bits, physmem_frames
 from .timing import phase
@@ -37,7 +39,7 @@ from .types.options import check_memory_model, has_zone_device
 from .vmemmap.layout import Geometry
 from .vmemmap.memory import PhysicalMemory
 from .vmemmap.pagemaps import PagemapLayout, layouts_of
-from .vmemmap.struct_pages import flag_layout
+from .vmemmap.struct_pages import flag_layout, read_struct_pages
 from .vmemmap.vmemmap import Vmemmap
 
 if TYPE_CHECKING:
@@ -55,6 +57,9 @@ if TYPE_CHECKING:
     from .types import Need
 
 __all__ = ("Kernel",)
+
+#: subsections whose struct pages are asked for pagemaps that were lost, and pagemaps found so
+_MAX_SAMPLES, _MAX_RECOVERED = 1 << 16, 1 << 12
 
 
 class Kernel:
@@ -254,7 +259,48 @@ class Kernel:
 
     @cached_property
     def _pagemaps(self) -> tuple[list[Pagemap], list[Damage]]:
-        return read_pagemaps(self.prog) if self.zone_device else ([], [])
+        if not self.zone_device:
+            return [], []
+        found, damage = read_pagemaps(self.prog)
+        if any(one.unreadable for one in damage):
+            found += self._recovered({one.address for one in found})
+        return found, damage
+
+    def _recovered(self, known: set[int]) -> list[Pagemap]:
+        """
+        Find the pagemaps that an unreadable part of ``pgmap_array`` has.
+
+        Devices on the dax bus have theirs, and the first ``struct page`` of a subsection
+        can be a head, which points to its pagemap.
+
+        :param known: addresses of the other pagemaps
+        """
+        page, sections = self.page, self.sections
+        valid = read_subsections(
+            self.prog, sections, self.page_size, np.flatnonzero(~sections.online)
+        ).valid
+        pages = SUBSECTION_SIZE // self.page_size
+        which, nth = numbered(-(-(valid.end - valid.start) // pages))
+        pfns = (valid.start[which] + nth * pages)[:: max(len(which) // _MAX_SAMPLES, 1)]
+        everything = [(0, (1 << self.physmem_bits) - 1)]
+        ram = [(one.start, one.end) for one in self.resources if one.is_system_ram]
+        memory = PhysicalMemory(self.prog, self.page_size, ram if self.live else everything)
+        vmemmap = Vmemmap(self.geometry, self.table, sections, page, memory, memory, memory)
+        read = read_struct_pages(vmemmap, pfns)
+        pointers = read.word(page.pgmap, vmemmap.word)
+        plausible = (pointers >= np.uint64(self.arch.kernel_space)) & (pointers % np.uint64(8) == 0)
+        named = set(pointers[plausible & read.readable].tolist())
+        found = []
+        for address in sorted((named | dax_pagemaps(self.prog).keys()) - known)[:_MAX_RECOVERED]:
+            one = read_pagemap(self.prog, address)
+            frames = Spans.of(
+                [r.start // self.page_size for r in one.ranges],
+                [(r.end + 1) // self.page_size for r in one.ranges],
+            )
+            # Its ranges are valid subsections, as a whole: nothing else looks like that.
+            if one.ranges and not one.damage and not subtract(frames, valid).total:
+                found.append(one)
+        return found
 
     @property
     def pagemaps(self) -> list[Pagemap]:

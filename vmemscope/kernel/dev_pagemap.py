@@ -23,7 +23,7 @@ from .xarray import Entry, entries
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ("Altmap", "Pagemap", "PhysicalRange", "read_pagemaps")
+__all__ = ("Altmap", "Pagemap", "PhysicalRange", "read_pagemap", "read_pagemaps")
 
 # include/linux/memremap.h: a macro, so not in the types
 _PGMAP_ALTMAP_VALID = 1 << 0
@@ -124,6 +124,11 @@ def read_pagemaps(prog: Program) -> tuple[list[Pagemap], list[Damage]]:
     return [
         _read_pagemap(prog, address, tuple(spans), types) for address, spans in by_address.items()
     ], damage
+
+
+def read_pagemap(prog: Program, address: int) -> Pagemap:
+    """Read the pagemap at an address, whatever ``pgmap_array`` has of it."""
+    return _read_pagemap(prog, address, (), _memory_types(prog))
 
 
 def _memory_types(prog: Program) -> dict[int, str]:

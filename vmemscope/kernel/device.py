@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .dev_pagemap import Pagemap
     from .resource import Resource
 
-__all__ = ("name_pagemaps",)
+__all__ = ("dax_pagemaps", "name_pagemaps")
 
 _MAX_DEVICES = 4096
 _MAX_NAME = 64
@@ -47,7 +47,7 @@ def name_pagemaps(
     :param resources: the tree of ``iomem_resource``, parents before children
     :return: address of the pagemap -> name; a pagemap without a name is left out
     """
-    names = _dax_names(prog) if pagemaps else {}
+    names = dax_pagemaps(prog) if pagemaps else {}
     for pagemap in pagemaps:
         if pagemap.address in names:
             continue
@@ -57,17 +57,18 @@ def name_pagemaps(
     return names
 
 
-def _dax_names(prog: Program) -> dict[int, str]:
+def dax_pagemaps(prog: Program) -> dict[int, str]:
+    """Return the pagemaps of the devices on the dax bus, and the names of these devices."""
+    found: dict[int, str] = {}
     try:
-        return {
-            dax.pgmap.value_(): printable(read_string(prog, dax.dev.kobj.name.value_(), _MAX_NAME))
-            for dax in _dax_devices(prog)
-            if dax.pgmap.value_()
-        }
+        for dax in _dax_devices(prog):
+            if address := dax.pgmap.value_():
+                found[address] = printable(read_string(prog, dax.dev.kobj.name.value_(), _MAX_NAME))
     except (AttributeError, LookupError, *READ_ERRORS):
-        # No dax bus in this kernel, or it can't be read, or its types are damaged:
+        # No dax bus in this kernel, or not all of it can be read, or its types are damaged:
         # resources have names, too.
-        return {}
+        pass
+    return found
 
 
 def _dax_devices(prog: Program) -> Iterator[Object]:

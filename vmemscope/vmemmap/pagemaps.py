@@ -105,7 +105,7 @@ def layouts_of(
         the kernel deduplicates
     """
     layouts = []
-    for pagemap in sorted(pagemaps, key=lambda one: one.entries[0].first):
+    for pagemap in sorted(pagemaps, key=lambda one: _first(one, geometry.page_size)):
         valid = tuple(one for one in pagemap.ranges if range_problem(one, physmem_bits) is None)
         entries = ArrayEntries.of(pagemap, valid, damage, geometry.page_size)
         ranges = tuple(entries.usable)
@@ -114,6 +114,13 @@ def layouts_of(
         name = names.get(pagemap.address)
         layouts.append(PagemapLayout(pagemap, name, valid, entries, ranges, sound, dedup))
     return layouts
+
+
+def _first(pagemap: Pagemap, page_size: int) -> int:
+    """Return the first page frame: by ``pgmap_array``, or by the pagemap if that was lost."""
+    if pagemap.entries:
+        return pagemap.entries[0].first
+    return min((one.start // page_size for one in pagemap.ranges), default=0)
 
 
 def range_problem(one: PhysicalRange, physmem_bits: int) -> str | None:
