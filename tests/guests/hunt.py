@@ -42,7 +42,9 @@ from .hunt_model import (
     walk,
 )
 from .initramfs import MODULES
+from .matrix import at_least
 from .packages import SERIES, Kernel, get_kernel
+from .tested import PATH, record_hunt
 
 __all__ = ("Hunt", "Layout", "Step", "main")
 
@@ -244,7 +246,7 @@ class Running:
                 number for a, b in ram for number in range(a // SECTION, b // SECTION + 1)
             ),
             series=series,
-            masks=[int(one) for one in series.split(".")] >= [7, 1],
+            masks=at_least(series, "7.1"),
         )
 
     def _pick(self, chosen: int, names: Sequence[Any]) -> Any:
@@ -652,7 +654,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("hunt"), help="directory for what is kept (hunt)"
     )
-    parser.add_argument("--summary", type=Path, help="add the summary to this file, as a line")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help=f"add the summary to {PATH.relative_to(PATH.parents[1])}",
+    )
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     if given.replay:
@@ -667,7 +673,6 @@ def main(arguments: Sequence[str]) -> int:
         hunt.run(given.seconds, steps=given.steps, stop=not given.go_on)
     finally:
         print(json.dumps(hunt.summary(), indent=1))
-        if given.summary:
-            with open(given.summary, "a") as file:
-                file.write(json.dumps({"series": given.kernel, **hunt.summary()}) + "\n")
+        if given.record:
+            record_hunt(given.kernel, hunt.summary())
     return bool(hunt.alarms)

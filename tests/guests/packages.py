@@ -303,6 +303,14 @@ class Kernel:
         """The symbol table as text, downloaded along with the vmlinux."""
         return self._debug_file("System.map")
 
+    @property
+    def has_debug_symbols(self) -> bool:
+        """Whether the suite has them: backports keep them for the newest kernels only."""
+        if (self.directory / "vmlinux").is_file():
+            return True
+        with _locked(cache_directory()):
+            return bool(_Suite(self.suite).show(f"linux-image-{self.release}-dbg"))
+
     def _debug_file(self, name: str) -> Path:
         with _locked(cache_directory()):
             if not (self.directory / name).is_file():
@@ -355,7 +363,8 @@ def _look_up(series: str) -> Candidate:
                 parts = re.findall(
                     rf"\b(linux-(?:base|binary|modules)-{re.escape(release)}) ", image["Depends"]
                 )
-                packages = (f"linux-image-{release}", *parts)
+                split = f"linux-binary-{release}" in parts
+                packages = tuple(parts) if split else (f"linux-image-{release}",)
                 return Candidate(name, release, image["Version"], packages)
     raise KernelNotFoundError(
         f"Debian has no {series} kernel where it was looked for:"
