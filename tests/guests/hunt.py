@@ -50,7 +50,7 @@ __all__ = ("Hunt", "Layout", "Step", "main")
 
 #: steps in one guest; then another layout is booted
 _STEPS = 40
-#: boots that shrinking may take
+#: guests that shrinking may boot
 _SHRINK_BOOTS = 10
 _TIMEOUT = 90
 _HUGE = "/sys/kernel/mm/hugepages/hugepages-{}kB"
@@ -574,21 +574,24 @@ class Hunt:
                 running.do(step)
             return running.compare(random.Random(1))
 
-    def shrink(self, layout: Layout, steps: Sequence[Step], alarm: Alarm) -> list[Step]:
+    def shrink(
+        self, layout: Layout, steps: Sequence[Step], alarm: Alarm, boots: int = _SHRINK_BOOTS
+    ) -> list[Step]:
         """
         Return fewer steps after which the same kind of difference is there.
 
-        Each attempt boots a guest, and no more than a few are made. The last step is
-        always one of them.
+        The last step is always one of them.
+
+        :param boots: most guests to boot, one for each attempt
         """
-        kept, boots = list(steps), 0
+        kept = list(steps)
         size = max(1, len(kept) - 1)
         while size >= 1 and kept:
             at, smaller = 0, False
             while at < len(kept) - 1:
-                if boots == _SHRINK_BOOTS:
+                if not boots:
                     return kept
-                boots += 1
+                boots -= 1
                 attempt = kept[:at] + kept[min(at + size, len(kept) - 1) :]
                 try:
                     again = any(one.kind == alarm.kind for one in self.replay(layout, attempt))

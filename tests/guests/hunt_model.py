@@ -31,7 +31,10 @@ import vmemscope
 from .devices import KIB, MIB
 from .guest import Guest
 
-__all__ = ("Alarm", "Memory", "Observed", "Pagemap", "Vmemmap", "compare", "observe", "walk")
+__all__ = (
+    *("Alarm", "Expectations", "Memory", "Observed", "Pagemap", "Root", "Vmemmap"),
+    *("compare", "expected_frames", "observe", "walk"),
+)
 
 Range = tuple[int, int]
 SECTION = 128 * MIB
