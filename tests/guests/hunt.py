@@ -112,7 +112,7 @@ def draw_layout(generator: random.Random) -> Layout:
         unit = generator.choice((SECTION, SECTION, 64 * MIB, 2 * MIB))
         if kind in ("dimm", "virtio-mem"):
             unit = SECTION
-        size = generator.choice((64, 128, 256, 384, 512, 1024, 2560)) * MIB
+        size = generator.choice((64, 128, 256, 384, 1024, 2048, 3072)) * MIB
         size = max(unit, size + generator.choice((0, 0, unit)))
         if kind in ("dimm", "virtio-mem"):
             size = min(max(size, 256 * MIB), GIB)
@@ -150,9 +150,9 @@ def draw_layout(generator: random.Random) -> Layout:
     return Layout(cpu, nodes, tuple(parts), tuple(parameters))
 
 
-_MODES = ("devdax", "devdax", "devdax", "fsdax", "raw", "sector")
+_MODES = ("devdax", "devdax", "devdax", "devdax", "fsdax", "raw", "sector")
 _MAPS = ("mem", "mem", "dev")
-_ALIGNS = ("4K", "2M", "2M", "1G")
+_ALIGNS = ("4K", "2M", "2M", "1G", "1G")
 
 #: how often each kind of step is drawn, and the options that are drawn with it
 _KINDS: dict[str, tuple[int, Callable[[random.Random], tuple[str | int, ...]]]] = {
