@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Boot a guest by hand."""
+"""Boot a guest by hand, or hunt in guests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, get_args
 
+from . import hunt
 from .devices import FIVE_DEVICES, MIB, parse_device, parse_size
 from .guest import Cpu, DumpFormat, Guest, GuestError
 from .hosttools import HostToolsError
@@ -35,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
         description="boot a Debian kernel under QEMU with device memory, and leave it running"
         " until Ctrl-C",
         epilog="example: python -m tests.guests --kernel 6.12"
-        " --device nvdimm,size=3G,addr=0x104000000,align=1G",
+        " --device nvdimm,size=3G,addr=0x104000000,align=1G; 'hunt' changes the memory of"
+        " guests at random and audits it (hunt --help)",
     )
     parser.add_argument("--list", action="store_true", help="list the kernels there are and exit")
     parser.add_argument("--kernel", choices=SERIES, default="6.1", help="default: %(default)s")
@@ -108,12 +110,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """Do what the command line says; return the exit status."""
-    arguments = _parser().parse_args()
     # Python leaves it ignored where a shell started it in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Leave the with statement when killed, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        if sys.argv[1:2] == ["hunt"]:
+            return hunt.main(sys.argv[2:])
+        arguments = _parser().parse_args()
         if arguments.list:
             _list_kernels()
         else:

@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--full",
         action="store_true",
         help="boot every kernel of the matrix, with 4- and 5-level paging, not just two guests of"
-        f" each kind, and write {PATH.relative_to(PATH.parents[1])}",
+        f" each kind, and write each whole series to {PATH.relative_to(PATH.parents[1])}",
     )
 
 
@@ -116,11 +116,11 @@ def audited(request: pytest.FixtureRequest, auditing: Auditing) -> Audited:
 
 @pytest.fixture(scope="session")
 def results(request: pytest.FixtureRequest) -> Iterator[Results]:
-    """What came out of the matrix; the whole of it is written down."""
+    """What came out of the matrix; whole series of it are written down."""
     results = Results()
     yield results
-    if request.config.getoption("full") and results.complete:
-        PATH.write_text(results.render())
+    if request.config.getoption("full"):
+        results.keep()
 
 
 @pytest.fixture(scope="session")

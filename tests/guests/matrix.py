@@ -21,7 +21,10 @@ from typing import Any, NamedTuple
 from .devices import GIB, KIB, MIB, Device, LegacyPmem, Nvdimm, VirtioPmem
 from .guest import Cpu, Guest
 
-__all__ = ("BOOTS", "FULL", "NODE_SIZE", "PAGING", "SHORT", "Boot", "Cell", "Key", "Shape")
+__all__ = (
+    *("BOOTS", "FULL", "NODE_SIZE", "PAGING", "SHORT"),
+    *("Boot", "Cell", "Key", "Shape", "at_least"),
+)
 
 Range = tuple[int, int]
 #: {(severity, rule): findings}
@@ -136,20 +139,33 @@ def _plain(
         altmap=altmap,
         state="not-optimized",
         # An altmap has the memory map of whole sections.
-        reason=("on the device" if whole else "altmap") if altmap else "base pages",
+        reason=_where(bool(whole), bool(parts)) if altmap else "base pages",
         expected=_pages(one),
         sharing={1: _pages(one)},
         leaf_sizes=frozenset(({2 * MIB} if whole else set()) | ({4 * KIB} if parts else set())),
     )
 
 
+def _where(whole: bool, parts: bool) -> str:
+    # Only whole sections take frames from the altmap.
+    if not whole:
+        return "it has an altmap, but the memory map lies in RAM"
+    return "of the memory map, " if parts else "the memory map lies on the device (altmap)"
+
+
 def _always(shape: Shape | None) -> Callable[[str], Shape | None]:
     return lambda series: shape
 
 
+def at_least(series: str, version: str) -> bool:
+    """Return whether a series is a version or a later one."""
+    first, second = ([int(part) for part in one.split(".")] for one in (series, version))
+    return first >= second
+
+
 def _with_masks(findings: Findings, otherwise: Findings | None = None) -> Callable[..., Findings]:
     # Since 7.1 tail pages hold a mask instead of a pointer.
-    return lambda series: findings if series == "7.2" else otherwise or {}
+    return lambda series: findings if at_least(series, "7.1") else otherwise or {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,9 +422,9 @@ _CHANGES = Boot(
         ),
         Cell(
             what="NVMe controller memory buffer (P2PDMA)",
-            # Debian's kernels before 7 are built without CONFIG_PCI_P2PDMA.
+            # Debian's kernels before 6.16 are built without CONFIG_PCI_P2PDMA.
             shape=lambda series: (
-                _plain(_range(0, _CMB_SIZE), type="p2pdma") if series == "7.2" else None
+                _plain(_range(0, _CMB_SIZE), type="p2pdma") if at_least(series, "6.16") else None
             ),
             at="p2pdma",
         ),
@@ -485,4 +501,7 @@ def _keys(serieses: Sequence[str], cpus: Sequence[Cpu]) -> Iterator[Key]:
 
 #: what every run of the tests boots, and what ``--full`` does
 SHORT = (*_keys(("6.1",), ("qemu64",)), *_keys(("7.2",), ("max",)))
-FULL = tuple(_keys(("6.1", "6.12", "7.2"), ("qemu64", "max")))
+FULL = (
+    *_keys(("6.1", "6.12", "7.2"), ("qemu64", "max")),
+    *_keys(("6.16", "6.17", "6.18", "7.3"), ("max",)),
+)

@@ -46,8 +46,12 @@ SERIES = {
     "5.10": ("bullseye",),
     "6.1": ("bookworm",),
     "6.12": ("trixie",),
+    "6.16": ("trixie-backports",),
+    "6.17": ("trixie-backports",),
+    "6.18": ("trixie-backports",),
     # testing keeps it for a while when unstable has moved on
     "7.2": ("sid", "forky"),
+    "7.3": ("trixie-backports",),
 }
 
 _META_PACKAGE = "linux-image-amd64"
@@ -240,6 +244,17 @@ class _Suite:
             return {}
         return dict(re.findall(r"^([\w-]+): (.*)$", text, re.M))
 
+    def releases(self, series: str) -> list[str]:
+        # The release that the suite is at, then those of the series that it still has,
+        # newest first: backports keep those that came before.
+        depends = self.show(_META_PACKAGE).get("Depends", "")
+        current = re.findall(r"(?:^|, *)linux-image-(\d\S*)", depends)
+        names = self._apt("apt-cache", "pkgnames", f"linux-image-{series}.").split()
+        pattern = re.compile(r"linux-image-([\d.]+(?:[-+](?!rt|cloud)\w+)*-amd64)")
+        older = [match[1] for name in names if (match := pattern.fullmatch(name))]
+        older.sort(key=lambda release: [int(one) for one in re.findall(r"\d+", release)])
+        return [*current, *older[::-1]]
+
     def download(self, package: str, version: str, directory: Path) -> Path:
         self._apt("apt-get", "download", f"{package}={version}", cwd=directory)
         (path,) = directory.glob(f"{package}_*.deb")
@@ -288,6 +303,14 @@ class Kernel:
         """The symbol table as text, downloaded along with the vmlinux."""
         return self._debug_file("System.map")
 
+    @property
+    def has_debug_symbols(self) -> bool:
+        """Whether the suite has them: backports keep them for the newest kernels only."""
+        if (self.directory / "vmlinux").is_file():
+            return True
+        with _locked(cache_directory()):
+            return bool(_Suite(self.suite).show(f"linux-image-{self.release}-dbg"))
+
     def _debug_file(self, name: str) -> Path:
         with _locked(cache_directory()):
             if not (self.directory / name).is_file():
@@ -331,19 +354,17 @@ def _look_up(series: str) -> Candidate:
     for name in SERIES[series]:
         suite = _Suite(name)
         suite.update()
-        for depends in suite.show(_META_PACKAGE).get("Depends", "").split(","):
-            match = re.match(r"\s*linux-image-(\d\S*)", depends)
-            if not match:
-                continue
-            release = match[1]
-            seen.append(f"{name} has {release}")
+        releases = suite.releases(series)
+        seen += [f"{name} has {release}" for release in releases]
+        for release in releases:
             if release.startswith(f"{series}."):
                 image = suite.show(f"linux-image-{release}")
                 # Newer ones are an empty package that depends on the parts.
                 parts = re.findall(
                     rf"\b(linux-(?:base|binary|modules)-{re.escape(release)}) ", image["Depends"]
                 )
-                packages = tuple(parts) or (f"linux-image-{release}",)
+                split = f"linux-binary-{release}" in parts
+                packages = tuple(parts) if split else (f"linux-image-{release}",)
                 return Candidate(name, release, image["Version"], packages)
     raise KernelNotFoundError(
         f"Debian has no {series} kernel where it was looked for:"

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Write ``docs/tested.md``: what came out of every cell of the matrix.
+Write ``docs/tested.md``: what came out of every cell of the matrix, and of the hunts.
 
-The file is written by a run of the whole matrix, and only by one in which every
-cell came out as it had to; a run of a part leaves it as it is.
+What came out is kept in ``tested.json`` beside this file, by series. A run with ``--full``
+replaces a series of which all cells ran and came out as they had to, and leaves the others
+as they are; a hunt with ``--record`` adds to the hunts of its kernel. The document is
+made of all of it: ``python -m tests.guests.tested`` writes it again.
 """
 
 from __future__ import annotations
 
 import datetime
+import json
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -17,26 +20,31 @@ from typing import Any, NamedTuple
 from .audited import Audited
 from .matrix import BOOTS, FULL, PAGING, Cell, Key, Shape
 
-__all__ = ("PATH", "Results")
+__all__ = ("PATH", "Results", "record_hunt")
 
 PATH = Path(__file__).parents[2] / "docs" / "tested.md"
+_KEPT = Path(__file__).with_name("tested.json")
 
 _HEAD = """\
 # Tested on real kernels
 
-Written by the tests of real kernels with `--full` (`.ci/full`) on {date};
-changes made by hand are lost.
+Written by the tests of real kernels with `--full` (`.ci/full`) and by hunts; changes made by
+hand are lost.
 
-Debian's own kernels, unchanged, were booted under
-{qemu} (TCG) with the devices below. Of each
+## The matrix
+
+Debian's own kernels, unchanged, were booted under QEMU (TCG) with the devices below. Of each
 guest an ELF dump of its RAM was made, and `vmemscope pgmap --all` audited it by
 the types in its own BTF. What it counted was compared with the tests' oracle,
-which goes page by page with drgn's helpers and DWARF, and with what the kernel's
-rules say of each device (`tests/guests/matrix.py`). This file is only written if
+which goes page by page with drgn's helpers, and with what the kernel's
+rules say of each device (`tests/guests/matrix.py`). A series is only written if
 all of it agreed. Other dump formats, QMP and live kernels are not in it.
 
-| series | kernel | package | suite |
-|---|---|---|---|
+The oracle had the types in the column: DWARF, or BTF where Debian has no debug symbols of the
+kernel any more. Then the types are the only thing that it shares with vmemscope.
+
+| series | kernel | package | suite | paging | oracle | date |
+|---|---|---|---|---|---|---|
 {kernels}
 
 "Frames" are the page frames that back the vmemmap of the device, and how many a
@@ -46,22 +54,38 @@ device (map=dev) are not in a dump of RAM, and are reported as not read.
 """
 _TABLE = """\
 
-## {release}
+### {release}
 
 | device | paging | pages | frames | state | findings |
 |---|---|---|---|---|---|
 """
 _TAIL = """
 Three layouts are broken by these kernels and found to be so: compound pages of
-1 GiB in a range that starts off a 1 GiB boundary (7.2), off a section boundary
+1 GiB in a range that starts off a 1 GiB boundary (7.1 and later), off a section boundary
 (all), and inside a section that RAM is in, too (all). Those that look odd and are
 right have no finding. What a device is left without is no pagemap: after it was
-destroyed nothing of its vmemmap is mapped either. The kernels before 7.2 are built
+destroyed nothing of its vmemmap is mapped either. The kernels before 6.16 are built
 without `CONFIG_PCI_P2PDMA`.
 
-Of the range off a section boundary `mask-alignment` would hold on 7.2, too, but is
+Of the range off a section boundary `mask-alignment` would hold since 7.1, too, but is
 not reported: compound pages whose frame is another's are not checked.
 """
+_HUNTS = """
+## Hunts
+
+`python -m tests.guests hunt` changes a guest's memory at random, and audits it over QMP after
+each step: `pgmap`, `hugetlb`, `memmap`, and `page` of six pages. All numbers are compared with
+a walk of the page tables in QEMU's own memory files, and with the guest's `/proc` and `/sys`
+(`tests/guests/hunt_model.py`). "Refused" are steps that the kernel did not do, or not all of.
+
+| series | kernel | minutes | guests | steps | refused | guests lost | open alarms | date |
+|---|---|---|---|---|---|---|---|---|
+{rows}
+
+Steps done, of all kernels: {kinds}.
+
+Findings that a known bug of the kernel explains, of all kernels: {causes}.
+{rest}"""
 
 
 class _Row(NamedTuple):
@@ -99,25 +123,30 @@ class Results:
             )
         self._rows[audited.key, cell.what] = row
 
-    @property
-    def complete(self) -> bool:
-        """Whether every cell of the whole matrix has come out as it had to."""
-        every = {(key, cell.what) for key in FULL for cell in BOOTS[key.boot].cells}
-        return every == set(self._rows)
-
-    def render(self) -> str:
-        """Format all cells; only of a complete matrix."""
-        kernels = "\n".join(
-            f"| {series} | {audited.release} | {audited.kernel.version} | {audited.kernel.suite} |"
-            for series, audited in self._kernels.items()
-        )
-        parts = [_HEAD.format(date=_today(), qemu=_qemu(), kernels=kernels)]
+    def keep(self) -> None:
+        """Write down each series of which every cell came out as it had to."""
+        kept = _load()
         for series, audited in self._kernels.items():
-            parts.append(_TABLE.format(release=audited.release))
-            for boot in BOOTS:
-                for cell in BOOTS[boot].cells:
-                    parts += self._lines(series, boot, cell.what)
-        return "".join([*parts, _TAIL])
+            keys = [key for key in FULL if key.series == series]
+            every = {(key, cell.what) for key in keys for cell in BOOTS[key.boot].cells}
+            if not every <= set(self._rows):
+                continue
+            kept["matrix"][series] = {
+                "release": audited.release,
+                "version": audited.kernel.version,
+                "suite": audited.kernel.suite,
+                "paging": ", ".join(dict.fromkeys(PAGING[key.cpu] for key in keys)),
+                "oracle": "DWARF" if audited.kernel.has_debug_symbols else "BTF",
+                "qemu": _qemu(),
+                "date": _today(),
+                "rows": [
+                    line
+                    for boot in BOOTS
+                    for cell in BOOTS[boot].cells
+                    for line in self._lines(series, boot, cell.what)
+                ],
+            }
+        _save(kept)
 
     def _lines(self, series: str, boot: str, what: str) -> list[str]:
         # One line for all kinds of paging that gave the same.
@@ -126,9 +155,84 @@ class Results:
             if (key.series, key.boot) == (series, boot):
                 rows.setdefault(self._rows[key, what], []).append(PAGING[key.cpu])
         return [
-            f"| {what} | {', '.join(paging)} | {' | '.join(row)} |\n"
-            for row, paging in rows.items()
+            f"| {what} | {', '.join(paging)} | {' | '.join(row)} |" for row, paging in rows.items()
         ]
+
+
+def record_hunt(series: str, summary: dict[str, Any]) -> None:
+    """
+    Write down what came of a hunt, and add it to those before of the same kernel.
+
+    :param summary: what :meth:`.hunt.Hunt.summary` returned
+    """
+    kept = _load()
+    before = kept["hunts"].get(series, {})
+    if before.get("release") == summary["release"]:
+        for name, value in summary.items():
+            if isinstance(value, dict):
+                summary[name] = dict(sorted((Counter(before[name]) + Counter(value)).items()))
+            elif not isinstance(value, str):
+                summary[name] = before[name] + value
+    kept["hunts"][series] = {**summary, "date": _today()}
+    _save(kept)
+
+
+def _load() -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads(_KEPT.read_text())
+    return kept
+
+
+def _save(kept: dict[str, Any]) -> None:
+    for name in ("matrix", "hunts"):
+        kept[name] = dict(sorted(kept[name].items(), key=lambda one: _version(one[0])))
+    _KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    PATH.write_text(render(kept))
+
+
+def _version(series: str) -> list[int]:
+    return [int(part) for part in series.split(".")]
+
+
+def render(kept: dict[str, Any]) -> str:
+    """Format what is kept of matrix and hunts as a document."""
+    kernels = "\n".join(
+        f"| {series} | {one['release']} | {one['version']} | {one['suite']} | {one['paging']}"
+        f" | {one['oracle']} | {one['date']} |"
+        for series, one in kept["matrix"].items()
+    )
+    parts = [_HEAD.format(kernels=kernels)]
+    for one in kept["matrix"].values():
+        parts.append(_TABLE.format(release=one["release"]))
+        parts += [f"{line}\n" for line in one["rows"]]
+    return "".join([*parts, _TAIL, _render_hunts(kept["hunts"])])
+
+
+def _render_hunts(hunts: dict[str, Any]) -> str:
+    rows = [
+        f"| {series} | {one['release']} | {one['seconds'] // 60} | {one['boots']} | {one['steps']}"
+        f" | {one['refused']} | {len(one['lost'])} | {len(one['alarms'])} | {one['date']} |"
+        for series, one in hunts.items()
+    ]
+    rest = []
+    for title, name in (
+        ("Guests that the kernel brought down, or that stopped to answer", "lost"),
+        ("Open alarms", "alarms"),
+    ):
+        lines = [f"* {series}: {text}\n" for series, one in hunts.items() for text in one[name]]
+        rest += [f"\n{title}:\n\n", *lines] if lines else []
+    return _HUNTS.format(
+        rows="\n".join(rows),
+        kinds=_counted(hunts, "kinds"),
+        causes=_counted(hunts, "causes"),
+        rest="".join(rest),
+    )
+
+
+def _counted(hunts: dict[str, Any], name: str) -> str:
+    total: Counter[str] = Counter()
+    for one in hunts.values():
+        total.update(one[name])
+    return "; ".join(f"{what}: {count}" for what, count in sorted(total.items())) or "none"
 
 
 def _findings(pgmap: dict[str, Any]) -> str:
@@ -149,3 +253,7 @@ def _qemu() -> str:
     ).stdout
     # "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)"
     return output.splitlines()[0].replace("emulator version ", "")
+
+
+if __name__ == "__main__":
+    _save(_load())
