@@ -30,6 +30,7 @@ import vmemscope
 
 from .devices import KIB, MIB
 from .guest import Guest
+from .matrix import stale_in_early_sections
 
 __all__ = (
     *("Alarm", "Expectations", "Memory", "Observed", "Pagemap", "Root", "Vmemmap"),
@@ -428,6 +429,7 @@ _BROKEN_LAYOUT = {
     *("frame-shared", "frame-not-memory", "section-alignment"),
     *("compound-head", "compound-alignment", "mask-alignment", "tail-content"),
 }
+_UNINITIALISED = ("page-zone", "page-uninitialised", "compound-head", "page-refcount")
 #: Findings of known bugs: rule -> series in which the kernel has the bug, and its name.
 _KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
     "hugetlb-restore": (("6.12",), "6.12.114 and later lost reset_struct_pages()"),
@@ -445,6 +447,10 @@ def _cause(rule: str, pagemap: Pagemap | None, known: Expectations) -> str | Non
                 return "compound pages off a boundary of their size (a note)"
             if rule in ("compound-head", "mask-alignment") and known.masks:
                 return "tail pages hold a mask, but compound pages are not aligned"
+    if pagemap is not None and stale_in_early_sections(known.series):
+        early = any(start // SECTION in known.early for start, _ in _chunks(pagemap.ranges))
+        if rule in _UNINITIALISED and early and pagemap.align > _PAGE:
+            return "struct pages from the 129th on in sections that were there at boot"
     if rule in _KNOWN and known.series in _KNOWN[rule][0]:
         return _KNOWN[rule][1]
     return None

@@ -23,7 +23,7 @@ from .guest import Cpu, Guest
 
 __all__ = (
     *("BOOTS", "FULL", "NODE_SIZE", "PAGING", "SHORT"),
-    *("Boot", "Cell", "Key", "Shape", "at_least"),
+    *("Boot", "Cell", "Key", "Shape", "at_least", "stale_in_early_sections"),
 )
 
 Range = tuple[int, int]
@@ -146,6 +146,16 @@ def _plain(
     )
 
 
+def stale_in_early_sections(series: str) -> bool:
+    """
+    Return whether Debian's kernel leaves struct pages in sections from boot as they were.
+
+    Of compound pages, those from the 129th on: since 5.19, fixed in 7.2, 6.12.97 and 6.1.184.
+    The legacy namespaces here had a pagemap of base pages before.
+    """
+    return at_least(series, "6.13") and not at_least(series, "7.2")
+
+
 def _where(whole: bool, parts: bool) -> str:
     # Only whole sections take frames from the altmap.
     if not whole:
@@ -163,9 +173,14 @@ def at_least(series: str, version: str) -> bool:
     return first >= second
 
 
-def _with_masks(findings: Findings, otherwise: Findings | None = None) -> Callable[..., Findings]:
+def _with_masks(
+    findings: Findings, otherwise: Findings, stale: Findings | None = None
+) -> Callable[[str], Findings]:
     # Since 7.1 tail pages hold a mask instead of a pointer.
-    return lambda series: findings if at_least(series, "7.1") else otherwise or {}
+    return lambda series: {
+        **(findings if at_least(series, "7.1") else otherwise),
+        **((stale or {}) if stale_in_early_sections(series) else {}),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +269,10 @@ _DEVICES = Boot(
                     sharing={1: 256},
                     leaf_sizes=frozenset({2 * MIB}),
                 )
+            ),
+            # Of 32 compound pages as many as are listed.
+            findings=lambda series: (
+                {("error", "compound-head"): 16} if stale_in_early_sections(series) else {}
             ),
         ),
     ),
@@ -483,6 +502,7 @@ _EARLY = Boot(
                     ("warning", "section-alignment"): 1,
                     ("note", "compound-alignment"): 1,
                 },
+                {("error", "compound-head"): 1},
             ),
         ),
     ),

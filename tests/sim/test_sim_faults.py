@@ -18,7 +18,8 @@ from vmemscope.sim.scenario import parse_scenario
 
 #: fixtures in which the counts are the fault, can't be read, or are not the pagemap's own
 _COUNTS = (
-    "refcount", "frame-freed", "unreadable", "altmap", "early-uninitialised", "several-faults",
+    "refcount", "frame-freed", "unreadable", "altmap", "early-uninitialised", "early-stale",
+    "several-faults",
 )  # fmt: skip
 #: faults that make a copy: through the vmemmap, all is as it was
 _COPIES = {"missing-dedup", "huge-leaf", "base-pages", "frame-node"}
@@ -254,6 +255,17 @@ def check_early_uninitialised(view, planted):
     assert view.page_va(pfn) == planted.vaddr
     zones = [zone(view, page) for page in (pfn - 1, pfn, pfn + count - 1, pfn + count)]
     assert zones == [4, 1, 1, 4]
+
+
+def check_early_stale(view, planted):
+    pfn, count = planted.details["first_pfn"], planted.details["count"]
+    assert view.page_va(pfn) == planted.vaddr
+    assert {zone(view, page) for page in (pfn - 1, pfn, pfn + count - 1, pfn + count)} == {4}
+    # Neither head nor tail, of another pagemap.
+    words = [word(view, view.page_va(page) + 8) for page in (pfn - 1, pfn, pfn + count - 1)]
+    assert [one & 1 for one in words] == [1, 0, 0]
+    assert view.pgmap.value_() not in words
+    assert words[1] == words[2]
 
 
 def check_stray_head(view, planted):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ("BUGS", "KnownBug", "Symptoms", "known_bugs")
+__all__ = ("BUGS", "UNINITIALISED", "KnownBug", "Symptoms", "known_bugs")
 
 
 class KnownBug(NamedTuple):
@@ -51,6 +51,11 @@ _CONTENTS = (
     "page-zone", "page-uninitialised", "tail-contents",
 )  # fmt: skip
 
+#: Rules that struct pages break which the kernel did not initialise: of each compound page
+#: one of the first three. Those of a pagemap of base pages that was there before have references
+#: (before 6.15, if it was of fsdax).
+UNINITIALISED = ("page-zone", "page-uninitialised", "compound-head", "page-refcount")
+
 BUGS = (
     KnownBug(
         "early-uninitialised",
@@ -58,13 +63,14 @@ BUGS = (
         " were there at boot",
         "since 5.19, fixed in 7.2, 6.12.97 and 6.1.184 (mm/mm_init: fix uninitialized struct pages"
         " for ZONE_DEVICE)",
-        "6.1.0-47, 6.12.43",
-        "These struct pages say another zone, or nothing: whoever takes such a page of the device"
-        " (get_user_pages(), memory failure, a page walker) gets a wrong head, and counts"
-        " references elsewhere.",
+        "6.1.0-47, 6.12.43, 6.16.12, 6.17.13, 6.18.15",
+        "These struct pages say another zone, another device, or nothing: whoever takes such a"
+        " page of the device (get_user_pages(), memory failure, a page walker) gets a wrong head,"
+        " and counts references elsewhere.",
         "update the kernel, or make the namespace start outside of the sections of System RAM",
         (),
-        ("page-zone", "page-uninitialised"),
+        # By what boot left there, or a pagemap before this one.
+        UNINITIALISED,
     ),
     KnownBug(
         "mask-unaligned",
@@ -146,7 +152,7 @@ def _is_there(bug: KnownBug, found: Symptoms) -> bool:
     if not all(violations.get(rule) for rule in bug.needs):
         return False
     if bug.id == "early-uninitialised":
-        wrong = violations.get("page-zone", 0) + violations.get("page-uninitialised", 0)
+        wrong = sum(violations.get(rule, 0) for rule in UNINITIALISED[:3])
         return found.from_129th and 0 < wrong == found.early_compounds
     if bug.id == "mask-unaligned":
         # Some that are right, or the other layouts, have another cause.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...rules.bugs import Symptoms
+from ...rules.bugs import UNINITIALISED, Symptoms
 from ...vmemmap.layout import Populated
 from .contents.check import picked, regions_of
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ("symptoms_of",)
 
-#: rules that struct pages break which were never initialised
-_STRANGERS = ("page-zone", "page-uninitialised")
 #: struct pages that the kernel initialises of a compound page whose tail pages share a frame
 _INITIALISED = 128
 
@@ -39,7 +37,7 @@ def symptoms_of(
     :param contents: which were to be checked
     """
     violations = {one.rule: one.violations for one in report.outcomes if one.violations}
-    if not any(rule in violations for rule in _STRANGERS):
+    if not any(rule in violations for rule in UNINITIALISED):
         return Symptoms(violations, checked.compounds_checked)
     geometry, early, starts = vmemmap.geometry, 0, set()
     pieces = [piece for piece in audited.pieces if piece.populated is Populated.EARLY]
@@ -53,7 +51,7 @@ def symptoms_of(
             inside |= (vpages >= piece.start) & (vpages < piece.end)
         early += int(np.count_nonzero(inside))
         for finding in report.findings:
-            if finding.rule in _STRANGERS and finding.vaddr is not None:
+            if finding.rule in UNINITIALISED and finding.vaddr is not None:
                 pfn = (finding.vaddr - geometry.vmemmap) // geometry.struct_page_size
                 if region.start <= pfn < region.end:
                     starts.add((pfn - region.start) % (1 << region.order))

@@ -83,6 +83,23 @@ def early_uninitialised(p: SimPlanter, at: Compound = Compound()) -> Planted:
     return p.planted(va, p.frame_at(va), first_pfn=start, count=count)
 
 
+@fault("pgmap compound-head", "pgmap page-refcount")
+def early_stale(p: SimPlanter, at: Compound = Compound()) -> Planted:
+    """
+    Struct pages of a compound beyond the first 128 are as a pagemap of base pages left
+    them, which was there before: what those kernels do in a section with RAM.
+    """
+    compound = p.compound(at)
+    start = compound.head_pfn + 2 * struct_pages_per_page
+    count = p.record.per_compound - 2 * struct_pages_per_page
+    pages = p.memmap.fresh(start, count, p.memmap.zone(start), p.record.nid)
+    pages[:, 0] = np.uint64(p.read(compound.va) & ~p.flag("head"))
+    pages[:, 1] = np.uint64(p.record.va + 0x1000)
+    p.memmap.store(start, pages)
+    va = p.page_va(start)
+    return p.planted(va, p.frame_at(va), first_pfn=start, count=count)
+
+
 @fault("pgmap stray-head")
 def stray_head(p: Planter, at: StructPage = StructPage(struct_page=5)) -> Planted:
     """A tail page, or a page that is in no compound, has PG_head."""
