@@ -57,7 +57,7 @@ def check_base_pages(check: ContentsCheck, region: Region) -> None:
             check.asked.update(rules)
         lost = int((end - start)[~read & (kind != Kind.HOLE)].sum())
         if region.altmap:
-            check.audited.not_read["struct pages of the altmap's own frames"] += lost
+            check.altmap_unreadable += lost
         else:
             check.base_unreadable += lost
         check.missed |= not read.all()

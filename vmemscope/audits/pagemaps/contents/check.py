@@ -163,6 +163,8 @@ class ContentsCheck:
         self.per_page = vmemmap.geometry.row
         self.plain = min(vmemmap.page.folio_pages, self.per_page - 1)
         self.checked = self.unreadable = self.base_checked = self.base_unreadable = 0
+        #: struct pages of the frames that an altmap hands out
+        self.altmap_unreadable = 0
         #: what the pagemap's own pages are
         self.kind = PageKind.COMPOUND if audited.order else PageKind.BASE
         #: rules that were evaluated for anything
@@ -195,6 +197,10 @@ class ContentsCheck:
         """Record what was checked, and what not."""
         findings = self.audited.findings
         findings.checked(*self.asked)
+        if self.altmap_unreadable and not (self.unreadable or self.base_unreadable):
+            # Where the device's own are lost, too, one line says so.
+            what = "struct pages of the altmap's own frames"
+            self.audited.not_read[what] += self.altmap_unreadable
         for reason, holds in (
             (_UNREAD, self.missed),
             (_SAMPLED, self.sampled),

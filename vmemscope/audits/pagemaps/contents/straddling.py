@@ -68,7 +68,7 @@ def check_straddling(check: ContentsCheck, region: Region) -> None:
         tails, pages = sizes.get(one, (0, 0))
         sizes[one] = tails + stop - begin - (begin == one), pages + stop - begin
     if region.altmap:
-        check.audited.not_read["struct pages of the altmap's own frames"] += lost
+        check.altmap_unreadable += lost
     elif region.order:
         check.checked += len(np.unique(heads[read]))
         check.unreadable += len(np.unique(heads[~read]))
