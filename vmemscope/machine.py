@@ -404,13 +404,19 @@ class Kernel:
         Find System RAM without resources: valid subsections of online sections.
 
         They are 2 MiB each, so the holes in them count as memory. What pagemaps have of
-        sections of RAM is theirs.
+        sections of RAM is theirs. If the section table is lost, too, all else may be RAM.
         """
+        devices = union(layout.frames for layout in self.layouts)
+        size = self.page_size
+        if self.sections.damage:
+            rest = subtract(
+                Spans.of([0], [1 << self.physmem_bits >> size.bit_length() - 1]), devices
+            )
+            return [(first * size, end * size - 1) for first, end in rest.pairs()]
         which = np.flatnonzero(self.sections.online)
         found = read_subsections(self.prog, self.sections, self.page_size, which)
         online = union((found.valid, found.unknown))
-        online = subtract(online, union(layout.frames for layout in self.layouts))
-        size = self.page_size
+        online = subtract(online, devices)
         return [(first * size, end * size - 1) for first, end in online.pairs()]
 
     @cached_property
