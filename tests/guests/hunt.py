@@ -108,25 +108,22 @@ def draw_layout(generator: random.Random) -> Layout:
     kinds += generator.sample(("nvdimm", "virtio-mem", "virtio-pmem", "dimm"), 3)
     generator.shuffle(kinds)
     for kind in kinds:
-        # Most begin and end with sections, some only with 2 MiB.
-        unit = generator.choice((SECTION, SECTION, 64 * MIB, 2 * MIB))
+        # Most begin and end with sections. Regions are multiples of 16 MiB.
+        unit = generator.choice((SECTION, SECTION, 64 * MIB, 16 * MIB))
         if kind in ("dimm", "virtio-mem"):
             unit = SECTION
         size = generator.choice((64, 128, 256, 384, 1024, 2048, 3072)) * MIB
-        size = max(unit, size + generator.choice((0, 0, unit)))
+        size = max(unit, size + generator.choice((0, 0, 0, unit)))
         if kind in ("dimm", "virtio-mem"):
             size = min(max(size, 256 * MIB), GIB)
         labels = 128 * KIB if kind == "nvdimm" and generator.random() < 0.4 else 0
         address = -(-address // unit) * unit + unit * generator.choice((0, 0, 1, 2))
         later = kind == "dimm" or (kind == "nvdimm" and generator.random() < 0.3)
-        if labels:
-            # QEMU takes them off the end.
-            size += 2 * MIB
+        # QEMU takes them off the end.
+        size += labels
         node = generator.randrange(nodes)
         parts.append(Part(kind, address, size, labels, node, later))
         address += size
-        if labels:
-            address += -address % (2 * MIB)
     parameters = []
     if generator.random() < 0.5:
         parameters.append("hugetlb_free_vmemmap=on")
