@@ -400,8 +400,12 @@ class Running:
 
     def compare(self, generator: random.Random) -> list[Alarm]:
         """Run all audits, twice if there is a difference: the guest runs on."""
-        for _ in range(3):
-            found = compare(self.guest, self.memory, self.root, self.known, generator)
+        for attempt in range(3):
+            if attempt:
+                self.observed = self.settle()
+            found = compare(
+                self.guest, self.memory, self.root, self.known, generator, self.observed
+            )
             if not found:
                 break
         return found
@@ -446,6 +450,7 @@ class Hunt:
     complaints: Counter[str] = field(default_factory=Counter)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0
+    _started: float = 0
 
     @contextmanager
     def running(self, layout: Layout) -> Iterator[Running]:
@@ -471,7 +476,7 @@ class Hunt:
         :param boots: most guests, as many as there is time for if ``None``
         :param stop: stop at the first alarm
         """
-        start = time.monotonic()
+        start = self._started = time.monotonic()
         seed = self.seed
         while time.monotonic() - start < seconds and not (stop and self.alarms):
             if boots is not None and seed - self.seed == boots:
@@ -521,7 +526,11 @@ class Hunt:
         self.steps += 1
         self.kinds[step.kind] += not refused
         self.refused += bool(refused)
-        print(f"  {len(done):3} {step}" + (f" ({refused[:90]})" if refused else ""), flush=True)
+        seconds = time.monotonic() - self._started
+        print(
+            f"{seconds:5.0f} s {len(done):3} {step}" + (f" ({refused[:90]})" if refused else ""),
+            flush=True,
+        )
         return True
 
     def _audit(self, running: Running, done: list[Step], seed: int) -> list[Alarm]:
