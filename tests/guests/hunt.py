@@ -332,7 +332,7 @@ class Running:
         if step.kind == "use":
             return f"fallocate -l {int(options[0]) * 2}M /huge/file{chosen % 4}"
         if step.kind == "release":
-            return f"rm /huge/file{chosen % 4}"
+            return "rm $(ls /huge/* | head -n 1)"
         if step.kind == "poison":
             # Of RAM that the kernel's image is not in, and of devices.
             places = [
