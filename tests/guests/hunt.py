@@ -108,25 +108,22 @@ def draw_layout(generator: random.Random) -> Layout:
     kinds += generator.sample(("nvdimm", "virtio-mem", "virtio-pmem", "dimm"), 3)
     generator.shuffle(kinds)
     for kind in kinds:
-        # Most begin and end with sections, some only with 2 MiB.
-        unit = generator.choice((SECTION, SECTION, 64 * MIB, 2 * MIB))
+        # Most begin and end with sections. Regions are multiples of 16 MiB.
+        unit = generator.choice((SECTION, SECTION, 64 * MIB, 16 * MIB))
         if kind in ("dimm", "virtio-mem"):
             unit = SECTION
         size = generator.choice((64, 128, 256, 384, 1024, 2048, 3072)) * MIB
-        size = max(unit, size + generator.choice((0, 0, unit)))
+        size = max(unit, size + generator.choice((0, 0, 0, unit)))
         if kind in ("dimm", "virtio-mem"):
             size = min(max(size, 256 * MIB), GIB)
         labels = 128 * KIB if kind == "nvdimm" and generator.random() < 0.4 else 0
         address = -(-address // unit) * unit + unit * generator.choice((0, 0, 1, 2))
         later = kind == "dimm" or (kind == "nvdimm" and generator.random() < 0.3)
-        if labels:
-            # QEMU takes them off the end.
-            size += 2 * MIB
+        # QEMU takes them off the end.
+        size += labels
         node = generator.randrange(nodes)
         parts.append(Part(kind, address, size, labels, node, later))
         address += size
-        if labels:
-            address += -address % (2 * MIB)
     parameters = []
     if generator.random() < 0.5:
         parameters.append("hugetlb_free_vmemmap=on")
@@ -335,7 +332,7 @@ class Running:
         if step.kind == "use":
             return f"fallocate -l {int(options[0]) * 2}M /huge/file{chosen % 4}"
         if step.kind == "release":
-            return f"rm /huge/file{chosen % 4}"
+            return "rm $(ls /huge/* | head -n 1)"
         if step.kind == "poison":
             # Of RAM that the kernel's image is not in, and of devices.
             places = [
@@ -403,8 +400,12 @@ class Running:
 
     def compare(self, generator: random.Random) -> list[Alarm]:
         """Run all audits, twice if there is a difference: the guest runs on."""
-        for _ in range(3):
-            found = compare(self.guest, self.memory, self.root, self.known, generator)
+        for attempt in range(3):
+            if attempt:
+                self.observed = self.settle()
+            found = compare(
+                self.guest, self.memory, self.root, self.known, generator, self.observed
+            )
             if not found:
                 break
         return found
@@ -449,6 +450,7 @@ class Hunt:
     complaints: Counter[str] = field(default_factory=Counter)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0
+    _started: float = 0
 
     @contextmanager
     def running(self, layout: Layout) -> Iterator[Running]:
@@ -474,7 +476,7 @@ class Hunt:
         :param boots: most guests, as many as there is time for if ``None``
         :param stop: stop at the first alarm
         """
-        start = time.monotonic()
+        start = self._started = time.monotonic()
         seed = self.seed
         while time.monotonic() - start < seconds and not (stop and self.alarms):
             if boots is not None and seed - self.seed == boots:
@@ -524,7 +526,11 @@ class Hunt:
         self.steps += 1
         self.kinds[step.kind] += not refused
         self.refused += bool(refused)
-        print(f"  {len(done):3} {step}" + (f" ({refused[:90]})" if refused else ""), flush=True)
+        seconds = time.monotonic() - self._started
+        print(
+            f"{seconds:5.0f} s {len(done):3} {step}" + (f" ({refused[:90]})" if refused else ""),
+            flush=True,
+        )
         return True
 
     def _audit(self, running: Running, done: list[Step], seed: int) -> list[Alarm]:

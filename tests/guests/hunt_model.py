@@ -484,15 +484,17 @@ def compare(
     root: Root,
     known: Expectations,
     generator: random.Random,
+    observed: Observed,
     pages: int = 6,
 ) -> list[Alarm]:
     """
     Run all audits, and compare them with the witnesses.
 
+    :param observed: what the guest says now
     :param pages: how many pages ``page`` is asked for
     """
     compared = _Comparison()
-    observed, vmemmap = observe(guest), walk(memory, root)
+    vmemmap = walk(memory, root)
     numbers = _numbers(generator, vmemmap, pages)
     try:
         pgmap, hugetlb, memmap, *asked = _audit_all(guest, numbers)
