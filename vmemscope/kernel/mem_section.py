@@ -170,7 +170,9 @@ def read_sections(
     # The kernel stores "mem_map - section start": in every section, the address of the
     # vmemmap.
     agree = len(bases) > 0 and counts.max() * 2 > len(section_map)
-    vmemmap = int(bases[np.argmax(counts)]) if agree else _vmemmap_base(prog) if damage else None
+    vmemmap = int(bases[np.argmax(counts)]) if agree else None
+    if damage and not len(section_map):
+        vmemmap = _vmemmap_base(prog)
     if vmemmap is None:
         why = damage[0].message if damage else "no section is present, or they do not agree"
         raise TargetError(

@@ -22,6 +22,7 @@ from ...columns import join, numbered, select
 from ...vmemmap.struct_pages import read_struct_pages
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
@@ -73,6 +74,7 @@ def cut(
     owners: Owners,
     vmemmap: Vmemmap,
     flags: FlagLayout,
+    unread: Counter[str],
 ) -> Areas:
     """
     Cut the vmemmap into areas.
@@ -82,6 +84,7 @@ def cut(
     :param early: page frames in sections that were there at boot
     :param offline: page frames in sections that are not online
     :param flags: layout of ``page->flags``
+    :param unread: gets what could not be read
     """
     points = np.unique(
         np.concatenate(
@@ -112,7 +115,9 @@ def cut(
         claims[inside] = 1
     open_ = claims != 1
     if open_.any():
-        start, end, found = _by_struct_page(left[open_], right[open_], owners, vmemmap, flags)
+        start, end, found = _by_struct_page(
+            left[open_], right[open_], owners, vmemmap, flags, unread
+        )
         left = np.concatenate((left[~open_], start))
         right = np.concatenate((right[~open_], end))
         owner = np.concatenate((owner[~open_], found))
@@ -127,6 +132,7 @@ def _by_struct_page(
     owners: Owners,
     vmemmap: Vmemmap,
     flags: FlagLayout,
+    unread: Counter[str],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Cut at section boundaries, and ask struct pages of each piece for their zone."""
     size = vmemmap.sections.pages
@@ -134,6 +140,7 @@ def _by_struct_page(
     start = np.where(nth == 0, left[which], (left[which] // size + nth) * size)
     end = np.minimum(right[which], (left[which] // size + nth + 1) * size)
     owner = np.full(len(start), UNKNOWN, dtype=np.int64)
+    lost = np.zeros(len(start), dtype=np.bool_)
     known = {(zone.nid, zone.index): number for number, zone in enumerate(owners.zones)}
     # Seen on 6.1 to 7.2: in the hole that fills the last section, all pages but the
     # last have a zone that there is not.
@@ -141,11 +148,15 @@ def _by_struct_page(
         for at in range(0, len(start), _BATCH):
             asked = np.flatnonzero(owner[at : at + _BATCH] == UNKNOWN) + at
             read = read_struct_pages(vmemmap, pages[asked])
+            lost[asked] |= ~read.readable
             words = read.word(vmemmap.page.flags, vmemmap.word).tolist()
             for i, word, readable in zip(asked, words, read.readable.tolist(), strict=True):
                 place = flags.zone_of(word) if readable else None
                 if place is not None:
                     owner[i] = known.get(place, UNKNOWN)
+    unread["struct pages that say which zone memory is in"] += int(
+        np.count_nonzero(lost & (owner == UNKNOWN))
+    )
     return start, end, owner
 
 

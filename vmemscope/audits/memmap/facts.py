@@ -112,6 +112,7 @@ class MemmapFacts:
             self.owners,
             self.vmemmap,
             self.flags,
+            self.unread,
         )
         described = self._vpages(self.present)
         step = counter(progress, described.total)
