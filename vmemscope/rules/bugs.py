@@ -63,7 +63,7 @@ BUGS = (
         " were there at boot",
         "since 5.19, fixed in 7.2, 6.12.97 and 6.1.184 (mm/mm_init: fix uninitialized struct pages"
         " for ZONE_DEVICE)",
-        "6.1.0-47, 6.12.43, 6.16.12, 6.17.13, 6.18.15",
+        "6.1.0-47, 6.12.43, 6.18.15",
         "These struct pages say another zone, another device, or nothing: whoever takes such a"
         " page of the device (get_user_pages(), memory failure, a page walker) gets a wrong head,"
         " and counts references elsewhere.",
