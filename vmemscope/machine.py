@@ -291,7 +291,7 @@ class Kernel:
         plausible = (pointers >= np.uint64(self.arch.kernel_space)) & (pointers % np.uint64(8) == 0)
         named = set(pointers[plausible & read.readable].tolist())
         found = []
-        for address in sorted((named | dax_pagemaps(self.prog).keys()) - known)[:_MAX_RECOVERED]:
+        for address in sorted((named | dax_pagemaps(self.prog)[0].keys()) - known)[:_MAX_RECOVERED]:
             one = read_pagemap(self.prog, address)
             frames = Spans.of(
                 [r.start // self.page_size for r in one.ranges],

@@ -47,7 +47,10 @@ def name_pagemaps(
     :param resources: the tree of ``iomem_resource``, parents before children
     :return: address of the pagemap -> name; a pagemap without a name is left out
     """
-    names = dax_pagemaps(prog) if pagemaps else {}
+    names, whole = dax_pagemaps(prog) if pagemaps else ({}, True)
+    if not whole:
+        # While devices come and go, a pagemap's memory may be another's already.
+        names = {}
     for pagemap in pagemaps:
         if pagemap.address in names:
             continue
@@ -57,8 +60,12 @@ def name_pagemaps(
     return names
 
 
-def dax_pagemaps(prog: Program) -> dict[int, str]:
-    """Return the pagemaps of the devices on the dax bus, and the names of these devices."""
+def dax_pagemaps(prog: Program) -> tuple[dict[int, str], bool]:
+    """
+    Return the pagemaps of the devices on the dax bus, and the names of these devices.
+
+    :return: address of each pagemap -> name; and whether the bus could be followed to its end
+    """
     found: dict[int, str] = {}
     try:
         for dax in _dax_devices(prog):
@@ -67,8 +74,8 @@ def dax_pagemaps(prog: Program) -> dict[int, str]:
     except (AttributeError, LookupError, *READ_ERRORS):
         # No dax bus in this kernel, or not all of it can be read, or its types are damaged:
         # resources have names, too.
-        pass
-    return found
+        return found, False
+    return found, True
 
 
 def _dax_devices(prog: Program) -> Iterator[Object]:
