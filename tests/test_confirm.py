@@ -169,6 +169,35 @@ class TestConfirmedAudit:
         assert {one.state for one in result.pagemaps} == {"unreadable"}
         assert result.summary.partial
 
+    @pytest.mark.parametrize(
+        ("announced", "passes", "reported"),
+        [
+            # Each pass: whether the kernel announced a device during it.
+            ([False, False], 2, True),
+            ([True, False, True, False], 4, True),
+            ([True] * 5, 5, False),
+            ([False] + [True] * 4, 5, False),
+        ],
+    )
+    def test_devices_that_may_have_gone_and_come_back(
+        self,
+        live: Kernel,
+        monkeypatch: pytest.MonkeyPatch,
+        announced: list[bool],
+        passes: int,
+        reported: bool,
+    ) -> None:
+        """All is at its place at the end of the pass, as it was: not a proof."""
+        counts = iter([count for came in announced for count in (7, 7 + came)])
+        monkeypatch.setattr(Kernel, "uevents", property(lambda self: next(counts)))
+        pauses: list[float] = []
+        result = pagemaps.audit(live, sleep=pauses.append)
+        assert len(pauses) == passes - 1
+        assert [f.rule for _, f in result.all_findings()] == ["hole"] * reported
+        # Of two pagemaps, one is broken.
+        states = sorted(one.state == "unreadable" for one in result.pagemaps)
+        assert states == [False] * (len(states) - 1) + [not reported]
+
     def test_other_frames_at_the_end_of_each_look(
         self, live: Kernel, monkeypatch: pytest.MonkeyPatch
     ) -> None:

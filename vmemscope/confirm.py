@@ -5,7 +5,9 @@ Audit a kernel that may change while it is read, and report only what is certain
 A device may come or go between the reads of page tables and reference counts. So an
 audit of a running kernel consists of passes. A part of a report (a pagemap, or all of
 it) counts only if it was the same at the end of its pass as at the start. A violation
-counts only if it is in at least two passes that count, and in all of them.
+counts only if it is in at least two passes that count, and in all of them; and a pass
+counts only if the kernel announced no device meanwhile, as one that went and came back
+can have all its structures and frames where they were.
 
 A dump is read once. If the kernel stopped while it set up a device, violations of that
 device are not reported.
@@ -126,14 +128,18 @@ def confirmed(
         if number:
             sleep(_PAUSE)
             kernel = kernel.again()
+        announced = kernel.uevents
         try:
             report = once(kernel)
-            changed = division.changed(report, kernel, kernel.again())
+            after = kernel.again()
+            changed = division.changed(report, kernel, after)
         except (FaultError, OSError) as e:
             # The kernel freed tables and structures during the pass.
             failure = e
             continue
         parts = division.parts(report)
+        if after.uevents != announced:
+            changed |= {key for key, part in parts.items() if violations_of(part.findings)}
         passes.append(Pass(report, parts, parts.keys() - changed))
         if is_certain(passes):
             break

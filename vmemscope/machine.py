@@ -29,6 +29,7 @@ from .kernel.page import PageLayout, read_page_layout
 from .kernel.page_state import PageStates, read_page_states
 from .kernel.pglist_data import DEVICE, read_zones
 from .kernel.resource import read_resources
+from .kernel.uevent import read_uevent_seqnum
 from .spans import Spans, subtract, union
 from .target.base import target_of
 from .target.vmcoreinfo import physmem_bits, physmem_frames
@@ -256,6 +257,11 @@ class Kernel:
     def vmemmap_end(self) -> int:
         """The first page of the address space after the vmemmap, as a vpage."""
         return self.geometry.vpage_at(self.geometry.end(self.max_frames))
+
+    @cached_property
+    def uevents(self) -> int | None:
+        """How often the kernel has announced that a device came, went or changed."""
+        return read_uevent_seqnum(self.prog)
 
     @cached_property
     def _pagemaps(self) -> tuple[list[Pagemap], list[Damage]]:
