@@ -26,6 +26,8 @@ from . import kernels
 from .kernels import PAGE, Dumps
 
 SIZES = (56, 72, 80, 96, 112, 128)
+#: bytes of a large leaf
+LARGE = 2 << 20
 #: those of the sizes that divide a page
 POWERS = (128,)
 #: all on one kernel, some on others. 7.2's struct folio has a member (_nr_pages) that needs the
@@ -130,6 +132,86 @@ def test_hugetlb_is_optimized_for_powers_of_two_only(dumps: Dumps, size: int, ke
         assert report.hvo.never == f"struct page has {size} bytes, not a power of two"
         assert "never in this kernel" in text
         assert "on for new folios" not in text
+
+
+def devices(*ranges: tuple[int, int, str]) -> str:
+    """Return a scenario's pagemaps: MiB after 4 GiB, MiB, and the rest of its keys."""
+    return 'ram = "256M"\n' + "".join(
+        f"""[[pagemap]]
+name = "dax{number}.0"
+type = "devdax"
+start = {(4096 + start) << 20:#x}
+size = "{mib}M"
+{rest}
+"""
+        for number, (start, mib, rest) in enumerate(ranges)
+    )
+
+
+# Sections in part beside whole ones, as every nvdimm with a label area makes them.
+PARTS = {
+    "after": devices((0, 192, "")),
+    "before": devices((64, 192, "")),
+    "both": devices((64, 384, "")),
+    "both, altmap": devices((64, 544, 'map = "dev"')),
+    "before another": devices((64, 64, 'align = "4K"'), (128, 256, 'map = "dev"')),
+    "after another": devices((0, 128, ""), (128, 64, 'align = "4K"')),
+    "after an altmap": devices((0, 384, 'map = "dev"\nalign = "4K"'), (384, 300, 'align = "4K"')),
+    "in two sections": devices((64, 128, "")),
+}
+
+
+@pytest.mark.parametrize(("size", "kernel"), [(56, "6.1"), (80, "7.2"), (96, "6.12")])
+@pytest.mark.parametrize("parts", PARTS)
+def test_sections_in_part_use_the_leaves_of_their_neighbours(
+    dumps: Dumps, parts: str, size: int, kernel: str
+) -> None:
+    text = f"struct_page = {size}\n{PARTS[parts]}"
+    kernel_ = Kernel.open_core(str(dumps.core(text, kernel)))
+    report = once(kernel_, contents=Contents.ALL)
+    made = dumps.made(text, kernel)
+    assert [f.rule for _, f in report.all_findings()] == []
+    assert report.not_read == ()
+    for one in report.pagemaps:
+        ((first, end),) = made.ranges[one.name or ""]
+        assert one.frames.backing == one.vmemmap.mapped == vmemmap_pages(size, first, end)
+    whole = memmap.audit(kernel_)
+    assert (whole.findings, whole.not_read) == ((), ())
+
+
+@pytest.mark.parametrize("size", [80, 96, 112])
+def test_a_large_leaf_that_no_neighbour_explains_is_found(tmp_path: Path, size: int) -> None:
+    built = kernels.image(f"struct_page = {size}\n{devices((2, 126, ''))}", "6.12")
+    tables: Any = built.kernel.tables
+    # The large leaf of which the section has all.
+    at = -(-0x100000 * size // LARGE) * LARGE
+    assert at + LARGE <= (0x100000 + 32768) * size
+    va = built.kernel.addresses.vmemmap_base + at
+    (table,) = (pfn for shift, pfn, _ in tables.tables(va) if shift == 21)
+    frames = built.kernel.pages.alloc_pages(9, 0)
+    tables.memory.words(table)[va >> 21 & 511] = frames * PAGE | 0x80000000000001E3
+    report = once(Kernel.open_core(kernels.write(built, tmp_path)), contents=Contents.NONE)
+    found = {(finding.rule, finding.vaddr) for _, finding in report.all_findings()}
+    assert ("leaf-size", va) in found
+
+
+@pytest.mark.parametrize("size", [56, 80])
+def test_what_the_kernel_marks_unused_in_use_is_found(dumps: Dumps, size: int) -> None:
+    """
+    Of a section in part, the kernel does not note that it uses its neighbour's leaf.
+
+    With the next leaf it marks the rest of that one unused
+    (``arch/x86/mm/init_64.c: vmemmap_flush_unused_pmd()``), struct pages in use or not.
+    """
+    text = devices((0, 128, ""), (128, 64, 'align = "4K"'), (512, 128, ""))
+    report = once(
+        Kernel.open_core(str(dumps.core(f"struct_page = {size}\n{text}", "6.12"))),
+        contents=Contents.ALL,
+    )
+    found = {(one.name, f.rule) for one, f in report.all_findings() if one is not None}
+    assert ("dax1.0", "page-zone") in found
+    assert {rule for name, rule in found if name == "dax1.0"} == {"page-zone"}
+    assert "dax2.0" not in {name for name, _ in found}
 
 
 @pytest.mark.parametrize("size", SIZES)

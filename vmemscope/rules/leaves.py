@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..arch import PageTable
-    from ..vmemmap.layout import Geometry
+    from ..vmemmap.layout import Geometry, Piece
     from ..vmemmap.runs import Judged, Runs
     from ..vmemmap.tables import Leaves
 
@@ -92,19 +92,26 @@ class LeafFacts(NamedTuple):
     """A batch of leaves of one piece of the vmemmap."""
 
     leaves: Leaves
-    #: how the kernel should have populated the piece
-    populated: Populated
+    piece: Piece
     table: PageTable
     geometry: Geometry
+    #: base pages in a section
+    section: int
     #: which are mapped (bool), shape ``(n,)``
     mapped: NDArray[np.bool_]
 
     @classmethod
     def of(
-        cls, leaves: Leaves, populated: Populated, table: PageTable, geometry: Geometry
+        cls, leaves: Leaves, piece: Piece, table: PageTable, geometry: Geometry, section: int
     ) -> LeafFacts:
         """Return the facts with the mask of mapped leaves."""
-        return cls(leaves, populated, table, geometry, leaves.kind == Kind.MAPPED)
+        return cls(leaves, piece, table, geometry, section, leaves.kind == Kind.MAPPED)
+
+    @property
+    def own(self) -> NDArray[np.bool_]:
+        """Return the mask of leaves whose size no other section decides (bool), ``(n,)``."""
+        vpages = self.geometry.vpages_at(self.leaves.address)
+        return ~self.geometry.in_shared_leaf(vpages, self.piece, self.section)
 
     @property
     def large(self) -> NDArray[np.bool_]:
@@ -120,7 +127,7 @@ class LeafFacts(NamedTuple):
         """
         if not self.mapped.any():
             return "parts that are not mapped, or could not be read"
-        return reasons.get(self.populated)
+        return reasons.get(self.piece.populated)
 
     def violations(
         self,
@@ -165,12 +172,13 @@ def leaf_size(facts: LeafFacts) -> Iterator[Violations | Skip]:
         return
     built = (
         "tail pages should share a frame"
-        if facts.populated is Populated.COMPOUND
+        if facts.piece.populated is Populated.COMPOUND
         else "part of a section should have base pages"
     )
-    yield facts.violations(
-        facts.large, f"a large leaf where {built}", binary_size(facts.table.page_size)
-    )
+    where = facts.large
+    if where.any():
+        where &= facts.own
+    yield facts.violations(where, f"a large leaf where {built}", binary_size(facts.table.page_size))
 
 
 @rule(
@@ -188,8 +196,10 @@ def leaf_fallback(facts: LeafFacts) -> Iterator[Violations | Skip]:
     if reason := facts.skip(NO_FALLBACK):
         yield Skip(reason)
         return
-    facts = LeafFacts.of(facts.leaves.apart(), *facts[1:4])
+    facts = LeafFacts.of(facts.leaves.apart(), *facts[1:5])
     base = facts.mapped & ~facts.large
+    if base.any():
+        base &= facts.own
     # One note for each large leaf's worth of base pages.
     large = facts.geometry.arch.vmemmap_leaf
     region = facts.leaves.address // np.uint64(large)

@@ -259,7 +259,14 @@ class SimulatedKernel:
         self._register_bootmem_info()
         self.slab = Slab(self.memory, self.pages, self.memmap)
         self.sections.alloc = self.slab.alloc
-        self.vmemmap = Vmemmap(self.physical, self.tables, self.pages, self.memmap, self.addresses)
+        self.vmemmap = Vmemmap(
+            self.physical,
+            self.tables,
+            self.pages,
+            self.memmap,
+            self.addresses,
+            self.behaviour.altmap_base_pages,
+        )
 
     def _init_section_memmap(
         self, nr: int, blocks: list[int], free: list[tuple[int, int, int]]
@@ -483,7 +490,7 @@ class SimulatedKernel:
         image.define_word("pgdir_shift", 48 if addresses.levels == 5 else 39, 4)
         image.define_word("ptrs_per_p4d", 512 if addresses.levels == 5 else 1, 4)
         image.define_word("max_pfn", max(end for _, end, _ in self.ram))
-        image.define_word("unused_pmd_start", 0, static=True)
+        image.define_word("unused_pmd_start", self.vmemmap.unused_pmd_start, static=True)
         image.define_word("_totalram_pages", sum(self._managed.values()))
         image.define_word("nr_node_ids", max(self.nodes.pgdats) + 1, 4)
         image.define_word("nr_online_nodes", len(self.nodes.pgdats), 4)

@@ -24,6 +24,8 @@ __all__ = ("NODES_PGSHIFT", "ZONES_PGSHIFT", "MemMap", "struct_pages_per_page")
 #: struct pages in a page of the vmemmap
 struct_pages_per_page = PAGE_SIZE // STRUCT_PAGE_SIZE
 
+#: PAGE_UNUSED in each byte (arch/x86/mm/init_64.c)
+_UNUSED = 0xFDFDFDFDFDFDFDFD
 _U32 = 0xFFFF_FFFF
 
 # Debian: NODES_SHIFT 10, three bits of zone, LAST_CPUPID_SHIFT 21, no section
@@ -146,6 +148,25 @@ class MemMap:
         if number not in self._apart:
             self._apart[number] = np.zeros((PAGES_PER_SECTION, self.size // 8), LE64)
         return self._apart[number]
+
+    def words_at(self, va: int, count: int = 1) -> Words:
+        """Return words of the vmemmap, in place: up to ``count``, fewer at the end of a page."""
+        count = min(count, (PAGE_SIZE - va % PAGE_SIZE) // 8)
+        number = self.addresses.page_to_pfn(va) // PAGES_PER_SECTION
+        if self.straddles and number in self._apart:
+            start = self.addresses.pfn_to_page(number * PAGES_PER_SECTION)
+            words: Words = self._apart[number].reshape(-1)[(va - start) // 8 :][:count]
+            return words
+        pa = self.tables.translate(va)
+        assert pa is not None
+        return self.memory.words(pa // PAGE_SIZE)[pa % PAGE_SIZE // 8 :][:count]
+
+    def mark_unused(self, start: int, end: int) -> None:
+        """``memset(..., PAGE_UNUSED, ...)`` of virtual addresses of the vmemmap."""
+        while start < end:
+            words = self.words_at(start, (end - start) // 8)
+            words[:] = _UNUSED
+            start += 8 * len(words)
 
     def flush(self) -> None:
         """Write the struct pages that are kept apart to where the page tables say they are."""

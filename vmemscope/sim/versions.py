@@ -30,6 +30,8 @@ class Behaviour:
     #: get_page_bootmem() keeps type and info in page->private, not in
     #: page->index and page->private with PG_private set
     bootmem_info_packed: bool
+    #: where whole sections get base pages, the altmap gives these, too (6.2); before, RAM
+    altmap_base_pages: bool
     #: bits per pageblock in mem_section_usage.pageblock_flags
     pageblock_bits: int
     #: SYMBOL(vmemmap) and NUMBER(VMALLOC_START) are in VMCOREINFO
@@ -47,6 +49,7 @@ BEHAVIOUR = {
         kallsyms_place_relative=False,
         percpu_in_image=False,
         bootmem_info_packed=False,
+        altmap_base_pages=False,
         pageblock_bits=4,
         vmcoreinfo_vmemmap=False,
         hmem_resources=("hmem.{}", "Soft Reserved"),
@@ -57,6 +60,7 @@ BEHAVIOUR = {
         kallsyms_place_relative=False,
         percpu_in_image=False,
         bootmem_info_packed=False,
+        altmap_base_pages=True,
         pageblock_bits=4,
         vmcoreinfo_vmemmap=True,
         hmem_resources=("Soft Reserved",),
@@ -67,6 +71,7 @@ BEHAVIOUR = {
         kallsyms_place_relative=True,
         percpu_in_image=True,
         bootmem_info_packed=True,
+        altmap_base_pages=True,
         pageblock_bits=8,
         vmcoreinfo_vmemmap=True,
         hmem_resources=(),

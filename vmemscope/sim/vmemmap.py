@@ -9,8 +9,6 @@ ranges that don't start where compounds and sections do is the kernel's.
 
 from __future__ import annotations
 
-import numpy as np
-
 from .addresses import AddressSpace
 from .memmap import MemMap
 from .memory import Memory
@@ -63,6 +61,7 @@ class Vmemmap:
         pages: PageAllocator,
         memmap: MemMap,
         addresses: AddressSpace,
+        altmap_base_pages: bool,
     ) -> None:
         self.memory = memory
         self.tables = tables
@@ -71,8 +70,12 @@ class Vmemmap:
         self.addresses = addresses
         #: sizeof(struct page)
         self.size = addresses.struct_page_size
+        #: see :attr:`.Behaviour.altmap_base_pages`
+        self.altmap_base_pages = altmap_base_pages
         #: what nr_memmap_pages counts (6.11 and later)
         self.nr_memmap_pages = 0
+        #: from here to the end of a large leaf, nothing has been marked unused yet
+        self.unused_pmd_start = 0
 
     def populate_section_memmap(
         self, pfn: int, count: int, nid: int, altmap: Struct | None, pgmap: Struct | None
@@ -161,17 +164,27 @@ class Vmemmap:
             self.get_page(reuse, int(empty.sum()))
             start = next_table
 
-    def vmemmap_populate_address(self, addr: int, nid: int, reuse: int | None) -> int:
+    def vmemmap_populate_address(
+        self, addr: int, nid: int, reuse: int | None, altmap: Struct | None = None
+    ) -> int:
         """
         ``vmemmap_populate_address()``: map one page unless it is mapped.
+
+        The kernel goes down to a PTE without asking whether there is a table. Below a large
+        leaf, which a neighbouring section has, it takes the start of the leaf for one: of the
+        neighbour's struct pages.
 
         :return: its frame
         """
         table = self.tables.table(addr, PTE_SHIFT)
-        assert table is not None
         index = addr >> PTE_SHIFT & 511
+        if table is None:
+            leaf = addr // PMD_SIZE * PMD_SIZE
+            table, index = self.memmap.words_at(leaf + index * 8), 0
         if not int(table[index]):
-            if reuse is None:
+            if reuse is None and altmap is not None:
+                pfn = self.altmap_alloc_block_buf(1, altmap)
+            elif reuse is None:
                 pfn = self.pages.alloc_page(nid)
             else:
                 pfn = reuse
@@ -179,10 +192,12 @@ class Vmemmap:
             table[index] = pte(pfn)
         return frame(int(table[index]))
 
-    def vmemmap_populate_basepages(self, start: int, end: int, nid: int) -> None:
-        """``vmemmap_populate_basepages()`` without an altmap."""
-        for addr in range(start // PAGE_SIZE * PAGE_SIZE, end, PAGE_SIZE):
-            self.vmemmap_populate_address(addr, nid, None)
+    def vmemmap_populate_basepages(
+        self, start: int, end: int, nid: int, altmap: Struct | None = None
+    ) -> None:
+        """``vmemmap_populate_basepages()``."""
+        for addr in range(start, end, PAGE_SIZE):
+            self.vmemmap_populate_address(addr, nid, None, altmap)
 
     def vmemmap_populate_hugepages(
         self, start: int, end: int, nid: int, altmap: Struct | None
@@ -190,21 +205,49 @@ class Vmemmap:
         """
         ``vmemmap_populate_hugepages()``: with 2 MiB leaves.
 
-        Where a section's memory map does not end with one, the next section finds it mapped
-        (``vmemmap_use_sub_pmd()``).
+        Where a section's memory map does not start or end with one, it uses the leaf of the
+        next section, or fills up the table of one that was added in part.
         """
-        for addr in range(start // PMD_SIZE * PMD_SIZE, end, PMD_SIZE):
-            if self.tables.entry(addr, PMD_SHIFT) & PRESENT:
-                continue
-            if altmap is not None:
-                pfn = self.altmap_alloc_block_buf(PMD_SIZE // PAGE_SIZE, altmap)
+        addr = start
+        while addr < end:
+            stop = min((addr // PMD_SIZE + 1) * PMD_SIZE, end)
+            entry = self.tables.entry(addr, PMD_SHIFT)
+            if not entry & PRESENT:
+                if altmap is not None:
+                    pfn = self.altmap_alloc_block_buf(PMD_SIZE // PAGE_SIZE, altmap)
+                else:
+                    pfn = self.pages.alloc_pages(PMD_SHIFT - PTE_SHIFT, nid)
+                self.tables.set(addr, PMD_SHIFT, pfn * PAGE_SIZE | KERNEL_LARGE | PSE)
+                if addr % PMD_SIZE or stop % PMD_SIZE:
+                    self.vmemmap_use_new_sub_pmd(addr, stop)
+            elif entry & PSE:
+                self.vmemmap_use_sub_pmd(addr, stop)
             else:
-                pfn = self.pages.alloc_pages(PMD_SHIFT - PTE_SHIFT, nid)
-            self.tables.set(addr, PMD_SHIFT, pfn * PAGE_SIZE | KERNEL_LARGE | PSE)
-            if addr < start or addr + PMD_SIZE > end:
-                # vmemmap_use_new_sub_pmd(): PAGE_UNUSED
-                for page in range(pfn, pfn + PMD_SIZE // PAGE_SIZE):
-                    self.memory.page(page).view(np.uint8)[:] = 0xFD
+                own = altmap if self.altmap_base_pages else None
+                self.vmemmap_populate_basepages(addr, stop, nid, own)
+            addr = stop
+
+    # arch/x86/mm/init_64.c (5.13): what of a large leaf no section uses
+
+    def vmemmap_flush_unused_pmd(self) -> None:
+        """``vmemmap_flush_unused_pmd()``: whatever has been put there since."""
+        if start := self.unused_pmd_start:
+            self.memmap.mark_unused(start, -(-start // PMD_SIZE) * PMD_SIZE)
+            self.unused_pmd_start = 0
+
+    def vmemmap_use_sub_pmd(self, start: int, end: int) -> None:
+        """``vmemmap_use_sub_pmd()``."""
+        if self.unused_pmd_start == start:
+            self.unused_pmd_start = end if end % PMD_SIZE else 0
+            return
+        self.vmemmap_flush_unused_pmd()
+
+    def vmemmap_use_new_sub_pmd(self, start: int, end: int) -> None:
+        """``vmemmap_use_new_sub_pmd()``."""
+        self.vmemmap_flush_unused_pmd()
+        self.memmap.mark_unused(start // PMD_SIZE * PMD_SIZE, start)
+        if end % PMD_SIZE:
+            self.unused_pmd_start = end
 
     @staticmethod
     def altmap_alloc_block_buf(count: int, altmap: Struct) -> int:

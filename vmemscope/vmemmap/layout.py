@@ -17,7 +17,8 @@ boundaries (``mm/memory_hotplug.c: __add_pages()``). A chunk is one of:
   large leaf (``sizeof(struct page)`` other than 64 on x86-64), neighbouring sections share
   leaves: whichever was added first took the frames (``vmemmap_use_sub_pmd()``).
 * **base**: part of a section without deduplication, base pages from RAM,
-  whatever the altmap (same function).
+  whatever the altmap (same function). Where a neighbouring section has a leaf already that
+  covers some of it, the kernel uses that leaf.
 
 The expected layout has one frame for the head of every compound page and one for its
 tails. ``vmemmap_populate_compound_pages()`` itself builds another for a compound page larger
@@ -86,17 +87,26 @@ class Geometry:
             return SUBSECTION_SIZE // self.page_size
         return self.page_size // self.struct_page_size
 
-    def own_leaves(self, piece: Piece, pages: int) -> tuple[int, int]:
+    def in_shared_leaf(
+        self, vpages: NDArray[np.int64], piece: Piece, pages: int
+    ) -> NDArray[np.bool_]:
         """
-        Return the vpages ``[start, end)`` of a piece in large leaves that no other section uses.
+        Return which vpages of a piece have another section's in the same large leaf.
 
+        There, the kernel uses the leaf of the section that it added first, or fills up its page
+        table (``arch/x86/mm/init_64.c: vmemmap_populate_hugepages()``, ``vmemmap_check_pmd()``).
+
+        :param vpages: shape ``(n,)``
         :param pages: base pages in a section
         """
-        large = self.arch.vmemmap_leaf
-        if not pages * self.struct_page_size % large:
-            return piece.start, piece.end
-        leaf = large // self.page_size
-        return -(-piece.start // leaf) * leaf, piece.end // leaf * leaf
+        leaf = self.arch.vmemmap_leaf // self.page_size
+        section = max(pages * self.struct_page_size // self.page_size, 1)
+        if not section % leaf:
+            return np.zeros(len(vpages), dtype=np.bool_)
+        first = vpages // leaf * leaf
+        across = first // section != (first + leaf - 1) // section
+        found: NDArray[np.bool_] = across & ((first < piece.start) | (first + leaf > piece.end))
+        return found
 
     def vpage(self, pfn: int) -> int:
         """Return the vpage that the ``struct page`` of a frame starts in."""

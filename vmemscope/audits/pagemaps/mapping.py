@@ -30,6 +30,8 @@ from ...vmemmap.runs import are_regular, judge, runs_of, whole_compounds
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ...vmemmap.layout import Piece
     from ...vmemmap.runs import Judged, Runs
     from ...vmemmap.tables import Leaves
@@ -180,7 +182,7 @@ def _checked_runs(
         for level in vmemmap.table.levels:
             if (here := mapped & (leaves.shift == level.shift)).any():
                 audited.leaf_sizes[level.size] += int(leaves.pieces.sum(where=here))
-        facts = LeafFacts.of(leaves, piece.populated, vmemmap.table, geometry)
+        facts = LeafFacts.of(leaves, piece, vmemmap.table, geometry, vmemmap.sections.pages)
         for rule in LEAF_RULES:
             audited.findings.check(rule, facts)
         runs = runs_of(leaves, geometry, piece.start, piece.end)
@@ -197,21 +199,19 @@ def _checked_runs(
 def _take_plain(audited: AuditedPagemap, runs: Runs, piece: Piece, vmemmap: Vmemmap) -> None:
     _keep_first(audited, runs, [piece.populated.value] * _DRAWN_SPANS, vmemmap)
     mapped = select(runs, runs.kind == Kind.MAPPED)
-    # Every page should own its frame: as many owners as entries.
-    owners = np.where(mapped.order == 0, mapped.length, 1)
-    altmap = audited.pagemap.altmap
-    if piece.populated is Populated.LEAF:
-        start, end = vmemmap.geometry.own_leaves(piece, vmemmap.sections.pages)
-        if (start, end) != (piece.start, piece.end):
-            # The frames of the other leaves can be those of a neighbour: RAM or any device.
+    if piece.populated in (Populated.LEAF, Populated.BASE):
+        geometry, section = vmemmap.geometry, vmemmap.sections.pages
+        shared = geometry.in_shared_leaf(mapped.vpage, piece, section)
+        if piece.populated is Populated.BASE:
+            # Base pages there are its own, of RAM as all.
+            shared &= mapped.order > 0
+        if shared.any():
+            # The frames can be those of a neighbour: RAM or any device.
             audited.shared_leaves = True
-            first, last = mapped.vpage, mapped.vpage + mapped.length
-            for low, high in ((piece.start, start), (max(start, end), piece.end)):
-                here = (last > low) & (first < high)
-                shared = select(mapped, here).clip(low, high)
-                audited.boot.add(shared, np.where(shared.order == 0, shared.length, 1))
-            mapped = select(mapped, (last > start) & (first < end)).clip(start, max(start, end))
-            owners = np.where(mapped.order == 0, mapped.length, 1)
+            audited.boot.add(*_owned(select(mapped, shared)))
+            mapped = select(mapped, ~shared)
+    mapped, owners = _owned(mapped)
+    altmap = audited.pagemap.altmap
     if piece.populated in (Populated.EARLY, Populated.UNKNOWN):
         audited.boot.add(mapped, owners)
     elif altmap is not None and piece.populated is Populated.LEAF:
@@ -220,6 +220,11 @@ def _take_plain(audited: AuditedPagemap, runs: Runs, piece: Piece, vmemmap: Vmem
         audited.in_altmap += int(mapped.length.sum())
     else:
         audited.ram.add(mapped, owners)
+
+
+def _owned(runs: Runs) -> tuple[Runs, NDArray[np.int64]]:
+    """Return runs with how many owners a frame of each should have: as many as entries."""
+    return runs, np.where(runs.order == 0, runs.length, 1)
 
 
 def _take_compounds(
