@@ -31,7 +31,8 @@ from .kernel.pglist_data import DEVICE, read_zones
 from .kernel.resource import read_resources
 from .kernel.uevent import read_uevent_seqnum
 from .spans import Spans, subtract, union
-from .target.base import target_of
+from .target.base import page_table_of, target_of
+from .target.reads import READ_ERRORS
 from .target.vmcoreinfo import physmem_bits, physmem_frames
 from .timing import phase
 from .types import attach_types, check_needs, has_types, sensible_types
@@ -219,7 +220,7 @@ class Kernel:
     @cached_property
     def table(self) -> PageTable:
         """Format and root of ``init_mm``'s page tables."""
-        return self.arch.page_table(self.target.vmcoreinfo)
+        return page_table_of(self.prog, self.target.vmcoreinfo)
 
     @property
     def page_size(self) -> int:
@@ -241,7 +242,20 @@ class Kernel:
     @cached_property
     def geometry(self) -> Geometry:
         """The sizes that determine the layout of the vmemmap."""
-        return Geometry(self.arch, self.page_size, self.page.size, self.sections.vmemmap)
+        return Geometry(
+            self.arch,
+            self.page_size,
+            self.page.size,
+            self.sections.vmemmap,
+            self.arch.vmemmap(self.target.vmcoreinfo, self._word),
+        )
+
+    def _word(self, variable: str) -> int:
+        """Read a variable that is a word, 0 if there is none or it can't be read."""
+        try:
+            return int(self.prog.read_u64(self.prog.symbol(variable).address))
+        except (LookupError, *READ_ERRORS):
+            return 0
 
     @cached_property
     def physmem_bits(self) -> int:

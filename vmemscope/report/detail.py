@@ -147,7 +147,7 @@ def _piece(piece: Piece, one: PagemapReport, geometry: Geometry) -> str:
         "compound": "deduplicated: a frame for the head of each compound page,"
         " one for its tail pages",
         "early": "as at boot: it is in a section that has had a memory map since then",
-        "leaf": f"leaves of {binary_size(geometry.arch.vmemmap_leaf)}"
+        "leaf": f"leaves of {binary_size(geometry.leaf)}"
         + (" on the device (altmap)" if one.altmap else " of RAM")
         + ": whole sections, not deduplicated",
         "base": "base pages of RAM"

@@ -193,7 +193,13 @@ def leaf_size(facts: LeafFacts) -> Iterator[Violations | Skip]:
     " not expected at all.",
 )
 def leaf_fallback(facts: LeafFacts) -> Iterator[Violations | Skip]:
-    if reason := facts.skip(NO_FALLBACK):
+    large, arch = facts.geometry.leaf, facts.geometry.arch
+    reason = facts.skip(NO_FALLBACK)
+    if large == facts.table.page_size:
+        reason = f"{arch.name} has base pages everywhere, where they have {binary_size(large)}"
+    elif arch.leaves_by_cpu:
+        reason = f"not every CPU of {arch.name} has large leaves"
+    if reason:
         yield Skip(reason)
         return
     facts = LeafFacts.of(facts.leaves.apart(), *facts[1:5])
@@ -201,7 +207,6 @@ def leaf_fallback(facts: LeafFacts) -> Iterator[Violations | Skip]:
     if base.any():
         base &= facts.own
     # One note for each large leaf's worth of base pages.
-    large = facts.geometry.arch.vmemmap_leaf
     region = facts.leaves.address // np.uint64(large)
     base[1:] &= ~base[:-1] | (region[1:] != region[:-1])
     yield facts.violations(

@@ -16,7 +16,17 @@ from .vmcoreinfo import note_text, parse, symbol
 if TYPE_CHECKING:
     from drgn import Platform, Program
 
-__all__ = ("Target", "check_note", "misfit", "new_program", "read_vmcoreinfo", "target_of")
+    from ..arch import PageTable
+
+__all__ = (
+    "Target",
+    "check_note",
+    "misfit",
+    "new_program",
+    "page_table_of",
+    "read_vmcoreinfo",
+    "target_of",
+)
 
 
 #: bytes in a field of struct new_utsname, and before its release: sysname, nodename
@@ -134,11 +144,31 @@ def misfit(prog: Program, *, strict: bool = False) -> str | None:
 
 def _maps_itself(prog: Program, keys: Mapping[str, str]) -> bool:
     try:
-        root = architecture_of(prog.platform).page_table(keys).root
+        root = page_table_of(prog, keys).root
         mapped = prog.read(symbol(keys, "swapper_pg_dir"), 4096)
         return bool(any(mapped) and prog.read(root, 4096, physical=True) == mapped)
     except (VmemscopeError, *READ_ERRORS):
         return False
+
+
+def page_table_of(prog: Program, keys: Mapping[str, str]) -> PageTable:
+    """
+    Return the format of the kernel's page tables.
+
+    :param keys: of VMCOREINFO
+    :raises TargetError: if they lack something, or physical memory can't be read
+    :raises UnsupportedError: if the architecture, or a mode of it, is not supported
+    """
+
+    def read(address: int) -> int:
+        try:
+            return int(prog.read_u64(address, True))
+        except READ_ERRORS:
+            raise TargetError(
+                "the root of the page tables can't be read", "the dump lacks the page"
+            ) from None
+
+    return architecture_of(prog.platform).page_table(keys, read)
 
 
 def target_of(

@@ -30,6 +30,7 @@ from ...rules.hugetlb import (
     hugetlb_list,
     hugetlb_mapping,
     hugetlb_tail_frame,
+    hugetlb_unprotected,
 )
 from ...rules.hugetlb_tails import (
     RestoreFacts,
@@ -239,6 +240,11 @@ class HugetlbFacts:
         """Check everything that was read."""
         if self.present and not self.sized:
             self.findings.skipped("not all sizes of huge pages could be read", hugetlb_read_only)
+        elif not self.kernel.arch.read_only:
+            self.findings.skipped(
+                f"{self.kernel.arch.name} has no read-only protection for the kernel's pages",
+                hugetlb_read_only,
+            )
         else:
             stray, dropped = self._known_stray(), self.found.dropped
             self.findings.check(
@@ -282,6 +288,7 @@ class HugetlbFacts:
             return
         findings.check(hugetlb_mapping, facts)
         findings.check(hugetlb_tail_frame, facts)
+        findings.check(hugetlb_unprotected, facts)
         in_ram = self.vmemmap.ram.contains(self.found.maps.head_pfn)
         findings.check(hugetlb_head_frame, HeadFrameFacts(facts, *self._head_frames(), in_ram))
         findings.check(

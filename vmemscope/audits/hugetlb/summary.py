@@ -49,7 +49,11 @@ def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
     report = HugetlbReport(
         target=TargetInfo.about(facts.kernel),
         present=facts.present,
-        hvo=HvoReport.of(facts.hvo, never=_never(facts.vmemmap.geometry)),
+        hvo=HvoReport.of(
+            facts.hvo,
+            never=_never(facts.vmemmap.geometry),
+            protected=facts.vmemmap.geometry.arch.read_only,
+        ),
         hstates=hstates,
         shared_tails=_tails(facts),
         summary=HugetlbSummary(

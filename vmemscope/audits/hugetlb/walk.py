@@ -133,8 +133,9 @@ def walk_folios(
     :param step: called with the pages of each batch that are mapped
     """
     found = _FolioWalk(vmemmap, first, end, kept)
-    for leaves in vmemmap.leaves(0, limit):
-        found.take(_pieces(leaves, vmemmap, 0, limit), step)
+    start = vmemmap.geometry.start
+    for leaves in vmemmap.leaves(start, limit):
+        found.take(_pieces(leaves, vmemmap, start, limit), step)
     return found.finish()
 
 
@@ -159,6 +160,9 @@ def entries_of(vmemmap: Vmemmap, first: int, end: int) -> FolioEntries:
 
 def _pieces(leaves: Leaves, vmemmap: Vmemmap, start: int, end: int) -> _Pieces:
     """Turn leaves into ranges of vpages, cut to ``[start, end)``."""
+    if not vmemmap.geometry.arch.read_only:
+        # All is writable. What shares a frame with a neighbour counts as read-only.
+        leaves = leaves._replace(writable=leaves.pieces == 1)
     leaves = leaves.apart()
     page_shift = vmemmap.table.levels[-1].shift
     vpage = vmemmap.geometry.vpages_at(leaves.address)
@@ -189,6 +193,8 @@ class _FolioWalk:
     ) -> None:
         #: first vpage of each folio whose frame it may share
         self.tails = first + kept
+        #: whether optimized pages are read-only (and the head's is not)
+        self.protects = vmemmap.geometry.arch.read_only
         count = len(first)
         head_pfn, head_kind = vmemmap.frames_of(first)
         kept_pfn, _ = vmemmap.frames_of(self.tails - 1)
@@ -221,7 +227,8 @@ class _FolioWalk:
         if len(self.maps.first):
             self._take_folios(pieces)
             self._take_users(select(pieces, mapped))
-        if read_only.any():
+        # Device memory shares frames, too.
+        if self.protects and read_only.any():
             self._take_stray(select(pieces, read_only))
         step(walked)
 
@@ -236,12 +243,13 @@ class _FolioWalk:
         start, stop = pieces.vpage[which], stop[which]
         first, tails, end = self.maps.first[folio], self.tails[folio], self.maps.end[folio]
         in_head = np.maximum(np.minimum(stop, tails) - np.maximum(start, first), 0)
+        protected = in_head * self.protects
         in_tails = np.maximum(np.minimum(stop, end) - np.maximum(start, tails), 0)
         kind = pieces.kind[which]
         mapped, writable = kind == Kind.MAPPED, pieces.writable[which]
         read_only = mapped & ~writable
         for counts, pages in (
-            (self.maps.head_read_only, in_head * read_only),
+            (self.maps.head_read_only, protected * read_only),
             (self.maps.read_only, in_tails * read_only),
             (self.maps.writable, in_tails * writable),
             (self.maps.hole, (in_head + in_tails) * (kind == Kind.HOLE)),

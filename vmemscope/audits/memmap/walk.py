@@ -101,8 +101,9 @@ def walk_areas(
     """
     found = WalkedAreas()
     mapped, needed, unread = [], [], []
-    for leaves in vmemmap.leaves(0, end):
-        runs = runs_of(leaves, vmemmap.geometry, 0, end)
+    start = vmemmap.geometry.start
+    for leaves in vmemmap.leaves(start, end):
+        runs = runs_of(leaves, vmemmap.geometry, start, end)
         missing = select(runs, runs.kind == Kind.UNREADABLE)
         unread.append(Spans.of(missing.vpage, missing.vpage + missing.length))
         if (other := runs.kind != Kind.MAPPED).any():

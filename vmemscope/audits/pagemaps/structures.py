@@ -133,7 +133,7 @@ def check_entries_of_processes(
         findings.skipped("a device is being set up or torn down", kernel_entries)
         return
     top = table.levels[0]
-    first = geometry.vmemmap >> top.shift
+    first = geometry.address(geometry.start) >> top.shift
     count = min(max((geometry.end(frames) - 1 >> top.shift) - first + 1, 1), top.entries)
     offset = first % top.entries * np.dtype(table.dtype).itemsize
     own = _entries(prog, table.root + offset, count, table.dtype, physical=True)
