@@ -25,6 +25,7 @@ __all__ = (
     "new_program",
     "page_table_of",
     "read_vmcoreinfo",
+    "release_address",
     "target_of",
 )
 
@@ -126,8 +127,7 @@ def misfit(prog: Program, *, strict: bool = False) -> str | None:
     """
     try:
         keys = parse(prog["VMCOREINFO"].string_())
-        release = symbol(keys, "init_uts_ns") + _RELEASE
-        release += int(keys.get("OFFSET(uts_namespace.name)", "0"))
+        release = release_address(keys)
     except (LookupError, TargetError, ValueError):
         return "it does not say where the kernel's name is"
     expected = keys.get("OSRELEASE", "").encode()
@@ -140,6 +140,17 @@ def misfit(prog: Program, *, strict: bool = False) -> str | None:
     if (name := found.decode("ascii", "replace")) and name.isprintable() and "." in name:
         return f"it is of Linux {printable(expected)}, the target runs {name}"
     return "the kernel's name is not where it says"
+
+
+def release_address(keys: Mapping[str, str]) -> int:
+    """
+    Return the virtual address of the kernel's release, a string (``init_uts_ns``).
+
+    :param keys: of VMCOREINFO
+    :raises TargetError: if they do not say where it is
+    """
+    offset = int(keys.get("OFFSET(uts_namespace.name)", "0"))
+    return symbol(keys, "init_uts_ns") + offset + _RELEASE
 
 
 def _maps_itself(prog: Program, keys: Mapping[str, str]) -> bool:

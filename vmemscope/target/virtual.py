@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from drgn import FaultError
 
 from ..arch import architecture_of
-from .base import page_table_of
+from ..errors import VmemscopeError
+from .base import page_table_of, release_address
 from .reads import READ_ERRORS
 from .vmcoreinfo import parse, symbol
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..arch import PageTable
 
-__all__ = ("attach_virtual_memory", "complete")
+__all__ = ("attach_virtual_memory", "complete", "found_by_walk")
 
 #: entries of page tables that are kept of a dump
 _KEPT = 1 << 16
@@ -71,6 +72,23 @@ def attach_virtual_memory(prog: Program) -> None:
 
     start = arch.kernel_space
     prog.add_memory_segment(start, _END - start, read, False)
+
+
+def found_by_walk(prog: Program, text: bytes) -> bool:
+    """
+    Return whether a VMCOREINFO is of the kernel in memory: that has its name where it says.
+
+    :param prog: set to a kernel for its physical memory, perhaps with another VMCOREINFO
+    """
+    keys = parse(text)
+    try:
+        release = release_address(keys)
+        place, left = _Walk(prog, page_table_of(prog, keys)).translate(release)
+        expected = keys.get("OSRELEASE", "").encode() + b"\0"
+        found = prog.read(place, min(len(expected), left), True)
+    except (VmemscopeError, LookupError, ValueError, *READ_ERRORS):
+        return False
+    return bool(found == expected[:left])
 
 
 class _Walk:
