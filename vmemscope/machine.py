@@ -33,6 +33,7 @@ from .kernel.uevent import read_uevent_seqnum
 from .spans import Spans, subtract, union
 from .target.base import page_table_of, target_of
 from .target.reads import READ_ERRORS
+from .target.virtual import complete
 from .target.vmcoreinfo import physmem_bits, physmem_frames
 from .timing import phase
 from .types import attach_types, check_needs, has_types, sensible_types
@@ -453,9 +454,11 @@ def _target_of(prog: Program) -> Target:
     kind = "core"
     if prog.flags & ProgramFlags.IS_LIVE:
         kind = "live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"
-    return target_of(
+    target = target_of(
         prog,
         kind,
         str(prog.core_dump_path or ""),
         TargetError("the program is not set to a Linux kernel that has VMCOREINFO"),
     )
+    complete(prog)
+    return target

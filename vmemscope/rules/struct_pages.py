@@ -205,7 +205,7 @@ def stray_head(pages: StructPages) -> WrongPages | Skip:
     holds="all tail pages of a compound page that share a frame are alike, but for the first few",
     source="mm/mm_init.c: memmap_init_compound(), compound_nr_pages()",
     since="5.19",
-    archs=("x86_64", "riscv64"),
+    archs=("x86_64", "riscv64", "ppc64le"),
     meaning="The struct pages in the frame that tail pages share were written once and are"
     " never written again: whatever is done to a compound page is done to its head and the"
     " first tail pages, which have a frame of their own. One that differs was written to, through"

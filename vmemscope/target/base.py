@@ -202,4 +202,6 @@ def target_of(
         keys = parse(prog["VMCOREINFO"].string_())
     except LookupError:
         raise no_vmcoreinfo from None
+    # Before anything else is read, and says something else.
+    architecture_of(prog.platform)
     return Target(prog, kind, path, keys, notes)

@@ -75,7 +75,10 @@ def read_pagemaps(
         findings.check(range_overlap, pagemap, layout.valid, overlaps.get(pagemap.address, ()))
         findings.check(xarray, layout.entries)
         findings.check(vmemmap_shift, pagemap, layout.ranges, geometry.page_size)
-        if layout.dedup.expected:
+        if layout.dedup.expected and geometry.arch.aligns_compounds:
+            reason = f"{geometry.arch.name} lays compound pages out by their address"
+            findings.skipped(reason, section_alignment)
+        elif layout.dedup.expected:
             findings.check(section_alignment, pagemap, layout.ranges, kernel.sections, geometry)
         else:
             reason = audited.no_compounds or layout.dedup.reason or "it is not deduplicated"
