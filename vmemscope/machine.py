@@ -34,11 +34,11 @@ from .spans import Spans, subtract, union
 from .target.base import page_table_of, target_of
 from .target.reads import READ_ERRORS
 from .target.virtual import complete
-from .target.vmcoreinfo import physmem_bits, physmem_frames
 from .timing import phase
 from .types import attach_types, check_needs, has_types, sensible_types
 from .types.names import DEVICES, MEMORY_MAP
 from .types.options import check_memory_model, has_zone_device
+from .vmcoreinfo import physmem_bits, physmem_frames
 from .vmemmap.layout import Geometry
 from .vmemmap.memory import PhysicalMemory
 from .vmemmap.pagemaps import PagemapLayout, layouts_of

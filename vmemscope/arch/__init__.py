@@ -254,9 +254,11 @@ def architecture_of_elf(machine: int, wide: bool) -> str:
     if wide and machine in _MACHINES:
         return _MACHINES[machine]
     name = _OTHER_MACHINES.get(machine, _MACHINES.get(machine, f"number {machine}")).lower()
-    if machine in _MACHINES or machine in (8, 258):
+    if machine in _MACHINES:
         # The same number for both.
-        name += "64" if wide and machine not in _MACHINES else "" if wide else " (32-bit)"
+        name += " (32-bit)"
+    elif wide and machine in (8, 258):
+        name += "64"
     raise _unsupported(name)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ..errors import UnsupportedError
-from ..target.vmcoreinfo import number, page_size, symbol
+from ..vmcoreinfo import number, page_size, symbol
 from . import (
     AddressBits,
     Architecture,

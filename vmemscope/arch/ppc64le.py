@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ..errors import TargetError, UnsupportedError
-from ..target.vmcoreinfo import number, page_size, symbol
+from ..vmcoreinfo import number, page_size, symbol
 from . import AddressBits, Architecture, Bits, EntryFlag, EntryFormat, Level, PageTable
 
 _PRESENT = 1 << 63

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ..target.vmcoreinfo import symbol
+from ..vmcoreinfo import symbol
 from . import AddressBits, Architecture, Bits, EntryFlag, EntryFormat, Level, PageTable
 
 _REGION_INVALID = 0x20

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ..target.vmcoreinfo import number, symbol
+from ..vmcoreinfo import number, symbol
 from . import AddressBits, Architecture, Bits, EntryFlag, EntryFormat, Level, PageTable
 
 # Low 52 bits without the offset in a page: the widest __PHYSICAL_MASK & PAGE_MASK. It

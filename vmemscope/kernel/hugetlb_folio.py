@@ -21,7 +21,7 @@ from drgn import offsetof, sizeof
 
 from ..columns import join
 from ..target.reads import READ_ERRORS
-from ..target.vmcoreinfo import number
+from ..vmcoreinfo import number
 from . import Damage, word_of
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from drgn import offsetof, sizeof
 
 from ..errors import TargetError, UnsupportedError
 from ..target.reads import READ_ERRORS
-from ..target.vmcoreinfo import number
+from ..vmcoreinfo import number
 from . import Damage, word_of
 
 if TYPE_CHECKING:

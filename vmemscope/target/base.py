@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ..arch import architecture_of
 from ..errors import TargetError, VmemscopeError
 from ..text import printable
+from ..vmcoreinfo import note_text, parse, symbol
 from .reads import READ_ERRORS
-from .vmcoreinfo import note_text, parse, symbol
 
 if TYPE_CHECKING:
     from drgn import Platform, Program

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..arch import vmcoreinfo_marks
 from ..errors import TargetError
 from ..text import printable
+from ..vmcoreinfo import parse
 from .base import Target, check_note, misfit, new_program, read_vmcoreinfo, target_of
 from .elf import (
     NOT_IN_DUMP,
@@ -30,7 +31,6 @@ from .formats import is_core, read_head, refusal
 from .kdump import FLATTENED, check_flattened, check_whole
 from .scan import notes_in_elf, notes_in_kdump
 from .virtual import complete
-from .vmcoreinfo import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

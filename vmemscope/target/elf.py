@@ -25,8 +25,8 @@ from drgn import FaultError
 
 from ..arch import architecture_of_elf
 from ..errors import TargetError
+from ..vmcoreinfo import NOTE_NAME, note_text
 from .base import new_program
-from .vmcoreinfo import NOTE_NAME, note_text
 
 if TYPE_CHECKING:
     from drgn import Platform, Program

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import TargetError
 from ..text import printable
+from ..vmcoreinfo import parse
 from .base import Target, check_note, new_program, read_vmcoreinfo, target_of
 from .elf import read_note
 from .qmp import Monitor, MonitorError
 from .scan import least_program, notes_in_memory
 from .virtual import complete, found_by_walk
-from .vmcoreinfo import parse
 
 if TYPE_CHECKING:
     from drgn import Program

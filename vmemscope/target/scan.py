@@ -15,9 +15,9 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..vmcoreinfo import MAX_NOTE, NOTE_NAME, note_text
 from .base import new_program
 from .reads import READ_ERRORS
-from .vmcoreinfo import MAX_NOTE, NOTE_NAME, note_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,9 +15,9 @@ from drgn import FaultError
 
 from ..arch import architecture_of
 from ..errors import VmemscopeError
+from ..vmcoreinfo import parse, symbol
 from .base import page_table_of, release_address
 from .reads import READ_ERRORS
-from .vmcoreinfo import parse, symbol
 
 if TYPE_CHECKING:
     from drgn import Program

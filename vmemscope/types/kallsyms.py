@@ -61,7 +61,7 @@ class KallsymsImage:
     The constructor reads them, a few megabytes in five reads.
 
     :param prog: program whose virtual memory can be read, of a known platform
-    :param vmcoreinfo: its VMCOREINFO, from :func:`vmemscope.target.vmcoreinfo.parse`
+    :param vmcoreinfo: its VMCOREINFO, from :func:`vmemscope.vmcoreinfo.parse`
     :raises TypesError: if VMCOREINFO does not have the addresses of the tables (before
         Linux 6.0), if they can't be read, or if they are damaged
     """

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ..errors import TargetError, TypesError
-from ..target.vmcoreinfo import symbol
+from ..vmcoreinfo import symbol
 from ._hints import GIVE_SYMBOLS
 from .symbols import MASK_64, ListedSymbols, SymbolEntry
 
@@ -98,7 +98,7 @@ class SystemMap(KallsymsText):
 
     :param text: the file
     :param vmcoreinfo: VMCOREINFO of the kernel, from
-        :func:`vmemscope.target.vmcoreinfo.parse`
+        :func:`vmemscope.vmcoreinfo.parse`
     :param path: what errors call the file
     :raises TypesError: if it has no symbols, or belongs to another kernel
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import TargetError
+from .errors import TargetError
 
 __all__ = (
     "MAX_NOTE",
