@@ -255,7 +255,11 @@ class HugetlbFacts:
         else:
             self.findings.skipped(
                 "the kernel has no HugeTLB",
-                *(rule for rule in rules_of(Scope.HUGETLB) if rule is not hugetlb_read_only),
+                *(
+                    rule
+                    for rule in rules_of(Scope.HUGETLB, self.kernel.arch.name)
+                    if rule is not hugetlb_read_only
+                ),
             )
 
     def _known_stray(self) -> ReadOnly:

@@ -75,7 +75,7 @@ def summarise(facts: MemmapFacts) -> MemmapReport:
         counters=counters,
         explanation=tuple(_explain(areas, totals, counters, _page_ext_frames(facts))),
         findings=facts.findings.finish(),
-        outcomes=facts.findings.outcomes(rules_of(Scope.MEMORY_MAP)),
+        outcomes=facts.findings.outcomes(rules_of(Scope.MEMORY_MAP, facts.kernel.arch.name)),
     )
     return report.changed()
 

@@ -77,7 +77,7 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
         state=state,
         reason=reason,
         findings=audited.findings.finish(),
-        outcomes=audited.findings.outcomes(rules_of(Scope.PAGEMAP)),
+        outcomes=audited.findings.outcomes(rules_of(Scope.PAGEMAP, geometry.arch.name)),
         detail=PagemapDetail(
             pagemap=pagemap,
             geometry=geometry,
