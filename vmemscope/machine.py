@@ -39,7 +39,7 @@ from .types import attach_types, check_needs, has_types, sensible_types
 from .types.names import DEVICES, MEMORY_MAP
 from .types.options import check_memory_model, has_zone_device
 from .vmcoreinfo import physmem_bits, physmem_frames
-from .vmemmap.layout import Geometry
+from .vmemmap.layout import Geometry, first_compound
 from .vmemmap.memory import PhysicalMemory
 from .vmemmap.pagemaps import PagemapLayout, layouts_of
 from .vmemmap.struct_pages import flag_layout, read_struct_pages
@@ -63,6 +63,8 @@ __all__ = ("Kernel",)
 
 #: subsections whose struct pages are asked for pagemaps that were lost, and pagemaps found so
 _MAX_SAMPLES, _MAX_RECOVERED = 1 << 16, 1 << 12
+#: pages of devices that are asked where the node is in page flags
+_MAX_DEVICE_PAGES = 16
 
 
 class Kernel:
@@ -385,7 +387,12 @@ class Kernel:
 
         :raises LookupError: if the kernel's types do not have it
         """
-        return flag_layout(self.prog, self.vmemmap, self.ram_zones)
+        devices = [
+            first_compound(layout.pagemap, start)
+            for layout in self.layouts
+            for start, _ in layout.pfns
+        ]
+        return flag_layout(self.prog, self.vmemmap, self.ram_zones, devices[:_MAX_DEVICE_PAGES])
 
     @cached_property
     def page_states(self) -> PageStates:

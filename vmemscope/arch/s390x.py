@@ -76,8 +76,10 @@ def _page_table(vmcoreinfo: Mapping[str, str], read: Callable[[int], int]) -> Pa
 
 
 def _vmemmap(vmcoreinfo: Mapping[str, str], variable: Callable[[str], int]) -> tuple[int, int]:
-    # arch/s390/boot/startup.c: setup_kernel_memory_layout()
-    return 0, variable("VMALLOC_START") or 1 << 64
+    # Other areas lie between the vmemmap and vmalloc space
+    # (arch/s390/boot/startup.c: setup_kernel_memory_layout()).
+    areas = [variable(name) for name in ("__abs_lowcore", "__memcpy_real_area", "VMALLOC_START")]
+    return 0, min(filter(None, areas), default=1 << 64)
 
 
 ARCHITECTURE = Architecture(

@@ -303,9 +303,10 @@ def hugetlb_flag(facts: FolioFacts) -> Iterator[Violations | Skip]:
 
     def unmarked(i: int) -> Violation:
         entries, pages = facts.entries(i), int(maps.read_only[i])
+        tail = entries.vpage >= int(maps.first[i]) + facts.hstate(i).kept
         return facts.at(
             entries,
-            (entries.kind == Kind.MAPPED) & ~entries.writable,
+            (entries.kind == Kind.MAPPED) & ~entries.writable & tail,
             f"{facts.label(i)} does not say that its vmemmap is optimized, but"
             f" {count(pages, 'page')} of it {agree(pages, 'is', 'are')} {facts.shared_word}",
             expected=facts.own_word,
@@ -439,6 +440,7 @@ def hugetlb_tail_frame(facts: FolioFacts) -> Iterator[Violations | Skip]:
     def another(i: int) -> Violation:
         entries = facts.entries(i)
         read_only = (entries.kind == Kind.MAPPED) & ~entries.writable
+        read_only &= entries.vpage >= int(maps.first[i]) + facts.hstate(i).kept
         if bool(known[i]):
             right = int(facts.tail_pfn[i])
         else:

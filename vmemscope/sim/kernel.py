@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import UsageError
 from . import btf, kallsyms
 from .addresses import STRUCT_PAGE_SIZE, randomize
+from .architectures import ARCHITECTURES
 from .devices import DaxBus, Devices, PagemapRecord
 from .hugetlb import Hugetlb
 from .kernel_image import IMAGE_SIZE, KernelImage
@@ -68,6 +69,7 @@ class SimulatedKernel:
         if scenario.struct_page != STRUCT_PAGE_SIZE:
             self.layouts = self.layouts.resized(scenario.struct_page)
         self.behaviour = BEHAVIOUR[scenario.kernel]
+        self.arch = ARCHITECTURES[scenario.arch]
         self.random = Random(f"{scenario.seed} {scenario.kernel} {scenario.levels}")
         self.physical = Memory()
         self.build_id = f"{self.random.getrandbits(160):040x}"
@@ -133,7 +135,7 @@ class SimulatedKernel:
         self.addresses = replace(self.addresses, struct_page_size=self.scenario.struct_page)
         if last > 1 << self.addresses.max_physmem_bits:
             raise UsageError(f"scenario {self.scenario.name}: memory ends above what paging allows")
-        self.memory = KernelMemory(self.physical, self.addresses, self.layouts)
+        self.memory = KernelMemory(self.physical, self.addresses, self.layouts, self.arch)
         self.image = KernelImage(self.memory)
         self.memblock = Memblock(self.ram)
         self.memblock.reserve(0, MIB >> PAGE_SHIFT)
@@ -266,6 +268,7 @@ class SimulatedKernel:
             self.memmap,
             self.addresses,
             self.behaviour.altmap_base_pages,
+            self.arch,
         )
 
     def _init_section_memmap(
@@ -470,6 +473,7 @@ class SimulatedKernel:
             self.mem_section,
             self.section_roots,
             self.build_id,
+            self.arch.keys(self.addresses, symbols["swapper_pg_dir"]),
         )
         # update_vmcoreinfo_note(): an ELF note at the start of a page
         note = struct.pack("<III12s", 11, len(text), 0, b"VMCOREINFO") + text.encode()

@@ -6,6 +6,7 @@ A scenario is a TOML file. All keys::
 
     description = "one line"
     kernel = "6.1"            # one of layouts.VERSIONS
+    arch = "x86_64"           # architectures.ARCHITECTURES has all
     levels = 5                # of page tables: 4 or 5
     seed = 1                  # of the address space randomisation
     struct_page = 64          # sizeof(struct page) in bytes: 56 to 128
@@ -169,6 +170,7 @@ class Scenario:
     description: str = ""
     kernel: str = "6.1"
     levels: int = 5
+    arch: str = "x86_64"
     seed: int = 1
     ram: tuple[Ram, ...] = (Ram(0, 256 * MIB),)
     blocks: tuple[Block, ...] = ()
@@ -243,6 +245,7 @@ def parse_scenario(text: str, name: str) -> Scenario:
         description=top.take("description", str, ""),
         kernel=top.take("kernel", str, "6.1"),
         levels=top.take("levels", int, 5),
+        arch=top.take("arch", str, "x86_64"),
         seed=top.take("seed", int, 1),
         ram=_parse_ram(top),
         off=tuple(top.take("off", list, [])),
@@ -259,6 +262,7 @@ def parse_scenario(text: str, name: str) -> Scenario:
     check_kernel(scenario.kernel, name)
     if scenario.levels not in (4, 5):
         raise top.error(f"levels must be 4 or 5, not {scenario.levels}")
+    check_arch(scenario)
     _check_ranges(scenario, top)
     if unknown := [one for one in scenario.off if one not in OFF]:
         raise top.error(f"no option {unknown[0]!r}: there are {', '.join(OFF)}")
@@ -273,6 +277,24 @@ def parse_scenario(text: str, name: str) -> Scenario:
     if len(nids := {ram.nid for ram in scenario.ram}) > 1 and "NUMA" in scenario.off:
         raise top.error(f"without NUMA there is one node, not {len(nids)}")
     return scenario
+
+
+def check_arch(scenario: Scenario) -> None:
+    """
+    :raises UsageError: if the scenario can't be simulated on its architecture
+    """
+    from .architectures import ARCHITECTURES
+
+    if scenario.arch not in ARCHITECTURES:
+        raise UsageError(
+            f"scenario {scenario.name}: architecture {scenario.arch!r} can't be simulated",
+            "there are " + ", ".join(ARCHITECTURES),
+        )
+    if scenario.levels not in (levels := ARCHITECTURES[scenario.arch].levels):
+        several = " or ".join(map(str, levels))
+        raise UsageError(f"scenario {scenario.name}: levels must be {several} on {scenario.arch}")
+    if scenario.arch != "x86_64" and scenario.struct_page != 64:
+        raise UsageError(f"scenario {scenario.name}: struct_page must be 64 on {scenario.arch}")
 
 
 def check_kernel(kernel: str, name: str) -> None:

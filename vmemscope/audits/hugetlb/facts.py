@@ -50,6 +50,7 @@ from ...rules.hugetlb_vmemmap import (
     hugetlb_shared_tail,
 )
 from ...rules.rule import Scope
+from ...spans import Spans, union
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
 from .tails import read_tail_pages_of
@@ -210,7 +211,9 @@ class HugetlbFacts:
         sections = self.vmemmap.sections
         step = counter(progress, geometry.vpage(len(sections.number) * sections.pages))
         kept, limit = self._kept[which], self.kernel.vmemmap_end
-        return walk_folios(self.vmemmap, first, end, kept, limit, step)
+        devices = union(layout.frames for layout in self.kernel.layouts)
+        described = Spans.of(devices.start // self._per_page, -(-devices.end // self._per_page))
+        return walk_folios(self.vmemmap, first, end, kept, limit, described, step)
 
     def _elsewhere(self) -> Folios:
         """Find folios that are on no list, by read-only vmemmap that is in none that is."""
