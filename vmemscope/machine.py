@@ -32,6 +32,7 @@ from .kernel.resource import read_resources
 from .kernel.uevent import read_uevent_seqnum
 from .spans import Spans, subtract, union
 from .target.base import target_of
+from .target.virtual import complete
 from .target.vmcoreinfo import physmem_bits, physmem_frames
 from .timing import phase
 from .types import attach_types, check_needs, has_types, sensible_types
@@ -78,6 +79,7 @@ class Kernel:
             #: source of the types: ``btf``, ``dwarf``, or ``program`` if it had them
             self.types = "program"
         else:
+            complete(self.prog)
             self._attach("auto", (), None)
 
     @classmethod

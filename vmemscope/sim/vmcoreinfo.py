@@ -61,6 +61,7 @@ def vmcoreinfo(
     mem_section: int,
     section_roots: int,
     build_id: str,
+    sme_mask: int,
 ) -> str:
     """
     Make the text.
@@ -129,5 +130,5 @@ def vmcoreinfo(
     lines.append(f"LENGTH(node_data)={MAX_NUMNODES}")
     lines.append(f"KERNELOFFSET={addresses.kernel_offset:x}")
     number("KERNEL_IMAGE_SIZE", KERNEL_IMAGE_SIZE)
-    number("sme_mask", 0)
+    number("sme_mask", sme_mask)
     return "\n".join(lines) + "\n"

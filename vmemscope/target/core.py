@@ -19,6 +19,7 @@ from .elf import NOT_IN_DUMP, Load, add_segments, read_elf
 from .formats import is_core, read_head, refusal
 from .kdump import FLATTENED, check_flattened, check_whole
 from .scan import notes_in_elf, notes_in_kdump
+from .virtual import complete
 from .vmcoreinfo import parse
 
 if TYPE_CHECKING:
@@ -167,7 +168,10 @@ def _set_core_dump(path: str, vmcoreinfo: bytes | None) -> Program | None:
             f"cannot read {path}: {str(e).strip()}",
             "it may be cut off or damaged; compare its size",
         ) from e
-    return prog if prog.flags & ProgramFlags.IS_LINUX_KERNEL else None
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        return None
+    complete(prog)
+    return prog
 
 
 #: in drgn's messages about dumps whose VMCOREINFO is missing or damaged
@@ -188,6 +192,7 @@ def _without_machine(path: str, vmcoreinfo: bytes | None) -> Program | None:
         try:
             prog.set_core_dump(path)
             if key in parse(prog["VMCOREINFO"].string_()):
+                complete(prog)
                 return prog
         except Exception:
             continue

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from ..errors import TargetError
 from .base import Target, check_note, new_program, read_vmcoreinfo, target_of
 from .qmp import Monitor, MonitorError
+from .virtual import complete
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -74,6 +75,7 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
             prog.set_qemu_qmp(os.dup(connection.fileno()))
     _keep_to(ram, prog)
     prog.set_linux_kernel_custom(saved, True)
+    complete(prog)
     check_note(prog, vmcoreinfo, f"the guest at {address}")
     if not any("memory reading enabled" in message for message in messages):
         why = next((m.partition("disabled: ")[2] for m in messages if "disabled: " in m), "")
