@@ -53,8 +53,8 @@ sectors=$(cat /sys/block/vda/size)
 {MOUNT_HOST}
 cp /command /host/run/command
 TMPDIR=/run chroot /host /bin/sh /run/command >/output 2>&1
-(printf '%d %d\n' $? "$(stat -c %s /output)"; cat /output) |
-	dd of=/dev/vda bs={_SECTOR} seek=$((sectors - 1 - {_OUTPUT // _SECTOR})) conv=sync
+(printf '%d %d\n' $? "$(stat -c %s /output)"; cat /output) >/printed
+dd if=/printed of=/dev/vda bs={_SECTOR} seek=$((sectors - 1 - {_OUTPUT // _SECTOR})) conv=sync
 if dd if=/proc/vmcore of=/dev/vda bs=1M; then
 	printf '{_DONE.decode()} %d\n' "$(stat -c %s /proc/vmcore)" |
 		dd of=/dev/vda bs={_SECTOR} seek=$((sectors - 1)) conv=sync

@@ -330,7 +330,7 @@ class TestCutOff:
 
 
 #: what the second kernel runs before it saves the dump, and prints of each
-IN_SECOND_KERNEL = ("pgmap", "memmap", "hugetlb", "page 0x1000")
+IN_SECOND_KERNEL = ("pgmap", "memmap", "hugetlb")
 COMMANDS = "\n".join(
     f"PYTHONPATH={shlex.quote(str(Path(__file__).parents[2]))} {shlex.quote(sys.executable)}"
     f" -m vmemscope {words} --format json -c /proc/vmcore 2>/run/errors; status=$?;"
