@@ -89,7 +89,13 @@ def test_all_compound_pages_of_a_section_from_boot(
     assert "error " not in text
     assert "findings that this explains are not listed" in text
     main(["pgmap", "dax0.0", "-c", core])
-    assert capsys.readouterr().out.count("error ") == 16 * len(rules)
+    text = capsys.readouterr().out
+    assert text.count("error ") == 16 * len(rules)
+    assert text.index(lines[0]) < text.index("error ")
+    for form, start in (("ktap", "# "), ("markdown", "")):
+        for which in ("--all", "dax0.0"):
+            main(["pgmap", which, "-c", core, "--format", form])
+            assert f"\n{start}{lines[0]}\n" in capsys.readouterr().out
     main(["pgmap", "--all", "-c", core, "--format", "json"])
     document = json.loads(capsys.readouterr().out)
     jsonschema.Draft202012Validator(json.loads(schema_text("vmemscope.pgmap/1"))).validate(document)

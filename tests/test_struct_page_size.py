@@ -20,6 +20,7 @@ from vmemscope.audits import hugetlb, memmap, page
 from vmemscope.audits.pagemaps import Contents, once
 from vmemscope.kernel import SUBSECTION_SIZE
 from vmemscope.machine import Kernel
+from vmemscope.report import to_document
 from vmemscope.report.hugetlb import render_hugetlb
 
 from . import kernels
@@ -244,6 +245,35 @@ def test_pages(dumps: Dumps, size: int) -> None:
         if 0x100000 <= pfn < 0x120000:
             assert one.page.compound is not None
             assert one.page.compound.head_pfn == one.place.head_pfn  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kernel", ["6.12", "7.2"])
+def test_kmsan_keeps_pointers_in_each_struct_page(tmp_path: Path, kernel: str) -> None:
+    """
+    KMSAN's metadata has no vmemmap: each page of RAM points to two others (``kmsan_shadow``,
+    ``kmsan_origin``; ``mm/kmsan/shadow.c``), which two of three pages are. Those of ZONE_DEVICE
+    have none, and nothing is the same in two tail pages.
+    """
+    built = kernels.image(scenario(80), kernel)
+    whole = Kernel.open_core(kernels.write(built, tmp_path))
+    reports = [once(whole, contents=Contents.ALL), memmap.audit(whole), hugetlb.audit(whole)]
+    base = built.kernel.addresses.vmemmap_base
+    for pages in built.kernel.memmap.views(0x100, 0x10000 - 0x100):
+        third = np.arange(len(pages), dtype=np.uint64) * np.uint64(80) + np.uint64(base)
+        pages[:, 8], pages[:, 9] = third + np.uint64(80 << 10), third + np.uint64(80 << 11)
+    kernel_ = Kernel.open_core(kernels.write(built, tmp_path))
+    head = kernel_.geometry.vmemmap + 0x8000 * 80
+    assert kernel_.prog.read_u64(head + 64) != kernel_.prog.read_u64(head + 144) != 0
+    for old, new in zip(
+        reports,
+        [once(kernel_, contents=Contents.ALL), memmap.audit(kernel_), hugetlb.audit(kernel_)],
+        strict=True,
+    ):
+        assert new.findings == ()
+        documents = [to_document(report) for report in (old, new)]
+        for document in documents:
+            document["timings"] = None
+        assert documents[0] == documents[1]
 
 
 @pytest.mark.parametrize("size", [56, 80, 96])

@@ -32,7 +32,16 @@ from .hosttools import ensure_host_packages
 from .initramfs import MODULES, PORT_NAME, build_initramfs
 from .packages import Kernel
 
-__all__ = ("Cpu", "DumpFormat", "Guest", "GuestError", "LostGuestError", "Report", "ram_end")
+__all__ = (
+    "MOUNT_HOST",
+    "Cpu",
+    "DumpFormat",
+    "Guest",
+    "GuestError",
+    "LostGuestError",
+    "Report",
+    "ram_end",
+)
 
 #: ``max`` has 5-level paging, ``qemu64`` has not
 Cpu = Literal["max", "qemu64"]
@@ -45,7 +54,8 @@ _COMMAND_TIMEOUT = 60
 _DUMP_TIMEOUT = 600
 #: lines of the console that go into an error
 _CONSOLE_LINES = 150
-_MOUNT_HOST = """
+#: mounts the host's files on /host, for a chroot
+MOUNT_HOST = """
 mkdir -p /host
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=262144,cache=loose host /host
 for directory in proc sys dev; do
@@ -240,7 +250,7 @@ class Guest:
         if not self._host_files:
             raise ValueError("the guest was not made with host_files=True")
         if not self._host_mounted:
-            self.run(_MOUNT_HOST)
+            self.run(MOUNT_HOST)
             self._host_mounted = True
         # By its path, or busybox would take its own setpriv.
         words = ["chroot", "/host", "/usr/bin/setpriv"]

@@ -197,8 +197,8 @@ class Architecture:
     #: numpy dtype of a constant in the bytes of an instruction, ``None`` if instructions
     #: split constants
     constant: str | None = None
-    #: whether drgn can walk the page tables
-    drgn_walks: bool = True
+    #: whether drgn can walk the page tables, from the keys of VMCOREINFO
+    drgn_walks: Callable[[Mapping[str, str]], bool] = lambda keys: True
     #: variables that only this architecture has -> their C types, newest first
     variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

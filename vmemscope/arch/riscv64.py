@@ -85,5 +85,5 @@ ARCHITECTURE = Architecture(
     # PAGE_KERNEL_RO is PAGE_KERNEL (include/linux/pgtable.h)
     read_only=False,
     # drgn 0.3 has no walker for its page tables
-    drgn_walks=False,
+    drgn_walks=lambda keys: False,
 )

@@ -103,5 +103,7 @@ ARCHITECTURE = Architecture(
     copies_kernel_entries=True,
     # disp32 and imm32
     constant="<u4",
+    # drgn takes the bit of memory encryption for a part of the address.
+    drgn_walks=lambda keys: not number(keys, "sme_mask", 0),
     variables=_VARIABLES,
 )

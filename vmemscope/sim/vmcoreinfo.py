@@ -62,6 +62,7 @@ def vmcoreinfo(
     section_roots: int,
     build_id: str,
     arch_keys: list[str],
+    sme_mask: int,
 ) -> str:
     """
     Make the text.
@@ -134,5 +135,5 @@ def vmcoreinfo(
     lines.append(f"KERNELOFFSET={addresses.kernel_offset:x}")
     if not arch_keys:
         number("KERNEL_IMAGE_SIZE", KERNEL_IMAGE_SIZE)
-        number("sme_mask", 0)
+        number("sme_mask", sme_mask)
     return "\n".join(lines) + "\n"

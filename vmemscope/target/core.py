@@ -228,6 +228,7 @@ def _without_machine(path: str, vmcoreinfo: bytes | None) -> Program | None:
         try:
             prog.set_core_dump(path)
             if key in parse(prog["VMCOREINFO"].string_()):
+                complete(prog)
                 return prog
         except Exception:
             continue

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Kernel virtual memory for drgn, where drgn can't walk the page tables itself (riscv64).
+Kernel virtual memory for drgn, where drgn can't walk the page tables itself.
 
 :func:`attach_virtual_memory` adds a segment over all of the kernel's addresses; reads of
 it walk ``init_mm``'s page tables. After that drgn's own helpers work on the program.
@@ -39,9 +39,11 @@ def complete(prog: Program) -> None:
     """
     from drgn import ProgramFlags
 
-    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL or architecture_of(prog.platform).drgn_walks:
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
     keys = parse(prog["VMCOREINFO"].string_())
+    if architecture_of(prog.platform).drgn_walks(keys):
+        return
     try:
         prog.read(symbol(keys, "swapper_pg_dir"), 8)
     except READ_ERRORS:
