@@ -7,7 +7,10 @@ The entries are of guests whose addresses QEMU translated, too (``gva2gpa``).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,6 +230,32 @@ def test_other_architectures_are_named(machine: int, wide: bool, name: str) -> N
         architecture_of_elf(machine, wide)
     assert error.value.message == f"architecture {name} is not supported"
     assert error.value.hint == "supported: arm64, ppc64le, riscv64, s390x, x86_64"
+
+
+def test_worked_example() -> None:
+    """The description in docs/architectures.md, of an architecture that is not supported."""
+    text = (Path(__file__).parent.parent / "docs/architectures.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    arch: Architecture = scope["ARCHITECTURE"]
+    keys = {"PAGESIZE": "16384", "SYMBOL(swapper_pg_dir)": "9000000001a50000"}
+    table = arch.page_table(keys, lambda address: 0)
+    assert (table.root, table.page_size) == (0x1A50000, 16384)
+    assert [(one.name, one.shift, one.bits) for one in table.levels] == [
+        ("pgd", 36, 11),
+        ("pmd", 25, 11),
+        ("pte", 14, 11),
+    ]
+    assert arch.vmemmap_leaf(16384) == 32 << 20
+    # _PAGE_VALID, DIRTY, PLV_KERN, CC, GLOBAL, PRESENT, WRITE; NO_EXEC is bit 62.
+    entry = np.array([0x4000_0000_0123_41D3, 0x4000_0000_0123_4000], dtype=np.uint64)
+    found = decode(table.levels[-1], entry)
+    assert found.present.tolist() == [True, False]
+    assert (int(found.address[0]), bool(found.writable[0])) == (0x1234000, True)
+    assert bool(found.no_execute[0])
+    with pytest.raises(UnsupportedError, match="loongarch64 is not supported"):
+        architecture_of_elf(258, True)
 
 
 def test_byte_orders() -> None:
