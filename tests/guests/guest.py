@@ -512,7 +512,8 @@ class Guest:
         text, count = re.subn(r"(\bmemory@\w+ \{[^}]*\breg = <)[^>]*>", rf"\g<1>{reg}>", text)
         assert count == 1, text
         nodes = [one.device_tree() for one in self._wanted if isinstance(one, DeviceTreePmem)]
-        text = text.replace("/ {", "/ {\n" + "\n".join(nodes), 1)
+        # behind the properties of the root, before its last brace
+        text = "\n".join((text[: text.rindex("}")], *nodes, "};"))
         subprocess.run(
             ["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", str(path)],
             input=text.encode(),
