@@ -70,9 +70,10 @@ FLAVOURS = {
 }
 
 #: what runs in a guest of another architecture than the host's, and the suites to
-#: take it from: one may lack a package of an architecture for a while
+#: take it from: for a while, one may lack a package of an architecture, or the mirror
+#: a file that its index names
 _USER_SPACE = ("busybox-static", "ndctl", "daxctl")
-_USER_SPACE_SUITES = ("trixie", "sid")
+_USER_SPACE_SUITES = ("sid", "trixie")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: names under which the Debian archive's own suites appear in a configuration
 _DEBIAN_SUITES = {
@@ -513,23 +514,21 @@ def get_kernel(series: str, flavour: str = "amd64") -> Kernel:
 
 
 def _download_user_space(arch: str) -> Path:
+    failure: subprocess.CalledProcessError | None = None
     for name in _USER_SPACE_SUITES:
         suite = _Suite(name, arch)
-        suite.update()
         try:
+            suite.update()
             found = suite.closure(_USER_SPACE)
-        except subprocess.CalledProcessError:
-            continue
-        if {*_USER_SPACE, "libc6"} <= found.keys():
             versions = "".join(f"{name}={version}\n" for name, version in sorted(found.items()))
             key = hashlib.sha256(versions.encode()).hexdigest()[:16]
             directory = cache_directory() / "user" / f"{arch}-{key}"
             unpack_packages(suite, found, directory)
             return directory
-    raise KernelNotFoundError(
-        f"Debian has no user space of {arch} where it was looked for:"
-        f" {', '.join(_USER_SPACE_SUITES)}"
-    )
+        except subprocess.CalledProcessError as error:
+            failure = error
+    assert failure is not None
+    raise failure
 
 
 @functools.cache
