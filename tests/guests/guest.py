@@ -34,7 +34,16 @@ from .initramfs import PORT_NAME, build_initramfs
 from .machines import MACHINES
 from .packages import Kernel
 
-__all__ = ("Cpu", "DumpFormat", "Guest", "GuestError", "LostGuestError", "Monitor", "Report", "ram_end")
+__all__ = (
+    "Cpu",
+    "DumpFormat",
+    "Guest",
+    "GuestError",
+    "LostGuestError",
+    "Monitor",
+    "Report",
+    "ram_end",
+)
 
 #: of x86-64: ``max`` has 5-level paging, ``qemu64`` has not
 Cpu = Literal["max", "qemu64"]
@@ -502,9 +511,7 @@ class Guest:
         # QEMU's own, with less RAM and with the devices in place of the rest.
         path = self._directory / "device-tree"
         options = self._machine_options()
-        subprocess.run(
-            [*options, "-machine", f"dumpdtb={path}"], check=True, capture_output=True
-        )
+        subprocess.run([*options, "-machine", f"dumpdtb={path}"], check=True, capture_output=True)
         convert = ["dtc", "-q", "-I", "dtb", "-O", "dts", str(path)]
         text = subprocess.run(convert, check=True, capture_output=True, text=True).stdout
         start, size = divmod(self.machine.ram_start, 1 << 32), divmod(self.memory, 1 << 32)

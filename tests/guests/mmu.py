@@ -130,7 +130,8 @@ def _huge_pages(guest: Guest, ram: Sequence[tuple[int, int]], page_size: int) ->
     first, last = ram[0][0] // page_size, ram[-1][1] // page_size
     skip = first // _FLAGS_BLOCK
     count = last // _FLAGS_BLOCK + 1 - skip
-    content = _file(guest, f"dd if=/proc/kpageflags bs={_FLAGS_BLOCK * 8} skip={skip} count={count}")
+    size = _FLAGS_BLOCK * 8
+    content = _file(guest, f"dd if=/proc/kpageflags bs={size} skip={skip} count={count}")
     flags = [one for (one,) in struct.iter_unpack(_order(guest) + "Q", content)]
     heads: list[list[int]] = []
     for index, one in enumerate(flags):
@@ -180,7 +181,9 @@ def witness(guest: Guest, *, pause: bool = False) -> dict[str, Any]:
         first = base + start // page_size * struct_page_size
         last = base + (end + 1) // page_size * struct_page_size
         one["first"] = first % (1 << 64)
-        pages = [page % (1 << 64) for page in range(first // page_size * page_size, last, page_size)]
+        # Sums may pass the end of the address space.
+        aligned = range(first // page_size * page_size, last, page_size)
+        pages = [page % (1 << 64) for page in aligned]
         unknown = [page for page in pages if page not in known]
         known.update(zip(unknown, _ask(guest, unknown, page_size), strict=True))
         one.update(_backing([known[page] for page in pages]))

@@ -376,8 +376,7 @@ def _retry(what: str, step: Callable[[], _T]) -> _T:
         except subprocess.CalledProcessError as error:
             if pause is None:
                 raise KernelNotFoundError(
-                    f"could not get the {what}: {' '.join(error.cmd[-2:])}:"
-                    f" {error.stderr.strip()}"
+                    f"could not get the {what}: {' '.join(error.cmd[-2:])}: {error.stderr.strip()}"
                 ) from error
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
