@@ -125,6 +125,25 @@ def _described(placed: Placed, guest: Guest, iomem: str, page_size: int) -> dict
     }
 
 
+def _mark_writable(guest: Guest, ranges: Sequence[dict[str, Any]], page_size: int) -> None:
+    # How many pages of each memory map the kernel can write to, where QEMU prints its tables.
+    if guest.kernel.arch != "riscv64":
+        return
+    with guest.monitor() as monitor:
+        (table,) = monitor(["info mem"])
+    writable = [
+        range(int(start, 16), int(start, 16) + int(size, 16))
+        for start, size, flags in re.findall(
+            r"^([0-9a-f]{16}) [0-9a-f]{16} ([0-9a-f]{16}) ([-rwxugad]+)\s*$", table, re.M
+        )
+        if "w" in flags
+    ]
+    for one in ranges:
+        first = one["first"] // page_size * page_size
+        pages = range(first, first + len(one["frames"]) * page_size, page_size)
+        one["writable"] = sum(any(page in part for part in writable) for page in pages)
+
+
 def _huge_pages(guest: Guest, ram: Sequence[tuple[int, int]], page_size: int) -> list[list[int]]:
     # Heads of HugeTLB pages: [pfn, number of pages].
     first, last = ram[0][0] // page_size, ram[-1][1] // page_size
@@ -187,6 +206,7 @@ def witness(guest: Guest, *, pause: bool = False) -> dict[str, Any]:
         unknown = [page for page in pages if page not in known]
         known.update(zip(unknown, _ask(guest, unknown, page_size), strict=True))
         one.update(_backing([known[page] for page in pages]))
+    _mark_writable(guest, huge, page_size)
     return {
         "release": guest.release,
         "arch": guest.kernel.arch,
@@ -200,7 +220,8 @@ def witness(guest: Guest, *, pause: bool = False) -> dict[str, Any]:
         # all between the first and the last byte of RAM, with the holes in it
         "ram": pieces,
         "ram_ranges": ram,
-        # each HugeTLB page
+        # each HugeTLB page; "writable" are the pages of it that the kernel can write to,
+        # as far as QEMU says so
         "hugetlb": huge,
         "iomem": report.iomem,
         "namespaces": report.namespaces,

@@ -398,8 +398,9 @@ class Candidate:
         return cache_directory() / "kernels" / f"{self.release}_{self.version}"
 
 
-def _look_up(series: str, flavour: str) -> Candidate:
-    seen = []
+def _candidates(series: str, flavour: str) -> Iterator[Candidate]:
+    # Kernels of a series, the one to take first.
+    seen, found = [], False
     for name in SERIES[series]:
         suite = _Suite(name, FLAVOURS[flavour])
         suite.update()
@@ -414,11 +415,13 @@ def _look_up(series: str, flavour: str) -> Candidate:
                 )
                 split = f"linux-binary-{release}" in parts
                 packages = tuple(parts) if split else (f"linux-image-{release}",)
-                return Candidate(name, release, image["Version"], packages)
-    raise KernelNotFoundError(
-        f"Debian has no {series} kernel where it was looked for:"
-        f" {', '.join(seen) or f'no linux-image-{flavour}'} (edit SERIES in {__name__})"
-    )
+                found = True
+                yield Candidate(name, release, image["Version"], packages)
+    if not found:
+        raise KernelNotFoundError(
+            f"Debian has no {series} kernel where it was looked for:"
+            f" {', '.join(seen) or f'no linux-image-{flavour}'} (edit SERIES in {__name__})"
+        )
 
 
 def unpack_packages(suite: _Suite, packages: Mapping[str, str], directory: Path) -> None:
@@ -446,11 +449,20 @@ def unpack_packages(suite: _Suite, packages: Mapping[str, str], directory: Path)
 
 
 def _download(series: str, flavour: str) -> Kernel:
-    found = _look_up(series, flavour)
-    suite = _Suite(found.suite, FLAVOURS[flavour])
-    packages = dict.fromkeys(found.packages, found.version)
-    unpack_packages(suite, packages, found.directory / "root")
-    return Kernel(series, found.suite, found.release, found.version, found.directory, flavour)
+    failure: subprocess.CalledProcessError | None = None
+    for found in _candidates(series, flavour):
+        suite = _Suite(found.suite, FLAVOURS[flavour])
+        packages = dict.fromkeys(found.packages, found.version)
+        try:
+            unpack_packages(suite, packages, found.directory / "root")
+        except subprocess.CalledProcessError as error:
+            # For a while, a mirror may lack files of an architecture that its index names;
+            # those of the release before are still there.
+            failure = failure or error
+            continue
+        return Kernel(series, found.suite, found.release, found.version, found.directory, flavour)
+    assert failure is not None
+    raise failure
 
 
 def _download_debug_files(kernel: Kernel) -> None:
@@ -496,7 +508,7 @@ def look_up(series: str, flavour: str = "amd64") -> Candidate:
     :raises KernelNotFoundError: if there is none, with the reason
     """
     with _locked(cache_directory()):
-        return _retry(f"{series} kernel", functools.partial(_look_up, series, flavour))
+        return _retry(f"{series} kernel", lambda: next(_candidates(series, flavour)))
 
 
 @functools.cache

@@ -382,7 +382,7 @@ class TestPackages:
         monkeypatch.setenv("VMEMSCOPE_CACHE", str(tmp_path))
         monkeypatch.setattr(packages, "_RETRIES", ())
         found = packages.Candidate("sid", "7.2.1-amd64", "7.2.1-1", ("one", "two"))
-        monkeypatch.setattr(packages, "_look_up", lambda series, flavour: found)
+        monkeypatch.setattr(packages, "_candidates", lambda series, flavour: iter([found]))
 
         def download(suite: object, packages: dict[str, str], directory: Path) -> list[Path]:
             assert packages == {"one": "7.2.1-1", "two": "7.2.1-1"}
