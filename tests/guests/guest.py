@@ -32,7 +32,7 @@ from .devices import FIVE_DEVICES, GIB, DaxRegion, Device, DeviceTreePmem, Place
 from .hosttools import ensure_host_packages
 from .initramfs import PORT_NAME, build_initramfs
 from .machines import MACHINES
-from .packages import Kernel
+from .packages import Kernel, get_python
 
 __all__ = (
     "Cpu",
@@ -263,6 +263,39 @@ class Guest:
             words += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
         words += ["/bin/sh", "-c", command]
         return self.run("TMPDIR=/run " + shlex.join(words), timeout=timeout, check=check)
+
+    def run_python(
+        self, command: str, *, timeout: float = _COMMAND_TIMEOUT
+    ) -> subprocess.CompletedProcess[str]:
+        """
+        Run a shell command in a guest of another architecture, with Debian's Python for it.
+
+        What it sees is what :func:`.packages.get_python` unpacked, which can't be
+        written to, the guest's own ``/proc``, ``/sys`` and ``/dev``, and the package
+        under test.
+
+        :param command: for dash; ``$PYTHON`` is Python with the package in its path
+        :return: as :meth:`run` does; any exit status will do
+        """
+        if not self._host_files:
+            raise ValueError("the guest was not made with host_files=True")
+        root = f"/host{get_python(self.kernel.arch)}"
+        if not self._host_mounted:
+            package = Path(__file__).parents[2]
+            self.run(_MOUNT_HOST.replace("/host/", f"{root}/"))
+            self.run(f"mount -o bind /host{package} {root}/mnt")
+            self._host_mounted = True
+        # BLAS is where only update-alternatives would find it.
+        setting = (
+            "PATH=/usr/bin PYTHONPATH=/mnt PYTHONDONTWRITEBYTECODE=1"
+            " LD_LIBRARY_PATH=$(echo /usr/lib/*/blas /usr/lib/*/lapack | tr ' ' ':')"
+        )
+        script = f"export {setting}; PYTHON=$(echo /usr/bin/python3.??); {command}"
+        return self.run(
+            "TMPDIR=/run " + shlex.join(["chroot", root, "/usr/bin/dash", "-c", script]),
+            timeout=timeout,
+            check=False,
+        )
 
     def report(self) -> Report:
         """Ask the guest what it knows about its device memory."""

@@ -25,7 +25,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +39,7 @@ __all__ = (
     "Source",
     "cache_directory",
     "get_kernel",
+    "get_python",
     "get_user_space",
     "look_up",
     "machine_sources",
@@ -74,6 +75,12 @@ FLAVOURS = {
 #: a file that its index names
 _USER_SPACE = ("busybox-static", "ndctl", "daxctl")
 _USER_SPACE_SUITES = ("sid", "trixie")
+#: what the package under test needs there, and the suites that have all of it
+_PYTHON = (
+    *("python3", "python3-drgn", "python3-msgspec", "python3-numpy", "python3-tabulate"),
+    *("python3-tqdm", "coreutils", "dash", "libpcre2-8-0", "libselinux1"),
+)
+_PYTHON_SUITES = ("sid",)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: names under which the Debian archive's own suites appear in a configuration
 _DEBIAN_SUITES = {
@@ -267,7 +274,7 @@ class _Suite:
         return dict(re.findall(r"^([\w-]+): (.*)$", text, re.M))
 
     def closure(self, packages: Iterable[str]) -> dict[str, str]:
-        # Versions of packages and of the libraries that they need, by name.
+        # Versions of packages and of the libraries that they need, Python's included, by name.
         found: dict[str, str] = {}
         wanted = set(packages)
         while wanted:
@@ -278,7 +285,9 @@ class _Suite:
                 if fields:
                     found[fields["Package"]] = fields["Version"]
                     for key in ("Depends", "Pre-Depends"):
-                        names = re.findall(r"(?:^|, )((?:lib|zlib)[^ ,:]+)", fields.get(key, ""))
+                        names = re.findall(
+                            r"(?:^|, )((?:lib|zlib|python3)[^ ,:]*)", fields.get(key, "")
+                        )
                         wanted.update(names)
             wanted -= found.keys()
         return found
@@ -524,13 +533,13 @@ def get_kernel(series: str, flavour: str = "amd64") -> Kernel:
         return _retry(f"{series} kernel", functools.partial(_download, series, flavour))
 
 
-def _download_user_space(arch: str) -> Path:
+def _download_programs(arch: str, packages: Sequence[str], suites: Sequence[str]) -> Path:
     failure: subprocess.CalledProcessError | None = None
-    for name in _USER_SPACE_SUITES:
+    for name in suites:
         suite = _Suite(name, arch)
         try:
             suite.update()
-            found = suite.closure(_USER_SPACE)
+            found = suite.closure(packages)
             versions = "".join(f"{name}={version}\n" for name, version in sorted(found.items()))
             key = hashlib.sha256(versions.encode()).hexdigest()[:16]
             directory = cache_directory() / "user" / f"{arch}-{key}"
@@ -552,4 +561,25 @@ def get_user_space(arch: str) -> Path:
     :raises KernelNotFoundError: if they can't be had, with the reason
     """
     with _locked(cache_directory()):
-        return _retry(f"user space of {arch}", functools.partial(_download_user_space, arch))
+        return _retry(
+            f"user space of {arch}",
+            lambda: _download_programs(arch, _USER_SPACE, _USER_SPACE_SUITES),
+        )
+
+
+@functools.cache
+def get_python(arch: str) -> Path:
+    """
+    Download Python and what the package under test needs, and unpack it.
+
+    :param arch: Debian's name of the architecture
+    :return: the directory that would be ``/``, with places to mount on
+    :raises KernelNotFoundError: if it can't be had, with the reason
+    """
+    with _locked(cache_directory()):
+        root = _retry(
+            f"Python of {arch}", lambda: _download_programs(arch, _PYTHON, _PYTHON_SUITES)
+        )
+        for name in ("proc", "sys", "dev", "run", "mnt", "tmp"):
+            (root / name).mkdir(exist_ok=True)
+    return root

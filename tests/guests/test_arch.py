@@ -36,10 +36,14 @@ DEDUPLICATE = {"ppc64el", "riscv64"}
 #: ZONE_DEVICE, which excludes 6.12 of s390x
 SHORT = (("arm64", "7.2"), ("riscv64", "7.2"), ("powerpc64le", "7.2"), ("s390x", "7.2"))
 FULL = (
-    *(("arm64", "6.12"), ("arm64", "7.2"), ("arm64-16k", "6.12"), ("arm64-16k", "7.2")),
-    *(("riscv64", "6.12"), ("riscv64", "7.2"), ("powerpc64le", "6.12"), ("powerpc64le", "7.2")),
-    *(("powerpc64le-64k", "6.12"), ("powerpc64le-64k", "7.2"), ("s390x", "7.2")),
+    *(("arm64", "7.2"), ("riscv64", "7.2"), ("arm64", "6.12"), ("riscv64", "6.12")),
+    *(("arm64-16k", "6.12"), ("arm64-16k", "7.2"), ("s390x", "7.2")),
+    *(("powerpc64le", "6.12"), ("powerpc64le", "7.2")),
+    *(("powerpc64le-64k", "6.12"), ("powerpc64le-64k", "7.2")),
 )
+#: flavours in whose guests the tool is run, too, on /proc/kcore. They come first in the
+#: lists above: pytest groups the tests of one guest by its position.
+INSIDE = ("arm64", "riscv64")
 Documents = dict[tuple[str, ...], tuple[dict[str, Any], int]]
 
 
@@ -47,6 +51,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run everything on each kernel."""
     if "foreign" in metafunc.fixturenames:
         keys = FULL if metafunc.config.getoption("full") else SHORT
+        if metafunc.function is test_inside:
+            keys = tuple(key for key in keys if key[0] in INSIDE)
         metafunc.parametrize("foreign", keys, indirect=True, ids="-".join, scope="module")
 
 
@@ -61,6 +67,7 @@ def foreign(request: pytest.FixtureRequest) -> Iterator[GuestTargets]:
             get_kernel(series, flavour),
             devices_of(flavour, series),
             parameters=["hugetlb_free_vmemmap=on"],
+            host_files=flavour in INSIDE,
             vmcoreinfo=False,
         ) as guest,
     ):
@@ -165,13 +172,11 @@ def test_target(foreign: GuestTargets, documents: Documents, view: str) -> None:
     }
 
 
-def test_every_number_is_the_witness_s(
-    foreign: GuestTargets, documents: Documents, view: str
-) -> None:
-    document, _ = answer(foreign, documents, view, "pgmap", "--all")
-    page_size = foreign.witness["page_size"]
-    assert len(document["pgmaps"]) == len(foreign.witness["pgmaps"])
-    for pgmap, truth in zip(document["pgmaps"], foreign.witness["pgmaps"], strict=True):
+def check_numbers(document: dict[str, Any], witness: dict[str, Any]) -> None:
+    """Compare every number of the pagemaps."""
+    page_size = witness["page_size"]
+    assert len(document["pgmaps"]) == len(witness["pgmaps"])
+    for pgmap, truth in zip(document["pgmaps"], witness["pgmaps"], strict=True):
         vmemmap, frames = pgmap["vmemmap"], pgmap["frames"]
         pages = len(truth["frames"])
         assert pgmap["name"] == truth["name"]
@@ -186,10 +191,28 @@ def test_every_number_is_the_witness_s(
         assert vmemmap["mapped"] == truth["mapped"]
         assert (vmemmap["unmapped"], vmemmap["unreadable"]) == (truth["unmapped"], 0)
         assert frames["backing"] == truth["backing"]
-        assert [[int(k), v] for k, v in frames["sharing"].items()] == truth["sharing"]
+        assert [(int(k), v) for k, v in frames["sharing"].items()] == truth["sharing"]
         assert pgmap["saved_bytes"] == (truth["mapped"] - truth["backing"]) * page_size
         assert frames["on_device"] == (pages if truth["map"] == "dev" else 0)
         assert frames["elsewhere"] == 0
+
+
+def test_every_number_is_the_witness_s(
+    foreign: GuestTargets, documents: Documents, view: str
+) -> None:
+    document, _ = answer(foreign, documents, view, "pgmap", "--all")
+    check_numbers(document, foreign.witness)
+
+
+def test_inside(foreign: GuestTargets) -> None:
+    """``-k`` in the guest, with Debian's Python and drgn for its architecture."""
+    command = "$PYTHON -m vmemscope pgmap --all --format json -k 2>/run/errors"
+    result = foreign.guest.run_python(f"{command} || {{ echo; cat /run/errors; }}", timeout=600)
+    document, end = json.JSONDecoder().raw_decode(result.stdout)
+    assert result.stdout[end:].strip() == ""
+    assert document["target"]["kind"] == "live"
+    assert document["summary"]["errors"] == document["summary"]["warnings"] == 0
+    check_numbers(document, foreign.witness)
 
 
 def test_expected_frames_and_state(foreign: GuestTargets, documents: Documents, view: str) -> None:
