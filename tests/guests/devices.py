@@ -270,8 +270,10 @@ def parse_device(text: str) -> Device:
     >>> parse_device("nvdimm,size=512M,map=dev")
     Nvdimm(size=536870912, mode='devdax', map='dev', align=2097152, addr=None, node=None)
 
-    :param text: ``nvdimm``, ``memmap`` or ``virtio-pmem``, then ``key=value`` for
-        the fields of :class:`Nvdimm`, :class:`LegacyPmem` or :class:`VirtioPmem`
+    :param text: ``nvdimm``, ``memmap``, ``virtio-pmem``, ``device-tree`` or
+        ``dax-region``, then ``key=value`` for the fields of :class:`Nvdimm`,
+        :class:`LegacyPmem`, :class:`VirtioPmem`, :class:`DeviceTreePmem` or
+        :class:`DaxRegion`
     :raises ValueError: if it makes no device
     """
     kind, _, rest = text.partition(",")
@@ -279,6 +281,8 @@ def parse_device(text: str) -> Device:
         "nvdimm": Nvdimm,
         "memmap": LegacyPmem,
         "virtio-pmem": VirtioPmem,
+        "device-tree": DeviceTreePmem,
+        "dax-region": DaxRegion,
     }
     if kind not in classes:
         raise ValueError(f"no such kind of device: {kind} (there are {', '.join(classes)})")
