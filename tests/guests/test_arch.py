@@ -143,8 +143,9 @@ def has_the_ppc64_bug(foreign: GuestTargets) -> bool:
     """
     Return whether this kernel populates the memory map of compound pages wrongly.
 
-    Point releases of 6.12 for ppc64el do with 4K pages, 6.12.107 at least: they advance
-    by a frame to each page of ``struct page``s (radix__vmemmap_populate_compound_pages()).
+    6.12 for ppc64el does with 4K pages, 6.12.107 at least: for each page of struct pages
+    it advances by one frame, not by those that the page describes
+    (arch/powerpc/mm/book3s64/radix_pgtable.c: vmemmap_populate_compound_pages()).
     """
     kernel = foreign.guest.kernel
     return (kernel.flavour, kernel.series) == ("powerpc64le", "6.12") and any(
