@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from . import hunt
-from .devices import FIVE_DEVICES, MIB, parse_device, parse_size
-from .guest import Cpu, DumpFormat, Guest, GuestError
+from .devices import FIVE_DEVICES, MIB, devices_of, parse_device, parse_size
+from .guest import DumpFormat, Guest, GuestError
 from .hosttools import HostToolsError
-from .packages import SERIES, KernelNotFoundError, get_kernel, look_up
+from .packages import FLAVOURS, SERIES, KernelNotFoundError, get_kernel, look_up
 
 _T = TypeVar("_T")
 
@@ -39,21 +39,29 @@ def _parser() -> argparse.ArgumentParser:
         " --device nvdimm,size=3G,addr=0x104000000,align=1G; 'hunt' changes the memory of"
         " guests at random and audits it (hunt --help)",
     )
-    parser.add_argument("--list", action="store_true", help="list the kernels there are and exit")
+    parser.add_argument(
+        "--list", action="store_true", help="list the kernels of a flavour and exit"
+    )
     parser.add_argument("--kernel", choices=SERIES, default="6.1", help="default: %(default)s")
+    parser.add_argument(
+        "--flavour",
+        choices=FLAVOURS,
+        default="amd64",
+        help="of Debian's kernels (default: %(default)s)",
+    )
     parser.add_argument(
         "--device",
         metavar="KIND,KEY=VALUE...",
         action="append",
         type=_argument(parse_device),
-        help="nvdimm, virtio-pmem or memmap, with size= mode=devdax|fsdax|raw map=mem|dev align="
-        " addr=; may be given several times (default: five nvdimms)",
+        help="nvdimm, virtio-pmem or memmap, of other architectures device-tree (riscv64) or"
+        " dax-region (powerpc64le, s390x), with size= mode=devdax|fsdax|raw map=mem|dev align="
+        " addr=; may be given several times (default: one of each kind of memory map)",
     )
     parser.add_argument(
         "--cpu",
-        choices=get_args(Cpu),
-        default="max",
-        help="max has 5-level paging, qemu64 4-level (default: %(default)s)",
+        help="QEMU's model; of x86-64, max has 5-level paging, which is the default, qemu64"
+        " has 4-level",
     )
     parser.add_argument(
         "--memory", metavar="SIZE", type=_argument(parse_size), default="1G", help="default: 1G"
@@ -72,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _list_kernels() -> None:
+def _list_kernels(flavour: str) -> None:
     for series in SERIES:
         try:
-            found = look_up(series)
+            found = look_up(series, flavour)
         except KernelNotFoundError as error:
             print(f"{series:6} {error}")
         else:
@@ -85,11 +93,13 @@ def _list_kernels() -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     print("getting the kernel ...", flush=True)
-    kernel = get_kernel(arguments.kernel)
+    flavour = arguments.flavour
+    kernel = get_kernel(arguments.kernel, flavour)
+    foreign = () if flavour == "amd64" else devices_of(flavour, arguments.kernel)
     print(f"booting {kernel.release} ...", flush=True)
     with Guest(
         kernel,
-        arguments.device or FIVE_DEVICES,
+        arguments.device or foreign or FIVE_DEVICES,
         cpu=arguments.cpu,
         memory=arguments.memory,
         parameters=arguments.parameter,
@@ -119,7 +129,7 @@ def main() -> int:
             return hunt.main(sys.argv[2:])
         arguments = _parser().parse_args()
         if arguments.list:
-            _list_kernels()
+            _list_kernels(arguments.flavour)
         else:
             _run(arguments)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Persistent memory to put into a guest.
+Device memory to put into a guest.
 
 Each class says how QEMU or the kernel is asked for the memory and what
 namespace the guest shall make of it. Sizes, alignments and addresses are in
@@ -21,11 +21,14 @@ __all__ = (
     "FIVE_DEVICES",
     "GIB",
     "MIB",
+    "DaxRegion",
     "Device",
+    "DeviceTreePmem",
     "LegacyPmem",
     "Nvdimm",
     "Placed",
     "VirtioPmem",
+    "devices_of",
     "parse_device",
     "parse_size",
 )
@@ -70,6 +73,10 @@ class Device:
 
     def hotplug_memory(self) -> int:
         """Return how far QEMU's area for memory devices has to reach for this one."""
+        return 0
+
+    def carved_end(self) -> int:
+        """Return the physical address behind it if it is a piece of QEMU's RAM, else 0."""
         return 0
 
     def setup_command(self, namespace: str) -> str:
@@ -139,18 +146,51 @@ class LegacyPmem(Device):
         return [f"memmap={self.size}!{self.addr:#x}"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Carved(Device):
+    # A piece of QEMU's RAM that the guest's kernel does not take for its own.
+
+    addr: int = field()
+
+    def carved_end(self) -> int:
+        return self.addr + self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceTreePmem(_Carved):
+    """Persistent memory that the device tree names, behind the RAM that it names."""
+
+    def device_tree(self) -> str:
+        """Return its node as source text."""
+        cells = [half for number in (self.addr, self.size) for half in divmod(number, 1 << 32)]
+        return (
+            f'pmem@{self.addr:x} {{ compatible = "pmem-region";'
+            f" reg = <{' '.join(map(hex, cells))}>; }};"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaxRegion(_Carved):
+    """
+    A devdax that :mod:`.dax_region` makes of memory that the kernel's ``mem=`` left out.
+
+    For kernels without NVDIMMs. All but the region is the kernel's: its device_dax
+    driver makes the pagemap and the memory map.
+    """
+
+
 @dataclass(frozen=True)
 class Placed:
     """A device as the guest found it."""
 
     device: Device
-    #: such as ``region0``
+    #: such as ``region0``; empty for a :class:`DaxRegion`
     region: str
-    #: such as ``namespace0.0``
+    #: such as ``namespace0.0``; empty for a :class:`DaxRegion`
     namespace: str
     #: physical address of the first byte of the region
     start: int
-    #: what ndctl printed about the namespace
+    #: what ndctl printed about the namespace, or daxctl about the device
     info: dict[str, Any] = field(repr=False)
 
     @property
@@ -158,6 +198,8 @@ class Placed:
         """Name of the device node, such as ``dax0.0`` or ``pmem4``."""
         if "daxregion" in self.info:
             return str(self.info["daxregion"]["devices"][0]["chardev"])
+        if "chardev" in self.info:
+            return str(self.info["chardev"])
         return str(self.info["blockdev"])
 
 
@@ -170,6 +212,41 @@ FIVE_DEVICES: tuple[Device, ...] = (
     Nvdimm(size=256 * MIB, mode="fsdax", map="mem"),
     Nvdimm(size=1 * GIB, mode="devdax", map="mem", align=4 * KIB),
 )
+
+
+def devices_of(flavour: str, series: str) -> tuple[Device, ...]:
+    """
+    Return devices of all kinds that a kernel of another architecture can have.
+
+    :param flavour: a key of :data:`.packages.FLAVOURS` but amd64
+    :param series: a key of :data:`.packages.SERIES`
+    """
+    page = {"arm64-16k": 16 * KIB, "powerpc64le-64k": 64 * KIB}.get(flavour, 4 * KIB)
+    if flavour.startswith("arm64"):
+        # It has no huge pages of 1 GiB for devices.
+        huge = 2 * MIB if page == 4 * KIB else 32 * MIB
+        return (
+            Nvdimm(size=512 * MIB, mode="devdax", map="mem", align=huge),
+            Nvdimm(size=768 * MIB, mode="devdax", map="dev", align=huge),
+            Nvdimm(size=256 * MIB, mode="fsdax", map="mem", align=huge),
+            Nvdimm(size=1 * GIB, mode="devdax", map="mem", align=page),
+        )
+    if flavour == "riscv64":
+        # 6.12 has no huge pages of 1 GiB for devices: 7.2 has.
+        large = 2 * MIB if series == "6.12" else GIB
+        return (
+            DeviceTreePmem(addr=0xC0000000, size=512 * MIB, align=2 * MIB),
+            DeviceTreePmem(addr=0xE0000000, size=768 * MIB, map="dev", align=2 * MIB),
+            DeviceTreePmem(addr=0x110000000, size=256 * MIB, mode="fsdax"),
+            DeviceTreePmem(addr=0x140000000, size=3 * GIB, align=large),
+            DeviceTreePmem(addr=0x200000000, size=1 * GIB, align=page),
+        )
+    huge = MIB if flavour == "s390x" else 2 * MIB
+    return (
+        DaxRegion(addr=0x40000000, size=512 * MIB, align=huge),
+        DaxRegion(addr=0x80000000, size=3 * GIB, align=GIB),
+        DaxRegion(addr=0x140000000, size=1 * GIB, align=page),
+    )
 
 
 def parse_size(text: str) -> int:
@@ -193,8 +270,10 @@ def parse_device(text: str) -> Device:
     >>> parse_device("nvdimm,size=512M,map=dev")
     Nvdimm(size=536870912, mode='devdax', map='dev', align=2097152, addr=None, node=None)
 
-    :param text: ``nvdimm``, ``memmap`` or ``virtio-pmem``, then ``key=value`` for
-        the fields of :class:`Nvdimm`, :class:`LegacyPmem` or :class:`VirtioPmem`
+    :param text: ``nvdimm``, ``memmap``, ``virtio-pmem``, ``device-tree`` or
+        ``dax-region``, then ``key=value`` for the fields of :class:`Nvdimm`,
+        :class:`LegacyPmem`, :class:`VirtioPmem`, :class:`DeviceTreePmem` or
+        :class:`DaxRegion`
     :raises ValueError: if it makes no device
     """
     kind, _, rest = text.partition(",")
@@ -202,6 +281,8 @@ def parse_device(text: str) -> Device:
         "nvdimm": Nvdimm,
         "memmap": LegacyPmem,
         "virtio-pmem": VirtioPmem,
+        "device-tree": DeviceTreePmem,
+        "dax-region": DaxRegion,
     }
     if kind not in classes:
         raise ValueError(f"no such kind of device: {kind} (there are {', '.join(classes)})")

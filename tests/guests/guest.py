@@ -19,7 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,10 +27,12 @@ from typing import Any, Literal
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
-from .devices import FIVE_DEVICES, GIB, Device, Placed
+from .dax_region import build_dax_region
+from .devices import FIVE_DEVICES, GIB, DaxRegion, Device, DeviceTreePmem, Placed
 from .hosttools import ensure_host_packages
-from .initramfs import MODULES, PORT_NAME, build_initramfs
-from .packages import Kernel
+from .initramfs import PORT_NAME, build_initramfs
+from .machines import MACHINES
+from .packages import Kernel, get_python
 
 __all__ = (
     "MOUNT_HOST",
@@ -39,12 +41,15 @@ __all__ = (
     "Guest",
     "GuestError",
     "LostGuestError",
+    "Monitor",
     "Report",
     "ram_end",
 )
 
-#: ``max`` has 5-level paging, ``qemu64`` has not
+#: of x86-64: ``max`` has 5-level paging, ``qemu64`` has not
 Cpu = Literal["max", "qemu64"]
+#: runs commands of QEMU's human monitor and returns what each printed
+Monitor = Callable[[Sequence[str]], list[str]]
 DumpFormat = Literal["elf", "kdump-zlib", "kdump-lzo", "kdump-snappy"]
 
 #: seconds from the start of QEMU until the guest says hello; takes 10 on an
@@ -94,7 +99,7 @@ class Report:
 
 def ram_end(memory: int) -> int:
     """
-    Return the physical address behind the last byte of a guest's RAM.
+    Return the physical address behind the last byte of an x86-64 guest's RAM.
 
     :param memory: size of RAM in bytes
     """
@@ -112,14 +117,14 @@ class Guest:
 
     :param kernel: what to boot
     :param devices: what to put in; of one size only with different addresses
-    :param cpu: QEMU's model
-    :param memory: size of RAM in bytes
+    :param cpu: QEMU's model; what the kernel's machine has by default if None
+    :param memory: size of RAM in bytes, without what is carved out of QEMU's for devices
     :param parameters: further parameters for the kernel
     :param qemu_arguments: further options for QEMU
-    :param modules: modules to load
+    :param modules: modules to load; those of the machine if None
     :param host_files: let the guest read the host's files, for
         :meth:`run_on_host_files`
-    :param vmcoreinfo: have a ``-device vmcoreinfo``
+    :param vmcoreinfo: have a ``-device vmcoreinfo`` where the machine can
     """
 
     def __init__(
@@ -127,18 +132,19 @@ class Guest:
         kernel: Kernel,
         devices: Sequence[Device] = FIVE_DEVICES,
         *,
-        cpu: Cpu = "max",
+        cpu: str | None = None,
         memory: int = GIB,
         parameters: Sequence[str] = (),
         qemu_arguments: Sequence[str] = (),
-        modules: tuple[str, ...] = MODULES,
+        modules: tuple[str, ...] | None = None,
         host_files: bool = False,
         vmcoreinfo: bool = True,
     ) -> None:
         if any(one.looks_like(other) for one, other in itertools.combinations(devices, 2)):
             raise ValueError("devices of one size differ in their addresses only: give them")
         self.kernel = kernel
-        self.cpu = cpu
+        self.machine = MACHINES[kernel.arch]
+        self.cpu = cpu or self.machine.cpus.get(kernel.flavour, self.machine.cpu)
         self.memory = memory
         #: what ``uname -r`` printed
         self.release = ""
@@ -147,13 +153,13 @@ class Guest:
         self._wanted = tuple(devices)
         self._parameters = tuple(parameters)
         self._qemu_arguments = tuple(qemu_arguments)
-        self._modules = modules
+        self._modules = self.machine.modules if modules is None else modules
         self._host_files = host_files
         self._host_mounted = False
-        self._vmcoreinfo = vmcoreinfo
+        self._vmcoreinfo = vmcoreinfo and self.machine.vmcoreinfo
 
     def __enter__(self) -> Guest:
-        ensure_host_packages()
+        ensure_host_packages(self.kernel.arch)
         self._temporary = tempfile.TemporaryDirectory(prefix="vmemscope-guest-")
         self._directory = Path(self._temporary.name)
         self._qemu: subprocess.Popen[bytes] | None = None
@@ -260,6 +266,39 @@ class Guest:
         words += ["/bin/sh", "-c", command]
         return self.run("TMPDIR=/run " + shlex.join(words), timeout=timeout, check=check)
 
+    def run_python(
+        self, command: str, *, timeout: float = _COMMAND_TIMEOUT
+    ) -> subprocess.CompletedProcess[str]:
+        """
+        Run a shell command in a guest of another architecture, with Debian's Python for it.
+
+        What it sees is what :func:`.packages.get_python` unpacked, which can't be
+        written to, the guest's own ``/proc``, ``/sys`` and ``/dev``, and the package
+        under test.
+
+        :param command: for dash; ``$PYTHON`` is Python with the package in its path
+        :return: as :meth:`run` does; any exit status will do
+        """
+        if not self._host_files:
+            raise ValueError("the guest was not made with host_files=True")
+        root = f"/host{get_python(self.kernel.arch)}"
+        if not self._host_mounted:
+            package = Path(__file__).parents[2]
+            self.run(_MOUNT_HOST.replace("/host/", f"{root}/"))
+            self.run(f"mount -o bind /host{package} {root}/mnt")
+            self._host_mounted = True
+        # BLAS is where only update-alternatives would find it.
+        setting = (
+            "PATH=/usr/bin PYTHONPATH=/mnt PYTHONDONTWRITEBYTECODE=1"
+            " LD_LIBRARY_PATH=$(echo /usr/lib/*/blas /usr/lib/*/lapack | tr ' ' ':')"
+        )
+        script = f"export {setting}; PYTHON=$(echo /usr/bin/python3.??); {command}"
+        return self.run(
+            "TMPDIR=/run " + shlex.join(["chroot", root, "/usr/bin/dash", "-c", script]),
+            timeout=timeout,
+            check=False,
+        )
+
     def report(self) -> Report:
         """Ask the guest what it knows about its device memory."""
         vmstat = self.run("cat /proc/vmstat").stdout
@@ -350,11 +389,73 @@ class Guest:
         if format != "elf":
             arguments["format"] = format
         if ram_only:
-            arguments.update(begin=0, length=ram_end(self.memory))
+            x86 = self.kernel.arch == "amd64"
+            length = ram_end(self.memory) if x86 else self.memory
+            arguments.update(begin=self.machine.ram_start, length=length)
         self.execute("dump-guest-memory", _DUMP_TIMEOUT, **arguments)
 
+    def vmcoreinfo(self) -> bytes:
+        """
+        Return the text of the kernel's VMCOREINFO, read from the guest's memory.
+
+        :raises GuestError: if what is there is not a note of it
+        """
+        # "0x81d46000 1024": where the note is, and its size in hexadecimal
+        where, size = self.run("cat /sys/kernel/vmcoreinfo").stdout.split()
+        note = self.read_physical(int(where, 16), int(size, 16))
+        order = "big" if self.kernel.arch == "s390x" else "little"
+        name_size, size_of_text = (int.from_bytes(note[at : at + 4], order) for at in (0, 4))
+        start = 12 + -(-name_size // 4) * 4
+        if note[12 : 12 + name_size] != b"VMCOREINFO\0":
+            raise GuestError(f"there is no VMCOREINFO at {where} of the guest")
+        return note[start : start + size_of_text]
+
+    def read_physical(self, address: int, size: int) -> bytes:
+        """Read the guest's physical memory through QEMU."""
+        path = self._directory / "memory"
+        self.execute("pmemsave", val=address, size=size, filename=str(path))
+        return path.read_bytes()
+
+    @contextlib.contextmanager
+    def monitor(self) -> Iterator[Monitor]:
+        """Open the human monitor on the harness's own socket, which nobody else uses meanwhile."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_COMMAND_TIMEOUT)
+            connection.connect(str(self._directory / "qmp-harness"))
+            with connection.makefile("rw", encoding="utf-8") as file:
+                file.readline()
+                file.write('{"execute": "qmp_capabilities"}\n')
+                file.flush()
+                file.readline()
+
+                def ask(commands: Sequence[str]) -> list[str]:
+                    answers = []
+                    # Some at once, not so many that both sides wait for the other.
+                    for start in range(0, len(commands), 64):
+                        batch = commands[start : start + 64]
+                        for command in batch:
+                            arguments = {"command-line": command}
+                            message = {"execute": "human-monitor-command", "arguments": arguments}
+                            file.write(json.dumps(message) + "\n")
+                        file.flush()
+                        wanted = len(answers) + len(batch)
+                        while len(answers) < wanted:
+                            answer = json.loads(file.readline())
+                            if "error" in answer:
+                                raise GuestError(f"QEMU's monitor: {answer['error']['desc']}")
+                            if "return" in answer:
+                                answers.append(answer["return"])
+                    return answers
+
+                yield ask
+
     def _boot(self) -> None:
-        build_initramfs(self.kernel, self._directory / "initramfs", self._modules)
+        files = {}
+        if any(isinstance(device, DaxRegion) for device in self._wanted):
+            files["/modules/dax_region.ko"] = build_dax_region(self.kernel).read_bytes()
+        build_initramfs(self.kernel, self._directory / "initramfs", self._modules, files)
+        if any(isinstance(device, DeviceTreePmem) for device in self._wanted):
+            self._write_device_tree()
         # QEMU connects to this socket, so that there is no moment at which what
         # the guest says could be lost.
         with socket.socket(socket.AF_UNIX) as listener:
@@ -388,24 +489,41 @@ class Guest:
         if hello["failed"]:
             raise self._lost(f"the guest could not load the modules{hello['failed']}")
 
-    def _command(self) -> list[str]:
+    def _machine_options(self) -> list[str]:
+        machine = self.machine
         hotplug = sum(device.hotplug_memory() for device in self._wanted)
-        parameters = ["console=ttyS0", "panic=-1", *self._parameters]
-        command = [
+        carved = max([device.carved_end() for device in self._wanted], default=0)
+        memory = f"{max(self.memory, carved - machine.ram_start) >> 20}M"
+        if machine.memory_devices:
+            memory += f",slots=16,maxmem={(self.memory + hotplug + GIB) >> 20}M"
+        return [
             # should the harness be killed, QEMU is not to outlive it
             *("setpriv", "--pdeathsig", "KILL"),
-            "qemu-system-x86_64",
+            machine.qemu,
             # KVM would be faster, but is not everywhere and not the same everywhere
             *("-accel", "tcg,thread=multi"),
-            *("-machine", "q35,nvdimm=on"),
+            *("-machine", machine.machine),
             *("-cpu", self.cpu),
-            *("-m", f"{self.memory >> 20}M,slots=16,maxmem={(self.memory + hotplug + GIB) >> 20}M"),
+            *("-m", memory),
             *("-nodefaults", "-no-reboot", "-display", "none"),
-            *("-serial", f"file:{self._directory}/console"),
+            *machine.arguments,
+        ]
+
+    def _command(self) -> list[str]:
+        machine = self.machine
+        parameters = [f"console={machine.console}", "panic=-1", *self._parameters]
+        if machine.serial:
+            console = ["-serial", f"file:{self._directory}/console"]
+        else:
+            console = ["-chardev", f"file,id=console,path={self._directory}/console"]
+            console += ["-device", "sclpconsole,chardev=console"]
+        command = [
+            *self._machine_options(),
+            *console,
             *(("-device", "vmcoreinfo") if self._vmcoreinfo else ()),
             *("-qmp", f"unix:{self._directory}/qmp-harness,server=on,wait=off"),
             *("-qmp", f"unix:{self.qmp},server=on,wait=off"),
-            *("-device", "virtio-serial-pci"),
+            *("-device", machine.port),
             *("-chardev", f"socket,id=port,path={self._directory}/port"),
             *("-device", f"virtserialport,chardev=port,name={PORT_NAME}"),
             *("-kernel", str(self.kernel.image)),
@@ -418,10 +536,60 @@ class Guest:
         for index, device in enumerate(self._wanted):
             command += device.qemu_arguments(index, self._directory)
             parameters += device.kernel_parameters()
+        if any(isinstance(device, DeviceTreePmem) for device in self._wanted):
+            command += ["-dtb", f"{self._directory}/device-tree"]
+        if any(isinstance(device, DaxRegion) for device in self._wanted):
+            parameters.append(f"mem={self.memory}")
         return [*command, "-append", " ".join(parameters), *self._qemu_arguments]
 
+    def _write_device_tree(self) -> None:
+        # QEMU's own, with less RAM and with the devices in place of the rest.
+        path = self._directory / "device-tree"
+        options = self._machine_options()
+        subprocess.run([*options, "-machine", f"dumpdtb={path}"], check=True, capture_output=True)
+        convert = ["dtc", "-q", "-I", "dtb", "-O", "dts", str(path)]
+        text = subprocess.run(convert, check=True, capture_output=True, text=True).stdout
+        start, size = divmod(self.machine.ram_start, 1 << 32), divmod(self.memory, 1 << 32)
+        reg = " ".join(map(hex, (*start, *size)))
+        text, count = re.subn(r"(\bmemory@\w+ \{[^}]*\breg = <)[^>]*>", rf"\g<1>{reg}>", text)
+        assert count == 1, text
+        nodes = [one.device_tree() for one in self._wanted if isinstance(one, DeviceTreePmem)]
+        # behind the properties of the root, before its last brace
+        text = "\n".join((text[: text.rindex("}")], *nodes, "};"))
+        subprocess.run(
+            ["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", str(path)],
+            input=text.encode(),
+            check=True,
+            capture_output=True,
+        )
+
     def _place(self, devices: Sequence[Device]) -> list[Placed]:
+        # Find each device, in the order in which they were asked for.
+        regions = [one for one in devices if isinstance(one, DaxRegion)]
+        if regions:
+            lists = [("start", [one.addr for one in regions])]
+            lists += [("size", [one.size for one in regions])]
+            lists += [("align", [one.align for one in regions])]
+            parameters = [f"{name}={','.join(map(hex, values))}" for name, values in lists]
+            self.run(f"insmod /modules/dax_region.ko {' '.join(parameters)}")
+            found = _json_list(self.run("daxctl list").stdout)
+            names = {one["chardev"]: one for one in found}
+            # The module numbers its regions; the kernel names their devices by that.
+            made = [names[f"dax{index}.0"] for index in range(len(regions))]
+        else:
+            made = []
+        by_device = {
+            device: Placed(device, "", "", device.addr, info)
+            for device, info in zip(regions, made, strict=True)
+        }
+        others = [one for one in devices if not isinstance(one, DaxRegion)]
+        by_device.update(zip(others, self._place_namespaces(others), strict=True))
+        return [by_device[device] for device in devices]
+
+    def _place_namespaces(self, devices: Sequence[Device]) -> list[Placed]:
         # Find each device's region and make its namespace.
+        if not devices:
+            return []
         output = self.run(
             "cd /sys/bus/nd/devices; for region in region*; do"
             " echo $region $(cat $region/size $region/resource); done"

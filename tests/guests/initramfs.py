@@ -4,7 +4,8 @@ Build the initramfs that a guest runs.
 
 In: a :class:`~tests.guests.packages.Kernel`. Out: a cpio archive with the
 kernel's modules, busybox, ndctl and daxctl, and an init that loads the modules
-in order of dependency and then does what it reads from a virtio-serial port.
+in order of dependency and then does what it reads from a virtio-serial port. The
+programs are the host's own, or Debian's where the guest is of another architecture.
 
 The port is the guest's only means of reporting: the console belongs to the
 kernel, whose messages get in between anything that is printed there. A command
@@ -19,22 +20,19 @@ import re
 import shutil
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
-from .packages import Kernel
+from .machines import MACHINES
+from .packages import Kernel, get_user_space
 
 __all__ = ("MODULES", "PORT_NAME", "build_initramfs")
 
 #: name of the virtio-serial port
 PORT_NAME = "vmemscope.guest.0"
 
-#: modules to load; those that a kernel has built in are passed over
-MODULES = (
-    *("virtio_pci", "virtio_console", "qemu_fw_cfg"),
-    *("libnvdimm", "nfit", "nd_btt", "nd_pmem", "nd_e820", "virtio_pmem"),
-    *("dax_pmem", "device_dax", "dax_hmem", "kmem", "nvme"),
-    *("9p", "9pnet_virtio"),
-)
+#: modules to load into a guest of x86-64
+MODULES = MACHINES["amd64"].modules
 
 _INIT = rf"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -122,6 +120,28 @@ def _program(name: str) -> dict[str, bytes]:
     return {f"/usr/bin/{name}": path.read_bytes(), **files}
 
 
+def _host_programs() -> dict[str, bytes]:
+    return {
+        **_program("ndctl"),
+        **_program("daxctl"),
+        "/bin/busybox": _which("busybox").read_bytes(),
+    }
+
+
+def _foreign_programs(arch: str) -> dict[str, bytes]:
+    # The packages' libraries, all of them: the host's ldd can't read their programs.
+    root = get_user_space(arch)
+    paths = [root / "usr/bin" / name for name in ("ndctl", "daxctl", "busybox")]
+    for pattern in ("usr/lib*/*.so*", "usr/lib/*-linux-gnu/*.so*"):
+        # By the name that programs look for, which is a link to the one with the version.
+        found = sorted(root.glob(pattern))
+        versioned = {path.parent / path.readlink() for path in found if path.is_symlink()}
+        paths += [path for path in found if path not in versioned]
+    programs = {f"/{path.relative_to(root)}": path.read_bytes() for path in paths}
+    programs["/bin/busybox"] = programs.pop("/usr/bin/busybox")
+    return programs
+
+
 class _Cpio:
     # An archive in the "newc" format, see Documentation/driver-api/early-userspace/
     # buffer-format.rst in the kernel tree.
@@ -149,23 +169,31 @@ class _Cpio:
         return b"".join(self._parts)
 
 
-def build_initramfs(kernel: Kernel, path: Path, modules: tuple[str, ...] = MODULES) -> None:
+def build_initramfs(
+    kernel: Kernel,
+    path: Path,
+    modules: tuple[str, ...] = MODULES,
+    files: Mapping[str, bytes] | None = None,
+) -> None:
     """
     Build the initramfs for a kernel.
 
     :param path: file to write
     :param modules: names of modules to load, in this order where dependencies allow
+    :param files: further files by path
     :raises FileNotFoundError: if a module or a program is missing
     """
     loaded = _load_modules(kernel.modules, modules)
     archive = _Cpio()
     archive.add("/init", stat.S_IFREG | 0o755, _INIT.encode())
-    programs = {
-        **_program("ndctl"),
-        **_program("daxctl"),
-        "/bin/busybox": _which("busybox").read_bytes(),
-    }
-    for file, content in programs.items():
+    if kernel.arch == "amd64":
+        programs = _host_programs()
+    else:
+        programs = _foreign_programs(kernel.arch)
+        # where programs expect the dynamic linker
+        for name in ("lib", "lib64"):
+            archive.add(name, stat.S_IFLNK | 0o777, f"usr/{name}".encode())
+    for file, content in {**programs, **(files or {})}.items():
         archive.add(file, stat.S_IFREG | 0o755, content)
     for name, content in loaded.items():
         archive.add(f"/modules/{name}.ko", stat.S_IFREG | 0o644, content)

@@ -12,14 +12,12 @@ Debian's programs writes snappy: :func:`with_snappy`.
 from __future__ import annotations
 
 import functools
-import re
 import struct
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from .packages import _locked, _retry, _Suite, cache_directory
+from .packages import _locked, _retry, _Suite, cache_directory, unpack_packages
 
 __all__ = ("makedumpfile", "with_kernel_addresses", "with_snappy", "without_frames")
 
@@ -42,26 +40,11 @@ def _command() -> tuple[str, ...]:
 def _unpack() -> Path:
     suite = _Suite(_SUITE)
     suite.update()
-    version = suite.show("makedumpfile")["Version"]
+    found = suite.closure(["makedumpfile"])
     # A path of libraries has colons in between.
-    directory = cache_directory() / "makedumpfile" / version.replace(":", "_")
-    if directory.is_dir():
-        return directory
-    directory.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
-        root = Path(temporary) / "root"
-        root.mkdir()
-        wanted, done = ["makedumpfile"], set()
-        while wanted:
-            package = wanted.pop()
-            record = suite.show(package)
-            deb = suite.download(package, record["Version"], Path(temporary))
-            subprocess.run(["dpkg-deb", "--extract", deb, root], check=True, capture_output=True)
-            done.add(package)
-            # "perl:any, libc6 (>= 2.34), zlib1g (>= 1:1.2.0)": it does without perl.
-            names = re.findall(r"(?:^|, )((?:lib|zlib)[^ ,:]*)", record.get("Depends", ""))
-            wanted += [name for name in names if name not in done and name not in wanted]
-        root.rename(directory)
+    version = found["makedumpfile"].replace(":", "_")
+    directory = cache_directory() / "makedumpfile" / version
+    unpack_packages(suite, found, directory)
     return directory
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Find and download Debian's kernels.
+Find and download Debian's kernels, and the user space of their architectures.
 
-In: a kernel series such as ``"6.1"``. Out: a :class:`Kernel`, a directory with
-its image and modules.
+In: a kernel series such as ``"6.1"`` and a flavour such as ``"arm64-16k"``. Out: a
+:class:`Kernel`, a directory with its image and modules.
 
 A kernel is looked up in the indexes of the suite that carries it and never
 pinned: point releases vanish from the mirrors within weeks. The indexes of
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import hashlib
 import os
 import re
 import shutil
@@ -24,12 +25,13 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 __all__ = (
+    "FLAVOURS",
     "SERIES",
     "Candidate",
     "Kernel",
@@ -37,8 +39,11 @@ __all__ = (
     "Source",
     "cache_directory",
     "get_kernel",
+    "get_python",
+    "get_user_space",
     "look_up",
     "machine_sources",
+    "unpack_packages",
 )
 
 #: kernel series: the suites that may carry it, in the order in which to look
@@ -54,7 +59,28 @@ SERIES = {
     "7.3": ("trixie-backports",),
 }
 
-_META_PACKAGE = "linux-image-amd64"
+#: flavours of Debian's kernels: Debian's name of the architecture
+FLAVOURS = {
+    "amd64": "amd64",
+    "arm64": "arm64",
+    "arm64-16k": "arm64",
+    "powerpc64le": "ppc64el",
+    "powerpc64le-64k": "ppc64el",
+    "riscv64": "riscv64",
+    "s390x": "s390x",
+}
+
+#: what runs in a guest of another architecture than the host's, and the suites to
+#: take it from: for a while, one may lack a package of an architecture, or the mirror
+#: a file that its index names
+_USER_SPACE = ("busybox-static", "ndctl", "daxctl")
+_USER_SPACE_SUITES = ("sid", "trixie")
+#: what the package under test needs there, and the suites that have all of it
+_PYTHON = (
+    *("python3", "python3-drgn", "python3-msgspec", "python3-numpy", "python3-tabulate"),
+    *("python3-tqdm", "coreutils", "dash", "libpcre2-8-0", "libselinux1"),
+)
+_PYTHON_SUITES = ("sid",)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: names under which the Debian archive's own suites appear in a configuration
 _DEBIAN_SUITES = {
@@ -166,14 +192,17 @@ def _archives(sources: list[Source]) -> tuple[list[Source], list[Source]]:
 class _Suite:
     # The indexes of one suite, in directories of their own.
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, arch: str = "amd64") -> None:
         self.name = name
-        self._directory = cache_directory() / "apt" / name
+        self.arch = arch
+        directory = name if arch == "amd64" else f"{name}-{arch}"
+        self._directory = cache_directory() / "apt" / directory
 
     def _apt(self, *command: str, cwd: Path | None = None) -> str:
         directory = self._directory
         options = {
-            "APT::Architecture": "amd64",
+            "APT::Architecture": self.arch,
+            "APT::Architectures": self.arch,
             "APT::Default-Release": "",
             # as root, apt would want every directory to be open to user _apt
             "APT::Sandbox::User": "root",
@@ -210,7 +239,7 @@ class _Suite:
                 f"URIs: {' '.join(source.uris)}\n"
                 f"Suites: {suite}\n"
                 "Components: main\n"
-                "Architectures: amd64\n" + (f"Signed-By: {signed_by}\n" if signed_by else "")
+                f"Architectures: {self.arch}\n" + (f"Signed-By: {signed_by}\n" if signed_by else "")
             )
         (self._directory / "suite.sources").write_text("\n".join(stanzas))
 
@@ -244,21 +273,41 @@ class _Suite:
             return {}
         return dict(re.findall(r"^([\w-]+): (.*)$", text, re.M))
 
-    def releases(self, series: str) -> list[str]:
+    def closure(self, packages: Iterable[str]) -> dict[str, str]:
+        # Versions of packages and of the libraries that they need, Python's included, by name.
+        found: dict[str, str] = {}
+        wanted = set(packages)
+        while wanted:
+            text = self._apt("apt-cache", "show", "--no-all-versions", *sorted(wanted))
+            wanted = set()
+            for record in text.split("\n\n"):
+                fields = dict(re.findall(r"^([\w-]+): (.*)$", record, re.M))
+                if fields:
+                    found[fields["Package"]] = fields["Version"]
+                    for key in ("Depends", "Pre-Depends"):
+                        names = re.findall(
+                            r"(?:^|, )((?:lib|zlib|python3)[^ ,:]*)", fields.get(key, "")
+                        )
+                        wanted.update(names)
+            wanted -= found.keys()
+        return found
+
+    def releases(self, series: str, flavour: str) -> list[str]:
         # The release that the suite is at, then those of the series that it still has,
         # newest first: backports keep those that came before.
-        depends = self.show(_META_PACKAGE).get("Depends", "")
+        depends = self.show(f"linux-image-{flavour}").get("Depends", "")
         current = re.findall(r"(?:^|, *)linux-image-(\d\S*)", depends)
         names = self._apt("apt-cache", "pkgnames", f"linux-image-{series}.").split()
-        pattern = re.compile(r"linux-image-([\d.]+(?:[-+](?!rt|cloud)\w+)*-amd64)")
+        pattern = re.compile(rf"linux-image-([\d.]+(?:[-+](?!rt|cloud)\w+)*-{flavour})")
         older = [match[1] for name in names if (match := pattern.fullmatch(name))]
         older.sort(key=lambda release: [int(one) for one in re.findall(r"\d+", release)])
         return [*current, *older[::-1]]
 
-    def download(self, package: str, version: str, directory: Path) -> Path:
-        self._apt("apt-get", "download", f"{package}={version}", cwd=directory)
-        (path,) = directory.glob(f"{package}_*.deb")
-        return path
+    def download(self, packages: Mapping[str, str], directory: Path) -> list[Path]:
+        # At once: apt reads its indexes for seconds before it does anything.
+        wanted = [f"{package}={version}" for package, version in packages.items()]
+        self._apt("apt-get", "download", *wanted, cwd=directory)
+        return list(directory.glob("*.deb"))
 
 
 @dataclass(frozen=True)
@@ -275,14 +324,24 @@ class Kernel:
     version: str
     #: where it is kept
     directory: Path
+    #: a key of :data:`FLAVOURS`
+    flavour: str = "amd64"
+
+    @property
+    def arch(self) -> str:
+        """Debian's name of the architecture."""
+        return FLAVOURS[self.flavour]
 
     @property
     def image(self) -> Path:
-        """The bzImage."""
-        # Split packages keep it among the modules.
-        for name in (f"boot/vmlinuz-{self.release}", f"usr/lib/modules/{self.release}/vmlinuz"):
-            if (self.directory / "root" / name).is_file():
-                return self.directory / "root" / name
+        """What QEMU boots: the bzImage, or what the architecture has instead."""
+        # Split packages keep it among the modules. Where the kernel is not compressed,
+        # it is called vmlinux.
+        root, release = self.directory / "root", self.release
+        for name in ("vmlinuz", "vmlinux"):
+            for path in (f"boot/{name}-{release}", f"usr/lib/modules/{release}/{name}"):
+                if (root / path).is_file():
+                    return root / path
         raise KernelNotFoundError(f"there is no vmlinuz in the packages of {self.release}")
 
     @property
@@ -309,16 +368,16 @@ class Kernel:
         if (self.directory / "vmlinux").is_file():
             return True
         with _locked(cache_directory()):
-            return bool(_Suite(self.suite).show(f"linux-image-{self.release}-dbg"))
+            return bool(_Suite(self.suite, self.arch).show(f"linux-image-{self.release}-dbg"))
 
     def _debug_file(self, name: str) -> Path:
         with _locked(cache_directory()):
             if not (self.directory / name).is_file():
-                _retry(self.series, functools.partial(_download_debug_files, self))
+                _retry(f"{self.series} kernel", functools.partial(_download_debug_files, self))
         return self.directory / name
 
 
-def _retry(series: str, step: Callable[[], _T]) -> _T:
+def _retry(what: str, step: Callable[[], _T]) -> _T:
     # Call a function that runs apt until apt does what is wanted of it.
     for pause in (*_RETRIES, None):
         try:
@@ -326,8 +385,7 @@ def _retry(series: str, step: Callable[[], _T]) -> _T:
         except subprocess.CalledProcessError as error:
             if pause is None:
                 raise KernelNotFoundError(
-                    f"could not get the {series} kernel: {' '.join(error.cmd[-2:])}:"
-                    f" {error.stderr.strip()}"
+                    f"could not get the {what}: {' '.join(error.cmd[-2:])}: {error.stderr.strip()}"
                 ) from error
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
@@ -349,12 +407,13 @@ class Candidate:
         return cache_directory() / "kernels" / f"{self.release}_{self.version}"
 
 
-def _look_up(series: str) -> Candidate:
-    seen = []
+def _candidates(series: str, flavour: str) -> Iterator[Candidate]:
+    # Kernels of a series, the one to take first.
+    seen, found = [], False
     for name in SERIES[series]:
-        suite = _Suite(name)
+        suite = _Suite(name, FLAVOURS[flavour])
         suite.update()
-        releases = suite.releases(series)
+        releases = suite.releases(series, flavour)
         seen += [f"{name} has {release}" for release in releases]
         for release in releases:
             if release.startswith(f"{series}."):
@@ -365,41 +424,63 @@ def _look_up(series: str) -> Candidate:
                 )
                 split = f"linux-binary-{release}" in parts
                 packages = tuple(parts) if split else (f"linux-image-{release}",)
-                return Candidate(name, release, image["Version"], packages)
-    raise KernelNotFoundError(
-        f"Debian has no {series} kernel where it was looked for:"
-        f" {', '.join(seen) or 'no ' + _META_PACKAGE} (edit SERIES in {__name__})"
-    )
+                found = True
+                yield Candidate(name, release, image["Version"], packages)
+    if not found:
+        raise KernelNotFoundError(
+            f"Debian has no {series} kernel where it was looked for:"
+            f" {', '.join(seen) or f'no linux-image-{flavour}'} (edit SERIES in {__name__})"
+        )
 
 
-def _download(series: str) -> Kernel:
-    found = _look_up(series)
-    directory = found.directory
-    if not directory.is_dir():
-        directory.parent.mkdir(exist_ok=True)
-        # Renamed when complete, so that an interrupted download leaves no half
-        # of a kernel.
-        with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
-            root = Path(temporary) / "kernel" / "root"
-            root.mkdir(parents=True)
-            for package in found.packages:
-                path = _Suite(found.suite).download(package, found.version, Path(temporary))
-                subprocess.run(
-                    ["dpkg-deb", "--extract", path, root],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                )
-            root.parent.rename(directory)
-    return Kernel(series, found.suite, found.release, found.version, directory)
+def unpack_packages(suite: _Suite, packages: Mapping[str, str], directory: Path) -> None:
+    """
+    Download packages and unpack them, which is all or nothing.
+
+    :param packages: their versions by name
+    :param directory: what would be ``/``; nothing is done if it is there
+    """
+    if directory.is_dir():
+        return
+    # Renamed when complete, so that an interrupted download leaves no half of it.
+    with tempfile.TemporaryDirectory(dir=cache_directory()) as temporary:
+        root = Path(temporary) / "root"
+        root.mkdir()
+        for path in suite.download(packages, Path(temporary)):
+            subprocess.run(
+                ["dpkg-deb", "--extract", path, root],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        root.rename(directory)
+
+
+def _download(series: str, flavour: str) -> Kernel:
+    failure: subprocess.CalledProcessError | None = None
+    for found in _candidates(series, flavour):
+        suite = _Suite(found.suite, FLAVOURS[flavour])
+        packages = dict.fromkeys(found.packages, found.version)
+        try:
+            unpack_packages(suite, packages, found.directory / "root")
+        except subprocess.CalledProcessError as error:
+            # For a while, a mirror may lack files of an architecture that its index names;
+            # those of the release before are still there.
+            failure = failure or error
+            continue
+        return Kernel(series, found.suite, found.release, found.version, found.directory, flavour)
+    assert failure is not None
+    raise failure
 
 
 def _download_debug_files(kernel: Kernel) -> None:
     wanted = ("System.map", "vmlinux")
-    suite = _Suite(kernel.suite)
+    suite = _Suite(kernel.suite, kernel.arch)
     suite.update()
     with tempfile.TemporaryDirectory(dir=kernel.directory) as temporary:
-        deb = suite.download(f"linux-image-{kernel.release}-dbg", kernel.version, Path(temporary))
+        package = {f"linux-image-{kernel.release}-dbg": kernel.version}
+        (deb,) = suite.download(package, Path(temporary))
         # The package unpacks to several GB of modules: the archive is read as
         # a stream, and no further than needed.
         with (
@@ -427,24 +508,78 @@ def _download_debug_files(kernel: Kernel) -> None:
             (Path(temporary) / name).rename(kernel.directory / name)
 
 
-def look_up(series: str) -> Candidate:
+def look_up(series: str, flavour: str = "amd64") -> Candidate:
     """
     Look up the current kernel of a series.
 
     :param series: a key of :data:`SERIES`
+    :param flavour: a key of :data:`FLAVOURS`
     :raises KernelNotFoundError: if there is none, with the reason
     """
     with _locked(cache_directory()):
-        return _retry(series, functools.partial(_look_up, series))
+        return _retry(f"{series} kernel", lambda: next(_candidates(series, flavour)))
 
 
 @functools.cache
-def get_kernel(series: str) -> Kernel:
+def get_kernel(series: str, flavour: str = "amd64") -> Kernel:
     """
     Look up the current kernel of a series and download it if it is new.
 
     :param series: a key of :data:`SERIES`
+    :param flavour: a key of :data:`FLAVOURS`
     :raises KernelNotFoundError: if it can't be had, with the reason
     """
     with _locked(cache_directory()):
-        return _retry(series, functools.partial(_download, series))
+        return _retry(f"{series} kernel", functools.partial(_download, series, flavour))
+
+
+def _download_programs(arch: str, packages: Sequence[str], suites: Sequence[str]) -> Path:
+    failure: subprocess.CalledProcessError | None = None
+    for name in suites:
+        suite = _Suite(name, arch)
+        try:
+            suite.update()
+            found = suite.closure(packages)
+            versions = "".join(f"{name}={version}\n" for name, version in sorted(found.items()))
+            key = hashlib.sha256(versions.encode()).hexdigest()[:16]
+            directory = cache_directory() / "user" / f"{arch}-{key}"
+            unpack_packages(suite, found, directory)
+            return directory
+        except subprocess.CalledProcessError as error:
+            failure = error
+    assert failure is not None
+    raise failure
+
+
+@functools.cache
+def get_user_space(arch: str) -> Path:
+    """
+    Download busybox, ndctl, daxctl and their libraries, and unpack them.
+
+    :param arch: Debian's name of the architecture
+    :return: the directory that would be ``/``
+    :raises KernelNotFoundError: if they can't be had, with the reason
+    """
+    with _locked(cache_directory()):
+        return _retry(
+            f"user space of {arch}",
+            lambda: _download_programs(arch, _USER_SPACE, _USER_SPACE_SUITES),
+        )
+
+
+@functools.cache
+def get_python(arch: str) -> Path:
+    """
+    Download Python and what the package under test needs, and unpack it.
+
+    :param arch: Debian's name of the architecture
+    :return: the directory that would be ``/``, with places to mount on
+    :raises KernelNotFoundError: if it can't be had, with the reason
+    """
+    with _locked(cache_directory()):
+        root = _retry(
+            f"Python of {arch}", lambda: _download_programs(arch, _PYTHON, _PYTHON_SUITES)
+        )
+        for name in ("proc", "sys", "dev", "run", "mnt", "tmp"):
+            (root / name).mkdir(exist_ok=True)
+    return root

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests import oracle
 
+from . import mmu
 from .devices import Placed
 from .guest import Guest, Report
 
@@ -66,6 +67,11 @@ class GuestTargets:
         """What :func:`tests.oracle.audit` makes of :attr:`vmcore`."""
         names = oracle.expected_names(self.report.iomem, self.report.namespaces)
         return oracle.audit(oracle.open_core(self.vmcore, self.vmlinux), names)
+
+    @functools.cached_property
+    def witness(self) -> dict[str, Any]:
+        """What :func:`.mmu.witness` makes of the guest."""
+        return mmu.witness(self.guest)
 
     def _dump(self, format: Any) -> Path:
         path = self._directory / f"{self.release}.{format}"

@@ -382,9 +382,11 @@ class TestPackages:
         monkeypatch.setenv("VMEMSCOPE_CACHE", str(tmp_path))
         monkeypatch.setattr(packages, "_RETRIES", ())
         found = packages.Candidate("sid", "7.2.1-amd64", "7.2.1-1", ("one", "two"))
-        monkeypatch.setattr(packages, "_look_up", lambda series: found)
+        monkeypatch.setattr(packages, "_candidates", lambda series, flavour: iter([found]))
 
-        def download(suite: object, package: str, version: str, directory: Path) -> Path:
+        def download(suite: object, packages: dict[str, str], directory: Path) -> list[Path]:
+            assert packages == {"one": "7.2.1-1", "two": "7.2.1-1"}
+            (directory / "one.deb").touch()
             raise subprocess.CalledProcessError(100, ["apt-get", "download"], stderr="E: 404")
 
         monkeypatch.setattr(packages._Suite, "download", download)
@@ -392,4 +394,4 @@ class TestPackages:
         with pytest.raises(KernelNotFoundError, match="404"):
             get_kernel("7.2")
         get_kernel.cache_clear()
-        assert os.listdir(tmp_path / "kernels") == []
+        assert os.listdir(tmp_path) == ["lock"]
