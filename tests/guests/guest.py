@@ -284,7 +284,7 @@ class Guest:
         root = f"/host{get_python(self.kernel.arch)}"
         if not self._host_mounted:
             package = Path(__file__).parents[2]
-            self.run(_MOUNT_HOST.replace("/host/", f"{root}/"))
+            self.run(MOUNT_HOST.replace("/host/", f"{root}/"))
             self.run(f"mount -o bind /host{package} {root}/mnt")
             self._host_mounted = True
         # BLAS is where only update-alternatives would find it.
