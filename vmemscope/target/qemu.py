@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TargetError
 from ..text import printable
@@ -57,8 +57,13 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
         connection.settimeout(_TIMEOUT)
         monitor = Monitor(connection)
         ram = _ram_ranges(monitor)
-        if saved is None and connection.family == socket.AF_UNIX:
-            # A file descriptor can't be passed over TCP.
+        if saved is None and connection.family != socket.AF_UNIX:
+            # No file descriptor can be passed, and drgn reads through the monitor.
+            raise TargetError(
+                f"the guest's VMCOREINFO can't be read over TCP ({address})",
+                "give a Unix socket, or a saved note with --vmcoreinfo",
+            )
+        if saved is None and _has_device(monitor):
             saved, pause = _fetch_vmcoreinfo(monitor, ram[0][0])
             if saved is not None and pause is not None:
                 notes.append(
@@ -201,6 +206,20 @@ def _ram_ranges(monitor: Monitor) -> list[tuple[int, int]]:
         else:
             merged.append((start, end))
     return merged
+
+
+def _has_device(monitor: Monitor) -> bool:
+    """Return whether QEMU has a ``-device vmcoreinfo``: without one, its dumps have no note."""
+    found: list[object] = []
+    for path in ("/machine/peripheral", "/machine/peripheral-anon"):
+        try:
+            children: Any = monitor.execute("qom-list", {"path": path})
+        except MonitorError:
+            # An old QEMU, or no such path.
+            return True
+        if isinstance(children, list):
+            found += [child.get("type") for child in children if isinstance(child, dict)]
+    return "child<vmcoreinfo>" in found
 
 
 def _fetch_vmcoreinfo(monitor: Monitor, address: int) -> tuple[bytes | None, float | None]:
