@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from .arch_faults import faults_in, planted
 from .devices import MIB, devices_of
 from .guest import Guest
 from .packages import get_kernel
@@ -280,7 +281,7 @@ def test_page(foreign: GuestTargets, documents: Documents, view: str) -> None:
         first, count = start // page_size, (end + 1 - start) // page_size
         for index in sorted({0, 1, per_page + 1, 2 * per_page, count // 2 + 1, count - 1}):
             what = f"{first + index:#x}"
-            document, _ = answer(foreign, documents, view, "page", f"pfn:{what}")
+            document, _ = answer(foreign, documents, view, "page", "--pfn", what)
             assert document["pfn"] == first + index
             assert number(document["page"]["address"]) == truth["first"] + index * size
             assert document["frame"]["pfn"] == truth["frames"][index // per_page], what
@@ -342,6 +343,26 @@ def test_memory_map(foreign: GuestTargets, documents: Documents, view: str) -> N
     for name, value in witness["memmap"].items():
         assert counters[name]["value"] == value
     assert document["leaks"] == []
+
+
+def test_faults(foreign: GuestTargets) -> None:
+    """Each fault is found where it is, and nothing else."""
+    if has_the_ppc64_bug(foreign):
+        return
+    core = foreign.vmcore
+    faults = list(faults_in(core, foreign.witness))
+    assert len(faults) == 6
+    for fault in faults:
+        with planted(core, fault):
+            result = vmemscope("pgmap", "--all", "--format", "json", "-c", str(core))
+        document = json.loads(result.stdout)
+        found = [
+            (finding["rule"], number(finding["vaddr"]))
+            for pgmap in document["pgmaps"]
+            for finding in pgmap["findings"]
+        ]
+        assert found == [(fault.rule, fault.vaddr)], fault.what
+        assert result.returncode == 1
 
 
 def test_no_view_needs_a_device(foreign: GuestTargets) -> None:
