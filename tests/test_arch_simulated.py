@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from vmemscope.errors import UsageError
+from vmemscope.errors import UsageError, VmemscopeError
 from vmemscope.machine import Kernel
 from vmemscope.rules import RULES
 from vmemscope.sim import build, builtin_scenarios, load_scenario
 from vmemscope.sim.faults import HUGETLB_FAULTS
+from vmemscope.target.elf import read_elf
 
 from .kernels import FAULTS, FIXTURES, KERNELS, Dumps, able, audit_core, image, write
 from .test_hugetlb import BASE, fault
@@ -116,6 +118,30 @@ def test_scenario(tmp_path: Path, name: str, arch: str, kernel: str) -> None:
         assert [one.frames.backing for one in done.pgmap.pagemaps] == [
             one.frames.backing for one in same.pgmap.pagemaps
         ]
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("arch", ["riscv64", "arm64"])
+def test_damage(tmp_path: Path, arch: str, seed: int) -> None:
+    """Whatever a dump holds, it is audited, or refused by one of vmemscope's own errors."""
+    random = Random(f"{arch} {seed}")
+    built = image("hugetlb" if seed % 2 else "altmap", f"7.2@{arch}")
+    core = Path(write(built, tmp_path))
+    data = core.read_bytes()
+    used = [at for at in range(0x10000, len(data), 4096) if any(data[at : at + 4096])]
+    tables = [
+        load.offset + (pfn << 12) - load.paddr
+        for pfn in built._tables()
+        for load in read_elf(str(core))[0]
+        if load.paddr <= pfn << 12 < load.paddr + load.filesz
+    ]
+    with core.open("r+b") as file:
+        for _ in range(random.randrange(1, 40)):
+            file.seek(random.choice(tables if random.random() < 0.3 else used))
+            file.seek(8 * random.randrange(512), 1)
+            file.write(random.choice((random.randbytes(8), bytes(8), b"\xff" * 8)))
+    with suppress(VmemscopeError):
+        assert audit_core(core).hugetlb.outcomes
 
 
 @pytest.mark.parametrize("levels", [4, 5])
