@@ -180,6 +180,20 @@ def test_sections_in_part_use_the_leaves_of_their_neighbours(
     assert (whole.findings, whole.not_read) == ((), ())
 
 
+def test_frames_of_the_device_beside_are_on_another_device(dumps: Dumps) -> None:
+    """Three sections of 56 bytes a page: 5.25 MiB, so the next device has 0.75 of a leaf."""
+    own = 'map = "dev"'
+    text = "struct_page = 56\n" + devices((0, 384, own), (384, 304, own))
+    report = once(Kernel.open_core(str(dumps.core(text, "6.1"))))
+    first, second = report.pagemaps
+    assert (first.frames.on_device, first.frames.elsewhere) == (3 * 448, 0)
+    assert first.reason == "the memory map lies on the device (altmap)"
+    backing = vmemmap_pages(56, (4096 + 384) << 8, (4096 + 384 + 304) << 8)
+    assert second.frames.backing == backing
+    assert second.frames.elsewhere == 192
+    assert "192 frames are on another device (leaves that neighbouring" in (second.reason or "")
+
+
 @pytest.mark.parametrize("size", [80, 96, 112])
 def test_a_large_leaf_that_no_neighbour_explains_is_found(tmp_path: Path, size: int) -> None:
     built = kernels.image(f"struct_page = {size}\n{devices((2, 126, ''))}", "6.12")

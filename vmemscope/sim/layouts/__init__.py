@@ -80,8 +80,8 @@ class Layouts:
         """
         Return the types of this kernel with another ``sizeof(struct page)``.
 
-        Less than 64 bytes: without the members at its end (memcg_data is an option). A
-        ``struct folio`` covers whole ``struct page``s.
+        Less than 64 bytes: without the members at its end (memcg_data is an option). The
+        parts of a ``struct folio`` move with the ``struct page``s that they lie in.
 
         :param size: bytes, a multiple of 8
         """
@@ -96,8 +96,8 @@ class Layouts:
                     [name, type_id, at // bits * size * 8 + at % bits, *rest]
                     for name, type_id, at, *rest in record["members"]
                 ]
-                parts = 8 * int(record["size"]) // bits
-                record = {**record, "size": parts * size, "members": members}
+                parts, rest = divmod(8 * int(record["size"]), bits)
+                record = {**record, "size": parts * size + rest // 8, "members": members}
             types.append(record)
         return Layouts(self.release, types)
 
