@@ -138,7 +138,7 @@ def test_conditions() -> None:
     assert found(Symptoms(zone, 32, 32, True)) == ["early-uninitialised"]
     assert found(Symptoms(zone, 32, 32, False)) == []
     ppc64 = {"page-uninitialised": 256, "not-deduplicated": 256}
-    assert found(Symptoms(ppc64, 256, 0, True, True)) == ["ppc64-population"]
+    assert found(Symptoms(ppc64, 256, 0, True, True)) == ["radix-population"]
     assert found(Symptoms(ppc64, 256, 0, True, False)) == []
     assert found(Symptoms(ppc64, 256, 0, False, True)) == []
     assert found(Symptoms(ppc64, 257, 0, True, True)) == []

@@ -256,7 +256,7 @@ def test_findings(foreign: GuestTargets, documents: Documents, view: str) -> Non
     ]
     if has_the_ppc64_bug(foreign):
         bugs = {bug["pgmap"]: bug for bug in document["bugs"]}
-        assert {bug["bug"] for bug in bugs.values()} == {"ppc64-population"}
+        assert {bug["bug"] for bug in bugs.values()} == {"radix-population"}
         for one in document["pgmaps"]:
             explained = {
                 symptom["rule"] for symptom in bugs.get(one["address"], {}).get("symptoms", ())

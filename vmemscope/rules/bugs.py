@@ -75,10 +75,9 @@ BUGS = (
         UNINITIALISED,
     ),
     KnownBug(
-        "ppc64-population",
-        "takes pages of struct pages for page frames when it shares tail pages"
-        " (radix_pgtable.c: vmemmap_populate_compound_pages())",
-        "in 6.12 with pages of 4 KiB, not in 7.2",
+        "radix-population",
+        "takes pages of struct pages for page frames when it shares tail pages (ppc64)",
+        "in 6.12 with pages of 4 KiB, not in 7.2 (radix_pgtable.c)",
         "6.12.107",
         "Nothing is shared, or pages of struct pages that are not alike; and all but the first 128"
         " struct pages of each compound page are zeros: to the kernel, free pages of another zone.",
@@ -168,7 +167,7 @@ def _is_there(bug: KnownBug, found: Symptoms) -> bool:
     if bug.id == "early-uninitialised":
         wrong = sum(violations.get(rule, 0) for rule in UNINITIALISED[:3])
         return found.from_129th and 0 < wrong == found.early_compounds
-    if bug.id == "ppc64-population":
+    if bug.id == "radix-population":
         laid_out = violations.get("not-deduplicated") or violations.get("tail-frame")
         every = violations["page-uninitialised"] == found.compounds > 0
         return bool(found.by_address and found.from_129th and laid_out and every)

@@ -26,6 +26,7 @@ __all__ = (
     "page_table_of",
     "read_vmcoreinfo",
     "release_address",
+    "set_kernel",
     "target_of",
 )
 
@@ -78,6 +79,19 @@ def new_program(vmcoreinfo: str | bytes | None, platform: Platform | None = None
     except Exception as e:
         # drgn raises a plain Exception for keys that it misses or can't parse.
         raise TargetError(f"the VMCOREINFO given is not complete: {e}") from e
+
+
+def set_kernel(prog: Program, vmcoreinfo: bytes, *, live: bool = False) -> None:
+    """
+    Set a program that has memory to a kernel.
+
+    :raises TargetError: if the note is not complete
+    """
+    try:
+        prog.set_linux_kernel_custom(vmcoreinfo, live)
+    except Exception as e:
+        # drgn raises a plain Exception for keys that it misses or can't parse.
+        raise TargetError(f"the VMCOREINFO is not complete: {e}") from e
 
 
 def read_vmcoreinfo(path: str) -> bytes:

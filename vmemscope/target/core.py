@@ -8,7 +8,6 @@ pages as zeros; :mod:`.elf` and :mod:`.kdump` prevent that.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,7 +15,7 @@ from ..arch import vmcoreinfo_marks
 from ..errors import TargetError
 from ..text import printable
 from ..vmcoreinfo import parse
-from .base import Target, check_note, misfit, new_program, read_vmcoreinfo, target_of
+from .base import Target, check_note, misfit, new_program, read_vmcoreinfo, set_kernel, target_of
 from .elf import (
     NOT_IN_DUMP,
     Load,
@@ -29,13 +28,14 @@ from .elf import (
 )
 from .formats import is_core, read_head, refusal
 from .kdump import FLATTENED, check_flattened, check_whole
-from .scan import notes_in_elf, notes_in_kdump
+from .kdump_pages import KdumpPages
+from .scan import notes_in_elf, notes_in_kdump, notes_in_memory
 from .virtual import complete
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from drgn import Program
+    from drgn import Platform, Program
 
 __all__ = ("open_core",)
 
@@ -62,7 +62,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
         raise refusal(path, head)
     loads: list[Load] = []
     notes: list[str] = []
-    end = 0
+    end, block = 0, 4096
     if head.startswith(_ELF):
         loads, incomplete = read_elf(path)
         platform_of_elf(head)
@@ -70,7 +70,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
             notes.append(_INCOMPLETE)
     else:
         check = check_flattened if head.startswith(FLATTENED) else check_whole
-        level, end, incomplete, no_vmemmap = check(path)
+        level, end, incomplete, no_vmemmap, block = check(path)
         if level:
             notes.append(f"the dump was filtered (dump level {level}): pages left out are not read")
         if no_vmemmap:
@@ -81,9 +81,17 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     opened = partial(_set_core_dump, path)
     if loads and drgn_misreads(head, loads):
         opened = partial(_set_segments, path, head, loads)
-    prog = opened(text)
-    if prog is None and text is None:
-        prog = _by_scan(path, opened, loads, end, notes)
+    try:
+        prog = opened(text)
+        if prog is None and text is None:
+            prog = _by_scan(path, opened, _notes(path, loads, end, block), loads, notes)
+    except _RefusedError:
+        pages = KdumpPages(path)
+        opened = partial(_set_pages, pages)
+        prog = opened(text)
+        if prog is None and text is None:
+            found = notes_in_memory(_program_of(pages), pages.ranges)
+            prog = _by_scan(path, opened, found, loads, notes)
     if prog is None:
         raise TargetError(
             f"{path} has no usable VMCOREINFO, and none is in its memory, so it can't be read as a"
@@ -107,24 +115,30 @@ _INCOMPLETE = (
 )
 
 
+#: architectures that can have pages of more than 4 KiB
+_LARGE = ("AARCH64", "PPC64")
 #: opens the dump with a VMCOREINFO, or its own: ``None`` if it has none
 _Opener: TypeAlias = "Callable[[bytes | None], Program | None]"
 
 
 def _by_scan(
-    path: str, opened: _Opener, loads: list[Load], end: int, notes: list[str]
+    path: str,
+    opened: _Opener,
+    found: Iterator[tuple[int, bytes]],
+    loads: list[Load],
+    notes: list[str],
 ) -> Program | None:
     """
     Open a dump by a VMCOREINFO in its memory, ``None`` if none fits.
 
-    :param end: physical address after all that a kdump file describes, 0 for other formats
+    :param found: the notes in its memory
     :param notes: gets where it was found
     """
     seen: list[tuple[int, bytes]] = []
 
     def candidates() -> Iterator[tuple[int, bytes]]:
         # To search all of memory takes long: the first that fits ends it.
-        for one in _notes(path, loads, end):
+        for one in found:
             seen.append(one)
             yield one
 
@@ -146,24 +160,39 @@ def _fitting(
     path: str, opened: _Opener, text: bytes, loads: list[Load], strict: bool
 ) -> Program | None:
     """Open a dump with a VMCOREINFO, ``None`` if it is not of the kernel in it."""
-    with suppress(TargetError):
+    try:
         prog = opened(text)
         if prog is not None:
             # What the file lacks must not read as zeros.
             add_segments(prog, path, loads)
             if misfit(prog, strict=strict) is None:
                 return opened(text)
+    except _RefusedError:
+        raise
+    except TargetError:
+        pass
     return None
 
 
-def _notes(path: str, loads: list[Load], end: int) -> Iterator[tuple[int, bytes]]:
+def _notes(path: str, loads: list[Load], end: int, block: int) -> Iterator[tuple[int, bytes]]:
     if loads:
         yield from notes_in_elf(path, loads)
     elif end:
         from drgn import Architecture, Platform
 
-        for name, key in vmcoreinfo_marks():
-            yield from notes_in_kdump(path, Platform(Architecture[name]), key, end)
+        # x86-64 has pages of 4 KiB, and QEMU takes 64 KiB where there can be others.
+        marks = sorted(vmcoreinfo_marks(), key=lambda mark: block > 4096 and mark[0] not in _LARGE)
+        for name, key in marks:
+            found = False
+            try:
+                for one in notes_in_kdump(path, Platform(Architecture[name]), key, end):
+                    found = True
+                    yield one
+            except Exception as e:
+                _check_refused(e)
+            if found:
+                # Physical memory is the same, whatever the platform is.
+                return
 
 
 def _set_segments(
@@ -175,6 +204,37 @@ def _set_segments(
         return None
     prog = open_segments(path, head, loads, text)
     complete(prog)
+    return prog
+
+
+class _RefusedError(TargetError):
+    """libkdumpfile takes the registers in a kdump file for damaged."""
+
+
+def _set_pages(pages: KdumpPages, vmcoreinfo: bytes | None) -> Program | None:
+    """Open a kdump file that libkdumpfile refuses, ``None`` without VMCOREINFO."""
+    from drgn import Architecture, Platform
+
+    if vmcoreinfo is None:
+        return None
+    keys = parse(vmcoreinfo)
+    for name, key in vmcoreinfo_marks():
+        if key in keys:
+            prog = _program_of(pages, vmcoreinfo, Platform(Architecture[name]))
+            set_kernel(prog, vmcoreinfo)
+            complete(prog)
+            return prog
+    return None
+
+
+def _program_of(
+    pages: KdumpPages, vmcoreinfo: bytes | None = None, platform: Platform | None = None
+) -> Program:
+    """Return a program with a kdump file's physical memory; for that, any platform will do."""
+    from drgn import host_platform
+
+    prog = new_program(vmcoreinfo, platform or host_platform)
+    prog.add_memory_segment(0, pages.end, pages.read, True)
     return prog
 
 
@@ -199,6 +259,7 @@ def _set_core_dump(path: str, vmcoreinfo: bytes | None) -> Program | None:
                 return None
         if vmcoreinfo is None and any(words in str(e) for words in _NO_VMCOREINFO):
             return None
+        _check_refused(e)
         raise TargetError(
             f"cannot read {path}: {str(e).strip()}",
             "it may be cut off or damaged; compare its size",
@@ -230,6 +291,17 @@ def _without_machine(path: str, vmcoreinfo: bytes | None) -> Program | None:
             if key in parse(prog["VMCOREINFO"].string_()):
                 complete(prog)
                 return prog
-        except Exception:
+        except Exception as e:
+            _check_refused(e)
             continue
     return None
+
+
+def _check_refused(error: Exception) -> None:
+    """
+    Tell the registers that libkdumpfile takes for damaged from other errors.
+
+    :raises _RefusedError: if it is that
+    """
+    if "arch notes" in str(error):
+        raise _RefusedError(str(error)) from error

@@ -26,7 +26,7 @@ from drgn import FaultError
 from ..arch import architecture_of_elf
 from ..errors import TargetError
 from ..vmcoreinfo import NOTE_NAME, note_text
-from .base import new_program
+from .base import new_program, set_kernel
 
 if TYPE_CHECKING:
     from drgn import Platform, Program
@@ -266,11 +266,7 @@ def open_segments(path: str, head: bytes, loads: Sequence[Load], vmcoreinfo: byt
     for load in loads:
         if load.filesz and load.paddr != _NO_PADDR:
             prog.add_memory_segment(load.paddr, load.filesz, _reader(file, load.offset), True)
-    try:
-        prog.set_linux_kernel_custom(vmcoreinfo, False)
-    except Exception as e:
-        # drgn raises a plain Exception for keys that it misses or can't parse.
-        raise TargetError(f"the VMCOREINFO is not complete: {e}") from e
+    set_kernel(prog, vmcoreinfo)
     return prog
 
 

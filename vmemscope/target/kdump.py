@@ -19,13 +19,25 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..errors import TargetError
 
-__all__ = ("FLATTENED", "Contents", "check_flattened", "check_whole")
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = (
+    "FLATTENED",
+    "FLAT_HEADER",
+    "Contents",
+    "Header",
+    "bitmap_of",
+    "check_flattened",
+    "check_whole",
+    "read_header",
+)
 
 #: first bytes of the flattened format
 FLATTENED = b"makedumpfile"
@@ -48,12 +60,12 @@ _BITMAP_BATCH = 1 << 20
 #: pieces of a flattened file that are searched for the headers, which are written first
 _FLAT_PIECES = 64
 #: struct makedumpfile_header is padded to it
-_FLAT_HEADER = 4096
+FLAT_HEADER = 4096
 #: struct makedumpfile_data_header: offset and size, big-endian; the last has -1 in both
 _FLAT_END = b"\xff" * 16
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     """The file's layout, from struct disk_dump_header and kdump_sub_header."""
 
     order: str
@@ -76,6 +88,24 @@ class _Header(NamedTuple):
     #: whether it is one file of a dump that makedumpfile split
     split: bool
 
+    @property
+    def descriptors(self) -> int:
+        """Where the page descriptors start, in bytes."""
+        return (1 + self.sub_header + self.bitmap) * self.block
+
+    @property
+    def pages(self) -> tuple[int, int]:
+        """
+        Return offset and size in bytes of the bitmap of the pages in the file.
+
+        Before it, there is one of the machine's memory; the oldest files have one only.
+        """
+        start, blocks = 1 + self.sub_header, self.bitmap
+        if self.max_pfn <= blocks * self.block * 8 // 2:
+            blocks //= 2
+            start += blocks
+        return start * self.block, blocks * self.block
+
 
 class Contents(NamedTuple):
     """What a kdump file says that it has."""
@@ -88,6 +118,8 @@ class Contents(NamedTuple):
     incomplete: bool
     #: whether parts of the memory map were left out (makedumpfile -e)
     no_vmemmap: bool
+    #: bytes in a page of it
+    block: int = 4096
 
 
 def check_whole(path: str) -> Contents:
@@ -99,7 +131,7 @@ def check_whole(path: str) -> Contents:
     with open(path, "rb") as file:
         fd = file.fileno()
         size = os.lseek(fd, 0, os.SEEK_END)
-        header = _read_header(lambda count, offset: os.pread(fd, count, offset))
+        header = read_header(lambda count, offset: os.pread(fd, count, offset))
         if header is None:
             # Not of a Linux kernel: drgn says why.
             return Contents(0, 0, False, False)
@@ -110,7 +142,7 @@ def check_whole(path: str) -> Contents:
     return contents
 
 
-def _contents(path: str, header: _Header) -> Contents:
+def _contents(path: str, header: Header) -> Contents:
     if header.split:
         raise TargetError(
             f"{path} is one file of a dump that makedumpfile split, with pfn"
@@ -123,6 +155,7 @@ def _contents(path: str, header: _Header) -> Contents:
         min(header.max_pfn, _MAX_PFN) * header.block,
         bool(header.status & _INCOMPLETE),
         bool(header.status & _EXCLUDED_VMEMMAP),
+        header.block,
     )
 
 
@@ -134,7 +167,7 @@ def check_flattened(path: str) -> Contents:
         split dump
     """
     with open(path, "rb") as file:
-        first = os.pread(file.fileno(), 24, _FLAT_HEADER)
+        first = os.pread(file.fileno(), 24, FLAT_HEADER)
         if len(first) < 24:
             raise _cut_off(path, "its first piece is missing")
         if first.startswith(bytes(8)) and first[16:].startswith(b"\x7fELF"):
@@ -147,14 +180,14 @@ def check_flattened(path: str) -> Contents:
             end = max(os.lseek(file.fileno(), 0, os.SEEK_END) - len(_FLAT_END), 0)
             if os.pread(file.fileno(), len(_FLAT_END), end) != _FLAT_END:
                 raise _cut_off(path, "the mark of its end is missing")
-        header = _read_header(_flat_reader(file.fileno()))
+        header = read_header(_flat_reader(file.fileno()))
     return Contents(0, 0, False, False) if header is None else _contents(path, header)
 
 
 def _flat_reader(fd: int) -> Callable[[int, int], bytes]:
     """Return a function that reads bytes at an offset of the file in a flattened file."""
     pieces: dict[int, bytes] = {}
-    at = _FLAT_HEADER
+    at = FLAT_HEADER
     for _ in range(_FLAT_PIECES):
         raw = os.pread(fd, 16, at)
         if len(raw) < 16:
@@ -162,7 +195,7 @@ def _flat_reader(fd: int) -> Callable[[int, int], bytes]:
         offset, size = struct.unpack(">qq", raw)
         if offset < 0 or size <= 0:
             break
-        pieces[offset] = os.pread(fd, min(size, _FLAT_HEADER), at + 16)
+        pieces[offset] = os.pread(fd, min(size, FLAT_HEADER), at + 16)
         at += 16 + size
 
     def read(count: int, offset: int) -> bytes:
@@ -180,7 +213,7 @@ def _cut_off(path: str, how: str) -> TargetError:
     )
 
 
-def _read_header(read: Callable[[int, int], bytes]) -> _Header | None:
+def read_header(read: Callable[[int, int], bytes]) -> Header | None:
     """
     Read the headers of a kdump file, ``None`` if they make no sense.
 
@@ -197,7 +230,7 @@ def _read_header(read: Callable[[int, int], bytes]) -> _Header | None:
                 f"{order}5I", raw, status
             )
             if block in _BLOCKS and 0 < sub_header < 1 << 16 and bitmap:
-                found = _Header(
+                found = Header(
                     order, block, sub_header, bitmap, max_pfn, 0, 1 << 64, 0, 0, flags, False
                 )
                 return _with_sub_header(read, found, version, status == _STATUS[0])
@@ -205,8 +238,8 @@ def _read_header(read: Callable[[int, int], bytes]) -> _Header | None:
 
 
 def _with_sub_header(
-    read: Callable[[int, int], bytes], header: _Header, version: int, wide: bool
-) -> _Header:
+    read: Callable[[int, int], bytes], header: Header, version: int, wide: bool
+) -> Header:
     """Add the fields of struct kdump_sub_header; its 32-bit forms are not read."""
     raw = read(104, header.block)
     if not wide or len(raw) < 104:
@@ -224,19 +257,18 @@ def _with_sub_header(
     return header._replace(max_pfn=fields[10]) if version >= 6 else header
 
 
-def _needed(fd: int, size: int, header: _Header) -> int:
+def bitmap_of(read: Callable[[int, int], bytes], header: Header) -> NDArray[np.uint8]:
+    """Return the bitmap of the pages in a file, a bit each from the lowest on (uint8)."""
+    offset, size = header.pages
+    return np.frombuffer(read(min(size, header.max_pfn // 8 + 1), offset), np.uint8)
+
+
+def _needed(fd: int, size: int, header: Header) -> int:
     """Return the bytes that a file must have at least, from the headers that it has."""
-    bitmap = (1 + header.sub_header) * header.block
-    descriptors = bitmap + header.bitmap * header.block
+    descriptors = header.descriptors
     if max(descriptors, header.notes_end) > size:
         return max(descriptors, header.notes_end)
-    # One bitmap of the machine's memory, and one of the pages in the file; the oldest
-    # files have one only.
-    blocks = header.bitmap
-    if header.max_pfn <= blocks * header.block * 8 // 2:
-        blocks //= 2
-        bitmap += blocks * header.block
-    count = _count_bits(fd, bitmap, blocks * header.block, header)
+    count = _count_bits(fd, *header.pages, header)
     needed = descriptors + count * _DESCRIPTOR
     if needed > size:
         return needed
@@ -255,7 +287,7 @@ def _needed(fd: int, size: int, header: _Header) -> int:
     return needed
 
 
-def _count_bits(fd: int, offset: int, size: int, header: _Header) -> int:
+def _count_bits(fd: int, offset: int, size: int, header: Header) -> int:
     """Count the pages that a bitmap says are in this file."""
     total = 0
     for first in range(0, size, _BITMAP_BATCH):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import TargetError
 from ..text import printable
 from ..vmcoreinfo import parse
-from .base import Target, check_note, new_program, read_vmcoreinfo, target_of
+from .base import Target, check_note, new_program, read_vmcoreinfo, set_kernel, target_of
 from .elf import read_note
 from .qmp import Monitor, MonitorError
 from .scan import least_program, notes_in_memory
@@ -76,11 +76,7 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
     prog = new_program(saved)
     with _messages_of_drgn() as messages:
         _attach(prog, address, ram)
-    try:
-        prog.set_linux_kernel_custom(saved, True)
-    except Exception as e:
-        # drgn raises a plain Exception for keys that it misses or can't parse.
-        raise TargetError(f"the guest's VMCOREINFO is not complete: {e}") from e
+    set_kernel(prog, saved, live=True)
     complete(prog)
     check_note(prog, vmcoreinfo, f"the guest at {address}")
     if not any("memory reading enabled" in message for message in messages):

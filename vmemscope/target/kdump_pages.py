@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Pages of kdump files that libkdumpfile refuses.
+
+QEMU writes each CPU's registers into the notes of a kdump file, and libkdumpfile 0.5 takes
+those of arm64 for damaged. So such a file is read here, page by page, as a segment of
+physical memory of a program (``makedumpfile``'s ``diskdump_mod.h``: struct page_desc).
+
+The file comes from the target and is not trusted: offsets and sizes are checked against
+the file, and a page that does not decompress to its size can't be read.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+import numpy as np
+from drgn import FaultError
+
+from ..errors import TargetError
+from .elf import NOT_IN_DUMP
+from .kdump import FLAT_HEADER, FLATTENED, Header, bitmap_of, read_header
+
+__all__ = ("KdumpPages",)
+
+#: flags of struct page_desc
+_ZLIB, _LZO, _SNAPPY, _ZSTD = 0x1, 0x2, 0x4, 0x20
+_NAMES = {_LZO: "lzo", _SNAPPY: "snappy", _ZSTD: "zstd"}
+#: pages that are kept decompressed
+_KEPT = 1 << 14
+#: pages that one count of descriptors stands for
+_CHUNK = 1 << 12
+#: pieces of a flattened file that are read
+_MAX_PIECES = 1 << 24
+
+
+def _pread(fd: int, count: int, offset: int) -> bytes:
+    return os.pread(fd, count, offset)
+
+
+class _Pieces:
+    """The pieces of a flattened file, each with its place in the file that they make."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        pieces: dict[int, tuple[int, int]] = {}
+        at = FLAT_HEADER
+        for _ in range(_MAX_PIECES):
+            raw = os.pread(fd, 16, at)
+            if len(raw) < 16:
+                break
+            offset, size = struct.unpack(">qq", raw)
+            if offset < 0 or size <= 0:
+                break
+            # A piece that is written again comes later.
+            pieces[offset] = (at + 16, size)
+            at += 16 + size
+        self._starts = np.array(sorted(pieces), dtype=np.int64)
+        self._places = [pieces[start] for start in self._starts.tolist()]
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Read bytes at an offset of the whole file; fewer where a piece is missing."""
+        data = b""
+        while len(data) < count:
+            wanted = offset + len(data)
+            index = int(np.searchsorted(self._starts, wanted, side="right")) - 1
+            if index < 0:
+                break
+            (place, size), into = self._places[index], wanted - int(self._starts[index])
+            part = (
+                os.pread(self._fd, min(count - len(data), size - into), place + into)
+                if (into < size)
+                else b""
+            )
+            if not part:
+                break
+            data += part
+        return data
+
+
+class KdumpPages:
+    """The pages of a kdump file."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._read: Callable[[int, int], bytes] = partial(_pread, self._fd)
+        if self._read(len(FLATTENED), 0) == FLATTENED:
+            self._read = _Pieces(self._fd).read
+        header = read_header(self._read)
+        if header is None:
+            raise TargetError(f"cannot read {path}: its headers make no sense")
+        self._header: Header = header
+        bits = np.unpackbits(bitmap_of(self._read, header), bitorder="little")
+        self._bits = bits
+        #: descriptors before each chunk of pages
+        counts = np.add.reduceat(bits, np.arange(0, len(bits), _CHUNK), dtype=np.int64)
+        self._before = np.concatenate(([0], np.cumsum(counts)))
+        self._page = lru_cache(_KEPT)(self._read_page)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    @property
+    def end(self) -> int:
+        """Physical address after all pages that there can be, in bytes."""
+        return len(self._bits) * self._header.block
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """First and last physical address of each run of pages in the file, in order."""
+        edges = np.flatnonzero(np.diff(self._bits.astype(np.int8), prepend=0, append=0))
+        size = self._header.block
+        return [(first * size, end * size - 1) for first, end in edges.reshape(-1, 2).tolist()]
+
+    def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        """Read physical memory: the callback of a segment."""
+        size = self._header.block
+        first, into = divmod(address, size)
+        last = (address + count - 1) // size
+        data = b"".join(self._page(pfn) for pfn in range(first, last + 1))
+        return data[into : into + count]
+
+    def _read_page(self, pfn: int) -> bytes:
+        header = self._header
+        address = pfn * header.block
+        if pfn >= len(self._bits) or not self._bits[pfn]:
+            raise FaultError(NOT_IN_DUMP, address)
+        chunk = pfn // _CHUNK
+        index = int(self._before[chunk] + self._bits[chunk * _CHUNK : pfn].sum(dtype=np.int64))
+        place = header.descriptors + index * 24
+        raw = self._read(24, place)
+        if len(raw) < 24:
+            raise FaultError(NOT_IN_DUMP, address)
+        offset, size, flags, _ = struct.unpack(f"{header.order}QIIQ", raw)
+        if size > header.block or offset >= 1 << 63:
+            raise FaultError("damaged in the dump", address)
+        data = self._read(size, offset)
+        if flags & _ZLIB:
+            try:
+                data = zlib.decompressobj().decompress(data, header.block)
+            except zlib.error:
+                raise FaultError("damaged in the dump", address) from None
+        elif name := next((name for bit, name in _NAMES.items() if flags & bit), None):
+            raise FaultError(f"compressed with {name}, which can't be read here", address)
+        if len(data) != header.block:
+            raise FaultError("damaged in the dump", address)
+        return data
