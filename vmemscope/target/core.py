@@ -115,8 +115,6 @@ _INCOMPLETE = (
 )
 
 
-#: architectures that can have pages of more than 4 KiB
-_LARGE = ("AARCH64", "PPC64")
 #: opens the dump with a VMCOREINFO, or its own: ``None`` if it has none
 _Opener: TypeAlias = "Callable[[bytes | None], Program | None]"
 
@@ -180,9 +178,10 @@ def _notes(path: str, loads: list[Load], end: int, block: int) -> Iterator[tuple
     elif end:
         from drgn import Architecture, Platform
 
-        # x86-64 has pages of 4 KiB, and QEMU takes 64 KiB where there can be others.
-        marks = sorted(vmcoreinfo_marks(), key=lambda mark: block > 4096 and mark[0] not in _LARGE)
-        for name, key in marks:
+        if block > 4096:
+            # Without the machine's name, libkdumpfile takes pages of 4 KiB.
+            raise _RefusedError(f"{path} has pages of {block} bytes, and not the machine's name")
+        for name, key in vmcoreinfo_marks():
             found = False
             try:
                 for one in notes_in_kdump(path, Platform(Architecture[name]), key, end):
@@ -208,7 +207,7 @@ def _set_segments(
 
 
 class _RefusedError(TargetError):
-    """libkdumpfile takes the registers in a kdump file for damaged."""
+    """libkdumpfile can't read a kdump file, and :mod:`.kdump_pages` perhaps can."""
 
 
 def _set_pages(pages: KdumpPages, vmcoreinfo: bytes | None) -> Program | None:
