@@ -4,8 +4,9 @@ Pages of kdump files that libkdumpfile refuses.
 
 QEMU writes each CPU's registers into the notes of a kdump file, and libkdumpfile 0.5 takes
 those of arm64 for damaged. Nor can it read pages of 64 KiB, which QEMU takes for arm64 and
-ppc64, where the file does not name the machine. So such a file is read here, page by page, as a segment of
-physical memory of a program (``makedumpfile``'s ``diskdump_mod.h``: struct page_desc).
+ppc64, where the file does not name the machine. So such a file is read here, page by page,
+as a segment of physical memory of a program (``makedumpfile``'s ``diskdump_mod.h``: struct
+page_desc).
 
 The file comes from the target and is not trusted: offsets and sizes are checked against
 the file, and a page that does not decompress to its size can't be read.
