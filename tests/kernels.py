@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +27,12 @@ from vmemscope.report.documents.hugetlb import HugetlbReport
 from vmemscope.report.documents.memmap import MemmapReport
 from vmemscope.report.documents.pgmap import Report
 from vmemscope.sim import build, load_scenario
+from vmemscope.sim.architectures import ARCHITECTURES
 from vmemscope.sim.faults import FAULTS as KINDS
 from vmemscope.sim.faults import HUGETLB_FAULTS, Finding, Planted
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import SimulatedKernel
-from vmemscope.sim.scenario import Scenario, parse_scenario
+from vmemscope.sim.scenario import Scenario, check_arch, parse_scenario
 from vmemscope.target.elf import read_elf
 from vmemscope.types import attach_types
 
@@ -91,8 +93,18 @@ def scenario_of(scenario: str, kernel: str) -> Scenario:
 
 
 def image(scenario: str, kernel: str) -> Image:
-    """Build a scenario, anew: a test may change it."""
+    """
+    Build a scenario, anew: a test may change it.
+
+    :param kernel: one of :data:`KERNELS`, of another architecture than x86-64 with ``@`` and
+        its name
+    """
+    kernel, _, arch = kernel.partition("@")
     found = scenario_of(scenario, kernel)
+    if arch:
+        levels = found.levels if found.levels in ARCHITECTURES[arch].levels else 4
+        found = replace(found, arch=arch, levels=levels)
+        check_arch(found)
     return Image(SimulatedKernel(found)) if "\n" in scenario else build(found, kernel=kernel)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
@@ -38,7 +38,7 @@ from vmemscope.sim.layouts import Member
 from . import oracle, oracle_hugetlb
 from .oracle import FRAME, PRESENT
 
-__all__ = ("FAULTS", "HUGETLB_FAULTS", "Fault", "Memory", "damaged", "patched", "segments")
+__all__ = ("FAULTS", "HUGETLB_FAULTS", "Fault", "Memory", "damaged", "patched")
 
 PAGE = 4096
 #: of free blocks: MAX_ORDER of old kernels, MAX_PAGE_ORDER + 1 of new ones
@@ -47,20 +47,18 @@ _ORDERS = 11
 _TABLE = 0x063
 
 
-def segments(core: Path) -> Iterator[tuple[int, int, int]]:
+def _segments(core: Path) -> Iterator[tuple[int, int, int]]:
     """Return the segments of an ELF core: physical address, bytes, offset in the file."""
     with core.open("rb") as file:
         header = file.read(64)
-        # EI_DATA: of the headers, which need not be the kernel's
-        order: Literal["big", "little"] = "big" if header[5] == 2 else "little"
         start, size, count = (
-            int.from_bytes(header[at : at + n], order) for at, n in ((32, 8), (54, 2), (56, 2))
+            int.from_bytes(header[at : at + n], "little") for at, n in ((32, 8), (54, 2), (56, 2))
         )
         for index in range(count):
             file.seek(start + index * size)
             raw = file.read(size)
             kind, offset, _, paddr, filesz = (
-                int.from_bytes(raw[at : at + n], order)
+                int.from_bytes(raw[at : at + n], "little")
                 for at, n in ((0, 4), (8, 8), (16, 8), (24, 8), (32, 8))
             )
             if kind == 1:
@@ -70,12 +68,12 @@ def segments(core: Path) -> Iterator[tuple[int, int, int]]:
 @contextlib.contextmanager
 def damaged(core: Path, changes: Mapping[int, bytes]) -> Iterator[None]:
     """Change bytes at physical addresses of a dump, and put them back."""
-    parts = list(segments(core))
+    segments = list(_segments(core))
     kept: list[tuple[int, bytes]] = []
     with core.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
         try:
             for physical, data in changes.items():
-                for paddr, filesz, offset in parts:
+                for paddr, filesz, offset in segments:
                     if paddr <= physical and physical + len(data) <= paddr + filesz:
                         at = offset + physical - paddr
                         break

@@ -33,6 +33,7 @@ COMMON = {
     "spans",
     "text",
     "timing",
+    "vmcoreinfo",
 }
 AUDITS = ("audits.pagemaps", "audits.hugetlb", "audits.memmap", "audits.page")
 AN_AUDIT = {"types", "kernel", "vmemmap", "rules", "confirm", "report.documents"}
@@ -58,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 #: room -> the rooms of which it may name types as well, in annotations (``TYPE_CHECKING``)
 MAY_NAME: dict[str, set[str]] = {
-    "": {"audits", "machine", "report.documents"},
+    "": {"audits", "machine", "report.documents", "target"},
     "kernel": {"arch"},
     "vmemmap": {"arch"},
     "rules": {"arch", "kernel"},
@@ -81,8 +82,6 @@ class Import(NamedTuple):
 
 #: imports against the arrows; entries are only removed
 EXCEPTIONS: set[Import] = {
-    # The description of an architecture parses symbols and numbers of VMCOREINFO.
-    Import("arch.x86_64", "target.vmcoreinfo"),
     # This audit reads the page tables of processes itself.
     Import("audits.pagemaps.structures", "target.reads"),
     # The target's part of a report is made from a Kernel.

@@ -89,7 +89,13 @@ def test_all_compound_pages_of_a_section_from_boot(
     assert "error " not in text
     assert "findings that this explains are not listed" in text
     main(["pgmap", "dax0.0", "-c", core])
-    assert capsys.readouterr().out.count("error ") == 16 * len(rules)
+    text = capsys.readouterr().out
+    assert text.count("error ") == 16 * len(rules)
+    assert text.index(lines[0]) < text.index("error ")
+    for form, start in (("ktap", "# "), ("markdown", "")):
+        for which in ("--all", "dax0.0"):
+            main(["pgmap", which, "-c", core, "--format", form])
+            assert f"\n{start}{lines[0]}\n" in capsys.readouterr().out
     main(["pgmap", "--all", "-c", core, "--format", "json"])
     document = json.loads(capsys.readouterr().out)
     jsonschema.Draft202012Validator(json.loads(schema_text("vmemscope.pgmap/1"))).validate(document)
@@ -131,6 +137,12 @@ def test_conditions() -> None:
     zone = {"page-zone": 30, "page-uninitialised": 2}
     assert found(Symptoms(zone, 32, 32, True)) == ["early-uninitialised"]
     assert found(Symptoms(zone, 32, 32, False)) == []
+    ppc64 = {"page-uninitialised": 256, "not-deduplicated": 256}
+    assert found(Symptoms(ppc64, 256, 0, True, True)) == ["ppc64-population"]
+    assert found(Symptoms(ppc64, 256, 0, True, False)) == []
+    assert found(Symptoms(ppc64, 256, 0, False, True)) == []
+    assert found(Symptoms(ppc64, 257, 0, True, True)) == []
+    assert found(Symptoms({"page-uninitialised": 256}, 256, 0, True, True)) == []
     stale = {"page-zone": 1, "compound-head": 31}
     assert found(Symptoms(stale, 32, 32, True)) == ["early-uninitialised"]
     assert found(Symptoms(stale, 32, 32, False)) == []

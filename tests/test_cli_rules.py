@@ -12,8 +12,11 @@ import pytest
 
 from vmemscope.cli.main import main
 from vmemscope.rules import RULES
+from vmemscope.rules.bugs import BUGS
 
 from .test_cli import FIXTURES, assert_one_line, run
+
+BUG_IDS = [bug.id for bug in BUGS]
 
 
 def out_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -27,7 +30,20 @@ class TestRules:
     def test_list(self, capsys: pytest.CaptureFixture[str]) -> None:
         status, out = out_of(capsys, "rules")
         assert status == 0
-        assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == list(RULES)
+        rules, _, bugs = out.partition("\n\n")
+        title, *lines = bugs.splitlines()
+        assert title.startswith("Known bugs of kernels")
+        for part, names in ((rules.splitlines(), list(RULES)), (lines, BUG_IDS)):
+            assert [line.split()[0] for line in part if line[0] != " "] == names
+
+    def test_explain_bugs(self, capsys: pytest.CaptureFixture[str]) -> None:
+        _, out = out_of(capsys, "rules", "section-early", "hole")
+        assert out.startswith("hole\n")
+        assert "\n\nsection-early\n  a known bug: this kernel copies the memory map" in out
+        assert "Make the namespace start outside of the sections of System RAM." in out
+        # The rule that finds it, and the bug.
+        _, out = out_of(capsys, "rules", "hugetlb-restore")
+        assert out.count("hugetlb-restore\n  ") == 2
 
     def test_explain_some(self, capsys: pytest.CaptureFixture[str]) -> None:
         _, out = out_of(capsys, "rules", "hole", "xarray")
@@ -37,14 +53,25 @@ class TestRules:
 
     def test_json(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         _, out = out_of(capsys, "rules", "--format", "json")
-        assert [rule["id"] for rule in json.loads(out)["rules"]] == list(RULES)
+        document = json.loads(out)
+        assert [rule["id"] for rule in document["rules"]] == list(RULES)
+        assert [bug["id"] for bug in document["bugs"]] == BUG_IDS
         path = tmp_path / "rules.json"
         assert out_of(capsys, "rules", "hole", "--format", "json", "-o", str(path)) == (0, "")
-        assert [rule["id"] for rule in json.loads(path.read_text())["rules"]] == ["hole"]
+        document = json.loads(path.read_text())
+        assert [rule["id"] for rule in document["rules"]] == ["hole"]
+        assert document["bugs"] == []
+        _, out = out_of(capsys, "rules", "section-early", "--format", "json")
+        document = json.loads(out)
+        assert ([bug["id"] for bug in document["bugs"]], document["rules"]) == (
+            ["section-early"],
+            [],
+        )
 
     def test_unknown_rule(self) -> None:
         line = assert_one_line(run("rules", "tail-frames"), 2)
         assert "there is no rule tail-frames; did you mean tail-frame" in line
+        assert "did you mean section-early" in assert_one_line(run("rules", "section-erly"), 2)
         assert "vmemscope rules lists them" in assert_one_line(run("rules", "qqq\n\x1b[2J"), 2)
 
     def test_needs_neither_target_nor_drgn(self) -> None:

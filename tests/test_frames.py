@@ -18,7 +18,7 @@ from vmemscope.vmemmap.tables import Kind, Leaves
 
 from .kernels import KERNELS, Dumps
 
-TABLE = ARCHITECTURE.page_table({"SYMBOL(swapper_pg_dir)": "ffffffff82000000"})
+TABLE = ARCHITECTURE.page_table({"SYMBOL(swapper_pg_dir)": "ffffffff82000000"}, lambda address: 0)
 
 
 def runs_from(pages: list[tuple[int, Kind]], first: int = 0) -> Runs:

@@ -29,6 +29,7 @@ from pytest_regressions.file_regression import FileRegressionFixture
 
 from vmemscope.cli.main import main
 from vmemscope.rules import RULES
+from vmemscope.rules.bugs import BUGS
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.faults import HUGETLB_FAULTS as HUGETLB_KINDS
 
@@ -131,6 +132,7 @@ ALONE: dict[str, tuple[str, ...]] = {
     "rules/all.json": ("rules", "--format", "json"),
     "rules/each.text": ("rules", *RULES),
     "rules/each.json": ("rules", *RULES, "--format", "json"),
+    "rules/bugs.text": ("rules", *(bug.id for bug in BUGS)),
     "rules/unknown.text": ("rules", "compound-haed"),
     "sim/list": ("sim", "--list"),
     "sim/unknown": ("sim", "nothing", "-o", "dump"),

@@ -88,7 +88,7 @@ def by_rule(outcomes: tuple[RuleOutcome, ...]) -> dict[str, RuleOutcome]:
 def check(owner: PagemapReport | Report, scope: Scope) -> None:
     """Assert that every rule of a scope has an outcome that agrees with the findings."""
     told = by_rule(owner.outcomes)
-    assert list(told) == [rule.id for rule in rules_of(scope)]
+    assert list(told) == [rule.id for rule in rules_of(scope, "x86_64")]
     broken = {finding.rule for finding in owner.findings}
     for one in told.values():
         assert one.reason != NOT_EVALUATED, one
@@ -107,7 +107,9 @@ def test_every_rule_has_an_outcome(audited: Audited, scenario: str, kernel: str)
     for one in report.pagemaps:
         check(one, Scope.PAGEMAP)
     counted = report.outcome_counts()
-    rules = len(rules_of(Scope.TARGET)) + len(report.pagemaps) * len(rules_of(Scope.PAGEMAP))
+    rules = len(rules_of(Scope.TARGET, "x86_64")) + len(report.pagemaps) * len(
+        rules_of(Scope.PAGEMAP, "x86_64")
+    )
     assert sum(counted.values()) == rules
 
 
@@ -234,4 +236,4 @@ class TestConfirmed:
         _, report = self.merged(audited, steady=False)
         [one] = report.pagemaps
         assert {outcome.outcome for outcome in one.outcomes} == {Outcome.SKIPPED}
-        assert len(one.outcomes) == len(rules_of(Scope.PAGEMAP))
+        assert len(one.outcomes) == len(rules_of(Scope.PAGEMAP, "x86_64"))

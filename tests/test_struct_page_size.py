@@ -20,6 +20,7 @@ from vmemscope.audits import hugetlb, memmap, page
 from vmemscope.audits.pagemaps import Contents, once
 from vmemscope.kernel import SUBSECTION_SIZE
 from vmemscope.machine import Kernel
+from vmemscope.report import to_document
 from vmemscope.report.hugetlb import render_hugetlb
 
 from . import kernels
@@ -179,6 +180,20 @@ def test_sections_in_part_use_the_leaves_of_their_neighbours(
     assert (whole.findings, whole.not_read) == ((), ())
 
 
+def test_frames_of_the_device_beside_are_on_another_device(dumps: Dumps) -> None:
+    """Three sections of 56 bytes a page: 5.25 MiB, so the next device has 0.75 of a leaf."""
+    own = 'map = "dev"'
+    text = "struct_page = 56\n" + devices((0, 384, own), (384, 304, own))
+    report = once(Kernel.open_core(str(dumps.core(text, "6.1"))))
+    first, second = report.pagemaps
+    assert (first.frames.on_device, first.frames.elsewhere) == (3 * 448, 0)
+    assert first.reason == "the memory map lies on the device (altmap)"
+    backing = vmemmap_pages(56, (4096 + 384) << 8, (4096 + 384 + 304) << 8)
+    assert second.frames.backing == backing
+    assert second.frames.elsewhere == 192
+    assert "192 frames are on another device (leaves that neighbouring" in (second.reason or "")
+
+
 @pytest.mark.parametrize("size", [80, 96, 112])
 def test_a_large_leaf_that_no_neighbour_explains_is_found(tmp_path: Path, size: int) -> None:
     built = kernels.image(f"struct_page = {size}\n{devices((2, 126, ''))}", "6.12")
@@ -230,6 +245,35 @@ def test_pages(dumps: Dumps, size: int) -> None:
         if 0x100000 <= pfn < 0x120000:
             assert one.page.compound is not None
             assert one.page.compound.head_pfn == one.place.head_pfn  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kernel", ["6.12", "7.2"])
+def test_kmsan_keeps_pointers_in_each_struct_page(tmp_path: Path, kernel: str) -> None:
+    """
+    KMSAN's metadata has no vmemmap: each page of RAM points to two others (``kmsan_shadow``,
+    ``kmsan_origin``; ``mm/kmsan/shadow.c``), which two of three pages are. Those of ZONE_DEVICE
+    have none, and nothing is the same in two tail pages.
+    """
+    built = kernels.image(scenario(80), kernel)
+    whole = Kernel.open_core(kernels.write(built, tmp_path))
+    reports = [once(whole, contents=Contents.ALL), memmap.audit(whole), hugetlb.audit(whole)]
+    base = built.kernel.addresses.vmemmap_base
+    for pages in built.kernel.memmap.views(0x100, 0x10000 - 0x100):
+        third = np.arange(len(pages), dtype=np.uint64) * np.uint64(80) + np.uint64(base)
+        pages[:, 8], pages[:, 9] = third + np.uint64(80 << 10), third + np.uint64(80 << 11)
+    kernel_ = Kernel.open_core(kernels.write(built, tmp_path))
+    head = kernel_.geometry.vmemmap + 0x8000 * 80
+    assert kernel_.prog.read_u64(head + 64) != kernel_.prog.read_u64(head + 144) != 0
+    for old, new in zip(
+        reports,
+        [once(kernel_, contents=Contents.ALL), memmap.audit(kernel_), hugetlb.audit(kernel_)],
+        strict=True,
+    ):
+        assert new.findings == ()
+        documents = [to_document(report) for report in (old, new)]
+        for document in documents:
+            document["timings"] = None
+        assert documents[0] == documents[1]
 
 
 @pytest.mark.parametrize("size", [56, 80, 96])

@@ -232,14 +232,31 @@ def test_end_of_the_address_space(tables: Tables) -> None:
     assert by_page(tables, start, 1 << 64) == [(Kind.HOLE, 0), (Kind.MAPPED, 0x77)]
 
 
-@pytest.mark.parametrize("platform", ["X86_64"])
-def test_kernel_space_is_what_the_widest_tables_can_map(platform: str) -> None:
+@pytest.mark.parametrize(
+    ("platform", "keys"),
+    [
+        (
+            "X86_64",
+            {"NUMBER(pgtable_l5_enabled)": "1", "SYMBOL(swapper_pg_dir)": "ffffffff82000000"},
+        ),
+        (
+            "RISCV64",
+            {
+                "NUMBER(VA_BITS)": "57",
+                "NUMBER(va_kernel_pa_offset)": "0",
+                "SYMBOL(swapper_pg_dir)": "ffffffff82000000",
+            },
+        ),
+    ],
+)
+def test_kernel_space_is_what_the_widest_tables_can_map(
+    platform: str, keys: dict[str, str]
+) -> None:
     arch = architecture_of(Platform(Architecture[platform]))
-    keys = {"NUMBER(pgtable_l5_enabled)": "1", "SYMBOL(swapper_pg_dir)": "ffffffff82000000"}
-    top = arch.page_table(keys).levels[0]
+    top = arch.page_table(keys, lambda address: 0).levels[0]
     # The upper half of what they map, sign-extended.
     assert arch.kernel_space == (1 << 64) - (1 << top.shift + top.bits - 1)
-    assert arch.kernel_space < arch.vmemmap_limit
+    assert arch.kernel_space < arch.vmemmap(keys, lambda name: 0)[1]
 
 
 def test_decode_of_other_formats() -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .report.documents.memmap import MemmapReport
     from .report.documents.page import PageReport
     from .report.documents.pgmap import PagemapReport, Report
+    from .target.virtual import attach_virtual_memory
 
 # None may be the name of a module here: Python sets that when it is imported.
 __all__ = (
@@ -43,6 +44,7 @@ __all__ = (
     "PagemapReport",
     "Report",
     "VmemscopeError",
+    "attach_virtual_memory",
     "audit",
     "audit_hugetlb",
     "audit_memmap",
@@ -59,6 +61,7 @@ __getattr__ = lazy(
         "PagemapReport": "report.documents.pgmap",
         "Report": "report.documents.pgmap",
         "VmemscopeError": "errors",
+        "attach_virtual_memory": "target.virtual",
         "audit": "audits",
         "audit_hugetlb": "audits",
         "audit_memmap": "audits",

@@ -31,13 +31,15 @@ from .kernel.pglist_data import DEVICE, read_zones
 from .kernel.resource import read_resources
 from .kernel.uevent import read_uevent_seqnum
 from .spans import Spans, subtract, union
-from .target.base import target_of
-from .target.vmcoreinfo import physmem_bits, physmem_frames
+from .target.base import page_table_of, target_of
+from .target.reads import READ_ERRORS
+from .target.virtual import complete
 from .timing import phase
 from .types import attach_types, check_needs, has_types, sensible_types
 from .types.names import DEVICES, MEMORY_MAP
 from .types.options import check_memory_model, has_zone_device
-from .vmemmap.layout import Geometry
+from .vmcoreinfo import physmem_bits, physmem_frames
+from .vmemmap.layout import Geometry, first_compound
 from .vmemmap.memory import PhysicalMemory
 from .vmemmap.pagemaps import PagemapLayout, layouts_of
 from .vmemmap.struct_pages import flag_layout, read_struct_pages
@@ -61,6 +63,8 @@ __all__ = ("Kernel",)
 
 #: subsections whose struct pages are asked for pagemaps that were lost, and pagemaps found so
 _MAX_SAMPLES, _MAX_RECOVERED = 1 << 16, 1 << 12
+#: pages of devices that are asked where the node is in page flags
+_MAX_DEVICE_PAGES = 16
 
 
 class Kernel:
@@ -219,7 +223,7 @@ class Kernel:
     @cached_property
     def table(self) -> PageTable:
         """Format and root of ``init_mm``'s page tables."""
-        return self.arch.page_table(self.target.vmcoreinfo)
+        return page_table_of(self.prog, self.target.vmcoreinfo)
 
     @property
     def page_size(self) -> int:
@@ -241,7 +245,20 @@ class Kernel:
     @cached_property
     def geometry(self) -> Geometry:
         """The sizes that determine the layout of the vmemmap."""
-        return Geometry(self.arch, self.page_size, self.page.size, self.sections.vmemmap)
+        return Geometry(
+            self.arch,
+            self.page_size,
+            self.page.size,
+            self.sections.vmemmap,
+            self.arch.vmemmap(self.target.vmcoreinfo, self._word),
+        )
+
+    def _word(self, variable: str) -> int:
+        """Read a variable that is a word, 0 if there is none or it can't be read."""
+        try:
+            return int(self.prog.read_u64(self.prog.symbol(variable).address))
+        except (LookupError, *READ_ERRORS):
+            return 0
 
     @cached_property
     def physmem_bits(self) -> int:
@@ -370,7 +387,12 @@ class Kernel:
 
         :raises LookupError: if the kernel's types do not have it
         """
-        return flag_layout(self.prog, self.vmemmap, self.ram_zones)
+        devices = [
+            first_compound(layout.pagemap, start)
+            for layout in self.layouts
+            for start, _ in layout.pfns
+        ]
+        return flag_layout(self.prog, self.vmemmap, self.ram_zones, devices[:_MAX_DEVICE_PAGES])
 
     @cached_property
     def page_states(self) -> PageStates:
@@ -439,9 +461,11 @@ def _target_of(prog: Program) -> Target:
     kind = "core"
     if prog.flags & ProgramFlags.IS_LIVE:
         kind = "live" if prog.flags & ProgramFlags.IS_LOCAL else "qemu"
-    return target_of(
+    target = target_of(
         prog,
         kind,
         str(prog.core_dump_path or ""),
         TargetError("the program is not set to a Linux kernel that has VMCOREINFO"),
     )
+    complete(prog)
+    return target

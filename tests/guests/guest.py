@@ -35,6 +35,7 @@ from .machines import MACHINES
 from .packages import Kernel, get_python
 
 __all__ = (
+    "MOUNT_HOST",
     "Cpu",
     "DumpFormat",
     "Guest",
@@ -58,7 +59,8 @@ _COMMAND_TIMEOUT = 60
 _DUMP_TIMEOUT = 600
 #: lines of the console that go into an error
 _CONSOLE_LINES = 150
-_MOUNT_HOST = """
+#: mounts the host's files on /host, for a chroot
+MOUNT_HOST = """
 mkdir -p /host
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=262144,cache=loose host /host
 for directory in proc sys dev; do
@@ -254,7 +256,7 @@ class Guest:
         if not self._host_files:
             raise ValueError("the guest was not made with host_files=True")
         if not self._host_mounted:
-            self.run(_MOUNT_HOST)
+            self.run(MOUNT_HOST)
             self._host_mounted = True
         # By its path, or busybox would take its own setpriv.
         words = ["chroot", "/host", "/usr/bin/setpriv"]
@@ -282,7 +284,7 @@ class Guest:
         root = f"/host{get_python(self.kernel.arch)}"
         if not self._host_mounted:
             package = Path(__file__).parents[2]
-            self.run(_MOUNT_HOST.replace("/host/", f"{root}/"))
+            self.run(MOUNT_HOST.replace("/host/", f"{root}/"))
             self.run(f"mount -o bind /host{package} {root}/mnt")
             self._host_mounted = True
         # BLAS is where only update-alternatives would find it.

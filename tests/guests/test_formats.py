@@ -13,7 +13,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -327,8 +329,21 @@ class TestCutOff:
             assert "cut off or damaged" in result.stderr or name == "elf-31"
 
 
+#: what the second kernel runs before it saves the dump, and prints of each
+IN_SECOND_KERNEL = ("pgmap", "memmap", "hugetlb")
+COMMANDS = "\n".join(
+    f"PYTHONPATH={shlex.quote(str(Path(__file__).parents[2]))} {shlex.quote(sys.executable)}"
+    f" -m vmemscope {words} --format json -c /proc/vmcore 2>/run/errors; status=$?;"
+    " cat /run/errors; echo status $status"
+    for words in IN_SECOND_KERNEL
+)
+
+
 class Crashed(GuestTargets):
     """A guest that is no more, and the dump of it that its second kernel made."""
+
+    #: what the second kernel printed
+    output: str
 
     def __init__(self, guest: Guest, directory: Path, vmcore: Path) -> None:
         super().__init__(guest, directory)
@@ -347,7 +362,8 @@ def crashed(series: str) -> Iterator[Dumps]:
         directory = Path(name)
         with CrashingGuest(get_kernel(series), directory) as guest:
             targets = Crashed(guest, directory, directory / "vmcore")
-            guest.crash(targets.vmcore)
+            status, targets.output = guest.crash(targets.vmcore, COMMANDS)
+            assert status == 0
         yield CrashedDumps(targets, directory)
 
 
@@ -368,6 +384,25 @@ class TestKdump:
         test_pgmap.test_findings_are_what_drgn_sees(crashed.guest, "elf-btf", (document, status))
         (line,) = not_read(document)
         assert "which lie on the device" in line
+
+    def test_audits_in_the_second_kernel(self, crashed: Dumps) -> None:
+        assert isinstance(crashed.guest, Crashed)
+        output = crashed.guest.output
+        for words in IN_SECOND_KERNEL:
+            document, end = json.JSONDecoder().raw_decode(output)
+            output = output[end:].lstrip()
+            assert document["target"]["kind"] == "core"
+            assert document["target"]["path"] == "/proc/vmcore"
+            copied = vmemscope(*words.split(), "--format", "json", "-c", str(crashed.guest.vmcore))
+            whole = json.loads(copied.stdout)
+            for one in (document, whole):
+                del one["target"]["path"]
+                one["timings"] = None
+            assert document == whole
+            said = f"{copied.stderr}status {copied.returncode}\n"
+            assert output.startswith(said)
+            output = output.removeprefix(said)
+        assert output == ""
 
     @pytest.mark.parametrize("name", KDUMP_FORMATS)
     def test_makedumpfile(self, crashed: Dumps, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
@@ -98,6 +99,18 @@ def test_vmcoreinfo(dumps, kernel):
         assert (key in found) == present[KERNELS.index(kernel)], key
 
 
+#: layouts of kernels that no simulation is of
+LAYOUTS = Path(__file__).parent.parent / "layouts"
+#: what vmemscope reads of them
+PAGE_MEMBERS = {
+    "page": (
+        *("flags", "compound_head", "lru", "mapping", "index", "private", "pgmap"),
+        *("_mapcount", "_refcount", "compound_dtor", "compound_order"),
+    ),
+    "folio": ("flags", "mapping", "_flags_1", "_folio_dtor", "_folio_order", "_pincount"),
+}
+
+
 def test_drgn_sees_the_same_types(dumps, kernel):
     """Sizes and members, through the BTF in the image and the package's reader of it."""
     prog = dumps.view("empty", kernel).prog
@@ -117,6 +130,18 @@ def test_enumerators(dumps, kernel):
     layouts = Layouts.load(kernel)
     for name in ("PG_head", "PG_reserved", "ZONE_DEVICE", "MEMORY_DEVICE_FS_DAX", "N_ONLINE"):
         assert prog[name].value_() == layouts.constant(name)
+
+
+def test_another_size_is_as_in_a_real_kernel():
+    """6.1 with SLAB and without MEMCG has 56 bytes (tests/layouts/README.md)."""
+    data = json.loads((LAYOUTS / "6.1-page56.json").read_text())
+    real, simulated = Layouts(data["release"], data["types"]), Layouts.load("6.1").resized(56)
+    assert real.sizeof("page") == simulated.sizeof("page") == 56
+    for name, members in PAGE_MEMBERS.items():
+        for member in members:
+            assert simulated.member(name, member) == real.member(name, member), member
+    assert not real.has_member("page", "memcg_data")
+    assert not simulated.has_member("page", "memcg_data")
 
 
 def test_members():

@@ -91,6 +91,41 @@ def test_names():
     assert table.named(long.name) == [long]
 
 
+GCC = b"Linux version 6.12.1 (user@host) (gcc-12 (Debian 12.2.0-14) 12.2.0) #1 SMP\n\0"
+CLANG = b"Linux version 6.12.1 (user@host) (clang version 19.1.7, LLD 19.1.7) #1 SMP\n\0"
+#: of static variables, as clang names those that ThinLTO makes global
+PROMOTED = [
+    ("pgmap_array.llvm.974640843467629774", TEXT + 0xD0, "d"),
+    ("node_data.llvm.1", TEXT + 0xD8, "d"),
+    ("node_data.llvm.2", TEXT + 0xE0, "d"),
+    # One of a plain name goes before.
+    ("init_mm.llvm.77", TEXT + 0xE8, "d"),
+    # No promoted ones: of a function, or of another hash.
+    ("bus_kset.123", TEXT + 0xF0, "d"),
+    ("bus_kset.cold.llvm", TEXT + 0xF8, "t"),
+    ("xbus_kset.llvm.5", TEXT + 0x100, "d"),
+]
+
+
+@pytest.mark.parametrize("count", [0, 1500])
+@pytest.mark.parametrize("banner", [GCC, CLANG, None], ids=["gcc", "clang", "unreadable"])
+def test_names_that_clang_changed(banner, count):
+    memory = KernelMemory()
+    at = TEXT if banner is None else memory.add(banner.ljust(512, b"?"))
+    memory.add_kallsyms([*some_symbols(count), *PROMOTED, ("linux_banner", at, "D")])
+    table = image(memory)
+
+    def named(name: str) -> list[int]:
+        return [entry.address - TEXT for entry in table.named(name)]
+
+    clang = banner is not GCC
+    assert named("pgmap_array") == ([0xD0] if clang else [])
+    assert named("node_data") == ([0xD8, 0xE0] if clang else [])
+    assert named("pgmap_array.llvm.974640843467629774") == [0xD0]
+    assert named("init_mm") == [0x40]
+    assert named("bus_kset") == named("bus_kset.cold") == named("pgmap_arra") == named("") == []
+
+
 def test_addresses():
     memory = KernelMemory()
     memory.add_kallsyms(some_symbols())
@@ -305,6 +340,16 @@ def test_system_map_is_moved_to_where_the_kernel_is():
     ]
     image = [TEXT + SLIDE + at for at in (0, 0, 0x1000000, 0x1000400, 0x1000500)]
     assert [entry.address for entry in table] == [0, 0x100, *image]
+
+
+def test_text_with_names_that_clang_changed():
+    lines = [f"{address:x} {letter} {name}" for name, address, letter in PROMOTED]
+    text = "\n".join([f"{TEXT:x} T _stext", f"{TEXT + 0x40:x} D init_mm", *lines, ""]).encode()
+    for table in (KallsymsText(text), SystemMap(text, {"SYMBOL(_stext)": f"{TEXT:x}"}, "map")):
+        assert [entry.address - TEXT for entry in table.named("pgmap_array")] == [0xD0]
+        assert [entry.address - TEXT for entry in table.named("node_data")] == [0xD8, 0xE0]
+        assert [entry.address - TEXT for entry in table.named("init_mm")] == [0x40]
+        assert not any(map(table.named, ("bus_kset", "pgmap_arra", "d pgmap_array", "")))
 
 
 def test_saved_kallsyms_is_where_the_kernel_is():

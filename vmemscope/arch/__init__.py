@@ -29,6 +29,8 @@ __all__ = (
     "Level",
     "PageTable",
     "architecture_of",
+    "architecture_of_elf",
+    "levels_of",
     "vmcoreinfo_marks",
 )
 
@@ -132,24 +134,60 @@ class PageTable:
             raise ValueError("page table levels leave a gap")
 
 
+#: names of levels below the top level, which is always ``pgd``
+_LOWER = ("p4d", "pud", "pmd", "pte")
+
+
+def levels_of(
+    bits: int, page_shift: int, index_bits: int, upper: EntryFormat, last: EntryFormat
+) -> tuple[Level, ...]:
+    """
+    Return the levels of a page table that is a page at each level.
+
+    :param bits: of a virtual address that the tables translate
+    :param page_shift: log2 of the bytes in a base page
+    :param index_bits: log2 of the entries in a table; the top level can have fewer
+    """
+    count = -(-(bits - page_shift) // index_bits)
+    names = ("pgd", *_LOWER[len(_LOWER) - count + 1 :])
+    shifts = [page_shift + index_bits * n for n in reversed(range(count))]
+    return tuple(
+        Level(name, shift, min(index_bits, bits - shift), last if shift == page_shift else upper)
+        for name, shift in zip(names, shifts, strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class Architecture:
     """An architecture: what differs between architectures."""
 
     #: as ``uname -m`` prints it
     name: str
-    #: makes the :class:`PageTable` from the keys of VMCOREINFO
-    page_table: Callable[[Mapping[str, str]], PageTable]
+    #: makes the :class:`PageTable` from the keys of VMCOREINFO, and words of physical
+    #: memory by address, in the byte order of ``word``
+    page_table: Callable[[Mapping[str, str], Callable[[int], int]], PageTable]
     #: whether ``arch/*/Kconfig`` selects ARCH_WANT_OPTIMIZE_DAX_VMEMMAP
     #: (ARCH_WANT_HUGETLB_PAGE_OPTIMIZE_VMEMMAP before 6.6)
     optimizes_dax_vmemmap: bool
-    #: bytes of the leaf that ``vmemmap_populate()`` uses if the memory map of a section
-    #: fills it
-    vmemmap_leaf: int
+    #: bytes of a base page -> bytes of the leaf that ``vmemmap_populate()`` uses if the
+    #: memory map of a section fills it
+    vmemmap_leaf: Callable[[int], int]
     #: the first virtual address that can be the kernel's, with its widest page tables
     kernel_space: int
-    #: first virtual address that is never vmemmap, wherever the vmemmap starts
-    vmemmap_limit: int = 1 << 64
+    #: first address that can be the vmemmap's, and the first after it, from the keys of
+    #: VMCOREINFO and words that are variables of the kernel (0 for one that it lacks)
+    vmemmap: Callable[[Mapping[str, str], Callable[[str], int]], tuple[int, int]]
+    #: whether ``vmemmap_populate()`` uses large leaves for parts of sections, too
+    leaves_in_parts: bool = False
+    #: whether it does so only if the CPU can
+    leaves_by_cpu: bool = False
+    #: whether base pages of the vmemmap come from an altmap, too
+    altmap_base_pages: bool = False
+    #: whether compound pages of the vmemmap are laid out by their address, and not from the
+    #: start of the range
+    aligns_compounds: bool = False
+    #: whether the kernel has a read-only protection for its own pages (PAGE_KERNEL_RO)
+    read_only: bool = True
     #: whether each process has a top-level table with copies of the kernel's entries
     copies_kernel_entries: bool = False
     #: numpy dtype of an ``unsigned long`` in the kernel's memory, with its byte order
@@ -159,19 +197,76 @@ class Architecture:
     #: numpy dtype of a constant in the bytes of an instruction, ``None`` if instructions
     #: split constants
     constant: str | None = None
+    #: whether drgn can walk the page tables, from the keys of VMCOREINFO
+    drgn_walks: Callable[[Mapping[str, str]], bool] = lambda keys: True
     #: variables that only this architecture has -> their C types, newest first
     variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-#: drgn's ``Architecture`` name -> module of this package
-_MODULES = {"X86_64": "x86_64"}
+#: drgn's ``Architecture`` name, little-endian or not -> module of this package
+_MODULES = {
+    ("X86_64", True): "x86_64",
+    ("AARCH64", True): "arm64",
+    ("RISCV64", True): "riscv64",
+    ("PPC64", True): "ppc64le",
+    ("S390X", False): "s390x",
+}
 #: drgn's ``Architecture`` name -> a VMCOREINFO key that no other architecture has
-_MARKS = {"X86_64": "NUMBER(pgtable_l5_enabled)"}
+_MARKS = {
+    "X86_64": "NUMBER(pgtable_l5_enabled)",
+    "AARCH64": "NUMBER(kimage_voffset)",
+    "RISCV64": "NUMBER(va_kernel_pa_offset)",
+    "PPC64": "SYMBOL(cur_cpu_spec)",
+    "S390X": "SYMBOL(lowcore_ptr)",
+}
 
 
 def vmcoreinfo_marks() -> Iterable[tuple[str, str]]:
     """Return drgn's name of each architecture, and a VMCOREINFO key that only it has."""
     return _MARKS.items()
+
+
+#: e_machine of ELF files -> drgn's ``Architecture`` name
+_MACHINES = {62: "X86_64", 183: "AARCH64", 243: "RISCV64", 21: "PPC64", 22: "S390X"}
+#: of other machines that run Linux
+_OTHER_MACHINES = {
+    3: "i386",
+    8: "mips",
+    15: "parisc",
+    20: "ppc",
+    40: "arm",
+    42: "sh",
+    43: "sparc64",
+    50: "ia64",
+    258: "loongarch",
+    0x9026: "alpha",
+}
+
+
+def architecture_of_elf(machine: int, wide: bool) -> str:
+    """
+    Return drgn's name of the architecture of an ELF file.
+
+    :param machine: ``e_machine``
+    :param wide: whether the file is a 64-bit file
+    :raises UnsupportedError: if the architecture is not supported
+    """
+    if wide and machine in _MACHINES:
+        return _MACHINES[machine]
+    name = _OTHER_MACHINES.get(machine, _MACHINES.get(machine, f"number {machine}")).lower()
+    if machine in _MACHINES:
+        # The same number for both.
+        name += " (32-bit)"
+    elif wide and machine in (8, 258):
+        name += "64"
+    raise _unsupported(name)
+
+
+def _unsupported(name: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"architecture {name} is not supported",
+        "supported: " + ", ".join(sorted(_MODULES.values())),
+    )
 
 
 def architecture_of(platform: Platform | None) -> Architecture:
@@ -180,12 +275,19 @@ def architecture_of(platform: Platform | None) -> Architecture:
 
     :raises UnsupportedError: if the architecture is not supported
     """
-    name = platform.arch.name if platform is not None else "unknown"
+    from drgn import PlatformFlags
+
+    name, little = "unknown", True
+    if platform is not None:
+        name = platform.arch.name
+        little = bool(platform.flags & PlatformFlags.IS_LITTLE_ENDIAN)
     try:
-        module = _MODULES[name]
+        module = _MODULES[name, little]
     except KeyError:
-        raise UnsupportedError(
-            f"architecture {name.lower()} is not supported",
-            "supported: " + ", ".join(sorted(_MODULES.values())),
-        ) from None
+        order = (
+            ""
+            if not any(known == name for known, _ in _MODULES)
+            else (" (little-endian)" if little else " (big-endian)")
+        )
+        raise _unsupported(f"{name.lower()}{order}") from None
     return cast(Architecture, import_module(f".{module}", __name__).ARCHITECTURE)

@@ -8,10 +8,10 @@ Sources: ``arch/x86/include/asm/pgtable_types.h`` (entry bits),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ..target.vmcoreinfo import number, symbol
+from ..vmcoreinfo import number, symbol
 from . import AddressBits, Architecture, Bits, EntryFlag, EntryFormat, Level, PageTable
 
 # Low 52 bits without the offset in a page: the widest __PHYSICAL_MASK & PAGE_MASK. It
@@ -62,7 +62,7 @@ _VARIABLES = {
 }
 
 
-def _page_table(vmcoreinfo: Mapping[str, str]) -> PageTable:
+def _page_table(vmcoreinfo: Mapping[str, str], read: Callable[[int], int]) -> PageTable:
     # init_mm.pgd is swapper_pg_dir, in the kernel image
     # (arch/x86/include/asm/page_64.h: __phys_addr_nodebug()).
     pgd = symbol(vmcoreinfo, "swapper_pg_dir")
@@ -95,13 +95,15 @@ ARCHITECTURE = Architecture(
     name="x86_64",
     page_table=_page_table,
     optimizes_dax_vmemmap=True,
-    vmemmap_leaf=1 << 21,
+    vmemmap_leaf=lambda size: 1 << 21,
     # The upper half of 57 bits, sign-extended.
     kernel_space=-(1 << 56) % (1 << 64),
-    vmemmap_limit=_CPU_ENTRY_AREA_BASE,
+    vmemmap=lambda vmcoreinfo, variable: (0, _CPU_ENTRY_AREA_BASE),
     # arch/x86/mm/pgtable.c: pgd_ctor(); arch/x86/mm/init_64.c: sync_global_pgds()
     copies_kernel_entries=True,
     # disp32 and imm32
     constant="<u4",
+    # drgn takes the bit of memory encryption for a part of the address.
+    drgn_walks=lambda keys: not number(keys, "sme_mask", 0),
     variables=_VARIABLES,
 )

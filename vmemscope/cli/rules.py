@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``vmemscope rules``: list the rules, explain one."""
+"""``vmemscope rules``: list the rules and the known bugs of kernels, explain one."""
 
 from __future__ import annotations
 
@@ -10,44 +10,52 @@ from .common import columns, write
 from .options import add_output_options
 
 NAME = "rules"
-HELP = "list the rules, explain a rule"
+HELP = "list the rules and the known bugs of kernels, explain one"
 DESCRIPTION = """\
 List the rules that findings name: what must hold, and how severe a violation is.
-For each RULE given, show the kernels it applies to, its source in the kernel, what
-a violation means, and what to check next.
+After them, list the known bugs of kernels that explain findings. For each RULE given,
+show the kernels it applies to, its source in the kernel, what a violation means, and
+what to check next. RULE may be a bug, too: show its versions, and what to do.
 """
 EXAMPLES = """\
 examples:
   vmemscope rules                            all of them
   vmemscope rules compound-head              one, explained
+  vmemscope rules mask-unaligned             a known bug of kernels, explained
   vmemscope rules --format json              for a program
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
-    parser.add_argument("rules", metavar="RULE", nargs="*", help="explain this rule")
+    parser.add_argument("rules", metavar="RULE", nargs="*", help="explain this rule or bug")
     add_output_options(parser, ("text", "json"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    from ..report.catalogue import render_rule, render_rules, rule_list
+    from ..report.catalogue import render_bug, render_rule, render_rules, rule_list
     from ..rules import RULES
+    from ..rules.bugs import BUGS
 
-    unknown = [name for name in args.rules if name not in RULES]
+    known = {bug.id: bug for bug in BUGS}
+    unknown = [name for name in args.rules if name not in RULES and name not in known]
     if unknown:
-        raise UsageError(f"there is no rule {unknown[0]}", _hint(unknown[0], list(RULES)))
-    rules = [RULES[name] for name in args.rules] or list(RULES.values())
+        hint = _hint(unknown[0], [*RULES, *known])
+        raise UsageError(f"there is no rule {unknown[0]}", hint)
+    # A bug may have the name of the rule that finds it: both are explained.
+    rules = [RULES[name] for name in args.rules or RULES if name in RULES]
+    bugs = [known[name] for name in args.rules or known if name in known]
     width = columns(args)
     if args.format == "json":
         from ..report import render_json
 
-        text = render_json(rule_list(rules))
+        text = render_json(rule_list(rules, bugs))
     elif args.rules:
-        text = "\n".join(render_rule(rule, width) for rule in rules)
+        explained = [render_rule(rule, width) for rule in rules]
+        text = "\n".join(explained + [render_bug(bug, width) for bug in bugs])
     else:
-        text = render_rules(rules, width)
+        text = render_rules(rules, bugs, width)
     write(text, args)
     return ExitStatus.SOUND
 

@@ -10,8 +10,12 @@ can't be read or followed is returned as a :class:`Damage`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ("SUBSECTION_SIZE", "Damage")
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ("SUBSECTION_SIZE", "Damage", "word_of")
 
 #: bytes of physical memory in a subsection, on every architecture
 #: (``include/linux/mmzone.h: SUBSECTION_SHIFT``)
@@ -28,3 +32,12 @@ class Damage:
     message: str
     #: the target does not have the memory; otherwise its contents make no sense
     unreadable: bool = False
+
+
+def word_of(prog: Program) -> str:
+    """Return the numpy dtype of an ``unsigned long`` in a target's memory, with its byte order."""
+    from drgn import PlatformFlags
+
+    platform = prog.platform
+    little = platform is None or platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
+    return "<u8" if little else ">u8"

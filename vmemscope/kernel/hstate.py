@@ -15,7 +15,7 @@ from drgn import Object, sizeof
 
 from ..target.reads import READ_ERRORS
 from ..text import printable
-from . import Damage
+from . import Damage, word_of
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -122,7 +122,7 @@ def _name(hstate: Object, order: int) -> str:
 
 def _nodes(counters: Object) -> frozenset[int] | None:
     try:
-        values = np.frombuffer(counters.to_bytes_(), np.uint32)
+        values = np.frombuffer(counters.to_bytes_(), word_of(counters.prog_)[0] + "u4")
     except READ_ERRORS:
         return None
     return frozenset(np.flatnonzero(values).tolist())

@@ -21,8 +21,8 @@ from drgn import offsetof, sizeof
 
 from ..columns import join
 from ..target.reads import READ_ERRORS
-from ..target.vmcoreinfo import number
-from . import Damage
+from ..vmcoreinfo import number
+from . import Damage, word_of
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -134,7 +134,9 @@ def _mark(prog: Program, vmcoreinfo: Mapping[str, str], size: int) -> tuple[int,
     try:
         # A flag of the first tail page (in v6.6).
         flag = 1 << int(prog.constant("PG_hugetlb").value_())
-        return size + offsetof(page_type, "flags"), flag, flag
+        # Of a word, the half with the lower bits.
+        low = 0 if word_of(prog)[0] == "<" else 4
+        return size + offsetof(page_type, "flags") + low, flag, flag
     except LookupError:
         pass
     try:
@@ -143,7 +145,7 @@ def _mark(prog: Program, vmcoreinfo: Mapping[str, str], size: int) -> tuple[int,
         offset = size + offsetof(page_type, "compound_dtor")
     except LookupError:
         return None
-    shift = offset % 4 * 8
+    shift = (offset % 4 if word_of(prog)[0] == "<" else 3 - offset % 4) * 8
     return offset - offset % 4, 0xFF << shift, dtor << shift
 
 
@@ -175,7 +177,7 @@ def decode_folios(
     rows = np.frombuffer(raw, np.uint8).reshape(count, 2 * size)
 
     def word(offset: int, width: int) -> NDArray[np.uint64]:
-        column = rows[:, offset : offset + width].copy().view(f"<u{width}")
+        column = rows[:, offset : offset + width].copy().view(f"{layout.page.word[0]}u{width}")
         words: NDArray[np.uint64] = column[:, 0].astype(np.uint64, copy=False)
         return words
 
@@ -247,7 +249,7 @@ def _list_heads(
         except READ_ERRORS:
             damage.append(Damage(start, f"{member} can't be read", True))
             continue
-        pointers = np.frombuffer(raw, np.uint64).reshape(-1, size // 8)
+        pointers = np.frombuffer(raw, word_of(prog)).reshape(-1, size // 8)
         addresses = start + np.arange(len(pointers), dtype=np.uint64) * np.uint64(size)
         for nid in np.flatnonzero(pointers[:, 0] != addresses).tolist():
             head = _Head(start + nid * size, int(pointers[nid, 0]), int(pointers[nid, 1]))
@@ -267,6 +269,7 @@ class _Lists:
         self._prog = prog
         self._lru = layout.lru
         self._size = layout.page.size
+        self._word = layout.page.word
         self._vmemmap = vmemmap
         self._frames = frames
         self._seen: set[int] = set()
@@ -316,10 +319,7 @@ class _Lists:
                 return False
             self._seen.add(pfn)
             found.append((pfn, raw))
-            links = (
-                int.from_bytes(raw[self._lru : self._lru + 8], "little"),
-                int.from_bytes(raw[self._lru + 8 : self._lru + 16], "little"),
-            )
+            links = np.frombuffer(raw, self._word, 2, self._lru).tolist()
             back = links[1 - link // 8]
             if back != before:
                 self.damage.append(

@@ -17,7 +17,7 @@ from drgn import Object, sizeof
 
 from ..target.reads import READ_ERRORS
 from ..types.needs import has_member
-from . import Damage
+from . import Damage, word_of
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -114,7 +114,7 @@ def read_tail_pages(prog: Program, zones: Sequence[Zone]) -> tuple[list[TailPage
         try:
             slots = _node(prog, zone.nid).node_zones[zone.index].vmemmap_tails
             address = slots.address_ or 0
-            pointers = np.frombuffer(slots.to_bytes_(), np.uint64)
+            pointers = np.frombuffer(slots.to_bytes_(), word_of(prog))
         except READ_ERRORS:
             damage.append(Damage(address, "vmemmap_tails of a zone can't be read", True))
             continue

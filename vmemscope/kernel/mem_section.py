@@ -17,8 +17,8 @@ from drgn import offsetof, sizeof
 
 from ..errors import TargetError, UnsupportedError
 from ..target.reads import READ_ERRORS
-from ..target.vmcoreinfo import number
-from . import Damage
+from ..vmcoreinfo import number
+from . import Damage, word_of
 
 if TYPE_CHECKING:
     from drgn import Program, Type
@@ -46,6 +46,8 @@ _FLAGS = {
 
 #: roots read at the most: 52 bits of physical address in sections of 16 MiB
 _MAX_ROOTS = 1 << 24
+#: roots that are read whatever the kernel says of how many are in use
+_FEW_ROOTS = 1 << 18
 #: unreadable pages of the table after which the rest is not read
 _MAX_DAMAGE = 1024
 
@@ -142,9 +144,13 @@ def read_sections(
         address = prog["mem_section"].address_ or 0
         damage.append(Damage(address, "mem_section can't be read", True))
         table = roots = 0
-    pointers = np.frombuffer(_read(prog, table, roots * 8, page_size, damage), np.uint64)
+    word = word_of(prog)
+    # With many bits of physical address, the table of roots is large, and most of it empty.
+    in_use = _roots_in_use(prog, roots, per_root)
+    roots = min(roots, max(in_use, _FEW_ROOTS))
+    pointers = np.frombuffer(_read(prog, table, roots * 8, page_size, damage), word)
     # The table after the last root in use is zeros, which filtered dumps lack.
-    end = table + _roots_in_use(prog, roots, per_root) * 8
+    end = table + in_use * 8
     damage = [one for one in damage if not table or one.address < end]
     numbers = []
     rows = []
@@ -156,12 +162,12 @@ def read_sections(
             break
         raw = _read(prog, int(pointers[root]), per_root * section_size, page_size, damage)
         rows_of_root = np.frombuffer(raw, np.uint8).reshape(per_root, section_size)
-        section_map = _column(rows_of_root, section_type, "section_mem_map")
+        section_map = _column(rows_of_root, section_type, "section_mem_map", word)
         present = (section_map & np.uint64(1)) != 0
         rows.append(rows_of_root[present])
         numbers.append(np.flatnonzero(present) + root * per_root)
     found = np.concatenate(rows) if rows else np.empty((0, section_size), np.uint8)
-    section_map = _column(found, section_type, "section_mem_map")
+    section_map = _column(found, section_type, "section_mem_map", word)
     mask = ~((1 << _map_last_bit(prog)) - 1) & ((1 << 64) - 1)
     # The vmemmap starts at a page boundary, in the kernel's address space.
     bases = section_map & np.uint64(mask)
@@ -187,8 +193,8 @@ def read_sections(
         damage=tuple(damage),
         raw=section_map,
         map_mask=mask,
-        usage=_column(found, section_type, "usage"),
-        page_ext=_column(found, section_type, "page_ext"),
+        usage=_column(found, section_type, "usage", word),
+        page_ext=_column(found, section_type, "page_ext", word),
     )
 
 
@@ -206,15 +212,17 @@ def section_flags(prog: Program, raw: int) -> list[str]:
     return words
 
 
-def _column(rows: NDArray[np.uint8], section_type: Type, member: str) -> NDArray[np.uint64]:
+def _column(
+    rows: NDArray[np.uint8], section_type: Type, member: str, word: str
+) -> NDArray[np.uint64]:
     """Return a member, a word, of each ``struct mem_section``; zeros if it is missing."""
     try:
         offset = offsetof(section_type, member)
     except (LookupError, ValueError):
         # No such member, or, in damaged BTF, a bit-field.
         return np.zeros(len(rows), dtype=np.uint64)
-    column: NDArray[np.uint64] = rows[:, offset : offset + 8].copy().view(np.uint64)[:, 0]
-    return column
+    column: NDArray[np.uint64] = rows[:, offset : offset + 8].copy().view(word)[:, 0]
+    return column.astype(np.uint64, copy=False)
 
 
 def _root_count(vmcoreinfo: Mapping[str, str]) -> int:

@@ -16,7 +16,7 @@ from drgn import offsetof
 
 from ..spans import Spans
 from ..target.reads import READ_ERRORS
-from . import SUBSECTION_SIZE, Damage
+from . import SUBSECTION_SIZE, Damage, word_of
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -114,7 +114,7 @@ def _read_words(
                 at = int(page[start]) * page_size
                 damage.append(Damage(at, "the usage of sections can't be read", True))
             continue
-        data[start:end] = np.frombuffer(raw, np.uint64).reshape(end - start, -1)
+        data[start:end] = np.frombuffer(raw, word_of(prog)).reshape(end - start, -1)
         readable[start:end] = True
     word = (address % size // np.uint64(8)).astype(np.int64)
     # A pointer is a multiple of a word's size.

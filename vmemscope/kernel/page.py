@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from drgn import offsetof, sizeof
 
+from . import word_of
+
 if TYPE_CHECKING:
     from drgn import Program, Type
 
@@ -32,8 +34,9 @@ class PageLayout:
     pgmap: int
     #: flag of a compound page's head
     pg_head: int
-    #: the byte of page[1] of a compound page that has its order
+    #: the byte of page[1] of a compound page that has its order, and whether it is of flags
     order: int
+    order_in_flags: bool
     #: flag of pages that the page allocator does not own
     pg_reserved: int
     #: flag of frames that hold the memory map of their own memory block, 0 if there is none
@@ -42,6 +45,13 @@ class PageLayout:
     folio_pgmap: bool
     #: ``struct page``s that a ``struct folio`` covers. The tail pages after them are equal
     folio_pages: int
+    #: numpy dtype of a word, with the target's byte order
+    word: str
+
+    def shift(self, offset: int, size: int) -> int:
+        """Return the number of the lowest bit of a member in its word, both sizes in bytes."""
+        into = offset % 8
+        return (into if self.word[0] == "<" else 8 - size - into) * 8
 
 
 def read_page_layout(prog: Program) -> PageLayout:
@@ -51,10 +61,14 @@ def read_page_layout(prog: Program) -> PageLayout:
     :raises LookupError: if a member is missing
     """
     page = prog.type("struct page")
-    folio_pgmap = _folio_pgmap(prog)
+    folio_pgmap, word = _folio_pgmap(prog), word_of(prog)
+    flags, order = offsetof(page, "flags"), _first(page, "compound_order", "flags")
+    # Since "mm: move the order to the first tail's flags" (folio->_flags_1, in v6.6) the low
+    # byte of page[1].flags; a member of its own before.
+    in_flags = order == flags
     return PageLayout(
         size=sizeof(page),
-        flags=offsetof(page, "flags"),
+        flags=flags,
         refcount=offsetof(page, "_refcount"),
         # "mm: rework compound_head() for power-of-2 sizeof(struct page)" renamed
         # the member (in v7.1).
@@ -62,15 +76,15 @@ def read_page_layout(prog: Program) -> PageLayout:
         # page->pgmap moved to folio->pgmap in v6.15; the word is the same.
         pgmap=offsetof(page, "pgmap") if folio_pgmap is None else folio_pgmap,
         pg_head=1 << int(prog.constant("PG_head").value_()),
-        # Since "mm: move the order to the first tail's flags" (folio->_flags_1,
-        # in v6.6) the low byte of page[1].flags; a member of its own before.
-        order=_first(page, "compound_order", "flags"),
+        order=order + 7 if in_flags and word[0] == ">" else order,
+        order_in_flags=in_flags,
         pg_reserved=1 << int(prog.constant("PG_reserved").value_()),
         # "mm: hugetlb_vmemmap: disable hugetlb_optimize_vmemmap when struct page crosses page
         # boundaries" and its neighbours (in v6.0); with CONFIG_MEMORY_HOTPLUG.
         pg_self_hosted=_flag(prog, "PG_vmemmap_self_hosted"),
         folio_pgmap=folio_pgmap is not None,
         folio_pages=_folio_pages(prog, sizeof(page)),
+        word=word,
     )
 
 

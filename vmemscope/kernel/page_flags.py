@@ -11,7 +11,7 @@ one word, from pages whose zone is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,12 +86,18 @@ class FlagLayout:
         )
 
 
-def read_flag_layout(prog: Program, samples: Iterable[tuple[int, int, int]]) -> FlagLayout:
+def read_flag_layout(
+    prog: Program,
+    samples: Iterable[tuple[int, int, int]],
+    devices: Callable[[], Sequence[int]] = lambda: (),
+) -> FlagLayout:
     """
     Find the layout.
 
     :param samples: ``page->flags``, node and number of the zone of some pages,
         used if the types leave the layout open
+    :param devices: gets ``page->flags`` of some pages in ZONE_DEVICE, used if these samples
+        leave it open, too
     """
     names: dict[int, list[str]] = {}
     enumerators = dict(prog.type("enum pageflags").enumerators or ())
@@ -107,11 +113,25 @@ def read_flag_layout(prog: Program, samples: Iterable[tuple[int, int, int]]) -> 
         flags=count,
         zones=zones,
         zone_width=zone_width,
-        node_width=_node_width(maximum_nodes(prog), zone_width, samples),
+        node_width=_node_width(
+            maximum_nodes(prog),
+            zone_width,
+            samples,
+            lambda: ((raw, device) for raw in devices() for device in _numbers_of(zones, DEVICE)),
+        ),
     )
 
 
-def _node_width(nodes: int, zone_width: int, samples: Iterable[tuple[int, int, int]]) -> int | None:
+def _numbers_of(zones: dict[int, str], name: str) -> list[int]:
+    return [number for number, known in zones.items() if known == name]
+
+
+def _node_width(
+    nodes: int,
+    zone_width: int,
+    samples: Iterable[tuple[int, int, int]],
+    devices: Callable[[], Iterable[tuple[int, int]]],
+) -> int | None:
     if nodes == 1:
         return 0
     if nodes > _WORD_BITS:
@@ -123,7 +143,14 @@ def _node_width(nodes: int, zone_width: int, samples: Iterable[tuple[int, int, i
         for width in range(6, -1, -1)
         if all(_node_and_zone(raw, width, zone_width) == (n, z) for raw, n, z in samples)
     ]
-    # Zone 0 of node 0 fits all widths.
+    if len(fitting) > 1:
+        # Zone 0 of node 0 fits all widths. Of devices, the node is not known.
+        known = list(devices())
+        fitting = [
+            width
+            for width in fitting
+            if known and all(_node_and_zone(raw, width, zone_width)[1] == z for raw, z in known)
+        ]
     return fitting[0] if len(fitting) == 1 else None
 
 

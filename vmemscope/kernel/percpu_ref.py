@@ -16,6 +16,7 @@ import numpy as np
 from drgn import Object, TypeKind, sizeof
 
 from ..target.reads import READ_ERRORS
+from . import word_of
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -109,11 +110,11 @@ def _cpu_offsets(prog: Program) -> NDArray[np.uint64]:
     """
     mask = prog["__cpu_possible_mask"]
     size = min(sizeof(mask.type_), _MAX_CPUS // 8)
-    # Words in the byte order of the machine, lowest bit first. As bytes, that is right
-    # for little-endian machines.
-    bits = np.unpackbits(np.frombuffer(prog.read(mask.address_, size), np.uint8), bitorder="little")
+    # Words, lowest bit first: as bytes of little-endian words, that is their order.
+    words = np.frombuffer(prog.read(mask.address_, size), word_of(prog)).astype("<u8")
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")
     cpus = np.flatnonzero(bits)
     if not len(cpus):
         return np.zeros(0, np.uint64)
     raw = prog.read(prog["__per_cpu_offset"].address_, 8 * (int(cpus[-1]) + 1))
-    return np.frombuffer(raw, "<u8").astype(np.uint64)[cpus]
+    return np.frombuffer(raw, word_of(prog)).astype(np.uint64)[cpus]

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from drgn import Object, offsetof, sizeof
 
 from ..target.reads import READ_ERRORS
-from . import Damage
+from . import Damage, word_of
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -95,7 +96,6 @@ def _nodes(prog: Program, damage: list[Damage]) -> list[tuple[int, int]]:
     except LookupError:
         # CONFIG_NUMA=n
         return [(0, prog["contig_page_data"].address_ or 0)]
-    found = []
     size = maximum_nodes(prog) * 8
     try:
         # A dump may lack the rest of the array, which is zeros.
@@ -109,8 +109,5 @@ def _nodes(prog: Program, damage: list[Damage]) -> list[tuple[int, int]]:
     except READ_ERRORS:
         damage.append(Damage(node_data or 0, "node_data can't be read", True))
         return []
-    for nid in range(size // 8):
-        pointer = int.from_bytes(raw[nid * 8 : nid * 8 + 8], "little")
-        if pointer:
-            found.append((nid, pointer))
-    return found
+    pointers = np.frombuffer(raw, word_of(prog)).tolist()
+    return [(nid, pointer) for nid, pointer in enumerate(pointers) if pointer]

@@ -15,7 +15,7 @@ import numpy as np
 from drgn import offsetof, sizeof
 
 from ..target.reads import READ_ERRORS
-from . import Damage
+from . import Damage, word_of
 
 if TYPE_CHECKING:
     from drgn import Object
@@ -56,7 +56,7 @@ def entries(xa: Object) -> tuple[list[Entry], list[Damage]]:
     slots_offset = offsetof(node_type, "slots")
     shift_offset = offsetof(node_type, "shift")
     chunk_shift = slots.bit_length() - 1
-    word = np.dtype(np.uint64).newbyteorder("<" if _little_endian(prog) else ">")
+    word = word_of(prog)
 
     found: list[Entry] = []
     damage: list[Damage] = []
@@ -104,10 +104,3 @@ def entries(xa: Object) -> tuple[list[Entry], list[Damage]]:
         pending.extend(reversed(children))
     found.sort()
     return found, damage
-
-
-def _little_endian(prog: object) -> bool:
-    from drgn import PlatformFlags
-
-    platform = getattr(prog, "platform", None)
-    return platform is None or bool(platform.flags & PlatformFlags.IS_LITTLE_ENDIAN)

@@ -11,7 +11,7 @@ From reports to text and to JSON.
 * ``ktap``: the kernel's test format, a test for each pagemap and rule
 * ``markdown``: for bug reports
 * ``compare``, ``diff``: the changes between two reports, and their text
-* ``catalogue``: the rules themselves, as text
+* ``catalogue``: the rules and known bugs themselves, as text
 * ``output``: a file written whole or not at all
 
 Nothing here reads a target or evaluates a rule.
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy
 
 if TYPE_CHECKING:
-    from .catalogue import render_rule, render_rules, rule_list
+    from .catalogue import render_bug, render_rule, render_rules, rule_list
     from .detail import render_one
     from .diff import change_lines, render_diff
     from .document import json_text, read_report, render_json, schema_text, to_document
@@ -39,6 +39,7 @@ __all__ = (
     "json_text",
     "read_report",
     "render_all",
+    "render_bug",
     "render_diff",
     "render_json",
     "render_ktap",
@@ -66,6 +67,7 @@ __getattr__ = lazy(
         "render_markdown": "markdown",
         "render_ndjson": "lines",
         "render_one": "detail",
+        "render_bug": "catalogue",
         "render_rule": "catalogue",
         "render_rules": "catalogue",
         "rule_list": "catalogue",

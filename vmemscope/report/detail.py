@@ -9,6 +9,7 @@ from ..rules.findings import Outcome
 from ..text import binary_size
 from .drawing import caption, draw
 from .words import (
+    bug_lines,
     count,
     finding_line,
     header,
@@ -54,6 +55,8 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     lines += draw(one, geometry, width)
     lines.append("")
     lines += _outcomes(one, width)
+    if bugs := bug_lines(bug for bug in report.bugs if bug.pgmap == one.address):
+        lines += [*bugs, ""]
     if one.findings:
         lines += [finding_line(finding, who) for finding in one.findings]
         lines += ["", *_rules({finding.rule for finding in one.findings}, width), ""]
@@ -147,7 +150,7 @@ def _piece(piece: Piece, one: PagemapReport, geometry: Geometry) -> str:
         "compound": "deduplicated: a frame for the head of each compound page,"
         " one for its tail pages",
         "early": "as at boot: it is in a section that has had a memory map since then",
-        "leaf": f"leaves of {binary_size(geometry.arch.vmemmap_leaf)}"
+        "leaf": f"leaves of {binary_size(geometry.leaf)}"
         + (" on the device (altmap)" if one.altmap else " of RAM")
         + ": whole sections, not deduplicated",
         "base": "base pages of RAM"

@@ -168,8 +168,9 @@ def _totals(report: HugetlbReport) -> list[str]:
             f"{count(hosted, 'folio')} can't be optimized: the memory map lies in the memory block"
             " itself (memmap_on_memory)"
         )
+    shared = "read-only" if report.hvo.protected else "shared"
     lines.append(
         f"checked: {count(totals.walked, 'page')} of vmemmap,"
-        f" {totals.read_only or 'none'} of them read-only"
+        f" {totals.read_only or 'none'} of them {shared}"
     )
     return lines

@@ -18,6 +18,7 @@ from ..rules.rule import Severity
 from ..text import binary_size
 from .table import COLUMNS, RIGHT, cell, totals
 from .words import (
+    bug_lines,
     count,
     finding_line,
     header,
@@ -55,6 +56,8 @@ def render_markdown(report: Report, only: PagemapReport | None = None) -> str:
     unread = not_read(report.summary.not_read)
     if unread:
         lines += ["", "### Not read", "", *_block(unread)]
+    if bugs := [bug for bug in report.bugs if only is None or bug.pgmap == only.address]:
+        lines += ["", "### Known bugs of this kernel", "", *_block(bug_lines(bugs))]
     lines += _findings(report, only)
     lines += ["", "### Environment", "", *_environment(report)]
     return "\n".join(lines) + "\n"

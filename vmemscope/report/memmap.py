@@ -103,7 +103,9 @@ def _sum(what: str, areas: Iterable[Area], page_size: int) -> list[str]:
         text += f", {binary_size(device * page_size)} of it on the devices themselves"
     shared = sum(area.read_only for area in areas)
     if shared:
-        text += f", {count(shared, 'page')} read-only (HugeTLB's optimization)"
+        by_hugetlb = any(area.read_only and area.kind != "pagemap" for area in areas)
+        how = "shared by HugeTLB's optimization" if by_hugetlb else "read-only"
+        text += f", {count(shared, 'page')} {how}"
     return [f"{text}, {amount((mapped - frames) * page_size)} saved"]
 
 

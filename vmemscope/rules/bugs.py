@@ -42,6 +42,8 @@ class Symptoms(NamedTuple):
     early_compounds: int = 0
     #: whether each struct page that was reported first in its compound page is number 128
     from_129th: bool = False
+    #: whether the architecture lays compound pages out by their address (ppc64)
+    by_address: bool = False
     #: whether there are shared tail pages of gigantic folios
     gigantic_tails: bool = False
 
@@ -71,6 +73,18 @@ BUGS = (
         (),
         # By what boot left there, or a pagemap before this one.
         UNINITIALISED,
+    ),
+    KnownBug(
+        "ppc64-population",
+        "takes pages of struct pages for page frames when it shares tail pages"
+        " (radix_pgtable.c: vmemmap_populate_compound_pages())",
+        "in 6.12 with pages of 4 KiB, not in 7.2",
+        "6.12.107",
+        "Nothing is shared, or pages of struct pages that are not alike; and all but the first 128"
+        " struct pages of each compound page are zeros: to the kernel, free pages of another zone.",
+        "use another kernel, or namespaces with base pages",
+        ("page-uninitialised",),
+        ("page-uninitialised", "not-deduplicated", "tail-frame"),
     ),
     KnownBug(
         "mask-unaligned",
@@ -154,6 +168,10 @@ def _is_there(bug: KnownBug, found: Symptoms) -> bool:
     if bug.id == "early-uninitialised":
         wrong = sum(violations.get(rule, 0) for rule in UNINITIALISED[:3])
         return found.from_129th and 0 < wrong == found.early_compounds
+    if bug.id == "ppc64-population":
+        laid_out = violations.get("not-deduplicated") or violations.get("tail-frame")
+        every = violations["page-uninitialised"] == found.compounds > 0
+        return bool(found.by_address and found.from_129th and laid_out and every)
     if bug.id == "mask-unaligned":
         # Some that are right, or the other layouts, have another cause.
         others = violations.get("section-alignment", 0)

@@ -141,6 +141,10 @@ class Collector:
         if evaluated:
             self.checked(rule)
 
+    def has(self, rule: Rule) -> bool:
+        """Return whether a rule was violated."""
+        return self._seen[rule.id] > 0
+
     def finish(self) -> tuple[Finding, ...]:
         """Return the findings, worst first and in order of address."""
         findings = list(self._findings)

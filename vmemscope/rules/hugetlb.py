@@ -40,6 +40,7 @@ __all__ = (
     "hugetlb_list",
     "hugetlb_mapping",
     "hugetlb_tail_frame",
+    "hugetlb_unprotected",
 )
 
 UNREAD_LISTS = "not all lists of folios could be followed"
@@ -65,6 +66,16 @@ class FolioFacts(NamedTuple):
     complete: bool
     #: walks the vmemmap of a folio once more
     entries: Callable[[int], FolioEntries]
+
+    @property
+    def shared_word(self) -> str:
+        """Return the word for pages that share a frame, and can be told by that."""
+        return "read-only" if self.geometry.arch.read_only else "shared"
+
+    @property
+    def own_word(self) -> str:
+        """Return the word for the other pages."""
+        return "writable" if self.geometry.arch.read_only else "not shared"
 
     @property
     def none_optimized(self) -> Skip:
@@ -283,7 +294,8 @@ def hugetlb_flag(facts: FolioFacts) -> Iterator[Violations | Skip]:
     yield facts.of_folios(
         facts.flagged & (maps.read_only == 0) & facts.readable & (maps.writable > 0),
         lambda i: (
-            f"{facts.label(i)} says that its vmemmap is optimized, but none of it is read-only"
+            f"{facts.label(i)} says that its vmemmap is optimized, but none of it is"
+            f" {facts.shared_word}"
         ),
         expected="HPG_vmemmap_optimized clear",
         observed=private,
@@ -291,12 +303,13 @@ def hugetlb_flag(facts: FolioFacts) -> Iterator[Violations | Skip]:
 
     def unmarked(i: int) -> Violation:
         entries, pages = facts.entries(i), int(maps.read_only[i])
+        tail = entries.vpage >= int(maps.first[i]) + facts.hstate(i).kept
         return facts.at(
             entries,
-            (entries.kind == Kind.MAPPED) & ~entries.writable,
+            (entries.kind == Kind.MAPPED) & ~entries.writable & tail,
             f"{facts.label(i)} does not say that its vmemmap is optimized, but"
-            f" {count(pages, 'page')} of it {agree(pages, 'is', 'are')} read-only",
-            expected="writable",
+            f" {count(pages, 'page')} of it {agree(pages, 'is', 'are')} {facts.shared_word}",
+            expected=facts.own_word,
             observed=private(i),
         )
 
@@ -318,13 +331,18 @@ def hugetlb_flag(facts: FolioFacts) -> Iterator[Violations | Skip]:
     " a row an interrupted optimization or restoration.",
 )
 def hugetlb_mapping(facts: FolioFacts) -> Iterator[Violations | Skip]:
-    maps = facts.maps
+    maps, protects = facts.maps, facts.geometry.arch.read_only
     optimized = facts.flagged & (maps.read_only > 0)
     if not optimized.any():
         yield facts.none_optimized
         return
     for what, expected, observed, counts in (
-        ("can be written to", "read-only", "writable", maps.writable),
+        (
+            "can be written to" if protects else "have frames of their own",
+            facts.shared_word,
+            facts.own_word,
+            maps.writable,
+        ),
         (
             "can't be written to, though the head page lies there",
             "writable",
@@ -346,7 +364,7 @@ def hugetlb_mapping(facts: FolioFacts) -> Iterator[Violations | Skip]:
             head = entries.vpage < int(maps.first[i]) + facts.hstate(i).kept
             mapped = entries.kind == Kind.MAPPED
             where = {
-                "writable": mapped & entries.writable & ~head,
+                facts.own_word: mapped & entries.writable & ~head,
                 "read-only": mapped & ~entries.writable & head,
                 "not mapped": entries.kind == Kind.HOLE,
                 "executable": entries.executable,
@@ -361,6 +379,35 @@ def hugetlb_mapping(facts: FolioFacts) -> Iterator[Violations | Skip]:
             )
 
         yield Violations.each(optimized & (counts > 0), wrong)
+
+
+@rule(
+    "hugetlb-unprotected",
+    Severity.NOTE,
+    holds="shared tail pages are protected against writes",
+    source="include/linux/pgtable.h: PAGE_KERNEL_RO",
+    since="6.3",
+    archs=("riscv64",),
+    scope=Scope.HUGETLB,
+    meaning="That is how these kernels are: the architecture defines no PAGE_KERNEL_RO, so"
+    " optimized tail pages are mapped writable. Nothing stops a stray write to one of them, and"
+    " it changes the tail pages of every huge page that shares the frame.",
+    look_at="Nothing, unless tail pages are wrong: then a write that other architectures would"
+    " have stopped is one of the suspects.",
+)
+def hugetlb_unprotected(facts: FolioFacts) -> Iterator[Violation | Skip]:
+    if facts.geometry.arch.read_only:
+        yield Skip("what is shared is read-only here")
+        return
+    optimized = np.flatnonzero(facts.maps.read_only > 0)
+    if not len(optimized):
+        yield facts.none_optimized
+        return
+    yield Violation(
+        f"the shared tail pages of {count(len(optimized), 'folio')} can be written to:"
+        f" {facts.geometry.arch.name} has no read-only protection for the kernel's pages",
+        vaddr=facts.geometry.address(int(facts.maps.first[optimized[0]])),
+    )
 
 
 @rule(
@@ -393,6 +440,7 @@ def hugetlb_tail_frame(facts: FolioFacts) -> Iterator[Violations | Skip]:
     def another(i: int) -> Violation:
         entries = facts.entries(i)
         read_only = (entries.kind == Kind.MAPPED) & ~entries.writable
+        read_only &= entries.vpage >= int(maps.first[i]) + facts.hstate(i).kept
         if bool(known[i]):
             right = int(facts.tail_pfn[i])
         else:

@@ -36,8 +36,9 @@ class _Word(NamedTuple):
     """A word that is the same in all tail pages without members of the folio."""
 
     name: str
-    #: in bytes, and bits of the word there that count
+    #: in bytes; the number of its lowest bit in the word there; and bits from that on
     offset: int
+    shift: int
     mask: int
     #: what it is, shape ``(folios,)`` (uint64)
     value: NDArray[np.uint64]
@@ -96,7 +97,7 @@ def _odd_tails(facts: TailFacts, pages: TailPages, expected: tuple[_Word, ...]) 
     #: for each struct page the words that are wrong, a bit for each
     wrong = np.zeros((len(pages.folio), pages.words.shape[1] - skipped), dtype=np.uint8)
     for bit, word in enumerate(expected):
-        found = pages.words[:, skipped:, word.offset // 8] >> np.uint64(word.offset % 8 * 8)
+        found = pages.words[:, skipped:, word.offset // 8] >> np.uint64(word.shift)
         found &= np.uint64(word.mask)
         differs = found != word.value[pages.folio][:, None]
         # Or all alike 0.
@@ -118,7 +119,7 @@ def _odd_tails(facts: TailFacts, pages: TailPages, expected: tuple[_Word, ...]) 
             vaddr=folios.page(i) + number * layout.page.size,
             pfn=int(folios.maps.head_pfn[i]),
             expected=f"{int(word.value[i]):#x}",
-            observed=f"{value >> word.offset % 8 * 8 & word.mask:#x}",
+            observed=f"{value >> word.shift & word.mask:#x}",
         )
 
     return Violations.each(np.flatnonzero(wrong.any(axis=1)), odd)
@@ -143,9 +144,16 @@ def _words(facts: TailFacts) -> tuple[_Word, ...]:
     # from boot up to 6.11; the code that frees gigantic pages does not check it.
     gigantic = np.array([one.gigantic for one in folios.hstates], dtype=np.bool_)
     return (
-        _Word("the head", page.compound, word, head, no),
-        _Word("the mapping", facts.layout.mapping, word, mapping, gigantic[which]),
-        _Word("the reference count", page.refcount, 0xFFFF_FFFF, nothing, no),
+        _Word("the head", page.compound, 0, word, head, no),
+        _Word("the mapping", facts.layout.mapping, 0, word, mapping, gigantic[which]),
+        _Word(
+            "the reference count",
+            page.refcount,
+            page.shift(page.refcount, 4),
+            0xFFFF_FFFF,
+            nothing,
+            no,
+        ),
     )
 
 

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..text import count
-from .hugetlb import UNREAD_LISTS, hugetlb_head_frame, hugetlb_mapping, hugetlb_tail_frame
+from .hugetlb import (
+    UNREAD_LISTS,
+    hugetlb_head_frame,
+    hugetlb_mapping,
+    hugetlb_tail_frame,
+    hugetlb_unprotected,
+)
 from .hugetlb_tails import hugetlb_restore, hugetlb_tail_page
-from .page_rows import holds_mask
+from .page_rows import holds_mask, refcounts
 from .rule import Scope, Severity, Skip, Violation, Violations, rule
 from .words import agree
 
@@ -230,7 +236,7 @@ def _odd_words(
         yield violation(
             f"{shared} do not resolve to their heads", f"a mask of {mask:#x}", f"{int(compound):#x}"
         )
-    refcount = int(model.view("<i4")[layout.refcount // 4])
+    refcount = int(refcounts(model, layout))
     if refcount:
         yield violation(f"{shared} have a reference count", 0, refcount)
     if one.place is not None and one.place != (one.tail.nid, one.tail.zone):
@@ -245,6 +251,7 @@ def _odd_words(
 OPTIMIZATION_RULES = (
     hugetlb_mapping,
     hugetlb_tail_frame,
+    hugetlb_unprotected,
     hugetlb_head_frame,
     hugetlb_tail_page,
     hugetlb_restore,

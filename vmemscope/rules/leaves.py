@@ -158,7 +158,6 @@ class LeafFacts(NamedTuple):
     Severity.ERROR,
     holds="only the memory map of whole sections without deduplication has large leaves",
     source="arch/x86/mm/init_64.c: vmemmap_populate()",
-    archs=("x86_64",),
     meaning="Where tail pages are to share frames, or a section is only partly the device's,"
     " the kernel maps base pages. A large leaf there means that deduplication did not take"
     " place, or that the entry was written by something else; what it maps may be a"
@@ -186,14 +185,20 @@ def leaf_size(facts: LeafFacts) -> Iterator[Violations | Skip]:
     Severity.NOTE,
     holds="the memory map of a whole section without deduplication has large leaves",
     source="mm/sparse-vmemmap.c: vmemmap_populate_hugepages()",
-    archs=("x86_64",),
+    archs=("x86_64", "arm64", "riscv64", "ppc64le"),
     meaning="Nothing is wrong: the kernel found no free block of 2 MiB when the device was"
     " added, and took base pages. It costs a page table of 4 KiB and TLB entries.",
     look_at="Fragmentation when the device was added (/proc/buddyinfo). With an altmap it is"
     " not expected at all.",
 )
 def leaf_fallback(facts: LeafFacts) -> Iterator[Violations | Skip]:
-    if reason := facts.skip(NO_FALLBACK):
+    large, arch = facts.geometry.leaf, facts.geometry.arch
+    reason = facts.skip(NO_FALLBACK)
+    if large == facts.table.page_size:
+        reason = f"{arch.name} has base pages everywhere, where they have {binary_size(large)}"
+    elif arch.leaves_by_cpu:
+        reason = f"not every CPU of {arch.name} has large leaves"
+    if reason:
         yield Skip(reason)
         return
     facts = LeafFacts.of(facts.leaves.apart(), *facts[1:5])
@@ -201,7 +206,6 @@ def leaf_fallback(facts: LeafFacts) -> Iterator[Violations | Skip]:
     if base.any():
         base &= facts.own
     # One note for each large leaf's worth of base pages.
-    large = facts.geometry.arch.vmemmap_leaf
     region = facts.leaves.address // np.uint64(large)
     base[1:] &= ~base[:-1] | (region[1:] != region[:-1])
     yield facts.violations(
@@ -266,7 +270,7 @@ class ApartFacts(NamedTuple):
     holds="the tail pages of a compound page share one frame",
     source="mm/sparse-vmemmap.c: vmemmap_populate_compound_pages()",
     since="5.19",
-    archs=("x86_64", "riscv64"),
+    archs=("x86_64", "riscv64", "ppc64le"),
     meaning="The pagemap has compound pages and nothing else stands in the way, yet each page"
     " of its vmemmap has a frame of its own: the memory that deduplication should save is not"
     " saved. The kernel works all the same.",
@@ -341,7 +345,7 @@ def _compounds_apart(judged: Judged) -> NDArray[np.int64]:
     holds="all tail pages of a compound page map the same frame",
     source="mm/sparse-vmemmap.c: vmemmap_populate_compound_pages()",
     since="5.19",
-    archs=("x86_64", "riscv64"),
+    archs=("x86_64", "riscv64", "ppc64le"),
     meaning="A tail page is written to, or read from, a frame that is not its compound page's:"
     " its struct page shows something else's contents, and compound_head() of it leads"
     " elsewhere. If the frame has another owner, initialising the device overwrote it, and"

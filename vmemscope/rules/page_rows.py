@@ -151,7 +151,9 @@ class Expected:
         known = self.place[0] | self.page.pg_head | self.page.pg_reserved
         mask[self.page.flags // 8] &= ~np.uint64(known)
         mask[self.page.compound // 8] = 0
-        mask[self.page.refcount // 8] &= ~np.uint64(0xFFFF_FFFF << self.page.refcount % 8 * 8)
+        mask[self.page.refcount // 8] &= ~np.uint64(
+            0xFFFF_FFFF << self.page.shift(self.page.refcount, 4)
+        )
         return mask
 
 
@@ -225,8 +227,9 @@ class StructPages:
     @cached_property
     def order(self) -> NDArray[np.uint64]:
         """The order of the compound page, where the first tail page has it (uint64)."""
-        at = self.expected.page.order
-        order: NDArray[np.uint64] = self._word(at) >> np.uint64(at % 8 * 8) & np.uint64(0xFF)
+        page = self.expected.page
+        at = page.order
+        order: NDArray[np.uint64] = self._word(at) >> np.uint64(page.shift(at, 1)) & np.uint64(0xFF)
         return order
 
     @cached_property
@@ -396,6 +399,6 @@ def refcounts(words: NDArray[np.uint64], page: PageLayout) -> NDArray[np.int32]:
 
     :param words: their words along the last axis
     """
-    word = words[..., page.refcount // 8] >> np.uint64(page.refcount % 8 * 8)
+    word = words[..., page.refcount // 8] >> np.uint64(page.shift(page.refcount, 4))
     counts: NDArray[np.int32] = word.astype(np.uint32).view(np.int32)
     return counts

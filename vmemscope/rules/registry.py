@@ -31,6 +31,14 @@ RULES: dict[str, Rule] = {
 }
 
 
-def rules_of(scope: Scope) -> tuple[Rule, ...]:
-    """Return the rules that are evaluated for a scope, in their order."""
-    return tuple(rule for rule in RULES.values() if scope in rule.scope)
+def rules_of(scope: Scope, arch: str) -> tuple[Rule, ...]:
+    """
+    Return the rules that are evaluated for a scope, in their order.
+
+    :param arch: the architecture's name, as ``uname -m`` prints it
+    """
+    return tuple(
+        rule
+        for rule in RULES.values()
+        if scope in rule.scope and (not rule.archs or arch in rule.archs)
+    )

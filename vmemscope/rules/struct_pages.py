@@ -129,7 +129,7 @@ def compound_order(pages: StructPages) -> WrongPages:
         pages.second & led & (pages.order != np.uint64(pages.expected.order)),
         lambda one: f"{one.name} has a wrong order",
         expected=pages.expected.order,
-        observed=lambda one: one.word(at) >> at % 8 * 8 & 0xFF,
+        observed=lambda one: one.word(at) >> one.expected.page.shift(at, 1) & 0xFF,
     )
 
 
@@ -187,7 +187,7 @@ def stray_head(pages: StructPages) -> WrongPages | Skip:
     wrong = pages.says_head & pages.own
     if pages.kind is PageKind.COMPOUND:
         wrong &= pages.tail
-        if page.order == page.flags and page.pg_head <= 0xFF:
+        if page.order_in_flags and page.pg_head <= 0xFF:
             # The order is in the same byte, and taken for no flag.
             wrong &= ~pages.second
     elif pages.expected.folios:
@@ -205,7 +205,7 @@ def stray_head(pages: StructPages) -> WrongPages | Skip:
     holds="all tail pages of a compound page that share a frame are alike, but for the first few",
     source="mm/mm_init.c: memmap_init_compound(), compound_nr_pages()",
     since="5.19",
-    archs=("x86_64", "riscv64"),
+    archs=("x86_64", "riscv64", "ppc64le"),
     meaning="The struct pages in the frame that tail pages share were written once and are"
     " never written again: whatever is done to a compound page is done to its head and the"
     " first tail pages, which have a frame of their own. One that differs was written to, through"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .scenario import Scenario, check_kernel, parse_scenario
+from .scenario import Scenario, check_arch, check_kernel, parse_scenario
 
 if TYPE_CHECKING:
     from .image import Image
@@ -60,11 +60,12 @@ def load_scenario(name_or_path: str | os.PathLike[str]) -> Scenario:
     return parse_scenario(text, path.stem)
 
 
-def build(scenario: Scenario, *, kernel: str | None = None) -> Image:
+def build(scenario: Scenario, *, kernel: str | None = None, arch: str | None = None) -> Image:
     """
     Simulate a scenario.
 
     :param kernel: simulate this version instead of the scenario's
+    :param arch: simulate this architecture instead of the scenario's
     :raises UsageError: if the scenario can't be carried out
     """
     # numpy and kdumpling are not needed until here.
@@ -74,4 +75,7 @@ def build(scenario: Scenario, *, kernel: str | None = None) -> Image:
     if kernel is not None:
         check_kernel(kernel, scenario.name)
         scenario = dataclasses.replace(scenario, kernel=kernel)
+    if arch is not None:
+        scenario = dataclasses.replace(scenario, arch=arch)
+        check_arch(scenario)
     return Image(SimulatedKernel(scenario))

@@ -29,11 +29,14 @@ _STRUCT_PAGE = 64
 #: bytes before the dev_pagemap in ``struct pmem_device`` and after it
 _PMEM_HEAD = 64
 _PMEM_TAIL = 64
+#: sizeof(struct devres_node) in bytes
+_DEVRES = 40
 
 _TYPES = {
     "devdax": "MEMORY_DEVICE_GENERIC",
     "hmem": "MEMORY_DEVICE_GENERIC",
     "fsdax": "MEMORY_DEVICE_FS_DAX",
+    "virtiofs": "MEMORY_DEVICE_FS_DAX",
     "p2pdma": "MEMORY_DEVICE_PCI_P2PDMA",
     "private": "MEMORY_DEVICE_PRIVATE",
     "coherent": "MEMORY_DEVICE_COHERENT",
@@ -364,11 +367,28 @@ class Devices:
         return record
 
     def _probe_other(self, spec: Pagemap, legacy: bool) -> PagemapRecord:
-        """PCI peer-to-peer memory, and memory of GPUs, which has no name but in iomem."""
+        """Memory that has no name but in iomem: peer-to-peer, of GPUs, and of virtiofs."""
         ((start, size),) = spec.ranges
-        pgmap = self._pgmap(spec, self.slab.alloc(self._pgmap_size(1)), [(start, start + size)])
+        # drivers/base/devres.c: what devm_kzalloc() returns follows a struct devres_node, of
+        # which the size that was asked for comes last.
+        node = _DEVRES if spec.type == "virtiofs" else 0
+        va = self.slab.alloc(node + self._pgmap_size(1)) + node
+        if node:
+            self.memory.write_int(va - 8, self._pgmap_size(1))
+        pgmap = self._pgmap(spec, va, [(start, start + size)])
         end = start + size - 1
-        if spec.type == "p2pdma":
+        if spec.type == "virtiofs":
+            # fs/fuse/virtio_fs.c: virtio_fs_setup_dax(): no ops, no owner
+            bus = self.resources.insert(b"PCI Bus 0000:00", start, end)
+            device = self.resources.insert(b"0000:00:05.0", start, end, parent=bus)
+            resource = self.resources.insert(
+                spec.name.encode(),
+                start,
+                end,
+                flags=IORESOURCE_MEM | IORESOURCE_BUSY,
+                parent=device,
+            )
+        elif spec.type == "p2pdma":
             pgmap["ops"] = self.p2pdma_ops
             bus = self.resources.insert(b"PCI Bus 0000:00", start, end)
             device = self.resources.insert(spec.name.encode(), start, end, parent=bus)

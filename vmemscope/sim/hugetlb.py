@@ -112,6 +112,8 @@ class Hugetlb:
     @property
     def pte_read_only(self) -> int:
         """Flags of a read-only entry: PAGE_KERNEL_RO, the dirty bit cleared since 6.6."""
+        if not self.memory.arch.read_only:
+            return KERNEL
         flags = KERNEL & ~RW
         return flags & ~_DIRTY if self.replaces_head else flags
 

@@ -14,11 +14,13 @@ import os
 from collections.abc import Sequence
 
 import kdumpling
+import numpy as np
 
 from ..errors import UsageError
 from .faults import Planted, plant, plant_hugetlb
 from .kernel import SimulatedKernel
-from .memory import Bytes
+from .memory import LE64, Bytes
+from .pagetable import ADDRESS, PRESENT, PSE, PTE_SHIFT
 from .scenario import Scenario
 from .units import PAGE_SHIFT, PAGE_SIZE
 
@@ -53,7 +55,8 @@ class Image:
         segments = list(self.kernel.physical.segments())
         if len(segments) > _MAX_SEGMENTS:
             raise UsageError(f"scenario {self.scenario.name} is too large to dump")
-        builder = kdumpling.KdumpBuilder("x86_64")
+        tables = self._tables()
+        builder = kdumpling.KdumpBuilder(self.scenario.arch)
         builder.set_vmcoreinfo(self.vmcoreinfo)
         for pfn, pages in segments:
             address = pfn << PAGE_SHIFT
@@ -65,9 +68,30 @@ class Image:
         builder.write(os.fspath(path))
         with open(path, "r+b") as file:
             offset = file.seek(0, os.SEEK_END)
-            for _, pages in segments:
+            for pfn, pages in segments:
+                if tables:
+                    pages = [tables.get(pfn + i, page) for i, page in enumerate(pages)]
                 offset = _write_sparse(file, offset, pages)
             file.truncate(offset)
+
+    def _tables(self) -> dict[int, Bytes]:
+        """Return the pages of page tables in the architecture's format, by pfn."""
+        kernel = self.kernel
+        if self.scenario.arch == "x86_64":
+            return {}
+        found: dict[int, Bytes] = {}
+        pending = [kernel.tables.root]
+        for shift in kernel.tables.shifts:
+            last, below = shift == PTE_SHIFT, []
+            for pfn in pending:
+                entry = kernel.physical.words(pfn)
+                found[pfn] = kernel.arch.convert(entry, last).astype(LE64).view(np.uint8)
+                if not last:
+                    table = entry[(entry & np.uint64(PRESENT | PSE)) == np.uint64(PRESENT)]
+                    below += ((table & np.uint64(ADDRESS)) >> np.uint64(PAGE_SHIFT)).tolist()
+            # Several entries may share a table, and a fault make one of anything.
+            pending = [pfn for pfn in dict.fromkeys(below) if pfn in kernel.physical]
+        return found
 
 
 class _Hole(io.BytesIO):

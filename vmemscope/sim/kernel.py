@@ -18,9 +18,10 @@ import numpy as np
 from ..errors import UsageError
 from . import btf, kallsyms
 from .addresses import STRUCT_PAGE_SIZE, randomize
+from .architectures import ARCHITECTURES
 from .devices import DaxBus, Devices, PagemapRecord
 from .hugetlb import Hugetlb
-from .kernel_image import IMAGE_SIZE, KernelImage
+from .kernel_image import IMAGE_SIZE, KernelImage, promoted
 from .layouts import Layouts
 from .memmap import MemMap
 from .memory import Memory, Words
@@ -67,7 +68,11 @@ class SimulatedKernel:
         self.layouts = Layouts.load(scenario.kernel)
         if scenario.struct_page != STRUCT_PAGE_SIZE:
             self.layouts = self.layouts.resized(scenario.struct_page)
+        if scenario.randstruct:
+            self.layouts = self.layouts.shuffled(Random(scenario.seed))
         self.behaviour = BEHAVIOUR[scenario.kernel]
+        self.arch = ARCHITECTURES[scenario.arch]
+        self.sme_mask = 1 << scenario.sme_bit if scenario.sme_bit else 0
         self.random = Random(f"{scenario.seed} {scenario.kernel} {scenario.levels}")
         self.physical = Memory()
         self.build_id = f"{self.random.getrandbits(160):040x}"
@@ -133,7 +138,7 @@ class SimulatedKernel:
         self.addresses = replace(self.addresses, struct_page_size=self.scenario.struct_page)
         if last > 1 << self.addresses.max_physmem_bits:
             raise UsageError(f"scenario {self.scenario.name}: memory ends above what paging allows")
-        self.memory = KernelMemory(self.physical, self.addresses, self.layouts)
+        self.memory = KernelMemory(self.physical, self.addresses, self.layouts, self.arch)
         self.image = KernelImage(self.memory)
         self.memblock = Memblock(self.ram)
         self.memblock.reserve(0, MIB >> PAGE_SHIFT)
@@ -266,6 +271,7 @@ class SimulatedKernel:
             self.memmap,
             self.addresses,
             self.behaviour.altmap_base_pages,
+            self.arch,
         )
 
     def _init_section_memmap(
@@ -470,10 +476,14 @@ class SimulatedKernel:
             self.mem_section,
             self.section_roots,
             self.build_id,
+            self.arch.keys(self.addresses, symbols["swapper_pg_dir"]),
+            self.sme_mask,
         )
         # update_vmcoreinfo_note(): an ELF note at the start of a page
         note = struct.pack("<III12s", 11, len(text), 0, b"VMCOREINFO") + text.encode()
         self.memory.write(self.image.room("data", 2 * PAGE_SIZE, PAGE_SIZE), note)
+        if self.sme_mask:
+            self.tables.encrypt(self.sme_mask, self.tasks.pgds)
         return text
 
     def _define_variables(self, free: int) -> None:
@@ -484,8 +494,8 @@ class SimulatedKernel:
         image.define_word("page_offset_base", addresses.page_offset_base)
         image.define_word("vmalloc_base", addresses.vmalloc_base)
         image.define_word("phys_base", addresses.phys_base)
-        image.define_word("physical_mask", _PHYSICAL_MASK)
-        image.define_word("sme_me_mask", 0)
+        image.define_word("physical_mask", _PHYSICAL_MASK & ~self.sme_mask)
+        image.define_word("sme_me_mask", self.sme_mask)
         image.define_word("__pgtable_l5_enabled", int(addresses.levels == 5), 4)
         image.define_word("pgdir_shift", 48 if addresses.levels == 5 else 39, 4)
         image.define_word("ptrs_per_p4d", 512 if addresses.levels == 5 else 1, 4)
@@ -526,6 +536,9 @@ class SimulatedKernel:
             ("machine", "x86_64"),
         ):
             uts.set_bytes(f"name.{member}", text.encode())
+        compiler = "Debian clang version 19.1.7" if self.scenario.lto else "gcc-14 (Debian)"
+        banner = f"Linux version {layouts.release} (simulated) ({compiler}) #1 SMP\n\0".encode()
+        self.memory.write(image.define("linux_banner", len(banner), "rodata"), banner)
         head = image.define("btf_modules", 16, "data", static=True)
         self.memory.write_int(head, head)
         self.memory.write_int(head + 8, head)
@@ -541,7 +554,10 @@ class SimulatedKernel:
         self.image.label("__stop_BTF", va + len(data), "R")
 
     def _write_kallsyms(self) -> None:
-        table = kallsyms.encode(symbols_without(self.image.symbols, self.scenario.off))
+        symbols = symbols_without(self.image.symbols, self.scenario.off)
+        if self.scenario.lto:
+            symbols = promoted(symbols)
+        table = kallsyms.encode(symbols)
         #: the tables' own addresses; kallsyms does not list them
         self._kallsyms_symbols: dict[str, int] = {}
 

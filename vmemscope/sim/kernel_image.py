@@ -8,12 +8,14 @@ order, as the linker script has them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from zlib import crc32
 
 from .objects import KernelMemory, Struct
 from .units import MIB
 
-__all__ = ("IMAGE_SIZE", "KernelImage", "Symbol")
+__all__ = ("IMAGE_SIZE", "KernelImage", "Symbol", "promoted")
 
 _SECTION_SIZE = 2 * MIB
 #: section -> position, kallsyms type of a symbol in it
@@ -29,6 +31,19 @@ class Symbol:
     address: int
     #: as nm prints it; lower case for static
     type: str
+
+
+def promoted(symbols: Iterable[Symbol]) -> list[Symbol]:
+    """
+    Name static symbols as clang does that other parts of the kernel use after ThinLTO
+    (LLVM's ``getGlobalNameForLocal()``): with a hash of the module, in decimal.
+    """
+    return [
+        replace(one, name=f"{one.name}.llvm.{crc32(one.name.encode()) * 0x9E3779B1}")
+        if one.type.islower()
+        else one
+        for one in symbols
+    ]
 
 
 class KernelImage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import UsageError
 from .addresses import AddressSpace
 from .memmap import MemMap
 from .objects import KernelMemory, Struct
@@ -190,9 +191,16 @@ class Memremap:
         model: CompoundCopy | None = None
         for head in range(start, end, per_compound):
             count = self.compound_nr_pages(head, altmap, pgmap)
-            if model is not None and model.store(head, count):
-                continue
-            self.memmap_init_compound(head, count, nid, pgmap, refcount)
+            try:
+                if model is not None and model.store(head, count):
+                    continue
+                self.memmap_init_compound(head, count, nid, pgmap, refcount)
+            except KeyError:
+                # The kernel would fault: it initialises whole compound pages.
+                raise UsageError(
+                    f"the range from {start * PAGE_SIZE:#x} ends within a compound page that the"
+                    " kernel initialises as a whole"
+                ) from None
             model = model or CompoundCopy(self.memmap, head, count, per_compound)
 
     def compound_nr_pages(self, head: int, altmap: Struct | None, pgmap: Struct) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from .addresses import MODULES_VADDR, AddressSpace
+from .architectures import SimulatedArch
 from .layouts import Layouts
 from .memory import Memory
 
@@ -15,10 +16,13 @@ _U64 = (1 << 64) - 1
 class KernelMemory:
     """Kernel memory by virtual address: the direct map, the kernel image, modules."""
 
-    def __init__(self, memory: Memory, addresses: AddressSpace, layouts: Layouts) -> None:
+    def __init__(
+        self, memory: Memory, addresses: AddressSpace, layouts: Layouts, arch: SimulatedArch
+    ) -> None:
         self.physical = memory
         self.addresses = addresses
         self.layouts = layouts
+        self.arch = arch
         #: module memory: virtual address, size and physical address of a mapping
         self.modules: list[tuple[int, int, int]] = []
 

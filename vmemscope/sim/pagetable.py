@@ -7,7 +7,9 @@ Sources: ``arch/x86/include/asm/pgtable_types.h`` and ``pgtable_64_types.h``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
 
 from .memory import Memory, Words
 from .units import PAGE_SHIFT, PAGE_SIZE
@@ -54,6 +56,8 @@ class PageTables:
         self.root = root
         self.shifts = tuple(range(PAGE_SHIFT + 9 * (levels - 1), PAGE_SHIFT - 1, -9))
         self.alloc = alloc
+        #: bits of an entry that hold an address
+        self.address = ADDRESS
 
     def tables(self, va: int) -> Iterator[tuple[int, int, int]]:
         """Go down: shift, pfn of the table at that level, its entry for an address."""
@@ -63,7 +67,7 @@ class PageTables:
             yield shift, pfn, entry
             if not entry & PRESENT or (entry & PSE and shift > PTE_SHIFT):
                 return
-            pfn = (entry & ADDRESS) >> PAGE_SHIFT
+            pfn = (entry & self.address) >> PAGE_SHIFT
 
     def leaf(self, va: int) -> tuple[int, int] | None:
         """Return shift and entry of the leaf that maps an address, if there is one."""
@@ -75,7 +79,7 @@ class PageTables:
                 return None
             if shift == PTE_SHIFT or entry & PSE:
                 return shift, entry
-            pfn = (entry & ADDRESS) >> PAGE_SHIFT
+            pfn = (entry & self.address) >> PAGE_SHIFT
         return None
 
     def translate(self, va: int) -> int | None:
@@ -85,7 +89,7 @@ class PageTables:
             return None
         shift, entry = leaf
         offset = (1 << shift) - 1
-        return entry & ADDRESS & ~offset | va & offset
+        return entry & self.address & ~offset | va & offset
 
     def table(self, va: int, shift: int) -> Words | None:
         """
@@ -108,7 +112,7 @@ class PageTables:
                 continue
             if entry & PSE:
                 return None
-            pfn = (entry & ADDRESS) >> PAGE_SHIFT
+            pfn = (entry & self.address) >> PAGE_SHIFT
         raise ValueError(f"no level of shift {shift}")
 
     def entry(self, va: int, shift: int) -> int:
@@ -141,6 +145,26 @@ class PageTables:
             self.set(va, shift, pa | (flags if shift > PTE_SHIFT else flags & ~PSE))
             va += 1 << shift
             pa += 1 << shift
+
+    def encrypt(self, mask: int, roots: Iterable[int]) -> None:
+        """
+        Set the bit of memory encryption in all entries (``sme_me_mask``), once all is mapped.
+
+        :param roots: pfns of other top-level tables
+        """
+        self.address &= ~mask
+        tables = dict.fromkeys((self.root, *roots), self.shifts[0])
+        done = set[int]()
+        while tables:
+            pfn, shift = tables.popitem()
+            done.add(pfn)
+            words = self.memory.words(pfn)
+            for index in np.flatnonzero(words & np.uint64(PRESENT)).tolist():
+                entry = int(words[index])
+                below = (entry & self.address) >> PAGE_SHIFT
+                if shift > PTE_SHIFT and not entry & PSE and below not in done:
+                    tables[below] = shift - 9
+            words[words & np.uint64(PRESENT) > 0] |= np.uint64(mask)
 
 
 def frame(entry: int) -> int:

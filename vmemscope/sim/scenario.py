@@ -6,10 +6,14 @@ A scenario is a TOML file. All keys::
 
     description = "one line"
     kernel = "6.1"            # one of layouts.VERSIONS
+    arch = "x86_64"           # architectures.ARCHITECTURES has all
     levels = 5                # of page tables: 4 or 5
     seed = 1                  # of the address space randomisation
     struct_page = 64          # sizeof(struct page) in bytes: 56 to 128
     off = ["NUMA"]            # options of the configuration; options.OFF has all
+    randstruct = true         # members of structures are in random order
+    sme_bit = 47              # of memory encryption, in page-table entries; 0: none
+    lto = true                # built by clang with ThinLTO; by default by gcc
     ram = "512M"              # from address 0 (above 3G: from 4G), all on node 0 ...
 
     [[node]]                  # ... or, instead of ram, one table a range of RAM
@@ -26,7 +30,7 @@ A scenario is a TOML file. All keys::
 
     [[pagemap]]
     name = "dax0.0"           # of the device; pmemN for fsdax
-    type = "devdax"           # devdax, hmem, fsdax, p2pdma, private or coherent
+    type = "devdax"           # devdax, hmem, fsdax, virtiofs, p2pdma, private or coherent
     start = 0x140000000       # of the namespace, BAR or range of the device
     size = "512M"
     ranges = [{start = 0x140000000, size = "512M"}]   # instead, for hmem: several
@@ -93,7 +97,7 @@ MAX_ADDRESS = 1 << 46
 #: below it is the kernel's
 FIRST_DEVICE_ADDRESS = 64 * MIB
 
-TYPES = ("coherent", "devdax", "fsdax", "hmem", "p2pdma", "private")
+TYPES = ("coherent", "devdax", "fsdax", "hmem", "p2pdma", "private", "virtiofs")
 ALIGNS = {4096: "4K", 2 * MIB: "2M", GIB: "1G"}
 SECTION_SIZE = 128 * MIB
 #: PAGES_PER_SUBSECTION in bytes: the granularity of memremap_pages()
@@ -169,10 +173,15 @@ class Scenario:
     description: str = ""
     kernel: str = "6.1"
     levels: int = 5
+    arch: str = "x86_64"
     seed: int = 1
     ram: tuple[Ram, ...] = (Ram(0, 256 * MIB),)
     blocks: tuple[Block, ...] = ()
     off: tuple[str, ...] = ()
+    lto: bool = False
+    randstruct: bool = False
+    #: ``sme_me_mask`` is ``1 << sme_bit``, or 0
+    sme_bit: int = 0
     #: sizeof(struct page)
     struct_page: int = 64
     pagemaps: tuple[Pagemap, ...] = ()
@@ -243,9 +252,13 @@ def parse_scenario(text: str, name: str) -> Scenario:
         description=top.take("description", str, ""),
         kernel=top.take("kernel", str, "6.1"),
         levels=top.take("levels", int, 5),
+        arch=top.take("arch", str, "x86_64"),
         seed=top.take("seed", int, 1),
         ram=_parse_ram(top),
         off=tuple(top.take("off", list, [])),
+        lto=bool(top.take("lto", bool, False)),
+        randstruct=bool(top.take("randstruct", bool, False)),
+        sme_bit=top.take("sme_bit", int, 0),
         struct_page=top.take("struct_page", int, 64),
         blocks=tuple(_parse_block(table) for table in top.take_tables("block")),
         pagemaps=pagemaps,
@@ -259,11 +272,14 @@ def parse_scenario(text: str, name: str) -> Scenario:
     check_kernel(scenario.kernel, name)
     if scenario.levels not in (4, 5):
         raise top.error(f"levels must be 4 or 5, not {scenario.levels}")
+    check_arch(scenario)
     _check_ranges(scenario, top)
     if unknown := [one for one in scenario.off if one not in OFF]:
         raise top.error(f"no option {unknown[0]!r}: there are {', '.join(OFF)}")
     if not 56 <= scenario.struct_page <= 128 or scenario.struct_page % 8:
         raise top.error("struct_page must be a multiple of 8 from 56 to 128")
+    if scenario.sme_bit and not 46 <= scenario.sme_bit < 52:
+        raise top.error("sme_bit must be from 46 to 51, or 0")
     if scenario.struct_page != 64 and (scenario.faults or scenario.hugetlb_faults):
         raise top.error("faults can only be planted with a struct_page of 64")
     if scenario.pagemaps and "ZONE_DEVICE" in scenario.off:
@@ -273,6 +289,24 @@ def parse_scenario(text: str, name: str) -> Scenario:
     if len(nids := {ram.nid for ram in scenario.ram}) > 1 and "NUMA" in scenario.off:
         raise top.error(f"without NUMA there is one node, not {len(nids)}")
     return scenario
+
+
+def check_arch(scenario: Scenario) -> None:
+    """
+    :raises UsageError: if the scenario can't be simulated on its architecture
+    """
+    from .architectures import ARCHITECTURES
+
+    if scenario.arch not in ARCHITECTURES:
+        raise UsageError(
+            f"scenario {scenario.name}: architecture {scenario.arch!r} can't be simulated",
+            "there are " + ", ".join(ARCHITECTURES),
+        )
+    if scenario.levels not in (levels := ARCHITECTURES[scenario.arch].levels):
+        several = " or ".join(map(str, levels))
+        raise UsageError(f"scenario {scenario.name}: levels must be {several} on {scenario.arch}")
+    if scenario.arch != "x86_64" and scenario.struct_page != 64:
+        raise UsageError(f"scenario {scenario.name}: struct_page must be 64 on {scenario.arch}")
 
 
 def check_kernel(kernel: str, name: str) -> None:

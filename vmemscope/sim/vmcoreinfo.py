@@ -61,11 +61,14 @@ def vmcoreinfo(
     mem_section: int,
     section_roots: int,
     build_id: str,
+    arch_keys: list[str],
+    sme_mask: int,
 ) -> str:
     """
     Make the text.
 
     :param symbols: addresses of kernel variables
+    :param arch_keys: the lines of another architecture than x86-64
     :param mem_section: value of the variable (what SYMBOL() of an array yields)
     """
     lines = [
@@ -122,12 +125,15 @@ def vmcoreinfo(
     for name in _KALLSYMS:
         if name in symbols:
             symbol(name)
-    number("phys_base", addresses.phys_base)
-    symbol("init_top_pgt")
-    number("pgtable_l5_enabled", int(addresses.levels == 5))
+    lines += arch_keys
+    if not arch_keys:
+        number("phys_base", addresses.phys_base)
+        symbol("init_top_pgt")
+        number("pgtable_l5_enabled", int(addresses.levels == 5))
     symbol("node_data")
     lines.append(f"LENGTH(node_data)={MAX_NUMNODES}")
     lines.append(f"KERNELOFFSET={addresses.kernel_offset:x}")
-    number("KERNEL_IMAGE_SIZE", KERNEL_IMAGE_SIZE)
-    number("sme_mask", 0)
+    if not arch_keys:
+        number("KERNEL_IMAGE_SIZE", KERNEL_IMAGE_SIZE)
+        number("sme_mask", sme_mask)
     return "\n".join(lines) + "\n"

@@ -9,7 +9,9 @@ ranges that don't start where compounds and sections do is the kernel's.
 
 from __future__ import annotations
 
+from ..errors import UsageError
 from .addresses import AddressSpace
+from .architectures import SimulatedArch
 from .memmap import MemMap
 from .memory import Memory
 from .objects import Struct
@@ -43,7 +45,8 @@ def vmemmap_can_optimize(altmap: Struct | None, pgmap: Struct | None) -> bool:
         return False
     size = pgmap.memory.layouts.sizeof("page")
     pages = pgmap_vmemmap_nr(pgmap) * size // PAGE_SIZE
-    return pages > VMEMMAP_RESERVE_NR and altmap is None and not size & size - 1
+    wanted = pgmap.memory.arch.deduplicates and altmap is None
+    return wanted and pages > VMEMMAP_RESERVE_NR and not size & size - 1
 
 
 def pgmap_vmemmap_nr(pgmap: Struct) -> int:
@@ -62,6 +65,7 @@ class Vmemmap:
         memmap: MemMap,
         addresses: AddressSpace,
         altmap_base_pages: bool,
+        arch: SimulatedArch,
     ) -> None:
         self.memory = memory
         self.tables = tables
@@ -72,6 +76,7 @@ class Vmemmap:
         self.size = addresses.struct_page_size
         #: see :attr:`.Behaviour.altmap_base_pages`
         self.altmap_base_pages = altmap_base_pages
+        self.arch = arch
         #: what nr_memmap_pages counts (6.11 and later)
         self.nr_memmap_pages = 0
         #: from here to the end of a large leaf, nothing has been marked unused yet
@@ -156,7 +161,12 @@ class Vmemmap:
         while start < end:
             next_table = min((start // PMD_SIZE + 1) * PMD_SIZE, end)
             table = self.tables.table(start, PTE_SHIFT)
-            assert table is not None
+            if table is None:
+                # The kernel would take struct pages of the leaf for a table.
+                raise UsageError(
+                    f"on {self.arch.name}, no part of a section can be deduplicated after one that"
+                    " was not"
+                )
             index = start >> PTE_SHIFT & 511
             entries = table[index : index + (next_table - start) // PAGE_SIZE]
             empty = entries == 0
@@ -218,10 +228,11 @@ class Vmemmap:
                 else:
                     pfn = self.pages.alloc_pages(PMD_SHIFT - PTE_SHIFT, nid)
                 self.tables.set(addr, PMD_SHIFT, pfn * PAGE_SIZE | KERNEL_LARGE | PSE)
-                if addr % PMD_SIZE or stop % PMD_SIZE:
+                if (addr % PMD_SIZE or stop % PMD_SIZE) and not self.arch.leaves_in_parts:
                     self.vmemmap_use_new_sub_pmd(addr, stop)
             elif entry & PSE:
-                self.vmemmap_use_sub_pmd(addr, stop)
+                if not self.arch.leaves_in_parts:
+                    self.vmemmap_use_sub_pmd(addr, stop)
             else:
                 own = altmap if self.altmap_base_pages else None
                 self.vmemmap_populate_basepages(addr, stop, nid, own)
@@ -273,10 +284,11 @@ class Vmemmap:
 
     def vmemmap_populate(self, start: int, end: int, nid: int, altmap: Struct | None) -> None:
         """
-        ``vmemmap_populate()``: less than a section gets base pages, of RAM
-        even if there is an altmap.
+        ``vmemmap_populate()``: on x86-64 and arm64 less than a section gets base pages; on
+        x86-64 of RAM even if there is an altmap.
         """
-        if end - start < PAGES_PER_SECTION * self.size:
-            self.vmemmap_populate_basepages(start, end, nid)
+        if end - start < PAGES_PER_SECTION * self.size and not self.arch.leaves_in_parts:
+            own = altmap if self.arch.altmap_in_parts else None
+            self.vmemmap_populate_basepages(start, end, nid, own)
         else:
             self.vmemmap_populate_hugepages(start, end, nid, altmap)

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING
 from ..arch import architecture_of
 from ..errors import TargetError, VmemscopeError
 from ..text import printable
+from ..vmcoreinfo import note_text, parse, symbol
 from .reads import READ_ERRORS
-from .vmcoreinfo import note_text, parse, symbol
 
 if TYPE_CHECKING:
     from drgn import Platform, Program
 
-__all__ = ("Target", "check_note", "misfit", "new_program", "read_vmcoreinfo", "target_of")
+    from ..arch import PageTable
+
+__all__ = (
+    "Target",
+    "check_note",
+    "misfit",
+    "new_program",
+    "page_table_of",
+    "read_vmcoreinfo",
+    "release_address",
+    "target_of",
+)
 
 
 #: bytes in a field of struct new_utsname, and before its release: sysname, nodename
@@ -116,8 +127,7 @@ def misfit(prog: Program, *, strict: bool = False) -> str | None:
     """
     try:
         keys = parse(prog["VMCOREINFO"].string_())
-        release = symbol(keys, "init_uts_ns") + _RELEASE
-        release += int(keys.get("OFFSET(uts_namespace.name)", "0"))
+        release = release_address(keys)
     except (LookupError, TargetError, ValueError):
         return "it does not say where the kernel's name is"
     expected = keys.get("OSRELEASE", "").encode()
@@ -132,13 +142,44 @@ def misfit(prog: Program, *, strict: bool = False) -> str | None:
     return "the kernel's name is not where it says"
 
 
+def release_address(keys: Mapping[str, str]) -> int:
+    """
+    Return the virtual address of the kernel's release, a string (``init_uts_ns``).
+
+    :param keys: of VMCOREINFO
+    :raises TargetError: if they do not say where it is
+    """
+    offset = int(keys.get("OFFSET(uts_namespace.name)", "0"))
+    return symbol(keys, "init_uts_ns") + offset + _RELEASE
+
+
 def _maps_itself(prog: Program, keys: Mapping[str, str]) -> bool:
     try:
-        root = architecture_of(prog.platform).page_table(keys).root
+        root = page_table_of(prog, keys).root
         mapped = prog.read(symbol(keys, "swapper_pg_dir"), 4096)
         return bool(any(mapped) and prog.read(root, 4096, physical=True) == mapped)
     except (VmemscopeError, *READ_ERRORS):
         return False
+
+
+def page_table_of(prog: Program, keys: Mapping[str, str]) -> PageTable:
+    """
+    Return the format of the kernel's page tables.
+
+    :param keys: of VMCOREINFO
+    :raises TargetError: if they lack something, or physical memory can't be read
+    :raises UnsupportedError: if the architecture, or a mode of it, is not supported
+    """
+
+    def read(address: int) -> int:
+        try:
+            return int(prog.read_u64(address, True))
+        except READ_ERRORS:
+            raise TargetError(
+                "the root of the page tables can't be read", "the dump lacks the page"
+            ) from None
+
+    return architecture_of(prog.platform).page_table(keys, read)
 
 
 def target_of(
@@ -161,4 +202,6 @@ def target_of(
         keys = parse(prog["VMCOREINFO"].string_())
     except LookupError:
         raise no_vmcoreinfo from None
+    # Before anything else is read, and says something else.
+    architecture_of(prog.platform)
     return Target(prog, kind, path, keys, notes)

@@ -9,20 +9,31 @@ pages as zeros; :mod:`.elf` and :mod:`.kdump` prevent that.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..arch import vmcoreinfo_marks
 from ..errors import TargetError
 from ..text import printable
+from ..vmcoreinfo import parse
 from .base import Target, check_note, misfit, new_program, read_vmcoreinfo, target_of
-from .elf import NOT_IN_DUMP, Load, add_segments, read_elf
+from .elf import (
+    NOT_IN_DUMP,
+    Load,
+    add_segments,
+    drgn_misreads,
+    open_segments,
+    platform_of_elf,
+    read_elf,
+    read_note,
+)
 from .formats import is_core, read_head, refusal
 from .kdump import FLATTENED, check_flattened, check_whole
 from .scan import notes_in_elf, notes_in_kdump
-from .vmcoreinfo import parse
+from .virtual import complete
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from drgn import Program
 
@@ -54,6 +65,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     end = 0
     if head.startswith(_ELF):
         loads, incomplete = read_elf(path)
+        platform_of_elf(head)
         if incomplete:
             notes.append(_INCOMPLETE)
     else:
@@ -66,9 +78,12 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
         if incomplete:
             notes.append(_INCOMPLETE)
     text = None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo)
-    prog = _set_core_dump(path, text)
+    opened = partial(_set_core_dump, path)
+    if loads and drgn_misreads(head, loads):
+        opened = partial(_set_segments, path, head, loads)
+    prog = opened(text)
     if prog is None and text is None:
-        prog = _by_scan(path, loads, end, notes)
+        prog = _by_scan(path, opened, loads, end, notes)
     if prog is None:
         raise TargetError(
             f"{path} has no usable VMCOREINFO, and none is in its memory, so it can't be read as a"
@@ -80,7 +95,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
         size = f"{missing >> 20} MiB" if missing >> 20 else f"{missing >> 10} KiB"
         notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not read as zeros")
     if text is not None and misfit(prog):
-        own = _set_core_dump(path, None) is not None
+        own = opened(None) is not None
         hint = "the dump has a VMCOREINFO of its own: leave --vmcoreinfo out" if own else None
         check_note(prog, vmcoreinfo, path, hint)
     error = TargetError(f"{path} has no VMCOREINFO")
@@ -92,7 +107,13 @@ _INCOMPLETE = (
 )
 
 
-def _by_scan(path: str, loads: list[Load], end: int, notes: list[str]) -> Program | None:
+#: opens the dump with a VMCOREINFO, or its own: ``None`` if it has none
+_Opener: TypeAlias = "Callable[[bytes | None], Program | None]"
+
+
+def _by_scan(
+    path: str, opened: _Opener, loads: list[Load], end: int, notes: list[str]
+) -> Program | None:
     """
     Open a dump by a VMCOREINFO in its memory, ``None`` if none fits.
 
@@ -110,26 +131,29 @@ def _by_scan(path: str, loads: list[Load], end: int, notes: list[str]) -> Progra
     for strict in (True, False):
         others: list[str] = []
         for address, text in candidates() if strict else seen:
-            if _fits(path, text, loads, strict):
+            if (prog := _fitting(path, opened, text, loads, strict)) is not None:
                 where = f"VMCOREINFO was found in memory at physical address {address:#x}"
                 if others:
                     where += f"; it fits the kernel there, others do not ({', '.join(others)})"
                 notes.append(where)
-                return _set_core_dump(path, text)
+                return prog
             release = printable(parse(text).get("OSRELEASE", "unknown").encode())
             others.append(f"{release} at {address:#x}")
     return None
 
 
-def _fits(path: str, text: bytes, loads: list[Load], strict: bool) -> bool:
-    prog = None
+def _fitting(
+    path: str, opened: _Opener, text: bytes, loads: list[Load], strict: bool
+) -> Program | None:
+    """Open a dump with a VMCOREINFO, ``None`` if it is not of the kernel in it."""
     with suppress(TargetError):
-        prog = _set_core_dump(path, text)
-    if prog is None:
-        return False
-    # What the file lacks must not read as zeros.
-    add_segments(prog, path, loads)
-    return misfit(prog, strict=strict) is None
+        prog = opened(text)
+        if prog is not None:
+            # What the file lacks must not read as zeros.
+            add_segments(prog, path, loads)
+            if misfit(prog, strict=strict) is None:
+                return opened(text)
+    return None
 
 
 def _notes(path: str, loads: list[Load], end: int) -> Iterator[tuple[int, bytes]]:
@@ -140,6 +164,18 @@ def _notes(path: str, loads: list[Load], end: int) -> Iterator[tuple[int, bytes]
 
         for name, key in vmcoreinfo_marks():
             yield from notes_in_kdump(path, Platform(Architecture[name]), key, end)
+
+
+def _set_segments(
+    path: str, head: bytes, loads: list[Load], vmcoreinfo: bytes | None
+) -> Program | None:
+    """Open an ELF dump that drgn takes for another than it is, ``None`` without VMCOREINFO."""
+    text = vmcoreinfo if vmcoreinfo is not None else read_note(path)
+    if text is None:
+        return None
+    prog = open_segments(path, head, loads, text)
+    complete(prog)
+    return prog
 
 
 def _set_core_dump(path: str, vmcoreinfo: bytes | None) -> Program | None:
@@ -167,11 +203,15 @@ def _set_core_dump(path: str, vmcoreinfo: bytes | None) -> Program | None:
             f"cannot read {path}: {str(e).strip()}",
             "it may be cut off or damaged; compare its size",
         ) from e
-    return prog if prog.flags & ProgramFlags.IS_LINUX_KERNEL else None
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        return None
+    complete(prog)
+    return prog
 
 
 #: in drgn's messages about dumps whose VMCOREINFO is missing or damaged
-_NO_VMCOREINFO = ("VMCOREINFO", "vmcoreinfo")
+#: (drgn takes a dump without one for that of a process)
+_NO_VMCOREINFO = ("VMCOREINFO", "vmcoreinfo", "NT_AUXV")
 
 
 def _without_machine(path: str, vmcoreinfo: bytes | None) -> Program | None:
@@ -188,6 +228,7 @@ def _without_machine(path: str, vmcoreinfo: bytes | None) -> Program | None:
         try:
             prog.set_core_dump(path)
             if key in parse(prog["VMCOREINFO"].string_()):
+                complete(prog)
                 return prog
         except Exception:
             continue

@@ -23,20 +23,39 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from drgn import FaultError
 
+from ..arch import architecture_of_elf
 from ..errors import TargetError
+from ..vmcoreinfo import NOTE_NAME, note_text
+from .base import new_program
 
 if TYPE_CHECKING:
-    from drgn import Program
+    from drgn import Platform, Program
 
-__all__ = ("NOT_IN_DUMP", "Load", "Piece", "absent_pieces", "add_segments", "read_elf")
+__all__ = (
+    "NOT_IN_DUMP",
+    "Load",
+    "Piece",
+    "absent_pieces",
+    "add_segments",
+    "drgn_misreads",
+    "open_segments",
+    "platform_of_elf",
+    "read_elf",
+    "read_note",
+)
 
 #: why a page can't be read
 NOT_IN_DUMP = "not in the dump (filtered or cut off)"
 
 _DUMP_ELF_INCOMPLETE = 1
 _EHDR_SIZE = 64
+_E_MACHINE = 18
 _PHDR_SIZE = 56
 _PT_LOAD = 1
+_PT_NOTE = 4
+_NOTE_HEADER = 12
+#: bytes of notes: one for each CPU, and VMCOREINFO
+_MAX_NOTES = 64 << 20
 #: e_phnum of a file whose number of program headers is in sh_info of the first section
 #: header
 _PN_XNUM = 0xFFFF
@@ -92,6 +111,40 @@ def read_elf(path: str) -> tuple[list[Load], bool]:
 
 
 def _parse(fd: int) -> tuple[list[Load], bool]:
+    headers, incomplete = _headers(fd)
+    loads = []
+    for kind, _, offset, vaddr, paddr, filesz, memsz, _ in headers:
+        if kind == _PT_LOAD:
+            memsz = min(memsz, _END - vaddr)
+            loads.append(Load(offset, vaddr, paddr, min(filesz, memsz), memsz))
+    return loads, incomplete
+
+
+def read_note(path: str) -> bytes | None:
+    """
+    Return the VMCOREINFO of a 64-bit ELF file, ``None`` if it has none.
+
+    Whatever the byte order of its notes: QEMU writes a ppc64 dump's headers big-endian for
+    little-endian kernels, too.
+    """
+    with open(path, "rb") as file:
+        for kind, _, offset, _, _, filesz, _, _ in _headers(file.fileno())[0]:
+            if kind != _PT_NOTE or offset >= 1 << 63:
+                continue
+            data = os.pread(file.fileno(), min(filesz, _MAX_NOTES), offset)
+            at = data.find(NOTE_NAME)
+            if at >= _NOTE_HEADER:
+                return note_text(data[at - _NOTE_HEADER :])
+    return None
+
+
+def _headers(fd: int) -> tuple[list[tuple[int, ...]], bool]:
+    """
+    Read program headers.
+
+    :return: p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz and p_align of
+        each; and whether makedumpfile says that it could not write all
+    """
     size = os.lseek(fd, 0, os.SEEK_END)
     header = os.pread(fd, _EHDR_SIZE, 0)
     if len(header) < _EHDR_SIZE:
@@ -121,15 +174,7 @@ def _parse(fd: int) -> tuple[list[Load], bool]:
     if phoff + phnum * _PHDR_SIZE > size:
         raise ValueError(f"its {phnum} program headers are not all in the file")
     table = os.pread(fd, phnum * _PHDR_SIZE, phoff)
-    loads = []
-    # p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
-    for kind, _, offset, vaddr, paddr, filesz, memsz, _ in struct.iter_unpack(
-        f"{order}IIQQQQQQ", table
-    ):
-        if kind == _PT_LOAD:
-            memsz = min(memsz, _END - vaddr)
-            loads.append(Load(offset, vaddr, paddr, min(filesz, memsz), memsz))
-    return loads, incomplete
+    return list(struct.iter_unpack(f"{order}IIQQQQQQ", table)), incomplete
 
 
 def absent_pieces(loads: Sequence[Load]) -> list[Piece]:
@@ -179,24 +224,68 @@ def _merge(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]
     return merged
 
 
+def drgn_misreads(head: bytes, loads: Sequence[Load]) -> bool:
+    """
+    Return whether drgn takes an ELF dump for another than it is.
+
+    QEMU writes ppc64 headers big-endian for little-endian kernels, too. And a file whose
+    segments all start at physical address 0 looks to drgn as if it had no physical
+    addresses: QEMU makes one segment for all of a guest's memory that starts there.
+
+    :param head: its first bytes
+    """
+    from drgn import PlatformFlags
+
+    little = platform_of_elf(head).flags & PlatformFlags.IS_LITTLE_ENDIAN
+    return bool(little) != (head[5] == 1) or (len(loads) == 1 and not loads[0].paddr)
+
+
+def platform_of_elf(head: bytes) -> Platform:
+    """
+    Return the platform of an ELF dump, with the byte order of the kernels that it runs.
+
+    :param head: its first bytes
+    :raises UnsupportedError: if its architecture is not supported
+    """
+    from drgn import Architecture, Platform
+
+    order = ">" if head[5] == 2 else "<"
+    machine = struct.unpack_from(f"{order}H", head, _E_MACHINE)[0]
+    return Platform(Architecture[architecture_of_elf(machine, head[4] == 2)])
+
+
+def open_segments(path: str, head: bytes, loads: Sequence[Load], vmcoreinfo: bytes) -> Program:
+    """
+    Return a program with the physical memory of an ELF dump.
+
+    :param head: its first bytes
+    :raises TargetError: if the note is not complete
+    """
+    prog = new_program(vmcoreinfo, platform_of_elf(head))
+    file = _File(path)
+    for load in loads:
+        if load.filesz and load.paddr != _NO_PADDR:
+            prog.add_memory_segment(load.paddr, load.filesz, _reader(file, load.offset), True)
+    try:
+        prog.set_linux_kernel_custom(vmcoreinfo, False)
+    except Exception as e:
+        # drgn raises a plain Exception for keys that it misses or can't parse.
+        raise TargetError(f"the VMCOREINFO is not complete: {e}") from e
+    return prog
+
+
 def add_segments(prog: Program, path: str, loads: Sequence[Load]) -> int:
     """
     Make reads of memory that the file lacks fail, and of physical memory possible.
-
-    A file whose segments all start at physical address 0 looks to drgn as if it had no
-    physical addresses. QEMU makes these: one segment for all of a guest's memory.
 
     :param prog: a program that was set to the file
     :param loads: what :func:`read_elf` returned for the file
     :return: bytes of physical memory that no segment has
     """
     pieces = absent_pieces(loads)
-    unknown = loads if len(loads) == 1 and not loads[0].paddr else ()
-    if not pieces and not unknown:
+    if not pieces:
         return 0
     file = _File(path)
-    for load in unknown:
-        prog.add_memory_segment(load.paddr, load.filesz, _reader(file, load.offset), True)
     for piece in pieces:
         read = _reader(file, piece.offset)
         prog.add_memory_segment(piece.vaddr, piece.size, read, False)

@@ -16,11 +16,16 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TargetError
+from ..text import printable
+from ..vmcoreinfo import parse
 from .base import Target, check_note, new_program, read_vmcoreinfo, target_of
+from .elf import read_note
 from .qmp import Monitor, MonitorError
+from .scan import least_program, notes_in_memory
+from .virtual import complete, found_by_walk
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -37,8 +42,9 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
     Attach to a guest.
 
     To read VMCOREINFO, QEMU writes a dump of one byte, and pauses the guest for that.
-    A saved note avoids the pause. :attr:`Target.notes` says how long the pause was, and
-    whether reads are slow.
+    A saved note avoids the pause. Without ``-device vmcoreinfo``, it is searched for in
+    the guest's memory. :attr:`Target.notes` says how long the pause was, where the note was
+    found, and whether reads are slow.
 
     :param address: ``unix:PATH``, ``PATH`` or ``HOST:PORT``
     :param vmcoreinfo: path of a saved VMCOREINFO note
@@ -51,29 +57,31 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
         connection.settimeout(_TIMEOUT)
         monitor = Monitor(connection)
         ram = _ram_ranges(monitor)
-        if saved is None:
-            if connection.family != socket.AF_UNIX:
-                raise TargetError(
-                    f"the guest's VMCOREINFO can't be read over TCP ({address})",
-                    "give a Unix socket, or a saved note with --vmcoreinfo",
-                )
+        if saved is None and connection.family != socket.AF_UNIX:
+            # No file descriptor can be passed, and drgn reads through the monitor.
+            raise TargetError(
+                f"the guest's VMCOREINFO can't be read over TCP ({address})",
+                "give a Unix socket, or a saved note with --vmcoreinfo",
+            )
+        if saved is None and _has_device(monitor):
             saved, pause = _fetch_vmcoreinfo(monitor, ram[0][0])
-            if pause is not None:
+            if saved is not None and pause is not None:
                 notes.append(
                     f"the guest was paused for {pause * 1000:.1f} ms to read its VMCOREINFO;"
                     " to avoid this pause, save the note once with 'vmemscope vmcoreinfo' and"
                     " pass it with --vmcoreinfo"
                 )
+    if saved is None:
+        saved = _scan(address, ram, notes)
     prog = new_program(saved)
-    with _connect(address) as connection, _messages_of_drgn() as messages:
-        # A monitor that serves another client sends no greeting. drgn would wait for it
-        # for ever, so it gets a socket with a timeout.
-        connection.setblocking(True)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT, 0))
-        with _explained(address):
-            prog.set_qemu_qmp(os.dup(connection.fileno()))
-    _keep_to(ram, prog)
-    prog.set_linux_kernel_custom(saved, True)
+    with _messages_of_drgn() as messages:
+        _attach(prog, address, ram)
+    try:
+        prog.set_linux_kernel_custom(saved, True)
+    except Exception as e:
+        # drgn raises a plain Exception for keys that it misses or can't parse.
+        raise TargetError(f"the guest's VMCOREINFO is not complete: {e}") from e
+    complete(prog)
     check_note(prog, vmcoreinfo, f"the guest at {address}")
     if not any("memory reading enabled" in message for message in messages):
         why = next((m.partition("disabled: ")[2] for m in messages if "disabled: " in m), "")
@@ -86,10 +94,51 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
 
 def _no_vmcoreinfo() -> TargetError:
     return TargetError(
-        "the guest has no VMCOREINFO",
-        "start QEMU with -device vmcoreinfo and load qemu_fw_cfg in the guest,"
-        " or give a saved note with --vmcoreinfo",
+        "the guest has no VMCOREINFO, and none is in its memory",
+        "does it run a Linux kernel? One without CONFIG_CRASH_DUMP and CONFIG_KEXEC has none",
     )
+
+
+def _attach(prog: Program, address: str, ram: list[tuple[int, int]]) -> None:
+    """Set a program that has a VMCOREINFO to a guest's memory."""
+    with _connect(address) as connection:
+        # A monitor that serves another client sends no greeting. drgn would wait for it
+        # for ever, so it gets a socket with a timeout.
+        connection.setblocking(True)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT, 0))
+        with _explained(address):
+            prog.set_qemu_qmp(os.dup(connection.fileno()))
+    _keep_to(ram, prog)
+
+
+def _scan(address: str, ram: list[tuple[int, int]], notes: list[str]) -> bytes:
+    """
+    Find the VMCOREINFO in a guest's memory.
+
+    :param notes: gets where it was
+    :raises TargetError: if there is none that fits what is in memory
+    """
+    prog = least_program(None, "OSRELEASE")
+    with _messages_of_drgn() as messages:
+        _attach(prog, address, ram)
+    if not any("memory reading enabled" in message for message in messages):
+        raise TargetError(
+            "the guest's VMCOREINFO can't be had: to search its memory through the monitor takes"
+            " too long",
+            "run on QEMU's host, as its user or as root; start QEMU with -device vmcoreinfo; or"
+            " give a saved note with --vmcoreinfo",
+        )
+    others: list[str] = []
+    for where, text in notes_in_memory(prog, ram):
+        if found_by_walk(prog, text):
+            message = f"VMCOREINFO was found in memory at physical address {where:#x}"
+            if others:
+                message += f"; it fits the kernel there, others do not ({', '.join(others)})"
+            notes.append(message)
+            return text
+        release = printable(parse(text).get("OSRELEASE", "unknown").encode())
+        others.append(f"{release} at {where:#x}")
+    raise _no_vmcoreinfo()
 
 
 def _connect(address: str) -> socket.socket:
@@ -159,17 +208,28 @@ def _ram_ranges(monitor: Monitor) -> list[tuple[int, int]]:
     return merged
 
 
-def _fetch_vmcoreinfo(monitor: Monitor, address: int) -> tuple[bytes, float | None]:
+def _has_device(monitor: Monitor) -> bool:
+    """Return whether QEMU has a ``-device vmcoreinfo``: without one, its dumps have no note."""
+    found: list[object] = []
+    for path in ("/machine/peripheral", "/machine/peripheral-anon"):
+        try:
+            children: Any = monitor.execute("qom-list", {"path": path})
+        except MonitorError:
+            # An old QEMU, or no such path.
+            return True
+        if isinstance(children, list):
+            found += [child.get("type") for child in children if isinstance(child, dict)]
+    return "child<vmcoreinfo>" in found
+
+
+def _fetch_vmcoreinfo(monitor: Monitor, address: int) -> tuple[bytes | None, float | None]:
     """
     Have QEMU write a dump of one byte, and read the notes in it.
 
     :param address: physical address of RAM
-    :return: VMCOREINFO; and the seconds that the guest was paused, ``None`` if it was
-        not running
-    :raises TargetError: if the dump has no VMCOREINFO
+    :return: VMCOREINFO, ``None`` if the dump has none; and the seconds that the guest was
+        paused, ``None`` if it was not running
     """
-    from drgn import Program
-
     fd = os.memfd_create("vmemscope-dump")
     try:
         monitor.execute("getfd", {"fdname": "vmemscope-dump"}, fd)
@@ -186,15 +246,7 @@ def _fetch_vmcoreinfo(monitor: Monitor, address: int) -> tuple[bytes, float | No
         pause = None
         if running:
             pause = monitor.wait_for("RESUME").time - monitor.wait_for("STOP").time
-        dump = Program()
-        try:
-            # drgn closes the descriptor, and rejects a dump of a guest that is not
-            # known to run Linux.
-            dump.set_core_dump(os.dup(fd))
-            vmcoreinfo: bytes = dump["VMCOREINFO"].string_()
-        except (LookupError, ValueError):
-            raise _no_vmcoreinfo() from None
-        return vmcoreinfo, pause
+        return read_note(f"/proc/self/fd/{fd}"), pause
     finally:
         os.close(fd)
 

@@ -15,19 +15,19 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..vmcoreinfo import MAX_NOTE, NOTE_NAME, note_text
 from .base import new_program
 from .reads import READ_ERRORS
-from .vmcoreinfo import MAX_NOTE, NOTE_NAME, note_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import BinaryIO
 
-    from drgn import Platform
+    from drgn import Platform, Program
 
     from .elf import Load
 
-__all__ = ("notes_in_elf", "notes_in_kdump")
+__all__ = ("least_program", "notes_in_elf", "notes_in_kdump", "notes_in_memory")
 
 _PAGE = 4096
 #: where the name is in a note: after three words of 32 bits
@@ -86,8 +86,24 @@ def notes_in_kdump(
     :param key: of VMCOREINFO, which only that platform has
     :param end: physical address after all that the file describes
     """
-    prog = new_program(_LEAST.format(key).encode(), platform)
+    prog = least_program(platform, key)
     prog.set_core_dump(path)
+    yield from notes_in_memory(prog, [(0, end - 1)])
+
+
+def least_program(platform: Platform | None, key: str) -> Program:
+    """Return a program that can be set to a kernel for its physical memory alone."""
+    return new_program(_LEAST.format(key).encode(), platform)
+
+
+def notes_in_memory(
+    prog: Program, ranges: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, bytes]]:
+    """
+    Yield the physical address and the text of each note in physical memory.
+
+    :param ranges: first and last address of each range of it, in order
+    """
 
     def read(address: int, size: int) -> bytes | None:
         try:
@@ -96,7 +112,11 @@ def notes_in_kdump(
             return None
 
     found = 0
-    pending = [(at, min(_CHUNK, end - at)) for at in range((end - 1) & -_CHUNK, -1, -_CHUNK)]
+    pending = [
+        (at, min(_CHUNK, last + 1 - at))
+        for first, last in reversed(ranges)
+        for at in range(first + (last - first) // _CHUNK * _CHUNK, first - 1, -_CHUNK)
+    ]
     while pending:
         address, size = pending.pop()
         data = read(address, size)
@@ -109,7 +129,7 @@ def notes_in_kdump(
         at = 0
         while (at := data.find(NOTE_NAME, at)) >= 0:
             start, at = at - _NAME, at + len(NOTE_NAME)
-            if start % _PAGE:
+            if start < 0 or (address + start) % _PAGE:
                 continue
             whole = b""
             for offset in range(0, MAX_NOTE, _PAGE):

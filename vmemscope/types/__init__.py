@@ -123,7 +123,7 @@ def _attach_btf(
     prog: Program, system_map: str | os.PathLike[str] | None, data: bytes | None
 ) -> None:
     # Register nothing before everything was read: an error leaves the program as it was.
-    from ..target.vmcoreinfo import parse
+    from ..vmcoreinfo import parse
     from .btf import Btf
     from .finders import FINDER_NAME, register_types
     from .modules import module_types

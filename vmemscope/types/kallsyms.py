@@ -13,7 +13,8 @@ name without decoding the others.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import drgn
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from ..errors import TypesError
 from ..target.reads import READ_ERRORS
 from ._hints import GIVE_SYMBOLS, GIVE_VMLINUX
-from .symbols import MASK_64, ByAddress, SymbolEntry
+from .symbols import MASK_64, PROMOTED, ByAddress, SymbolEntry
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -44,6 +45,9 @@ _MARKERS_KNOWN: Final = 4
 # Symbols whose names are processed at a time.
 _PIECE: Final = 1 << 13
 
+# The start of linux_banner, which names the compiler.
+_BANNER_SIZE: Final = 512
+
 # Weight of each character in the checksum of a name. The checksum is the sum of the
 # weights, so the checksum of a token is that of its characters. An anagram has the same
 # checksum, and costs one more comparison.
@@ -61,7 +65,7 @@ class KallsymsImage:
     The constructor reads them, a few megabytes in five reads.
 
     :param prog: program whose virtual memory can be read, of a known platform
-    :param vmcoreinfo: its VMCOREINFO, from :func:`vmemscope.target.vmcoreinfo.parse`
+    :param vmcoreinfo: its VMCOREINFO, from :func:`vmemscope.vmcoreinfo.parse`
     :raises TypesError: if VMCOREINFO does not have the addresses of the tables (before
         Linux 6.0), if they can't be read, or if they are damaged
     """
@@ -81,7 +85,7 @@ class KallsymsImage:
         self._tokens: Final = self._read_tokens()
         self._names: Final = self._read_names(count)
         self._starts: Final = self._name_starts(count)
-        self._weights: Final = self._name_weights()
+        self._weights: Final = self._name_sums(_weight)
         #: Kernel virtual address of each symbol.
         self._addresses: Final = self._read_addresses()
         self._by_address: ByAddress | None = None
@@ -233,12 +237,12 @@ class KallsymsImage:
             position += 1
         return names[position : position + length], position + length
 
-    def _name_weights(self) -> NDArray[np.uint32]:
-        # Checksum of each name, see _WEIGHTS: the sum of those of its codes, for all
-        # names at once, in pieces that stay in the cache.
+    def _name_sums(self, weight: Callable[[bytes], int]) -> NDArray[np.uint32]:
+        # Sum of the weights of each name's characters: the sum of those of its codes, for
+        # all names at once, in pieces that stay in the cache.
         names = np.frombuffer(self._names, np.uint8)
-        table = np.array([_weight(token) for token in self._tokens], np.uint32)
-        letters = np.array([_weight(token[:1]) for token in self._tokens], np.uint32)
+        table = np.array([weight(token) for token in self._tokens], np.uint32)
+        letters = np.array([weight(token[:1]) for token in self._tokens], np.uint32)
         sums = np.empty(len(self._starts), np.uint32)
         for piece in range(0, len(self._starts), _PIECE):
             starts = self._starts[piece : piece + _PIECE]
@@ -330,8 +334,27 @@ class KallsymsImage:
         return (self._entry(index) for index in range(len(self)))
 
     def named(self, name: str) -> list[SymbolEntry]:
-        """Return all symbols with a name."""
-        return [self._entry(index) for index in self._indices(name)]
+        """Return all symbols with a name; if there is none, those that clang renamed."""
+        return [self._entry(at) for at in self._indices(name) or self._promoted.get(name, [])]
+
+    @cached_property
+    def _promoted(self) -> dict[str, list[int]]:
+        # Indices by the name in the source. Kernels by other compilers have none, so their
+        # names are not searched: each has a few that audits ask for in vain.
+        for banner in self._indices("linux_banner"):
+            try:
+                text = self._prog.read(int(self._addresses[banner]), _BANNER_SIZE)
+            except READ_ERRORS:
+                continue
+            if b"clang" not in text.partition(b"\0")[0]:
+                return {}
+        found: dict[str, list[int]] = {}
+        dots = self._name_sums(lambda token: token.count(b"."))
+        for index in np.flatnonzero(dots >= PROMOTED.count(".")).tolist():
+            name, promoted, _ = self._entry(index).name.partition(PROMOTED)
+            if promoted:
+                found.setdefault(name, []).append(index)
+        return found
 
     def containing(self, address: int) -> list[tuple[SymbolEntry, int]]:
         """Return the symbols at the closest address not above *address*, with sizes."""

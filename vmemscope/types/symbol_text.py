@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ..errors import TargetError, TypesError
-from ..target.vmcoreinfo import symbol
+from ..vmcoreinfo import symbol
 from ._hints import GIVE_SYMBOLS
-from .symbols import MASK_64, ListedSymbols, SymbolEntry
+from .symbols import MASK_64, PROMOTED, ListedSymbols, SymbolEntry
 
 __all__ = ("KallsymsText", "SystemMap")
 
@@ -69,14 +69,19 @@ class KallsymsText:
         return (entry for line in self._text.splitlines() if (entry := self._parse(line)))
 
     def named(self, name: str) -> list[SymbolEntry]:
-        """Return all symbols with a name."""
+        """Return all symbols with a name; if there is none, those that clang renamed."""
+        return self._lines(name, "\n") or self._lines(name, PROMOTED)
+
+    def _lines(self, name: str, after: str) -> list[SymbolEntry]:
+        # Symbols that start with a name, before some text.
         result = []
-        pattern = b" " + name.encode(errors="surrogateescape") + b"\n"
+        pattern = b" " + name.encode(errors="surrogateescape") + after.encode()
         found = self._text.find(pattern)
         while found >= 0:
             start = self._text.rfind(b"\n", 0, found) + 1
-            entry = self._parse(self._text[start : found + len(pattern) - 1])
-            if entry is not None and entry.name == name:
+            end = self._text.find(b"\n", found)
+            entry = self._parse(self._text[start : end if end >= 0 else len(self._text)])
+            if entry is not None and f"{entry.name}\n".startswith(name + after):
                 result.append(entry)
             found = self._text.find(pattern, found + 1)
         return result
@@ -98,7 +103,7 @@ class SystemMap(KallsymsText):
 
     :param text: the file
     :param vmcoreinfo: VMCOREINFO of the kernel, from
-        :func:`vmemscope.target.vmcoreinfo.parse`
+        :func:`vmemscope.vmcoreinfo.parse`
     :param path: what errors call the file
     :raises TypesError: if it has no symbols, or belongs to another kernel
     """

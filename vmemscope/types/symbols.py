@@ -22,13 +22,25 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from drgn import Program, Symbol
 
-__all__ = ("MASK_64", "ByAddress", "ListedSymbols", "SymbolEntry", "SymbolTable", "symbol_finder")
+__all__ = (
+    "MASK_64",
+    "PROMOTED",
+    "ByAddress",
+    "ListedSymbols",
+    "SymbolEntry",
+    "SymbolTable",
+    "symbol_finder",
+)
 
 # Gaps between parts of an image (the per-CPU section, modules) would make very large
 # symbols. drgn has the same limit.
 _MAX_SYMBOL_SIZE: Final = 0x10000
 
 MASK_64: Final = (1 << 64) - 1
+
+#: Between the name and a hash, in the names of static functions and variables that clang
+#: made global (ThinLTO; kernel/kallsyms.c: cleanup_symbol_name(), 6.6 to 6.10).
+PROMOTED: Final = ".llvm."
 
 
 class SymbolEntry(NamedTuple):

@@ -13,11 +13,14 @@ boundaries (``mm/memory_hotplug.c: __add_pages()``). A chunk is one of:
   (``mm/sparse-vmemmap.c: vmemmap_populate_compound_pages()``).
 * **leaf**: a whole section without deduplication, one large leaf, from RAM or
   from the altmap (``arch/x86/mm/init_64.c: vmemmap_populate()``; base pages
-  where no large block was to be had). Where a section's memory map is no multiple of a
-  large leaf (``sizeof(struct page)`` other than 64 on x86-64), neighbouring sections share
-  leaves: whichever was added first took the frames (``vmemmap_use_sub_pmd()``).
+  where no large block was to be had). On some architectures part of a section, too
+  (:attr:`.Architecture.leaves_in_parts`). Where a section's memory map is no multiple of a
+  large leaf (``sizeof(struct page)`` other than 64 on x86-64, sections of 16 MiB on ppc64),
+  neighbouring sections share leaves: whichever was added first took the frames
+  (``vmemmap_use_sub_pmd()``).
 * **base**: part of a section without deduplication, base pages from RAM,
-  whatever the altmap (same function). Where a neighbouring section has a leaf already that
+  whatever the altmap (same function; from the altmap on some,
+  :attr:`.Architecture.altmap_base_pages`). Where a neighbouring section has a leaf already that
   covers some of it, the kernel uses that leaf.
 
 The expected layout has one frame for the head of every compound page and one for its
@@ -33,7 +36,7 @@ A **vpage** is a page of the vmemmap, numbered from its start: the ``struct page
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -72,8 +75,20 @@ class Geometry:
     page_size: int
     #: sizeof(struct page), bytes
     struct_page_size: int
-    #: virtual address of the ``struct page`` of frame 0
+    #: virtual address of the ``struct page`` of frame 0; not all of it must be the kernel's
     vmemmap: int
+    #: first virtual address that can be the vmemmap's, and the first after it
+    bounds: tuple[int, int] = (0, 1 << 64)
+
+    @property
+    def leaf(self) -> int:
+        """Bytes of the leaf that maps the memory map of a section, or part of it."""
+        return self.arch.vmemmap_leaf(self.page_size)
+
+    @property
+    def start(self) -> int:
+        """The first vpage that can be mapped."""
+        return max(-(-(self.bounds[0] - self.vmemmap) // self.page_size), 0)
 
     @property
     def straddles(self) -> bool:
@@ -91,21 +106,25 @@ class Geometry:
         self, vpages: NDArray[np.int64], piece: Piece, pages: int
     ) -> NDArray[np.bool_]:
         """
-        Return which vpages of a piece have another section's in the same large leaf.
+        Return which vpages of a piece have others' in the same large leaf.
 
-        There, the kernel uses the leaf of the section that it added first, or fills up its page
-        table (``arch/x86/mm/init_64.c: vmemmap_populate_hugepages()``, ``vmemmap_check_pmd()``).
+        There, the kernel uses the leaf of the section, or part of one, that it added first, or
+        fills up its page table (``mm/sparse-vmemmap.c: vmemmap_populate_hugepages()``,
+        ``vmemmap_check_pmd()``).
 
         :param vpages: shape ``(n,)``
         :param pages: base pages in a section
         """
-        leaf = self.arch.vmemmap_leaf // self.page_size
+        leaf = self.leaf // self.page_size
         section = max(pages * self.struct_page_size // self.page_size, 1)
-        if not section % leaf:
+        parts = self.arch.leaves_in_parts
+        if leaf == 1 or not (section % leaf or parts):
             return np.zeros(len(vpages), dtype=np.bool_)
         first = vpages // leaf * leaf
         across = first // section != (first + leaf - 1) // section
-        found: NDArray[np.bool_] = across & ((first < piece.start) | (first + leaf > piece.end))
+        found: NDArray[np.bool_] = (first < piece.start) | (first + leaf > piece.end)
+        if not parts:
+            found &= across
         return found
 
     def vpage(self, pfn: int) -> int:
@@ -154,7 +173,7 @@ class Geometry:
 
         :param frames: page frames that there can be (:func:`~.vmcoreinfo.physmem_frames`)
         """
-        return min(self.vmemmap + frames * self.struct_page_size, self.arch.vmemmap_limit)
+        return min(self.vmemmap + frames * self.struct_page_size, self.bounds[1])
 
     def compound_vpages(self, shift: int) -> int:
         """Return the number of vpages with the ``struct page``s of a compound page of an order."""
@@ -243,6 +262,9 @@ def pieces_of(
     """
     pages = sections.pages
     origin = geometry.vpage(first)
+    if geometry.arch.aligns_compounds and pagemap.vmemmap_shift:
+        # radix__vmemmap_populate_compound_pages()
+        origin = geometry.vpage(first >> pagemap.vmemmap_shift << pagemap.vmemmap_shift)
     # Only the first and the last chunk can be part of a section.
     whole = min(-(-first // pages) * pages, end)
     whole_end = max(end // pages * pages, whole)
@@ -259,14 +281,19 @@ def pieces_of(
             populated = Populated.EARLY
         elif dedup:
             populated = Populated.COMPOUND
-        elif in_section:
+        elif in_section and not geometry.arch.leaves_in_parts:
             populated = Populated.BASE
         else:
             populated = Populated.LEAF
         piece = Piece(populated, geometry.vpage(start), geometry.vpage_after(stop), origin)
         if found and found[-1].populated is populated:
             piece = Piece(populated, found.pop().start, piece.end, origin)
-        found.append(piece)
+        elif found and piece.start < found[-1].end:
+            # Sections that are smaller than a page of struct pages (ppc64 with pages of 64 KiB):
+            # whichever was added first has the page.
+            piece = replace(piece, start=found[-1].end)
+        if piece.start < piece.end:
+            found.append(piece)
     return found
 
 

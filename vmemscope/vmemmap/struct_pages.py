@@ -91,13 +91,23 @@ def self_hosted(vmemmap: Vmemmap, pfns: NDArray[np.uint64]) -> NDArray[np.bool_]
     return found
 
 
-def flag_layout(prog: Program, vmemmap: Vmemmap, zones: Iterable[Zone]) -> FlagLayout:
+def flag_layout(
+    prog: Program, vmemmap: Vmemmap, zones: Iterable[Zone], devices: Iterable[int]
+) -> FlagLayout:
     """
     Find out where zone and node are in page flags, by the first page of each zone.
 
     :param zones: used only if the kernel's types leave the layout open
+    :param devices: pfns of pages of devices, used only if all RAM is in the first zone of
+        the first node
     """
-    return read_flag_layout(prog, _samples(vmemmap, zones))
+    return read_flag_layout(prog, _samples(vmemmap, zones), lambda: _device_flags(vmemmap, devices))
+
+
+def _device_flags(vmemmap: Vmemmap, devices: Iterable[int]) -> list[int]:
+    read = read_struct_pages(vmemmap, np.array(list(devices), dtype=np.int64))
+    words = read.word(vmemmap.page.flags, vmemmap.word)
+    return [int(word) for word in words[read.readable]]
 
 
 def _samples(vmemmap: Vmemmap, zones: Iterable[Zone]) -> Iterator[tuple[int, int, int]]:

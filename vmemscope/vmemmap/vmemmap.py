@@ -84,9 +84,10 @@ class Vmemmap:
 
     def leaves(self, start: int, end: int) -> Iterator[Leaves]:
         """Walk the page tables over vpages ``[start, end)``, in batches."""
-        return walk(
-            self.page_tables, self.table, self.geometry.address(start), self.geometry.address(end)
-        )
+        address = self.geometry.address(start)
+        # Not the address of the last one, which can be 0 at the end of the address space.
+        stop = address + (end - start) * self.geometry.page_size
+        return walk(self.page_tables, self.table, address, stop)
 
     def frames_of(self, vpages: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         """

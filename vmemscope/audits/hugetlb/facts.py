@@ -30,6 +30,7 @@ from ...rules.hugetlb import (
     hugetlb_list,
     hugetlb_mapping,
     hugetlb_tail_frame,
+    hugetlb_unprotected,
 )
 from ...rules.hugetlb_tails import (
     RestoreFacts,
@@ -49,6 +50,7 @@ from ...rules.hugetlb_vmemmap import (
     hugetlb_shared_tail,
 )
 from ...rules.rule import Scope
+from ...spans import Spans, union
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
 from .tails import read_tail_pages_of
@@ -209,7 +211,9 @@ class HugetlbFacts:
         sections = self.vmemmap.sections
         step = counter(progress, geometry.vpage(len(sections.number) * sections.pages))
         kept, limit = self._kept[which], self.kernel.vmemmap_end
-        return walk_folios(self.vmemmap, first, end, kept, limit, step)
+        devices = union(layout.frames for layout in self.kernel.layouts)
+        described = Spans.of(devices.start // self._per_page, -(-devices.end // self._per_page))
+        return walk_folios(self.vmemmap, first, end, kept, limit, described, step)
 
     def _elsewhere(self) -> Folios:
         """Find folios that are on no list, by read-only vmemmap that is in none that is."""
@@ -239,6 +243,11 @@ class HugetlbFacts:
         """Check everything that was read."""
         if self.present and not self.sized:
             self.findings.skipped("not all sizes of huge pages could be read", hugetlb_read_only)
+        elif not self.kernel.arch.read_only:
+            self.findings.skipped(
+                f"{self.kernel.arch.name} has no read-only protection for the kernel's pages",
+                hugetlb_read_only,
+            )
         else:
             stray, dropped = self._known_stray(), self.found.dropped
             self.findings.check(
@@ -249,7 +258,11 @@ class HugetlbFacts:
         else:
             self.findings.skipped(
                 "the kernel has no HugeTLB",
-                *(rule for rule in rules_of(Scope.HUGETLB) if rule is not hugetlb_read_only),
+                *(
+                    rule
+                    for rule in rules_of(Scope.HUGETLB, self.kernel.arch.name)
+                    if rule is not hugetlb_read_only
+                ),
             )
 
     def _known_stray(self) -> ReadOnly:
@@ -282,6 +295,7 @@ class HugetlbFacts:
             return
         findings.check(hugetlb_mapping, facts)
         findings.check(hugetlb_tail_frame, facts)
+        findings.check(hugetlb_unprotected, facts)
         in_ram = self.vmemmap.ram.contains(self.found.maps.head_pfn)
         findings.check(hugetlb_head_frame, HeadFrameFacts(facts, *self._head_frames(), in_ram))
         findings.check(

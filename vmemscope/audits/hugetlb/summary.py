@@ -45,11 +45,15 @@ def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
     """
     hstates = tuple(_hstate(facts, index) for index in range(len(facts.hstates)))
     found = facts.found
-    outcomes = facts.findings.outcomes(rules_of(Scope.HUGETLB))
+    outcomes = facts.findings.outcomes(rules_of(Scope.HUGETLB, facts.kernel.arch.name))
     report = HugetlbReport(
         target=TargetInfo.about(facts.kernel),
         present=facts.present,
-        hvo=HvoReport.of(facts.hvo, never=_never(facts.vmemmap.geometry)),
+        hvo=HvoReport.of(
+            facts.hvo,
+            never=_never(facts.vmemmap.geometry),
+            protected=facts.vmemmap.geometry.arch.read_only,
+        ),
         hstates=hstates,
         shared_tails=_tails(facts),
         summary=HugetlbSummary(

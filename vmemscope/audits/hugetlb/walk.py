@@ -21,6 +21,7 @@ from ...vmemmap.tables import Kind
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ...spans import Spans
     from ...vmemmap.tables import Leaves
     from ...vmemmap.vmemmap import Vmemmap
 
@@ -121,6 +122,7 @@ def walk_folios(
     end: NDArray[np.int64],
     kept: NDArray[np.int64],
     limit: int,
+    devices: Spans,
     step: Callable[[int], None],
 ) -> FolioWalk:
     """
@@ -130,11 +132,13 @@ def walk_folios(
     :param end: first vpage after each
     :param kept: how many vpages of each keep their own frames
     :param limit: first vpage after what is walked
+    :param devices: vpages that describe devices, which may share frames as well
     :param step: called with the pages of each batch that are mapped
     """
-    found = _FolioWalk(vmemmap, first, end, kept)
-    for leaves in vmemmap.leaves(0, limit):
-        found.take(_pieces(leaves, vmemmap, 0, limit), step)
+    found = _FolioWalk(vmemmap, first, end, kept, devices)
+    start = vmemmap.geometry.start
+    for leaves in vmemmap.leaves(start, limit):
+        found.take(_pieces(leaves, vmemmap, start, limit), step)
     return found.finish()
 
 
@@ -160,6 +164,9 @@ def entries_of(vmemmap: Vmemmap, first: int, end: int) -> FolioEntries:
 def _pieces(leaves: Leaves, vmemmap: Vmemmap, start: int, end: int) -> _Pieces:
     """Turn leaves into ranges of vpages, cut to ``[start, end)``."""
     leaves = leaves.apart()
+    if not vmemmap.geometry.arch.read_only:
+        # All is writable. Base pages count as read-only, if any of their folio share a frame.
+        leaves = leaves._replace(writable=leaves.shift > vmemmap.table.levels[-1].shift)
     page_shift = vmemmap.table.levels[-1].shift
     vpage = vmemmap.geometry.vpages_at(leaves.address)
     last = vpage + (np.int64(1) << (leaves.shift.astype(np.int64) - page_shift))
@@ -186,9 +193,15 @@ class _FolioWalk:
         first: NDArray[np.int64],
         end: NDArray[np.int64],
         kept: NDArray[np.int64],
+        devices: Spans,
     ) -> None:
         #: first vpage of each folio whose frame it may share
         self.tails = first + kept
+        #: whether optimized pages are read-only (and the head's is not)
+        self.protects = vmemmap.geometry.arch.read_only
+        #: if not, how many vpages of each folio share a frame with a neighbour
+        self.shares = np.zeros(len(first), dtype=np.int64)
+        self.devices = devices
         count = len(first)
         head_pfn, head_kind = vmemmap.frames_of(first)
         kept_pfn, _ = vmemmap.frames_of(self.tails - 1)
@@ -217,10 +230,13 @@ class _FolioWalk:
         self.mapped += walked
         self.unreadable += int(pieces.pages[pieces.kind == Kind.UNREADABLE].sum())
         read_only = mapped & ~pieces.writable
-        self.read_only += int(pieces.pages[read_only].sum())
+        shared = read_only if self.protects else _shares(pieces)
+        self.read_only += int(pieces.pages[shared].sum())
         if len(self.maps.first):
             self._take_folios(pieces)
             self._take_users(select(pieces, mapped))
+        if not self.protects:
+            read_only = self._shared_tails(pieces)
         if read_only.any():
             self._take_stray(select(pieces, read_only))
         step(walked)
@@ -237,11 +253,14 @@ class _FolioWalk:
         first, tails, end = self.maps.first[folio], self.tails[folio], self.maps.end[folio]
         in_head = np.maximum(np.minimum(stop, tails) - np.maximum(start, first), 0)
         in_tails = np.maximum(np.minimum(stop, end) - np.maximum(start, tails), 0)
+        protected = in_head * self.protects
+        if not self.protects:
+            np.add.at(self.shares, folio, _shares(pieces)[which] & (in_tails > 0))
         kind = pieces.kind[which]
         mapped, writable = kind == Kind.MAPPED, pieces.writable[which]
         read_only = mapped & ~writable
         for counts, pages in (
-            (self.maps.head_read_only, in_head * read_only),
+            (self.maps.head_read_only, protected * read_only),
             (self.maps.read_only, in_tails * read_only),
             (self.maps.writable, in_tails * writable),
             (self.maps.hole, (in_head + in_tails) * (kind == Kind.HOLE)),
@@ -256,6 +275,14 @@ class _FolioWalk:
         highest = lowest + np.where(large, in_tails[shared] - 1, 0).astype(np.uint64)
         np.minimum.at(self.maps.low, folio[shared], lowest)
         np.maximum.at(self.maps.high, folio[shared], highest)
+
+    def _unshare(self, folios: NDArray[np.int64]) -> None:
+        """Count base pages of folios that share none of them as what they are."""
+        maps = self.maps
+        maps.writable[folios] += maps.read_only[folios]
+        maps.read_only[folios] = 0
+        maps.low[folios] = np.iinfo(np.uint64).max
+        maps.high[folios] = 0
 
     def _take_users(self, pieces: _Pieces) -> None:
         """Count entries that map the frame of a folio's head and are not the folio's."""
@@ -287,13 +314,37 @@ class _FolioWalk:
         else:
             self.dropped += len(runs.vpage)
 
+    def _shared_tails(self, pieces: _Pieces) -> NDArray[np.bool_]:
+        """Return which rows share a frame, but for those of devices and of heads (bool)."""
+        shared = _shares(pieces)
+        shared &= ~self.devices.touches(pieces.vpage, pieces.vpage + 1)
+        # Up to 7.0 the head's page has that frame, too: the first of them, at a multiple of two.
+        again = (pieces.pfn[1:] == pieces.pfn[:-1]) & shared[:-1]
+        heads = pieces.vpage % 2 == 0
+        heads[1:] &= ~again
+        shared &= ~heads
+        return shared
+
     def finish(self) -> FolioWalk:
         """Return what was counted."""
+        if not self.protects:
+            self._unshare(np.flatnonzero(self.shares == 0))
         none = np.empty(0, dtype=np.int64)
         stray = _joined(join([ReadOnly(none, none, none.astype(np.uint64)), *self.stray]))
         return FolioWalk(
             self.maps, stray, self.dropped, self.mapped, self.read_only, self.unreadable
         )
+
+
+def _shares(pieces: _Pieces) -> NDArray[np.bool_]:
+    """Return which rows are base pages with the frame of the row before or after (bool)."""
+    base = (pieces.kind == Kind.MAPPED) & ~pieces.writable
+    same = base[1:] & base[:-1] & (pieces.pfn[1:] == pieces.pfn[:-1])
+    same &= pieces.vpage[1:] == pieces.vpage[:-1] + 1
+    found = np.zeros(len(base), dtype=np.bool_)
+    found[1:] |= same
+    found[:-1] |= same
+    return found
 
 
 def _joined(runs: ReadOnly) -> ReadOnly:

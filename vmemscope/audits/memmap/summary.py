@@ -75,7 +75,7 @@ def summarise(facts: MemmapFacts) -> MemmapReport:
         counters=counters,
         explanation=tuple(_explain(areas, totals, counters, _page_ext_frames(facts))),
         findings=facts.findings.finish(),
-        outcomes=facts.findings.outcomes(rules_of(Scope.MEMORY_MAP)),
+        outcomes=facts.findings.outcomes(rules_of(Scope.MEMORY_MAP, facts.kernel.arch.name)),
     )
     return report.changed()
 
@@ -99,6 +99,24 @@ def _added(facts: MemmapFacts) -> list[tuple[int, int]]:
     return counts
 
 
+def _rounded_up(facts: MemmapFacts, owner: int) -> int:
+    """
+    Count what the kernel counts too much of an owner's sections from boot.
+
+    It counts whole pages of ``struct page``s for each section, which can be smaller than that
+    (ppc64 with pages of 64 KiB, ``mm/sparse.c: sparse_init_nid()``).
+    """
+    geometry, areas = facts.vmemmap.geometry, facts.areas
+    pages = facts.vmemmap.sections.pages
+    size = pages * geometry.struct_page_size
+    if not size % geometry.page_size:
+        return 0
+    mine = (areas.owner == owner) & areas.early
+    sections = -(-areas.described[mine] // pages)
+    counted = int(sections.sum()) * -(-size // geometry.page_size)
+    return counted - int((areas.end - areas.start)[mine].sum())
+
+
 def _page_ext_frames(facts: MemmapFacts) -> int:
     """Count the frames of the tables of ``page_ext``, one for each section that has any."""
     sections, page_size = facts.vmemmap.sections, facts.vmemmap.geometry.page_size
@@ -116,7 +134,7 @@ def _counters(facts: MemmapFacts, added: Sequence[tuple[int, int]]) -> tuple[Cou
         and not facts.walked.unread.total
         and not any(counts.unread_frames for counts in by_owner.values())
     )
-    boot = sum(counts.boot for counts in by_owner.values())
+    boot = sum(counts.boot + _rounded_up(facts, owner) for owner, counts in by_owner.items())
     run = (
         sum(counts.replaced for counts in by_owner.values())
         + sum(counts.late for owner, counts in by_owner.items() if owner < zones)
@@ -180,7 +198,7 @@ def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
             counted=None,
             note=None,
         )
-        counted = counts.boot + counts.replaced + counts.late
+        counted = counts.boot + counts.replaced + counts.late + _rounded_up(facts, owner)
         if owner == NOTHING:
             found.append(replace(area, kind="nothing"))
             continue
@@ -194,17 +212,24 @@ def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
             name, address, node = layout.name, layout.pagemap.address, _node_of(facts, layout)
             area = replace(area, kind="pagemap", name=name, pgmap=address, node=node, zone=DEVICE)
             counted += added[owner - len(zones)] - counts.late
-        found.append(_counted(area, counted, counts))
+        size = facts.vmemmap.sections.pages * facts.vmemmap.geometry.struct_page_size
+        found.append(_counted(area, counted, counts, whole=size % page_size == 0))
     return tuple(found)
 
 
-def _counted(area: Area, counted: int, counts: OwnerCounts) -> Area:
-    """Add what the kernel's counters have for an area, and why that differs from its frames."""
+def _counted(area: Area, counted: int, counts: OwnerCounts, *, whole: bool) -> Area:
+    """
+    Add what the kernel's counters have for an area, and why that differs from its frames.
+
+    :param whole: whether the memory map of a section fills pages
+    """
     if counts.unread_frames or counts.unreadable:
         return area
     excess = counted - area.frames
     if not excess:
         note = None
+    elif not whole and excess > 0:
+        note = "counted in whole pages for each section, which has less than one"
     elif area.kind != "pagemap":
         note = (
             f"not counted are the frames that tail pages of huge pages share ({-excess})"

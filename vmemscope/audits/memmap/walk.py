@@ -101,8 +101,9 @@ def walk_areas(
     """
     found = WalkedAreas()
     mapped, needed, unread = [], [], []
-    for leaves in vmemmap.leaves(0, end):
-        runs = runs_of(leaves, vmemmap.geometry, 0, end)
+    start = vmemmap.geometry.start
+    for leaves in vmemmap.leaves(start, end):
+        runs = runs_of(leaves, vmemmap.geometry, start, end)
         missing = select(runs, runs.kind == Kind.UNREADABLE)
         unread.append(Spans.of(missing.vpage, missing.vpage + missing.length))
         if (other := runs.kind != Kind.MAPPED).any():
@@ -116,7 +117,7 @@ def walk_areas(
         for owner, here, early in _by_area(runs, areas):
             if not early and owner < devices and owner != NOTHING:
                 found.counts_of(owner).itself.append(_self_hosted(here, vmemmap))
-        _take_base(found, leaves, areas, vmemmap, reserved)
+        _take_base(found, leaves, areas, vmemmap, reserved, devices)
         step(int(runs.length.sum()))
     found.mapped, found.needed, found.unread = union(mapped), union(needed), union(unread)
     return found
@@ -183,6 +184,7 @@ def _take_base(
     areas: Areas,
     vmemmap: Vmemmap,
     reserved: int,
+    devices: int,
 ) -> None:
     """Count what can be written through among the base pages of a batch."""
     base = (leaves.kind == Kind.MAPPED) & (leaves.shift == vmemmap.table.levels[-1].shift)
@@ -193,6 +195,7 @@ def _take_base(
     start = vmemmap.geometry.vpages_at(leaves.address)
     stop = start + leaves.pieces
     pfn, writable = leaves.pfn.astype(np.int64), leaves.writable
+    protects = vmemmap.geometry.arch.read_only
     for i in range(
         int(np.searchsorted(areas.end, start[0], side="right")),
         int(np.searchsorted(areas.start, stop[-1], side="left")),
@@ -202,14 +205,17 @@ def _take_base(
             int(np.searchsorted(stop, low, side="right")), int(np.searchsorted(start, high))
         )
         pages = np.minimum(stop[here], high) - np.maximum(start[here], low)
-        own = writable[here]
-        counts = found.counts_of(int(areas.owner[i]))
-        count = int(pages[own].sum())
+        owner, own = int(areas.owner[i]), pages * writable[here]
+        if not protects and owner < devices:
+            # What HugeTLB shares is writable, too. The head's page is at a multiple of two or
+            # more, and one of the run up to 7.0 (mm/hugetlb_vmemmap.c: vmemmap_remap_pte()).
+            own = np.where(pages > 1, start[here] % 2 == 0, pages)
+        counts, count = found.counts_of(owner), int(own.sum())
         counts.read_only += int(pages.sum()) - count
         if not areas.early[i]:
             counts.late += count
             continue
-        frames, pages = pfn[here][own], pages[own]
+        frames, pages = pfn[here][own > 0], own[own > 0]
         for at in range(0, len(frames), _BATCH):
             some = slice(at, at + _BATCH)
             _take_early(counts, frames[some], pages[some], vmemmap, reserved)

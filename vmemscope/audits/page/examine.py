@@ -223,7 +223,7 @@ class _Examination:
             return int.from_bytes(data[offset : offset + 4], order, signed=True)  # type: ignore[arg-type]
 
         flags = words[vmemmap.page.flags // 8]
-        if vmemmap.page.order == vmemmap.page.flags and self._follows_head(pfn):
+        if vmemmap.page.order_in_flags and self._follows_head(pfn):
             # folio->_flags_1: the order of the compound page, not flags of its own.
             flags &= ~0xFF
         decoded = self.flags.decode(flags)
@@ -418,7 +418,7 @@ class _Examination:
         shift = geometry.page_size.bit_length() - 1
         vpages: list[NDArray[np.int64]] = []
         pages: list[NDArray[np.int64]] = []
-        for leaves in self.vmemmap.leaves(0, self.kernel.vmemmap_end):
+        for leaves in self.vmemmap.leaves(geometry.start, self.kernel.vmemmap_end):
             if unread := int(leaves.pieces[leaves.kind == Kind.UNREADABLE].sum()):
                 self.unread[
                     "pages of vmemmap whose page tables are missing, and which may map this page"

@@ -131,7 +131,7 @@ def once(
         ),
         no_pagemaps=None if kernel.zone_device else NO_ZONE_DEVICE,
         findings=findings.finish(),
-        outcomes=findings.outcomes(rules_of(Scope.TARGET)),
+        outcomes=findings.outcomes(rules_of(Scope.TARGET, kernel.arch.name)),
         summary=_summary(backing, contents, checked, unread),
     )
     return report.changed().timed(timings)

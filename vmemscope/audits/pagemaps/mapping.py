@@ -107,7 +107,7 @@ def _map_piece(
         audited.findings.skipped(reason or "it is not deduplicated", *COMPOUND_RULES)
     if audited.pagemap.altmap is None:
         audited.findings.skipped("no altmap", altmap_frame)
-    elif piece.populated is not Populated.LEAF:
+    elif not _in_altmap(audited, piece, vmemmap):
         audited.findings.skipped("parts that have base pages of RAM, altmap or not", altmap_frame)
     walk = vmemmap.leaves(piece.start, piece.end)
     if piece.populated is Populated.COMPOUND:
@@ -119,6 +119,14 @@ def _map_piece(
     else:
         for runs in batches:
             _take_plain(audited, runs, piece, vmemmap)
+
+
+def _in_altmap(audited: AuditedPagemap, piece: Piece, vmemmap: Vmemmap) -> bool:
+    """Return whether the frames of a piece should be the altmap's."""
+    if audited.pagemap.altmap is None:
+        return False
+    base = piece.populated is Populated.BASE and vmemmap.geometry.arch.altmap_base_pages
+    return piece.populated is Populated.LEAF or base
 
 
 def _irregular(
@@ -214,7 +222,7 @@ def _take_plain(audited: AuditedPagemap, runs: Runs, piece: Piece, vmemmap: Vmem
     altmap = audited.pagemap.altmap
     if piece.populated in (Populated.EARLY, Populated.UNKNOWN):
         audited.boot.add(mapped, owners)
-    elif altmap is not None and piece.populated is Populated.LEAF:
+    elif altmap is not None and _in_altmap(audited, piece, vmemmap):
         audited.findings.check(altmap_frame, AltmapFacts(mapped, altmap, vmemmap.geometry))
         audited.device.add(mapped, owners)
         audited.in_altmap += int(mapped.length.sum())

@@ -75,7 +75,10 @@ def read_pagemaps(
         findings.check(range_overlap, pagemap, layout.valid, overlaps.get(pagemap.address, ()))
         findings.check(xarray, layout.entries)
         findings.check(vmemmap_shift, pagemap, layout.ranges, geometry.page_size)
-        if layout.dedup.expected:
+        if layout.dedup.expected and geometry.arch.aligns_compounds:
+            reason = f"{geometry.arch.name} lays compound pages out by their address"
+            findings.skipped(reason, section_alignment)
+        elif layout.dedup.expected:
             findings.check(section_alignment, pagemap, layout.ranges, kernel.sections, geometry)
         else:
             reason = audited.no_compounds or layout.dedup.reason or "it is not deduplicated"
@@ -133,7 +136,7 @@ def check_entries_of_processes(
         findings.skipped("a device is being set up or torn down", kernel_entries)
         return
     top = table.levels[0]
-    first = geometry.vmemmap >> top.shift
+    first = geometry.address(geometry.start) >> top.shift
     count = min(max((geometry.end(frames) - 1 >> top.shift) - first + 1, 1), top.entries)
     offset = first % top.entries * np.dtype(table.dtype).itemsize
     own = _entries(prog, table.root + offset, count, table.dtype, physical=True)

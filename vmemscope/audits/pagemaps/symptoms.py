@@ -55,4 +55,10 @@ def symptoms_of(
                 pfn = (finding.vaddr - geometry.vmemmap) // geometry.struct_page_size
                 if region.start <= pfn < region.end:
                     starts.add((pfn - region.start) % (1 << region.order))
-    return Symptoms(violations, checked.compounds_checked, early, starts == {_INITIALISED})
+    return Symptoms(
+        violations,
+        checked.compounds_checked,
+        early,
+        starts == {_INITIALISED},
+        geometry.arch.aligns_compounds,
+    )

@@ -16,6 +16,7 @@ from ...report.documents.pgmap import (
     VmemmapCounts,
 )
 from ...rules import rules_of
+from ...rules.frames import frame_not_memory
 from ...rules.rule import Scope
 from ...text import count
 from ...vmemmap.layout import Populated, expected_frames
@@ -77,7 +78,7 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
         state=state,
         reason=reason,
         findings=audited.findings.finish(),
-        outcomes=audited.findings.outcomes(rules_of(Scope.PAGEMAP)),
+        outcomes=audited.findings.outcomes(rules_of(Scope.PAGEMAP, geometry.arch.name)),
         detail=PagemapDetail(
             pagemap=pagemap,
             geometry=geometry,
@@ -147,15 +148,19 @@ def _altmap(audited: AuditedPagemap, frames: FrameTotals) -> str:
         )
         if piece in populated
     ]
+    shared, elsewhere = "leaves that neighbouring sections share", "in no memory"
     if audited.shared_leaves:
-        causes.append("leaves that neighbouring sections share")
+        causes.append(shared)
+        if not audited.findings.has(frame_not_memory):
+            # Whichever section was added first gave them.
+            elsewhere = f"on another device ({shared})"
     in_ram = "in RAM" + (f" ({', '.join(causes)})" if causes else "")
     if ram == backing:
         return f"it has an altmap, but the memory map lies {in_ram}"
     places = (
         (device, "on the device (altmap)"),
         (ram, in_ram),
-        (backing - device - ram, "in no memory"),
+        (backing - device - ram, elsewhere),
     )
     return "of the memory map, " + ", ".join(
         f"{count(frames, 'frame')} {'is' if frames == 1 else 'are'} {where}"

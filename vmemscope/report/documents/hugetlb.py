@@ -43,6 +43,9 @@ class HvoReport(Facts, frozen=True):
     shared_tails: bool
     #: why no folio is ever optimized, whatever the switch says; else ``None``
     never: Text | None
+    #: whether shared tail pages are read-only. If not, pages that share a frame with a
+    #: neighbour count as ``read_only``
+    protected: bool
 
 
 class NodeCounts(Facts, frozen=True, kw_only=True):

@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
+from random import Random
 from typing import Any
 
 __all__ = ("VERSIONS", "Layouts", "Member")
@@ -31,6 +34,9 @@ __all__ = ("VERSIONS", "Layouts", "Member")
 VERSIONS = ("6.1", "6.12", "7.2")
 
 _STEP = re.compile(r"\.?(\w+)|\[(\d+)\]")
+#: structures whose members are where they are in all kernels; page and folio are unions
+#: of what is used in turn
+_FIXED = ("page", "folio", "list_head", "hlist_node", "hlist_head")
 _TRANSPARENT = ("typedef", "const", "volatile", "restrict")
 
 
@@ -74,8 +80,8 @@ class Layouts:
         """
         Return the types of this kernel with another ``sizeof(struct page)``.
 
-        Less than 64 bytes: without the members at its end (memcg_data is an option). A
-        ``struct folio`` covers whole ``struct page``s.
+        Less than 64 bytes: without the members at its end (memcg_data is an option). The
+        parts of a ``struct folio`` move with the ``struct page``s that they lie in.
 
         :param size: bytes, a multiple of 8
         """
@@ -90,10 +96,63 @@ class Layouts:
                     [name, type_id, at // bits * size * 8 + at % bits, *rest]
                     for name, type_id, at, *rest in record["members"]
                 ]
-                parts = 8 * int(record["size"]) // bits
-                record = {**record, "size": parts * size, "members": members}
+                parts, rest = divmod(8 * int(record["size"]), bits)
+                record = {**record, "size": parts * size + rest // 8, "members": members}
             types.append(record)
         return Layouts(self.release, types)
+
+    def shuffled(self, random: Random) -> Layouts:
+        """
+        Return the types with the members of structures in random order (RANDSTRUCT).
+
+        Members stay together that share a word. A structure keeps its size, and what has no
+        length stays at its end.
+        """
+        named = [
+            one
+            for one in self.types
+            if one["kind"] == "struct" and one.get("name") not in (None, *_FIXED)
+        ]
+        # struct mm_struct is one structure without a name.
+        inner = [self._by_id(one[1]) for record in named for one in record["members"] if not one[0]]
+        ids = {one["id"] for one in (*named, *inner) if one["kind"] == "struct"}
+        types = [
+            {**one, "members": self._shuffle(one, random)} if one["id"] in ids else one
+            for one in self.types
+        ]
+        return Layouts(self.release, types)
+
+    def _shuffle(self, record: dict[str, Any], random: Random) -> list[list[Any]]:
+        cuts = {0, record["size"] * 8}
+        cuts |= {at for _, _, at, *_ in record["members"] if at % 64 == 0}
+        for _, type_id, at, *bits in record["members"]:
+            size = bits[0] if bits else 8 * self._size(self._by_id(type_id))
+            cuts -= set(range(at // 64 * 64 + 64, at + size, 64))
+        bounds = sorted(cuts)
+        parts = [part for part in pairwise(bounds) if part[1] - part[0]]
+        order = list(parts)
+        last = [order.pop()] if order and self._open_ended(record) else []
+        while len(order) > 1 and order == parts[: len(order)]:
+            random.shuffle(order)
+        order += last
+        moved, at = {}, 0
+        for start, end in order:
+            moved[start] = at - start
+            at += end - start
+        starts = [start for start, _ in parts]
+        return [
+            [name, type_id, at + (moved[starts[bisect(starts, at) - 1]] if starts else 0), *bits]
+            for name, type_id, at, *bits in record["members"]
+        ]
+
+    def _open_ended(self, record: dict[str, Any]) -> bool:
+        """Whether a structure, or a member at its end, ends in an array of no length."""
+        record = self._resolve(record)
+        if record["kind"] == "array":
+            return not record["count"] or self._open_ended(self._by_id(record["type"]))
+        members = record.get("members", ())
+        last = members if record["kind"] == "union" else members[-1:]
+        return any(self._open_ended(self._by_id(one[1])) for one in last)
 
     def constant(self, name: str) -> int:
         """Return the value of an enumerator."""

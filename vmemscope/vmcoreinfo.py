@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import TargetError
+from .errors import TargetError
 
 __all__ = (
     "MAX_NOTE",
     "NOTE_NAME",
     "note_text",
     "number",
+    "page_size",
     "parse",
     "physmem_bits",
     "physmem_frames",
     "symbol",
 )
 
-#: bits of a physical address, at most, on any architecture
-_MAX_PHYSMEM_BITS = 52
+#: bits of a physical address, at most, on any architecture (riscv64), and where the kernel
+#: does not say it (x86-64)
+_MAX_PHYSMEM_BITS = 56
+_PHYSMEM_BITS = 52
 _MASK_64 = (1 << 64) - 1
 #: name of the ELF note, with the zeros that end it and fill its last word
 NOTE_NAME = b"VMCOREINFO\0\0"
@@ -78,13 +81,25 @@ def number(keys: Mapping[str, str], name: str, default: int | None = None) -> in
     return _value(keys, f"NUMBER({name})", 0, default)
 
 
+def page_size(keys: Mapping[str, str]) -> int:
+    """
+    Return the bytes in a base page (``PAGESIZE``), a power of two.
+
+    :raises TargetError: if it is missing, or can't be
+    """
+    size = _value(keys, "PAGESIZE", 0, None)
+    if not 1 << 12 <= size <= 1 << 18 or size & (size - 1):
+        raise TargetError(f"VMCOREINFO has a PAGESIZE of {size}")
+    return size
+
+
 def physmem_bits(keys: Mapping[str, str]) -> int:
     """
-    Return the bits of a physical address (``MAX_PHYSMEM_BITS``), 52 at most.
+    Return the bits of a physical address (``MAX_PHYSMEM_BITS``), 56 at most.
 
     :raises TargetError: if the kernel's value is not a number
     """
-    return min(number(keys, "MAX_PHYSMEM_BITS", _MAX_PHYSMEM_BITS), _MAX_PHYSMEM_BITS)
+    return min(number(keys, "MAX_PHYSMEM_BITS", _PHYSMEM_BITS), _MAX_PHYSMEM_BITS)
 
 
 def physmem_frames(keys: Mapping[str, str], page_size: int) -> int:
