@@ -229,8 +229,11 @@ class Running:
         """Learn what lasts, once the guest is up."""
         self.memory = Memory(self._files)
         self.root = Root.of(self.guest, self.memory)
-        # Regions that have labels need them written.
-        self.guest.run("ndctl disable-region all; ndctl init-labels all; ndctl enable-region all")
+        if any(part.labels for part in self.layout.parts):
+            # Regions that have labels need them written.
+            self.guest.run(
+                "ndctl disable-region all; ndctl init-labels all; ndctl enable-region all"
+            )
         self.guest.run("mkdir -p /huge; mount -t hugetlbfs none /huge")
         self.observed = observe(self.guest)
         ram = [

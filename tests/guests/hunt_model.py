@@ -267,8 +267,9 @@ class Root:
     @classmethod
     def of(cls, guest: Guest, memory: Memory) -> Root:
         """Find it by ``/proc/kallsyms`` and ``/proc/iomem``."""
-        names = "|".join(_SYMBOLS)
-        text = guest.run(f"grep -E ' ({names})$' /proc/kallsyms; cat /proc/iomem").stdout
+        # With a regular expression, it takes busybox 10 s.
+        names = " ".join(f"-e {name}" for name in _SYMBOLS)
+        text = guest.run(f"grep -F -w {names} /proc/kallsyms; cat /proc/iomem").stdout
         symbols = {
             name: int(address, 16)
             for address, name in re.findall(r"^([0-9a-f]+) \w (\w+)$", text, re.M)

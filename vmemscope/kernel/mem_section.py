@@ -9,8 +9,9 @@ Source: ``include/linux/mmzone.h`` (``struct mem_section``, SECTION_* bits),
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from drgn import offsetof, sizeof
@@ -26,18 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ("Sections", "read_sections", "section_flags")
 
-# Bits of section_mem_map: an anonymous enum since 6.1, macros with the same
-# values before (SECTION_MAP_LAST_BIT excepted, see below).
-_HAS_MEM_MAP_BIT = 1
-_ONLINE_BIT = 2
-_EARLY_BIT = 3
-
-#: enumerator -> name for people, and its value in kernels without the enumerator
+#: enumerator -> name for people, and its value where the kernel has none of them: bits of
+#: section_mem_map are an anonymous enum since 6.1, and were macros before (but for
+#: SECTION_MAP_LAST_BIT, see below)
 _FLAGS = {
     "SECTION_MARKED_PRESENT_BIT": ("present", 0),
-    "SECTION_HAS_MEM_MAP_BIT": ("has memory map", _HAS_MEM_MAP_BIT),
-    "SECTION_IS_ONLINE_BIT": ("online", _ONLINE_BIT),
-    "SECTION_IS_EARLY_BIT": ("early", _EARLY_BIT),
+    "SECTION_HAS_MEM_MAP_BIT": ("has memory map", 1),
+    "SECTION_IS_ONLINE_BIT": ("online", 2),
+    "SECTION_IS_EARLY_BIT": ("early", 3),
     # 5.12+
     "SECTION_TAINT_ZONE_DEVICE_BIT": ("partly device", None),
     # 6.15+
@@ -48,12 +45,27 @@ _FLAGS = {
 _MAX_ROOTS = 1 << 24
 #: roots that are read whatever the kernel says of how many are in use
 _FEW_ROOTS = 1 << 18
+#: the highest section that there is, newest name first
+_HIGHEST = ("__highest_used_section_nr", "__highest_present_section_nr")
 #: unreadable pages of the table after which the rest is not read
 _MAX_DAMAGE = 1024
 
 
 def _no_words() -> NDArray[np.uint64]:
     return np.empty(0, dtype=np.uint64)
+
+
+class SectionBits(NamedTuple):
+    """Numbers of bits of ``section_mem_map``."""
+
+    present: int = 0
+    has_map: int = 1
+    online: int = 2
+    early: int = 3
+
+
+#: those of kernels without enumerators
+_OLD_BITS = SectionBits()
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ class Sections:
     damage: tuple[Damage, ...] = ()
     #: ``section_mem_map``, as it stands (uint64)
     raw: NDArray[np.uint64] = field(default_factory=_no_words)
+    bits: SectionBits = _OLD_BITS
     #: the bits of ``section_mem_map`` that are no flags
     map_mask: int = (1 << 64) - 1
     #: ``usage``, a pointer (uint64)
@@ -87,7 +100,7 @@ class Sections:
     @property
     def has_map(self) -> NDArray[np.bool_]:
         """Whether each section has the flag SECTION_HAS_MEM_MAP (bool)."""
-        has_map: NDArray[np.bool_] = (self.raw & np.uint64(1 << _HAS_MEM_MAP_BIT)) != 0
+        has_map: NDArray[np.bool_] = (self.raw & np.uint64(1 << self.bits.has_map)) != 0
         return has_map
 
     @property
@@ -99,7 +112,7 @@ class Sections:
         it: in other sections they mean nothing
         (``mm/memory_hotplug.c: pfn_to_online_page()``).
         """
-        online: NDArray[np.bool_] = (self.raw & np.uint64(1 << _ONLINE_BIT)) != 0
+        online: NDArray[np.bool_] = (self.raw & np.uint64(1 << self.bits.online)) != 0
         return online
 
     def index(self, section: int) -> int | None:
@@ -137,6 +150,7 @@ def read_sections(
     section_size = sizeof(section_type)
     per_root = page_size // section_size
     pages = 1 << (number(vmcoreinfo, "SECTION_SIZE_BITS") - (page_size.bit_length() - 1))
+    bits = _section_bits(prog)
     damage: list[Damage] = []
     try:
         table = prog["mem_section"].value_()
@@ -163,7 +177,7 @@ def read_sections(
         raw = _read(prog, int(pointers[root]), per_root * section_size, page_size, damage)
         rows_of_root = np.frombuffer(raw, np.uint8).reshape(per_root, section_size)
         section_map = _column(rows_of_root, section_type, "section_mem_map", word)
-        present = (section_map & np.uint64(1)) != 0
+        present = (section_map & np.uint64(1 << bits.present)) != 0
         rows.append(rows_of_root[present])
         numbers.append(np.flatnonzero(present) + root * per_root)
     found = np.concatenate(rows) if rows else np.empty((0, section_size), np.uint8)
@@ -187,7 +201,8 @@ def read_sections(
         )
     return Sections(
         number=np.concatenate([np.empty(0, np.int64), *numbers]).astype(np.int64, copy=False),
-        early=(section_map & np.uint64(1 << _EARLY_BIT)) != 0,
+        early=(section_map & np.uint64(1 << bits.early)) != 0,
+        bits=bits,
         pages=pages,
         vmemmap=vmemmap,
         damage=tuple(damage),
@@ -200,16 +215,29 @@ def read_sections(
 
 def section_flags(prog: Program, raw: int) -> list[str]:
     """Return the names of the flags that a ``section_mem_map`` has."""
-    words = []
-    for name, (word, value) in _FLAGS.items():
-        bit: int | None
-        try:
-            bit = int(prog.constant(name).value_())
-        except LookupError:
-            bit = value
-        if bit is not None and raw >> bit & 1:
-            words.append(word)
-    return words
+    bits = _flag_bits(prog)
+    return [word for name, (word, _) in _FLAGS.items() if name in bits and raw >> bits[name] & 1]
+
+
+def _flag_bits(prog: Program) -> dict[str, int]:
+    """Return the bits of the flags that this kernel has, by their enumerators."""
+    found = {}
+    for name in _FLAGS:
+        with suppress(LookupError):
+            found[name] = int(prog.constant(name).value_())
+    return found or {name: bit for name, (_, bit) in _FLAGS.items() if bit is not None}
+
+
+def _section_bits(prog: Program) -> SectionBits:
+    found = _flag_bits(prog)
+    has_map = found.get("SECTION_HAS_MEM_MAP_BIT", _OLD_BITS.has_map)
+    return SectionBits(
+        # "mm/sparse: remove SECTION_MARKED_PRESENT_BIT" (mm-unstable in September 2026)
+        found.get("SECTION_MARKED_PRESENT_BIT", has_map),
+        has_map,
+        found.get("SECTION_IS_ONLINE_BIT", _OLD_BITS.online),
+        found.get("SECTION_IS_EARLY_BIT", _OLD_BITS.early),
+    )
 
 
 def _column(
@@ -239,11 +267,13 @@ def _root_count(vmcoreinfo: Mapping[str, str]) -> int:
 
 def _roots_in_use(prog: Program, roots: int, per_root: int) -> int:
     """Return the number of roots in use (``__section_mark_present()``)."""
-    try:
-        highest = int(prog["__highest_present_section_nr"].value_())
-    except (LookupError, *READ_ERRORS):
-        return roots
-    return min(highest // per_root + 1, roots)
+    for name in _HIGHEST:
+        try:
+            highest = int(prog[name].value_())
+        except (LookupError, *READ_ERRORS):
+            continue
+        return min(highest // per_root + 1, roots)
+    return roots
 
 
 def _vmemmap_base(prog: Program) -> int | None:

@@ -63,14 +63,14 @@ def attach_virtual_memory(prog: Program) -> None:
     walk = _Walk(prog, page_table_of(prog, keys))
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        data = b""
+        data = bytearray()
         while count:
             place, left = walk.translate(address)
             size = min(count, left)
             data += prog.read(place, size, True)
             address += size
             count -= size
-        return data
+        return bytes(data)
 
     start = arch.kernel_space
     prog.add_memory_segment(start, _END - start, read, False)

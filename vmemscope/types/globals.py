@@ -32,6 +32,7 @@ GLOBALS: Final[Variables] = {
     "pgmap_array": ("struct xarray",),  # mm/memremap.c
     "mem_section": ("struct mem_section **",),  # mm/sparse.c
     "__highest_present_section_nr": ("unsigned long",),  # mm/sparse.c
+    "__highest_used_section_nr": ("unsigned long",),  # mm/sparse.c
     "nr_memmap_pages": ("atomic_long_t",),  # mm/vmstat.c
     "nr_memmap_boot_pages": ("atomic_long_t",),  # mm/vmstat.c
     "iomem_resource": ("struct resource",),  # kernel/resource.c
