@@ -91,6 +91,22 @@ def _resources(iomem: str, name: str) -> list[tuple[int, int]]:
     return [(int(start, 16), int(end, 16)) for start, end in found]
 
 
+def _boot_memory(guest: Guest, ram: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    # What the kernel took for memory when it booted: whole memory blocks, adjacent ones as one.
+    command = "cd /sys/devices/system/memory 2>/dev/null && cat block_size_bytes memory*/phys_index"
+    lines = guest.run(command, check=False).stdout.split()
+    if len(lines) < 2:
+        return [(ram[0][0], ram[-1][1])]
+    size, *indices = [int(line, 16) for line in lines]
+    merged: list[tuple[int, int]] = []
+    for index in sorted(indices):
+        start, end = index * size, (index + 1) * size - 1
+        if merged and merged[-1][1] + 1 == start:
+            start = merged.pop()[0]
+        merged.append((start, end))
+    return merged
+
+
 def _ask(guest: Guest, addresses: Sequence[int], page_size: int) -> list[int | None]:
     # The pfn behind each address, None where nothing is mapped.
     with guest.monitor() as monitor:
@@ -192,10 +208,11 @@ def witness(guest: Guest, *, pause: bool = False) -> dict[str, Any]:
         for pfn, pages in _huge_pages(guest, ram, page_size)
     ]
     pieces = [{"range": [ram[0][0], ram[-1][1]]}]
+    boot = [{"range": list(part)} for part in _boot_memory(guest, ram)]
     if pause:
         guest.execute("stop")
     known: dict[int, int | None] = {}
-    for one in (*pgmaps, *pieces, *huge):
+    for one in (*pgmaps, *pieces, *boot, *huge):
         start, end = one["range"]
         first = base + start // page_size * struct_page_size
         last = base + (end + 1) // page_size * struct_page_size
@@ -220,6 +237,9 @@ def witness(guest: Guest, *, pause: bool = False) -> dict[str, Any]:
         # all between the first and the last byte of RAM, with the holes in it
         "ram": pieces,
         "ram_ranges": ram,
+        # what the kernel took for memory when it booted: firmware's, too, and the rest of
+        # a section
+        "boot": boot,
         # each HugeTLB page; "writable" are the pages of it that the kernel can write to,
         # as far as QEMU says so
         "hugetlb": huge,

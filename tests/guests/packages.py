@@ -582,4 +582,8 @@ def get_python(arch: str) -> Path:
         )
         for name in ("proc", "sys", "dev", "run", "mnt", "tmp"):
             (root / name).mkdir(exist_ok=True)
+        # where programs expect the dynamic linker, which base-files would do
+        for name in ("lib", "lib64"):
+            if not (root / name).is_symlink():
+                (root / name).symlink_to(f"usr/{name}")
     return root

@@ -219,6 +219,7 @@ def test_inside(foreign: GuestTargets) -> None:
     """``-k`` in the guest, with Debian's Python and drgn for its architecture."""
     command = "$PYTHON -m vmemscope pgmap --all --format json -k 2>/run/errors"
     result = foreign.guest.run_python(f"{command} || {{ echo; cat /run/errors; }}", timeout=600)
+    assert result.stdout.startswith("{"), result.stdout
     document, end = json.JSONDecoder().raw_decode(result.stdout)
     assert result.stdout[end:].strip() == ""
     assert document["target"]["kind"] == "live"
@@ -279,7 +280,8 @@ def test_page(foreign: GuestTargets, documents: Documents, view: str) -> None:
     for truth in (*witness["pgmaps"], *witness["ram"]):
         start, end = truth["range"]
         first, count = start // page_size, (end + 1 - start) // page_size
-        for index in sorted({0, 1, per_page + 1, 2 * per_page, count // 2 + 1, count - 1}):
+        indices = {0, 1, per_page + 1, 2 * per_page, count // 2 + 1, count - 1}
+        for index in sorted(indices if view == "elf" else {per_page + 1}):
             what = f"{first + index:#x}"
             document, _ = answer(foreign, documents, view, "page", "--pfn", what)
             assert document["pfn"] == first + index
@@ -328,10 +330,10 @@ def test_hugetlb(foreign: GuestTargets, documents: Documents, view: str) -> None
 def test_memory_map(foreign: GuestTargets, documents: Documents, view: str) -> None:
     document, _ = answer(foreign, documents, view, "memmap")
     witness = foreign.witness
-    (ram,) = witness["ram"]
-    zones = [area for area in document["areas"] if area["kind"] == "zone"]
-    assert sum(area["mapped"] for area in zones) == ram["mapped"]
-    assert sum(area["frames"] for area in zones) == ram["backing"]
+    boot = [area for area in document["areas"] if area["kind"] in ("zone", "unknown")]
+    frames = {pfn for one in witness["boot"] for pfn in one["frames"]}
+    assert sum(area["mapped"] for area in boot) == sum(one["mapped"] for one in witness["boot"])
+    assert sum(area["frames"] for area in boot) == len(frames)
     maps = {area["name"]: area for area in document["areas"] if area["kind"] == "pagemap"}
     for truth in witness["pgmaps"]:
         area = maps.pop(truth["name"])
@@ -343,6 +345,7 @@ def test_memory_map(foreign: GuestTargets, documents: Documents, view: str) -> N
     for name, value in witness["memmap"].items():
         assert counters[name]["value"] == value
     assert document["leaks"] == []
+    assert [one for one in document["findings"] if one["severity"] != "note"] == []
 
 
 def test_faults(foreign: GuestTargets) -> None:
@@ -365,12 +368,12 @@ def test_faults(foreign: GuestTargets) -> None:
         assert result.returncode == 1
 
 
-def test_no_view_needs_a_device(foreign: GuestTargets) -> None:
+def test_no_view_needs_a_device(foreign: GuestTargets, tmp_path: Path) -> None:
     """VMCOREINFO is found in memory, and is the one that the guest itself has."""
-    if "NT_" in (elf := vmemscope("vmcoreinfo", "-c", str(foreign.vmcore))).stdout:
-        raise AssertionError(elf.stdout)
-    assert elf.stdout.encode() == foreign.guest.vmcoreinfo(), elf.stderr
-    assert "found in memory" in elf.stderr
+    path = tmp_path / "vmcoreinfo"
+    result = vmemscope("vmcoreinfo", "-c", str(foreign.vmcore), "-o", str(path))
+    assert result.returncode == 0, result.stderr
+    assert path.read_bytes() == foreign.guest.vmcoreinfo()
 
 
 def test_dump_that_is_cut_off(foreign: GuestTargets, tmp_path: Path) -> None:
