@@ -81,12 +81,15 @@ arm64, riscv64, ppc64el and s390x were each found at its address, and nothing el
 
 | kernel | pages | CPU | devices |
 |---|---|---|---|
-| 6.12.118 and 7.2.13, arm64 | 4 KiB | cortex-a57; 7.2.13 also max (52 bits) | nvdimms: 2M, 4K, altmap, fsdax |
-| 6.12.118 and 7.2.13, arm64-16k | 16 KiB | max | nvdimms: 32M, 16K, altmap, fsdax |
-| 6.12.117 (Sv57) and 7.2.13 (Sv48), riscv64 | 4 KiB | rv64 | pmem-region: 2M, 1G, 4K, altmap, fsdax |
-| 6.12.107 and 7.2.13, ppc64el | 4 KiB | POWER9, radix | dax regions of a module of the tests: 2M, 1G, 4K |
-| 6.12.107 and 7.2.13, ppc64el-64k | 64 KiB | POWER9, radix | the same: 2M, 1G, 64K |
-| 7.2.13, s390x | 4 KiB | max (TCG has no EDAT1) | the same: 1M, 1G, 4K |
+| 6.12.118, 7.2.13 arm64 | 4 KiB | cortex-a57; 7.2.13 max, too (52 bits) | 2M, 4K, altmap, fsdax |
+| 6.12.118, 7.2.13 arm64-16k | 16 KiB | max | 32M, 16K, altmap, fsdax |
+| 6.12.117 (Sv57), 7.2.13 (Sv48) riscv64 | 4 KiB | rv64 | 2M, 1G, 4K, altmap, fsdax |
+| 6.12.107, 7.2.13 ppc64el | 4 KiB | POWER9, radix | 2M, 1G, 4K |
+| 6.12.107, 7.2.13 ppc64el-64k | 64 KiB | POWER9, radix | 2M, 1G, 64K |
+| 7.2.13 s390x | 4 KiB | max (TCG has no EDAT1) | 1M, 1G, 4K |
+
+The devices are nvdimms on arm64, pmem-region nodes on riscv64, and dax regions of a small module of
+the tests on ppc64el and s390x, whose kernels have no NVDIMMs.
 
 Not booted: arm64 with pages of 64 KiB and loongarch64 (Debian has none with BTF), riscv64 with
 Sv39, ppc64 with the hash MMU, s390x with large leaves, and hardware of any of them.
