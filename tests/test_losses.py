@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drgn import FaultError
 
 from vmemscope.audits import hugetlb, memmap, page
 from vmemscope.audits.pagemaps import once
@@ -218,6 +219,22 @@ def test_free_pages_are_not_read(tmp_path: Path, kernel: str, fill: int) -> None
         assert findings(report) == set(), name
         assert report.not_read == (), name
         assert told(report) == told(lacking[name]), name
+
+
+def test_names_of_resources(dumps: Dumps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they are called is all that goes, and that is said."""
+
+    def lost(*_: object) -> bytes:
+        raise FaultError("not in the dump", 0)
+
+    core = str(dumps.core(SCENARIO, "6.12"))
+    pfn = next(one for one in Kernel.open_core(core).layouts if one.name == "dax0.0").pfns[0][0]
+    whole = page.audit(Kernel.open_core(core), pfn, "pfn")
+    assert whole.not_read == ()
+    monkeypatch.setattr("vmemscope.kernel.resource.read_string", lost)
+    report = page.audit(Kernel.open_core(core), pfn, "pfn")
+    assert [one.name for one in report.resources] == [""] * len(whole.resources)
+    assert report.not_read == (f"names of resources: {len(whole.resources)}",)
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "7.2"])

@@ -39,6 +39,8 @@ class Resource:
     flags: int
     #: levels below ``iomem_resource``
     depth: int
+    #: whether its name could be read; else it is empty
+    named: bool = True
 
     @property
     def is_system_ram(self) -> bool:
@@ -71,14 +73,16 @@ def read_resources(prog: Program) -> tuple[list[Resource], list[Damage]]:
         except READ_ERRORS:
             damage.append(Damage(address, "resource can't be read", True))
             continue
+        name = _read_name(prog, resource.name.value_())
         found.append(
             Resource(
                 address=address,
                 start=resource.start.value_(),
                 end=resource.end.value_(),
-                name=_read_name(prog, resource.name.value_()),
+                name=name or "",
                 flags=resource.flags.value_(),
                 depth=depth,
+                named=name is not None,
             )
         )
         # Sibling below child on the stack: children come first.
@@ -89,10 +93,10 @@ def read_resources(prog: Program) -> tuple[list[Resource], list[Damage]]:
     return found, damage
 
 
-def _read_name(prog: Program, address: int) -> str:
+def _read_name(prog: Program, address: int) -> str | None:
     if not address:
         return ""
     try:
         return printable(read_string(prog, address, _MAX_NAME))
     except READ_ERRORS:
-        return ""
+        return None

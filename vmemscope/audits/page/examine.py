@@ -112,7 +112,7 @@ def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
         state=tuple(state),
         findings=findings,
         summary=PageSummary(
-            not_read=tuple(f"{what}: {n}" for what, n in sorted(reader.unread.items()))
+            not_read=tuple(f"{what}: {n}" for what, n in sorted(reader.unread.items()) if n)
         ),
     )
     return report.changed()
@@ -140,6 +140,7 @@ class _Examination:
         """Return the resources that contain a page, outermost first."""
         physical = pfn * self.vmemmap.geometry.page_size
         holding = [r for r in self.resources if r.depth and r.start <= physical <= r.end]
+        self.unread["names of resources"] += sum(not one.named for one in holding)
         return tuple(sorted(holding, key=lambda r: r.depth))
 
     def section_of(self, pfn: int) -> Section:
