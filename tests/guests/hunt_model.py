@@ -427,8 +427,10 @@ def broken_layout(pagemap: Pagemap, known: Expectations) -> bool:
 
 #: findings of the layouts that the kernel gets wrong, and of those that follow
 _BROKEN_LAYOUT = {
-    *("frame-shared", "frame-not-memory", "section-alignment"),
-    *("compound-head", "compound-alignment", "mask-alignment", "tail-content"),
+    *("frame-shared", "frame-not-memory", "section-alignment", "tail-frame"),
+    *("compound-head", "compound-alignment", "mask-alignment", "tail-contents"),
+    # Heads but the first lie in the frame of the tail pages, and overwrite them.
+    *("head-flag", "stray-head", "compound-order", "pgmap-link", "page-refcount"),
 }
 _UNINITIALISED = ("page-zone", "page-uninitialised", "compound-head", "page-refcount")
 #: Findings of known bugs: rule -> series in which the kernel has the bug, and its name.
