@@ -277,7 +277,9 @@ def test_page(foreign: GuestTargets, documents: Documents, view: str) -> None:
     witness = foreign.witness
     page_size, size = witness["page_size"], witness["struct_page_size"]
     per_page = page_size // size
-    for truth in (*witness["pgmaps"], *witness["ram"]):
+    # A process for each page takes its time: all devices from one view.
+    devices = witness["pgmaps"] if view == "elf" else witness["pgmaps"][:1]
+    for truth in (*devices, *witness["ram"]):
         start, end = truth["range"]
         first, count = start // page_size, (end + 1 - start) // page_size
         indices = {0, 1, per_page + 1, 2 * per_page, count // 2 + 1, count - 1}
