@@ -62,7 +62,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
         raise refusal(path, head)
     loads: list[Load] = []
     notes: list[str] = []
-    end, block = 0, 4096
+    end = 0
     if head.startswith(_ELF):
         loads, incomplete = read_elf(path)
         platform_of_elf(head)
@@ -70,7 +70,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
             notes.append(_INCOMPLETE)
     else:
         check = check_flattened if head.startswith(FLATTENED) else check_whole
-        level, end, incomplete, no_vmemmap, block = check(path)
+        level, end, incomplete, no_vmemmap = check(path)
         if level:
             notes.append(f"the dump was filtered (dump level {level}): pages left out are not read")
         if no_vmemmap:
@@ -81,17 +81,12 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     opened = partial(_set_core_dump, path)
     if loads and drgn_misreads(head, loads):
         opened = partial(_set_segments, path, head, loads)
-    try:
-        prog = opened(text)
-        if prog is None and text is None:
-            prog = _by_scan(path, opened, _notes(path, loads, end, block), loads, notes)
-    except _RefusedError:
-        pages = KdumpPages(path)
-        opened = partial(_set_pages, pages)
-        prog = opened(text)
-        if prog is None and text is None:
-            found = notes_in_memory(_program_of(pages), pages.ranges)
-            prog = _by_scan(path, opened, found, loads, notes)
+    elif end:
+        opened = partial(_set_kdump, path)
+    prog = opened(text)
+    if prog is None and text is None:
+        found = notes_in_elf(path, loads) if loads else _notes_in_kdump(path, end)
+        prog = _by_scan(path, opened, found, loads, notes)
     if prog is None:
         raise TargetError(
             f"{path} has no usable VMCOREINFO, and none is in its memory, so it can't be read as a"
@@ -165,33 +160,29 @@ def _fitting(
             add_segments(prog, path, loads)
             if misfit(prog, strict=strict) is None:
                 return opened(text)
-    except _RefusedError:
-        raise
     except TargetError:
         pass
     return None
 
 
-def _notes(path: str, loads: list[Load], end: int, block: int) -> Iterator[tuple[int, bytes]]:
-    if loads:
-        yield from notes_in_elf(path, loads)
-    elif end:
-        from drgn import Architecture, Platform
+def _notes_in_kdump(path: str, end: int) -> Iterator[tuple[int, bytes]]:
+    """
+    Find the notes in the memory of a kdump file.
 
-        if block > 4096:
-            # Without the machine's name, libkdumpfile takes pages of 4 KiB.
-            raise _RefusedError(f"{path} has pages of {block} bytes, and not the machine's name")
-        for name, key in vmcoreinfo_marks():
-            found = False
-            try:
-                for one in notes_in_kdump(path, Platform(Architecture[name]), key, end):
-                    found = True
-                    yield one
-            except Exception as e:
-                _check_refused(e)
-            if found:
-                # Physical memory is the same, whatever the platform is.
-                return
+    :param end: physical address after all that it describes, 0 if its headers make no sense
+    """
+    from drgn import Architecture, Platform
+
+    if not end:
+        return
+    pages, found = KdumpPages(path), False
+    for one in notes_in_memory(_program_of(pages), pages.ranges):
+        found = True
+        yield one
+    if not found:
+        # Compressed in a way that only libkdumpfile reads, which must be told the machine.
+        name, key = next(iter(vmcoreinfo_marks()))
+        yield from notes_in_kdump(path, Platform(Architecture[name]), key, pages.ranges)
 
 
 def _set_segments(
@@ -206,24 +197,47 @@ def _set_segments(
     return prog
 
 
-class _RefusedError(TargetError):
-    """libkdumpfile can't read a kdump file, and :mod:`.kdump_pages` perhaps can."""
+class _AnonymousError(TargetError):
+    """A kdump file does not say its architecture: QEMU leaves the utsname empty."""
 
 
-def _set_pages(pages: KdumpPages, vmcoreinfo: bytes | None) -> Program | None:
-    """Open a kdump file that libkdumpfile refuses, ``None`` without VMCOREINFO."""
+def _set_kdump(path: str, vmcoreinfo: bytes | None) -> Program | None:
+    """
+    Open a kdump file, which may not say its architecture, ``None`` without VMCOREINFO.
+
+    VMCOREINFO has a key that only one architecture has. libkdumpfile refuses what QEMU writes
+    for some, and dies of it now and then, so it gets those of x86-64 only.
+    """
     from drgn import Architecture, Platform
 
-    if vmcoreinfo is None:
+    try:
+        return _set_core_dump(path, vmcoreinfo)
+    except _AnonymousError:
+        pages = KdumpPages(path)
+    text = vmcoreinfo if vmcoreinfo is not None else pages.vmcoreinfo
+    keys = {} if text is None else parse(text)
+    name = next((name for name, key in vmcoreinfo_marks() if key in keys), None)
+    if text is None or name is None:
         return None
-    keys = parse(vmcoreinfo)
-    for name, key in vmcoreinfo_marks():
-        if key in keys:
-            prog = _program_of(pages, vmcoreinfo, Platform(Architecture[name]))
-            set_kernel(prog, vmcoreinfo)
-            complete(prog)
-            return prog
-    return None
+    platform = Platform(Architecture[name])
+    if name == "X86_64":
+        prog = new_program(vmcoreinfo, platform)
+        try:
+            prog.set_core_dump(path)
+        except Exception as e:
+            raise _unreadable(path, e) from e
+    else:
+        prog = _program_of(pages, text, platform)
+        set_kernel(prog, text)
+    complete(prog)
+    return prog
+
+
+def _unreadable(path: str, error: Exception) -> TargetError:
+    return TargetError(
+        f"cannot read {path}: {str(error).strip()}",
+        "it may be cut off or damaged; compare its size",
+    )
 
 
 def _program_of(
@@ -251,18 +265,10 @@ def _set_core_dump(path: str, vmcoreinfo: bytes | None) -> Program | None:
     except Exception as e:
         # drgn raises a plain Exception for errors of its libraries (libkdumpfile, libelf).
         if "ARCH_NAME" in str(e):
-            anonymous = _without_machine(path, vmcoreinfo)
-            if anonymous is not None:
-                return anonymous
-            if vmcoreinfo is None:
-                return None
+            raise _AnonymousError(f"{path} does not say its architecture") from e
         if vmcoreinfo is None and any(words in str(e) for words in _NO_VMCOREINFO):
             return None
-        _check_refused(e)
-        raise TargetError(
-            f"cannot read {path}: {str(e).strip()}",
-            "it may be cut off or damaged; compare its size",
-        ) from e
+        raise _unreadable(path, e) from e
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return None
     complete(prog)
@@ -272,35 +278,3 @@ def _set_core_dump(path: str, vmcoreinfo: bytes | None) -> Program | None:
 #: in drgn's messages about dumps whose VMCOREINFO is missing or damaged
 #: (drgn takes a dump without one for that of a process)
 _NO_VMCOREINFO = ("VMCOREINFO", "vmcoreinfo", "NT_AUXV")
-
-
-def _without_machine(path: str, vmcoreinfo: bytes | None) -> Program | None:
-    """
-    Open a dump that does not say its architecture, ``None`` if none fits.
-
-    QEMU leaves the utsname of kdump-compressed files empty. VMCOREINFO has a key that
-    only one architecture has.
-    """
-    from drgn import Architecture, Platform
-
-    for name, key in vmcoreinfo_marks():
-        prog = new_program(vmcoreinfo, Platform(Architecture[name]))
-        try:
-            prog.set_core_dump(path)
-            if key in parse(prog["VMCOREINFO"].string_()):
-                complete(prog)
-                return prog
-        except Exception as e:
-            _check_refused(e)
-            continue
-    return None
-
-
-def _check_refused(error: Exception) -> None:
-    """
-    Tell the registers that libkdumpfile takes for damaged from other errors.
-
-    :raises _RefusedError: if it is that
-    """
-    if "arch notes" in str(error):
-        raise _RefusedError(str(error)) from error

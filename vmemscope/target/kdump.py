@@ -87,6 +87,9 @@ class Header(NamedTuple):
     status: int
     #: whether it is one file of a dump that makedumpfile split
     split: bool
+    #: where VMCOREINFO is, and where ELF notes are, offset and size in bytes; 0 if nowhere
+    vmcoreinfo: tuple[int, int] = (0, 0)
+    notes: tuple[int, int] = (0, 0)
 
     @property
     def descriptors(self) -> int:
@@ -118,8 +121,6 @@ class Contents(NamedTuple):
     incomplete: bool
     #: whether parts of the memory map were left out (makedumpfile -e)
     no_vmemmap: bool
-    #: bytes in a page of it
-    block: int = 4096
 
 
 def check_whole(path: str) -> Contents:
@@ -155,7 +156,6 @@ def _contents(path: str, header: Header) -> Contents:
         min(header.max_pfn, _MAX_PFN) * header.block,
         bool(header.status & _INCOMPLETE),
         bool(header.status & _EXCLUDED_VMEMMAP),
-        header.block,
     )
 
 
@@ -250,6 +250,10 @@ def _with_sub_header(
     # offset and a size; 6: start_pfn_64, end_pfn_64, max_mapnr_64.
     places = zip(fields[2:8:2], fields[3:8:2], range(3, 6), strict=True)
     ends = [offset + size for offset, size, since in places if size and version >= since]
+    if version >= 3:
+        header = header._replace(vmcoreinfo=(fields[2], fields[3]))
+    if version >= 4:
+        header = header._replace(notes=(fields[4], fields[5]))
     header = header._replace(notes_end=max(ends, default=0), level=level if version >= 1 else 0)
     if version >= 2 and split:
         start_pfn, end_pfn = fields[8:10] if version >= 6 else fields[:2]

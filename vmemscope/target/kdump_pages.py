@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Pages of kdump files that libkdumpfile refuses.
+Pages of kdump files that do not say their architecture.
 
-QEMU writes each CPU's registers into the notes of a kdump file, and libkdumpfile 0.5 takes
-those of arm64 for damaged. Nor can it read pages of 64 KiB, which QEMU takes for arm64 and
-ppc64, where the file does not name the machine. So such a file is read here, page by page,
-as a segment of physical memory of a program (``makedumpfile``'s ``diskdump_mod.h``: struct
-page_desc).
+QEMU writes each CPU's registers into the notes of a kdump file, which libkdumpfile 0.5 takes
+for damaged on some architectures, and it leaves the machine's name out. So such a file is read
+here, page by page, as a segment of physical memory of a program (``makedumpfile``'s
+``diskdump_mod.h``: struct page_desc).
 
 The file comes from the target and is not trusted: offsets and sizes are checked against
 the file, and a page that does not decompress to its size can't be read.
@@ -19,13 +18,18 @@ import struct
 import zlib
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from drgn import FaultError
 
 from ..errors import TargetError
+from ..vmcoreinfo import MAX_NOTE, NOTE_NAME, note_text
 from .elf import NOT_IN_DUMP
 from .kdump import FLAT_HEADER, FLATTENED, Header, bitmap_of, read_header
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ("KdumpPages",)
 
@@ -38,6 +42,8 @@ _KEPT = 1 << 14
 _CHUNK = 1 << 12
 #: pieces of a flattened file that are read
 _MAX_PIECES = 1 << 24
+#: bytes of ELF notes: one for each CPU, and VMCOREINFO
+_MAX_NOTES = 64 << 20
 
 
 def _pread(fd: int, count: int, offset: int) -> bytes:
@@ -84,19 +90,34 @@ class _Pieces:
         return data
 
 
+def _ranges(bitmap: NDArray[np.uint8], header: Header) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff((bitmap != 0).view(np.int8), prepend=0, append=0))
+    size = 8 * header.block
+    return [(first * size, end * size - 1) for first, end in edges.reshape(-1, 2).tolist()]
+
+
+def _reader_of(fd: int) -> Callable[[int, int], bytes]:
+    """Return a function that reads bytes at an offset of a file, flattened or not."""
+    if _pread(fd, len(FLATTENED), 0) == FLATTENED:
+        return _Pieces(fd).read
+    return partial(_pread, fd)
+
+
 class KdumpPages:
     """The pages of a kdump file."""
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._read: Callable[[int, int], bytes] = partial(_pread, self._fd)
-        if self._read(len(FLATTENED), 0) == FLATTENED:
-            self._read = _Pieces(self._fd).read
+        self._read = _reader_of(self._fd)
         header = read_header(self._read)
         if header is None:
             raise TargetError(f"cannot read {path}: its headers make no sense")
         self._header: Header = header
-        bits = np.unpackbits(bitmap_of(self._read, header), bitorder="little")
+        bitmap = bitmap_of(self._read, header)
+        #: first and last physical address of each run of groups of eight pages, in order, each
+        #: with one page at least in the file
+        self.ranges = _ranges(bitmap, header)
+        bits = np.unpackbits(bitmap, bitorder="little")
         self._bits = bits
         #: descriptors before each chunk of pages
         counts = np.add.reduceat(bits, np.arange(0, len(bits), _CHUNK), dtype=np.int64)
@@ -112,11 +133,15 @@ class KdumpPages:
         return len(self._bits) * self._header.block
 
     @property
-    def ranges(self) -> list[tuple[int, int]]:
-        """First and last physical address of each run of pages in the file, in order."""
-        edges = np.flatnonzero(np.diff(self._bits.astype(np.int8), prepend=0, append=0))
-        size = self._header.block
-        return [(first * size, end * size - 1) for first, end in edges.reshape(-1, 2).tolist()]
+    def vmcoreinfo(self) -> bytes | None:
+        """The file's own VMCOREINFO, ``None`` if it has none."""
+        offset, size = self._header.vmcoreinfo
+        if size:
+            return note_text(self._read(min(size, MAX_NOTE), offset))
+        offset, size = self._header.notes
+        data = self._read(min(size, _MAX_NOTES), offset) if size else b""
+        at = data.find(NOTE_NAME)
+        return note_text(data[at - 12 :]) if at >= 12 else None
 
     def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         """Read physical memory: the callback of a segment."""

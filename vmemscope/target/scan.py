@@ -78,17 +78,17 @@ def _mapped(file: BinaryIO) -> mmap.mmap:
 
 
 def notes_in_kdump(
-    path: str, platform: Platform, key: str, end: int
+    path: str, platform: Platform, key: str, ranges: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, bytes]]:
     """
     Yield the physical address and the text of each note in a kdump file's memory.
 
     :param key: of VMCOREINFO, which only that platform has
-    :param end: physical address after all that the file describes
+    :param ranges: where the file has pages
     """
     prog = least_program(platform, key)
     prog.set_core_dump(path)
-    yield from notes_in_memory(prog, [(0, end - 1)])
+    yield from notes_in_memory(prog, ranges)
 
 
 def least_program(platform: Platform | None, key: str) -> Program:
