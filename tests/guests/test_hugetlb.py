@@ -230,12 +230,14 @@ def test_generation(small: Small, truth: dict[str, Any]) -> None:
     document = small.on[0]
     if small.guest.kernel.series != "7.2":
         assert document["hvo"] == {
-            "built_in": True, "enabled": True, "key": AFTER, "shared_tails": False, "never": None
+            "built_in": True, "enabled": True, "key": AFTER, "shared_tails": False, "never": None,
+            "protected": True,
         }  # fmt: skip
         assert document["shared_tails"] == []
     else:
         assert document["hvo"] == {
-            "built_in": True, "enabled": True, "key": None, "shared_tails": True, "never": None
+            "built_in": True, "enabled": True, "key": None, "shared_tails": True, "never": None,
+            "protected": True,
         }  # fmt: skip
         (tail,) = document["shared_tails"]
         assert tail["folios"] == AFTER
