@@ -309,6 +309,21 @@ def test_memory_that_is_not_online_is_in_no_zone(tmp_path: Path, kernel: str, or
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_a_zone_that_spans_what_another_node_leaves(tmp_path: Path, kernel: str) -> None:
+    # A zone's end need not be its last section's (a node's memory that ends 33 pages
+    # early), and a zone that begins before it and ends after it spans those pages.
+    built = kernels.image(DEVICE, kernel)
+    before = {one.label: one.described_bytes for one in audited_dump(built, tmp_path).areas}
+    around, within = (built.kernel.nodes.zone(0, one) for one in ("ZONE_DMA", "ZONE_DMA32"))
+    end = within["zone_start_pfn"] + within["spanned_pages"]
+    around["spanned_pages"] = end - around["zone_start_pfn"]
+    within["spanned_pages"] = within["spanned_pages"] - 33
+    report = audited_dump(built, tmp_path)
+    # Their struct pages name the zone; the spans do not.
+    assert {one.label: one.described_bytes for one in report.areas} == before
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("blocks", ["s", "S", "sS", "nS", "Sn", "SoSn"])
 def test_memory_maps_that_lie_in_their_own_memory_block(
     tmp_path: Path, kernel: str, blocks: str

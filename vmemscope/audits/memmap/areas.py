@@ -105,7 +105,9 @@ def cut(
     for number, zone in enumerate(owners.zones):
         inside = (left >= zone.start) & (left < zone.end)
         owner[inside] = number
-        claims[inside] += 1
+        # What lies between zones of another node is spanned by this one alone, and not its.
+        around = any(zone.start < other.start < zone.end for other in owners.zones)
+        claims[inside] += 2 if around else 1
     inside = offline.contains(left)
     owner[inside] = np.where(vmemmap.ram.contains(left[inside].astype(np.uint64)), OFFLINE, UNKNOWN)
     claims[inside] = 1
