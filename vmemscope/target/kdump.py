@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = (
     "FLATTENED",
-    "FLAT_HEADER",
     "Contents",
     "Header",
     "bitmap_of",
     "check_flattened",
     "check_whole",
+    "flat_pieces",
     "read_header",
 )
 
@@ -60,7 +60,7 @@ _BITMAP_BATCH = 1 << 20
 #: pieces of a flattened file that are searched for the headers, which are written first
 _FLAT_PIECES = 64
 #: struct makedumpfile_header is padded to it
-FLAT_HEADER = 4096
+_FLAT_HEADER = 4096
 #: struct makedumpfile_data_header: offset and size, big-endian; the last has -1 in both
 _FLAT_END = b"\xff" * 16
 
@@ -167,7 +167,7 @@ def check_flattened(path: str) -> Contents:
         split dump
     """
     with open(path, "rb") as file:
-        first = os.pread(file.fileno(), 24, FLAT_HEADER)
+        first = os.pread(file.fileno(), 24, _FLAT_HEADER)
         if len(first) < 24:
             raise _cut_off(path, "its first piece is missing")
         if first.startswith(bytes(8)) and first[16:].startswith(b"\x7fELF"):
@@ -184,19 +184,30 @@ def check_flattened(path: str) -> Contents:
     return Contents(0, 0, False, False) if header is None else _contents(path, header)
 
 
-def _flat_reader(fd: int) -> Callable[[int, int], bytes]:
-    """Return a function that reads bytes at an offset of the file in a flattened file."""
-    pieces: dict[int, bytes] = {}
-    at = FLAT_HEADER
-    for _ in range(_FLAT_PIECES):
+def flat_pieces(fd: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """
+    Yield the pieces of a flattened file: offset in the file that they make, place, size (bytes).
+
+    :param most: how many are read at most
+    """
+    at = _FLAT_HEADER
+    for _ in range(most):
         raw = os.pread(fd, 16, at)
         if len(raw) < 16:
             break
         offset, size = struct.unpack(">qq", raw)
         if offset < 0 or size <= 0:
             break
-        pieces[offset] = os.pread(fd, min(size, FLAT_HEADER), at + 16)
+        yield offset, at + 16, size
         at += 16 + size
+
+
+def _flat_reader(fd: int) -> Callable[[int, int], bytes]:
+    """Return a function that reads bytes at an offset of the file in a flattened file."""
+    pieces = {
+        offset: os.pread(fd, min(size, _FLAT_HEADER), place)
+        for offset, place, size in flat_pieces(fd, _FLAT_PIECES)
+    }
 
     def read(count: int, offset: int) -> bytes:
         for start, data in pieces.items():

@@ -26,7 +26,7 @@ from drgn import FaultError
 from ..errors import TargetError
 from ..vmcoreinfo import MAX_NOTE, NOTE_NAME, note_text
 from .elf import NOT_IN_DUMP
-from .kdump import FLAT_HEADER, FLATTENED, Header, bitmap_of, read_header
+from .kdump import FLATTENED, Header, bitmap_of, flat_pieces, read_header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,18 +55,8 @@ class _Pieces:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        pieces: dict[int, tuple[int, int]] = {}
-        at = FLAT_HEADER
-        for _ in range(_MAX_PIECES):
-            raw = os.pread(fd, 16, at)
-            if len(raw) < 16:
-                break
-            offset, size = struct.unpack(">qq", raw)
-            if offset < 0 or size <= 0:
-                break
-            # A piece that is written again comes later.
-            pieces[offset] = (at + 16, size)
-            at += 16 + size
+        # A piece that is written again comes later.
+        pieces = {start: (place, size) for start, place, size in flat_pieces(fd, _MAX_PIECES)}
         self._starts = np.array(sorted(pieces), dtype=np.int64)
         self._places = [pieces[start] for start in self._starts.tolist()]
 
