@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..errors import UnsupportedError
+from ..vmcoreinfo import number
 
 if TYPE_CHECKING:
     from drgn import Platform
@@ -32,6 +33,7 @@ __all__ = (
     "architecture_of_elf",
     "levels_of",
     "vmcoreinfo_marks",
+    "vmemmap_of_note",
 )
 
 
@@ -136,6 +138,19 @@ class PageTable:
 
 #: names of levels below the top level, which is always ``pgd``
 _LOWER = ("p4d", "pud", "pmd", "pte")
+
+
+def vmemmap_of_note(
+    vmcoreinfo: Mapping[str, str], variable: Callable[[str], int]
+) -> tuple[int, int]:
+    """
+    Return the bounds of the vmemmap that VMCOREINFO gives (:attr:`Architecture.vmemmap`).
+
+    ``arch/arm64/kernel/vmcore_info.c``, ``arch/riscv/kernel/vmcore_info.c``.
+
+    :returns: first virtual address, and the one after the last
+    """
+    return number(vmcoreinfo, "VMEMMAP_START", 0), number(vmcoreinfo, "VMEMMAP_END", 1 << 64)
 
 
 def levels_of(

@@ -21,6 +21,7 @@ from . import (
     EntryFormat,
     PageTable,
     levels_of,
+    vmemmap_of_note,
 )
 
 _VALID = 1 << 0
@@ -83,11 +84,6 @@ def _page_table(vmcoreinfo: Mapping[str, str], read: Callable[[int], int]) -> Pa
     )
 
 
-def _vmemmap(vmcoreinfo: Mapping[str, str], variable: Callable[[str], int]) -> tuple[int, int]:
-    # The struct page of frame 0 can lie below, where RAM starts higher.
-    return number(vmcoreinfo, "VMEMMAP_START", 0), number(vmcoreinfo, "VMEMMAP_END", 1 << 64)
-
-
 ARCHITECTURE = Architecture(
     name="arm64",
     page_table=_page_table,
@@ -97,7 +93,8 @@ ARCHITECTURE = Architecture(
     vmemmap_leaf=lambda size: 1 << 21 if size == 4096 else size,
     # The upper part of 52 bits.
     kernel_space=-(1 << 52) % (1 << 64),
-    vmemmap=_vmemmap,
+    # The struct page of frame 0 can lie below, where RAM starts higher.
+    vmemmap=vmemmap_of_note,
     altmap_base_pages=True,
     variables={
         "memstart_addr": ("s64",),  # arch/arm64/mm/init.c

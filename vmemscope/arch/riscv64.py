@@ -21,6 +21,7 @@ from . import (
     EntryFormat,
     PageTable,
     levels_of,
+    vmemmap_of_note,
 )
 
 _PRESENT = 1 << 0
@@ -68,11 +69,6 @@ def _page_table(vmcoreinfo: Mapping[str, str], read: Callable[[int], int]) -> Pa
     )
 
 
-def _vmemmap(vmcoreinfo: Mapping[str, str], variable: Callable[[str], int]) -> tuple[int, int]:
-    # The struct page of frame 0 lies below: RAM starts at 2 GiB.
-    return number(vmcoreinfo, "VMEMMAP_START", 0), number(vmcoreinfo, "VMEMMAP_END", 1 << 64)
-
-
 ARCHITECTURE = Architecture(
     name="riscv64",
     page_table=_page_table,
@@ -81,7 +77,8 @@ ARCHITECTURE = Architecture(
     leaves_in_parts=True,
     # The upper half of 57 bits, sign-extended.
     kernel_space=-(1 << 56) % (1 << 64),
-    vmemmap=_vmemmap,
+    # The struct page of frame 0 lies below: RAM starts at 2 GiB.
+    vmemmap=vmemmap_of_note,
     # PAGE_KERNEL_RO is PAGE_KERNEL (include/linux/pgtable.h)
     read_only=False,
     # drgn 0.3 has no walker for its page tables
