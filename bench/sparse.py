@@ -11,6 +11,7 @@ leave them. The device's own struct pages are left out: nothing but zeros.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import kdumpling
 import numpy as np
@@ -34,7 +35,9 @@ _BATCH = 512
 class _Recording(Vmemmap):
     """Remembers which sections were to be populated."""
 
-    sections: list[int]
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.sections: list[int] = []
 
     def populate_section_memmap(
         self, pfn: int, count: int, nid: int, altmap: Struct | None, pgmap: Struct
@@ -45,12 +48,8 @@ class _Recording(Vmemmap):
 
 
 class _Kernel(SimulatedKernel):
-    def _mm_init(self) -> None:
-        super()._mm_init()
-        self.vmemmap = _Recording(
-            self.physical, self.tables, self.pages, self.memmap, self.addresses
-        )
-        self.vmemmap.sections = []
+    vmemmap: _Recording
+    vmemmap_type = _Recording
 
     def _driver_init(self) -> None:
         super()._driver_init()
@@ -85,7 +84,7 @@ def write_sparse(path: Path, size: int, align: int, kernel: str = "6.12") -> Non
     built.pages.take(first, first + frames)
     _count_references(built, first, frames, np.array(counts, dtype=np.uint64))
 
-    populated: list[int] = built.vmemmap.sections  # type: ignore[attr-defined]
+    populated: list[int] = built.vmemmap.sections
     where = first + np.arange(sections // group)[:, None] * len(counts) + np.array(tables_at)
     tables = where.ravel()
     for pfn, table in zip(populated, tables.tolist(), strict=True):

@@ -63,6 +63,9 @@ _PHYSICAL_MASK = (1 << 52) - 1
 class SimulatedKernel:
     """The state of a simulated kernel."""
 
+    #: populates the vmemmap; ``bench.sparse`` has its own
+    vmemmap_type = Vmemmap
+
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.layouts = Layouts.load(scenario.kernel)
@@ -264,7 +267,7 @@ class SimulatedKernel:
         self._register_bootmem_info()
         self.slab = Slab(self.memory, self.pages, self.memmap)
         self.sections.alloc = self.slab.alloc
-        self.vmemmap = Vmemmap(
+        self.vmemmap = self.vmemmap_type(
             self.physical,
             self.tables,
             self.pages,
