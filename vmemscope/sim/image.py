@@ -58,6 +58,8 @@ class Image:
         tables = self._tables()
         builder = kdumpling.KdumpBuilder(self.scenario.arch)
         builder.set_vmcoreinfo(self.vmcoreinfo)
+        for cpu, registers in self.kernel.registers():
+            builder.add_cpu_context(cpu, registers, pid=1)
         for pfn, pages in segments:
             address = pfn << PAGE_SHIFT
             builder.add_memory_segment(

@@ -40,6 +40,7 @@ from .pagetable import (
     PageTables,
 )
 from .percpu import NR_CPUS, Percpu
+from .printk import boot_messages, fill, write_log
 from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, IORESOURCE_SYSTEM_RAM, Resources
 from .scenario import Block, Pagemap, Scenario
 from .slab import Slab
@@ -458,6 +459,7 @@ class SimulatedKernel:
 
         :return: the text of VMCOREINFO
         """
+        write_log(self.image, [*boot_messages(self.layouts.release), *self.scenario.messages])
         free = self.nodes.add_free_pages(self.pages, self.memmap)
         self.nodes.set_managed_pages(self._managed)
         self._define_variables(free)
@@ -489,6 +491,26 @@ class SimulatedKernel:
             self.tables.encrypt(self.sme_mask, self.tasks.pgds)
         return text
 
+    def registers(self) -> Iterator[tuple[int, dict[str, int]]]:
+        """
+        Yield each CPU's number and registers, as the notes of a dump have them.
+
+        :raises UsageError: if the scenario's are no registers of a CPU
+        """
+        crash = self.scenario.crash
+        if crash is None:
+            return
+        try:
+            registers = {
+                name: int(fill(value, self.image), 16) for name, value in crash.registers.items()
+            }
+        except ValueError:
+            raise UsageError(f"scenario {self.scenario.name}: registers are no numbers") from None
+        if not 0 <= crash.cpu < NR_CPUS:
+            raise UsageError(f"scenario {self.scenario.name}: there is no CPU {crash.cpu}")
+        for cpu in range(NR_CPUS):
+            yield cpu, registers if cpu == crash.cpu else {}
+
     def _define_variables(self, free: int) -> None:
         addresses, layouts, image = self.addresses, self.layouts, self.image
         image.define_word("mem_section", self.mem_section)
@@ -508,6 +530,8 @@ class SimulatedKernel:
         image.define_word("nr_node_ids", max(self.nodes.pgdats) + 1, 4)
         image.define_word("nr_online_nodes", len(self.nodes.pgdats), 4)
         image.define_word("nr_cpu_ids", NR_CPUS, 4)
+        # PANIC_CPU_INVALID
+        image.define_word("panic_cpu", crash.cpu if (crash := self.scenario.crash) else -1, 4)
         vm_zone_stat = image.define(
             "vm_zone_stat", 8 * layouts.constant("NR_VM_ZONE_STAT_ITEMS"), "bss"
         )

@@ -45,6 +45,17 @@ A scenario is a TOML file. All keys::
     optimized = true          # their vmemmap is (HVO)
     nid = 0
 
+    [[message]]               # of the kernel's log, after those that each boot writes
+    time = 12.5               # seconds since boot
+    text = "BUG: Bad page state in process x  pfn:100003"   # {page:0x100003} becomes the
+                              # address of that struct page, {direct:0x1000} of that memory
+    level = 4
+    caller = 1                # pid of the process; with bit 31 set a CPU
+
+    [crash]                   # the kernel stopped in a panic
+    cpu = 0
+    registers = {RDI = "{page:0x100003}"}
+
     [[hugetlb_fault]]         # faults.HUGETLB_FAULTS has all kinds and their options
     kind = "tail-writable"
     folio = 0                 # in the order of the above
@@ -82,8 +93,10 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Block",
+    "Crash",
     "Fault",
     "HugePages",
+    "Message",
     "Pagemap",
     "Ram",
     "Scenario",
@@ -166,6 +179,27 @@ class HugePages:
 
 
 @dataclass(frozen=True)
+class Message:
+    """A message of the kernel's log."""
+
+    #: seconds since boot
+    time: float
+    text: str
+    level: int = 4
+    #: pid of the process that wrote it
+    caller: int = 1
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Where the kernel stopped."""
+
+    cpu: int
+    #: values as in :attr:`Message.text`, in hexadecimal
+    registers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Scenario:
     """A machine, its kernel, and what is wrong with it."""
 
@@ -188,6 +222,8 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     hugetlb: tuple[HugePages, ...] = ()
     hugetlb_faults: tuple[Fault, ...] = ()
+    messages: tuple[Message, ...] = ()
+    crash: Crash | None = None
 
 
 class _Table:
@@ -231,7 +267,13 @@ class _Table:
             raise self.error(f"unknown key {next(iter(self.data))!r}")
 
 
-_KIND_NAMES = {bool: "true or false", int: "an integer", str: "a string", list: "a list"}
+_KIND_NAMES = {
+    bool: "true or false",
+    dict: "a table",
+    int: "an integer",
+    list: "a list",
+    str: "a string",
+}
 
 
 def parse_scenario(text: str, name: str) -> Scenario:
@@ -267,6 +309,8 @@ def parse_scenario(text: str, name: str) -> Scenario:
         hugetlb_faults=tuple(
             _parse_hugetlb_fault(table) for table in top.take_tables("hugetlb_fault")
         ),
+        messages=tuple(_parse_message(table) for table in top.take_tables("message")),
+        crash=_parse_crash(top.take("crash", dict, {}), name),
     )
     top.done()
     check_kernel(scenario.kernel, name)
@@ -471,6 +515,33 @@ def _parse_hugetlb(table: _Table) -> HugePages:
     if not 0 < pages.count <= 1 << 16 or not 0 <= pages.in_use <= pages.count:
         raise table.error("count must be 1 or more, in_use no more than count")
     return pages
+
+
+def _parse_message(table: _Table) -> Message:
+    time = table.data.pop("time", 0.0)
+    if isinstance(time, bool) or not isinstance(time, (int, float)) or not 0 <= time < 1 << 32:
+        raise table.error(f"time must be seconds, not {time!r}")
+    message = Message(
+        float(time),
+        table.take("text", str),
+        table.take("level", int, 4),
+        table.take("caller", int, 1),
+    )
+    table.done()
+    if not 0 <= message.level < 8 or not 0 <= message.caller < 1 << 32:
+        raise table.error("level must be from 0 to 7, caller a number of 32 bits")
+    return message
+
+
+def _parse_crash(data: Mapping[str, Any], name: str) -> Crash | None:
+    if not data:
+        return None
+    table = _Table(data, f"{name}, crash")
+    crash = Crash(table.take("cpu", int, 0), table.take("registers", dict, {}))
+    table.done()
+    if not all(isinstance(value, str) for value in crash.registers.values()):
+        raise table.error("registers must be strings")
+    return crash
 
 
 def _check_ranges(scenario: Scenario, top: _Table) -> None:

@@ -68,6 +68,9 @@ GLOBALS: Final[Variables] = {
     "__cpu_possible_mask": ("struct cpumask",),  # kernel/cpu.c
     "__cpu_present_mask": ("struct cpumask",),  # kernel/cpu.c
     "nr_cpu_ids": ("unsigned int",),  # kernel/smp.c
+    # The log, and who stopped the kernel.
+    "prb": ("struct printk_ringbuffer *",),  # kernel/printk/printk.c
+    "panic_cpu": ("atomic_t",),  # kernel/panic.c
     # The kernel itself.
     "init_uts_ns": ("struct uts_namespace",),  # init/version.c
     "init_task": ("struct task_struct",),  # init/init_task.c
