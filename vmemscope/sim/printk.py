@@ -64,14 +64,14 @@ def fill(text: str, image: KernelImage) -> str:
 def write_log(image: KernelImage, messages: Iterable[Message]) -> None:
     """Write the ring with messages in it, and the variables that lead to it."""
     memory, layouts = image.memory, image.memory.layouts
-    descs, infos = (
-        image.define(name, layouts.sizeof(struct) << _DESC_BITS, "bss", 64, static=True)
-        for name, struct in (
-            ("_printk_rb_static_descs", "prb_desc"),
-            ("_printk_rb_static_infos", "printk_info"),
+    descs, infos, text = (
+        _array(image, name, size)
+        for name, size in (
+            ("_printk_rb_static_descs", layouts.sizeof("prb_desc") << _DESC_BITS),
+            ("_printk_rb_static_infos", layouts.sizeof("printk_info") << _DESC_BITS),
+            ("__log_buf", 1 << _TEXT_BITS),
         )
     )
-    text = image.define("__log_buf", 1 << _TEXT_BITS, "bss", 64, static=True)
     ring = image.define_struct("printk_rb_static", "printk_ringbuffer", static=True)
     image.define_word("prb", ring.va, static=True)
     ring["desc_ring.count_bits"], ring["desc_ring.descs"] = _DESC_BITS, descs
@@ -123,6 +123,13 @@ def write_log(image: KernelImage, messages: Iterable[Message]) -> None:
     ring["desc_ring.head_id.counter"], ring["desc_ring.tail_id.counter"] = head_id, ids[0]
     ring["text_data_ring.head_lpos.counter"] = head
     ring["text_data_ring.tail_lpos.counter"] = tail
+
+
+def _array(image: KernelImage, name: str, size: int) -> int:
+    """Define an array; all of it is in the dump."""
+    va = image.define(name, size, "bss", 64, static=True)
+    image.memory.write(va, bytes(size))
+    return va
 
 
 def _desc(memory: KernelMemory, descs: int, number: int) -> Struct:
