@@ -313,3 +313,51 @@ class TestProgress:
             now = 2.0
             progress(250, 1000)
             assert "vmemmap:  25%" in terminal.getvalue()
+
+
+class TestEachAuditLeavesALine:
+    """``--format ndjson``: a line for a sound target, and for one that can't be audited."""
+
+    @pytest.mark.parametrize("command", ["pgmap", "hugetlb", "memmap"])
+    def test_sound(self, command: str) -> None:
+        result = run(command, "--sim", "devdax-2m", "--format", "ndjson")
+        assert (result.returncode, result.stderr) == (0, "")
+        (line,) = map(json.loads, result.stdout.splitlines())
+        assert (line["audit"], line["status"], line["verdict"]) == (command, 0, "sound")
+
+    @pytest.mark.parametrize("command", ["pgmap", "hugetlb", "memmap"])
+    def test_not_opened(self, command: str, tmp_path: Path) -> None:
+        lines = tmp_path / "lines"
+        result = run(command, "-c", "/nowhere/vm\ncore", "--format", "ndjson", "-o", str(lines))
+        error = assert_one_line(result, 3)
+        (line,) = map(json.loads, lines.read_text().splitlines())
+        assert (line["audit"], line["status"], line["verdict"]) == (command, 3, "not audited")
+        assert line["target"]["path"] == "/nowhere/vm\\ncore"
+        assert error == f"vmemscope: error: {line['error']}"
+
+    def test_findings_of_the_memory_map(self) -> None:
+        result = run("memmap", "--sim", str(FIXTURES / "leak.toml"), "--format", "ndjson")
+        summary, *findings = map(json.loads, result.stdout.splitlines())
+        assert (
+            [one["rule"] for one in findings]
+            == ["vmemmap-leak"]
+            == [one["rule"] for one in summary["found"]]
+        )
+        assert (summary["status"], findings[0]["pagemap"]) == (result.returncode, None)
+
+    def test_wrong_usage_leaves_none(self) -> None:
+        result = run("pgmap", "--sim", "nothing", "--format", "ndjson")
+        assert_one_line(result, 2)
+        assert result.stdout == ""
+
+    def test_a_bug_of_vmemscope_leaves_one(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vmcore: Path
+    ) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise IndexError("a\nb")
+
+        monkeypatch.setattr("vmemscope.audits.pagemaps.audit", broken)
+        assert main(["pgmap", "-c", str(vmcore), "--format", "ndjson"]) == 3
+        out, err = capsys.readouterr()
+        assert json.loads(out)["error"].startswith("internal error: IndexError: a b; ")
+        assert err.count("\n") == 1

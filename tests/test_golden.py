@@ -142,6 +142,7 @@ ALONE: dict[str, tuple[str, ...]] = {
     "pgmap/error.no-such-scenario": ("pgmap", "--sim", "nothing"),
     "pgmap/error.watch-a-dump": ("pgmap", "--sim", "empty", "--watch", "5"),
     "page/error.no-number": ("page", "dax0.0", "--sim", "empty"),
+    "pgmap/error.no-such-core.ndjson": ("pgmap", "-c", "missing", "--format", "ndjson"),
     "diff/error.no-such-core": ("diff", "missing", "missing"),
 }
 
@@ -224,6 +225,8 @@ def shown(dump: str) -> Iterator[Case]:
     """Return the commands in all other formats."""
     for form in ("ndjson", "ktap", "markdown"):
         yield case(dump, form, "pgmap", "--all")
+    for command in ("memmap", "hugetlb"):
+        yield case(dump, "ndjson", command)
     yield case(dump, "json", "pgmap", FIRST, name="detail")
     yield case(dump, "markdown", "pgmap", FIRST, name="detail")
     if dump in FAULTS:
@@ -308,6 +311,8 @@ def normalised(text: str) -> str:
     text = text.replace(f"{FIXTURES}/", "fixtures/")
     text = re.sub(r'("tool": \{\s*"name": "vmemscope",\s*"version": )"[^"]*"', r'\1"-"', text)
     text = re.sub(r"^(\| (?:vmemscope|drgn|Python) \| )`[^`]*`", r"\1`-`", text, flags=re.M)
+    text = re.sub(r'"time": "[^"]*"', '"time": "-"', text)
+    text = re.sub(r'"seconds": [-+.e\d]+', '"seconds": 0', text)
     return re.sub(
         r'"timings": \{[^}]*\}', lambda found: re.sub(r": [-+.e\d]+", ": 0", found[0]), text
     )

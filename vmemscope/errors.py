@@ -25,6 +25,7 @@ __all__ = (
     "UnsupportedError",
     "UsageError",
     "VmemscopeError",
+    "internal_error",
 )
 
 
@@ -73,3 +74,8 @@ class TypesError(VmemscopeError):
 
 class UnsupportedError(VmemscopeError):
     """A kernel or an architecture that vmemscope does not support."""
+
+
+def internal_error(e: Exception) -> str:
+    """Return what the user reads of an error that is a bug of vmemscope."""
+    return f"internal error: {type(e).__name__}: {e}; run again with --debug and report it"

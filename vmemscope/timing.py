@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Time that the phases of an audit take."""
+"""Time that an audit and its phases take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ("phase",)
+__all__ = ("Stopwatch", "phase")
+
+
+class Stopwatch:
+    """Measures from when it was made."""
+
+    def __init__(self) -> None:
+        #: seconds since 1970
+        self.started = time.time()
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that passed."""
+        return time.perf_counter() - self._start
 
 
 @contextmanager

@@ -9,26 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import ExitStatus, UsageError
+from ..errors import UsageError, VmemscopeError, internal_error
+from ..timing import Stopwatch
 from .options import add_output_options, add_target_options, opener
 from .progress import shown_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractContextManager
-    from typing import Protocol
 
     from ..machine import Kernel
     from ..progress import Progress
-    from ..rules.findings import Finding
-
-    class AuditReport(Protocol):
-        """A report of any audit."""
-
-        @property
-        def findings(self) -> Sequence[Finding]: ...
-        @property
-        def partial(self) -> bool: ...
 
 
 __all__ = (
@@ -36,8 +26,7 @@ __all__ = (
     "check_type_options",
     "columns",
     "opened_kernel",
-    "status",
-    "status_of",
+    "recorded",
     "vmemmap_progress",
     "write",
 )
@@ -78,6 +67,45 @@ def opened_kernel(args: argparse.Namespace) -> Iterator[Kernel]:
         yield Kernel.open(opened, args.types, args.symbols, args.system_map)
 
 
+@contextmanager
+def recorded(args: argparse.Namespace) -> Iterator[Stopwatch]:
+    """
+    Time an audit. If it fails, write so, in a format of which each audit leaves a record.
+
+    Wrong usage leaves none: there was nothing to audit.
+    """
+    watch = Stopwatch()
+    try:
+        yield watch
+    except UsageError:
+        raise
+    except VmemscopeError as e:
+        _record_failure(args, str(e), watch)
+        raise
+    except Exception as e:
+        _record_failure(args, internal_error(e), watch)
+        raise
+
+
+def _record_failure(args: argparse.Namespace, error: str, watch: Stopwatch) -> None:
+    if args.format == "ndjson":
+        from ..report import render_failure
+
+        error = " ".join(error.split())
+        write(render_failure(args.command, *_target_of(args), error, watch=watch), args)
+
+
+def _target_of(args: argparse.Namespace) -> tuple[str, str]:
+    """Return kind and path of the target that the arguments choose, as a report names it."""
+    if args.core is not None:
+        return "core", args.core
+    if args.sim is not None:
+        return "core", f"sim:{args.sim}"
+    if args.qemu is not None:
+        return "qemu", args.qemu
+    return "live", "/proc/kcore"
+
+
 def vmemmap_progress(args: argparse.Namespace) -> AbstractContextManager[Progress | None]:
     """Show how much of the vmemmap was read."""
     return shown_progress(args, "vmemmap", " pages")
@@ -100,18 +128,3 @@ def write(text: str, args: argparse.Namespace) -> None:
         from ..report import write_atomically
 
         write_atomically(args.output, text)
-
-
-def status(errors: bool, partial: bool) -> ExitStatus:
-    """Return the exit status for errors and an incomplete audit."""
-    if errors:
-        return ExitStatus.FINDINGS
-    return ExitStatus.PARTIAL if partial else ExitStatus.SOUND
-
-
-def status_of(report: AuditReport) -> ExitStatus:
-    """Return the exit status for a report."""
-    from ..rules.rule import Severity
-
-    errors = any(one.severity is Severity.ERROR for one in report.findings)
-    return status(errors, report.partial)

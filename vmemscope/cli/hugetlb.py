@@ -9,7 +9,7 @@ from .common import (
     add_audit_options,
     columns,
     opened_kernel,
-    status_of,
+    recorded,
     vmemmap_progress,
     write,
 )
@@ -35,21 +35,23 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     parser.add_argument("--folios", action="store_true", help="list each folio as well")
-    add_audit_options(parser, ("table", "json"))
+    add_audit_options(parser, ("table", "json", "ndjson"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
-    with opened_kernel(args) as kernel:
+    with recorded(args) as watch, opened_kernel(args) as kernel:
         from ..audits.hugetlb import audit
 
         with vmemmap_progress(args) as progress:
             report = audit(kernel, folios=args.folios, progress=progress)
-    from ..report import render_json
+    from ..report import render_json, render_ndjson
     from ..report.hugetlb import render_hugetlb
 
     if args.format == "json":
         write(render_json(report), args)
+    elif args.format == "ndjson":
+        write(render_ndjson(report, watch=watch), args)
     else:
         write(render_hugetlb(report, columns(args)), args)
-    return status_of(report)
+    return report.status

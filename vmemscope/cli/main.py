@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import ExitStatus, VmemscopeError
+from ..errors import ExitStatus, VmemscopeError, internal_error
 from ..text import printable
 from . import diff, hugetlb, memmap, page, pgmap, rules, sim, vmcoreinfo
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:
         if args.debug:
             raise
-        _error(f"internal error: {type(e).__name__}: {e}; run again with --debug and report it")
+        _error(internal_error(e))
         return ExitStatus.CANNOT_AUDIT
     return status
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UsageError
-from .common import add_audit_options, opened_kernel, status_of, write
+from .common import add_audit_options, opened_kernel, write
 
 NAME = "page"
 HELP = "show everything about one page"
@@ -67,4 +67,4 @@ def run(args: argparse.Namespace) -> int:
     from ..report.page import render_page
 
     write((render_json if args.format == "json" else render_page)(report), args)
-    return status_of(report)
+    return report.status

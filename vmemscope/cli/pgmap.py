@@ -11,7 +11,7 @@ from .common import (
     add_audit_options,
     columns,
     opened_kernel,
-    status,
+    recorded,
     vmemmap_progress,
     write,
 )
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..machine import Kernel
     from ..report.documents.pgmap import PagemapReport, Report
+    from ..timing import Stopwatch
 
 NAME = "pgmap"
 HELP = "audit the vmemmap of device memory"
@@ -77,10 +78,10 @@ def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     if args.watch is not None:
         return _watch(args)
-    with opened_kernel(args) as kernel:
+    with recorded(args) as watch, opened_kernel(args) as kernel:
         report = audited(kernel, args)
-    write(_rendered(report, args), args)
-    return exit_status(report)
+    write(_rendered(report, args, watch), args)
+    return report.status
 
 
 def audited(kernel: Kernel, args: argparse.Namespace) -> Report:
@@ -128,12 +129,7 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
                 # The first report has it, and it may come back.
                 return f"{e.message}\n"
 
-        return exit_status(watch(pass_over, render, args.watch))
-
-
-def exit_status(report: Report) -> ExitStatus:
-    """Return the exit status for a report."""
-    return status(bool(report.summary.errors), report.summary.partial)
+        return watch(pass_over, render, args.watch).status
 
 
 def choose(report: Report, which: str) -> PagemapReport:
@@ -182,7 +178,7 @@ def _by_number(report: Report, number: int) -> list[PagemapReport]:
     return []
 
 
-def _rendered(report: Report, args: argparse.Namespace) -> str:
+def _rendered(report: Report, args: argparse.Namespace, watch: Stopwatch | None = None) -> str:
     from .. import report as reports
 
     one = None if args.which is None else choose(report, args.which)
@@ -191,6 +187,8 @@ def _rendered(report: Report, args: argparse.Namespace) -> str:
         if one is None:
             return reports.render_all(report, width)
         return reports.render_one(report, one, width)
+    if watch is not None and args.format == "ndjson":
+        return reports.render_ndjson(report, one, watch=watch)
     # Import only the chosen format.
     render: Callable[[Report, PagemapReport | None], str] = getattr(
         reports, f"render_{args.format}"

@@ -7,7 +7,7 @@ From reports to text and to JSON.
 * ``schema``: their JSON Schemas, derived from the types
 * ``table``: all pagemaps in a table, totals, findings
 * ``detail``: one pagemap with its first compound page drawn (``drawing``)
-* ``lines``: findings as JSON lines
+* ``lines``: the summary and the findings as JSON lines
 * ``ktap``: the kernel's test format, a test for each pagemap and rule
 * ``markdown``: for bug reports
 * ``compare``, ``diff``: the changes between two reports, and their text
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .diff import change_lines, render_diff
     from .document import json_text, read_report, render_json, schema_text, to_document
     from .ktap import render_ktap
-    from .lines import render_ndjson
+    from .lines import render_failure, render_ndjson
     from .markdown import render_markdown
     from .output import write_atomically
     from .table import render_all
@@ -41,6 +41,7 @@ __all__ = (
     "render_all",
     "render_bug",
     "render_diff",
+    "render_failure",
     "render_json",
     "render_ktap",
     "render_markdown",
@@ -62,6 +63,7 @@ __getattr__ = lazy(
         "read_report": "document",
         "render_all": "table",
         "render_diff": "diff",
+        "render_failure": "lines",
         "render_json": "document",
         "render_ktap": "ktap",
         "render_markdown": "markdown",

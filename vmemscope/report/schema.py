@@ -23,6 +23,7 @@ from .documents.memmap import MemmapReport
 from .documents.page import PageReport
 from .documents.pgmap import PagemapReport, Report
 from .documents.rules import RuleList
+from .documents.summary import SummaryLine
 
 __all__ = ("FILES", "schema_of")
 
@@ -32,6 +33,7 @@ _DIRECTORY = Path(__file__).parent / "schema"
 _DOCUMENTS: dict[str, tuple[type[Facts], str, str]] = {
     "pgmap-1": (Report, "pgmap --format json", "docs/json.md"),
     "finding-1": (FindingLine, "pgmap --format ndjson", "docs/formats.md"),
+    "summary-1": (SummaryLine, "pgmap --format ndjson", "docs/formats.md"),
     "memmap-1": (MemmapReport, "memmap --format json", "docs/memmap.md"),
     "hugetlb-1": (HugetlbReport, "hugetlb --format json", "docs/hugetlb.md"),
     "page-1": (PageReport, "page --format json", "docs/page.md"),
@@ -99,8 +101,12 @@ def _strict(schema: Any) -> Any:
     return found
 
 
+def _written(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""
+
+
 if __name__ == "__main__":
-    changed = [name for name, path in FILES.items() if path.read_text("utf-8") != schema_of(name)]
+    changed = [name for name, path in FILES.items() if _written(path) != schema_of(name)]
     for changed_one in changed if "--write" in sys.argv[1:] else ():
         FILES[changed_one].write_text(schema_of(changed_one), "utf-8")
     print(*changed or ["all are current"], sep="\n")

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ..rules.findings import Finding, RuleOutcome
-    from .documents.common import TargetInfo
+    from .documents.common import TargetInfo, TargetReport
     from .documents.finding import BugReport
-    from .documents.pgmap import PagemapReport, Report
+    from .documents.pgmap import PagemapReport
 
     class Audited(Protocol):
         """The report of an audit of all of a target."""
@@ -181,7 +181,7 @@ def verdict(counted: dict[Severity, int], partial: bool) -> str:
     return ", ".join(found)
 
 
-def verdict_of(report: Report) -> str:
+def verdict_of(report: TargetReport) -> str:
     """Return the verdict on a whole report, in a few words."""
     summary = report.summary
     counted = {

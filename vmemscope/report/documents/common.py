@@ -9,14 +9,15 @@ the name differs in JSON, ``field(name=...)`` has it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from msgspec.structs import replace
 
 from ... import __version__
+from ...errors import ExitStatus
 from ...fields import Address, Bytes, Count, Facts, Name, Text, one_of
-from ...rules.findings import Finding
+from ...rules.findings import Finding, RuleOutcome
 from ...rules.rule import Severity
 
 if TYPE_CHECKING:
@@ -141,6 +142,18 @@ class TargetReport(Document, frozen=True, kw_only=True, tag=""):
         def timings(self) -> Any: ...
 
     @property
+    def audit(self) -> str:
+        """Return the name of the command that makes the report."""
+        return str(self.__struct_config__.tag).removeprefix("vmemscope.").partition("/")[0]
+
+    @property
+    def status(self) -> ExitStatus:
+        """Return the exit status of the command that makes the report."""
+        if self.summary.errors:
+            return ExitStatus.FINDINGS
+        return ExitStatus.PARTIAL if self.partial else ExitStatus.SOUND
+
+    @property
     def not_read(self) -> tuple[str, ...]:
         """Return what could not be read, in words."""
         not_read: tuple[str, ...] = self.summary.not_read
@@ -174,3 +187,8 @@ class TargetReport(Document, frozen=True, kw_only=True, tag=""):
     def every_finding(self) -> Iterable[Finding]:
         """Return all findings, in no order."""
         return self.findings
+
+    def all_outcomes(self) -> Sequence[RuleOutcome]:
+        """Return the outcomes of all rules."""
+        outcomes: tuple[RuleOutcome, ...] = getattr(self, "outcomes", ())
+        return outcomes
