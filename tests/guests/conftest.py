@@ -6,6 +6,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,8 @@ from .packages import get_kernel
 from .targets import GuestTargets
 from .tested import PATH, Results
 
+#: fixtures that boot a guest: a test's own before the one that all files share
+GUESTS = ("audited", "foreign", "plugged", "crashed", "small", "large", "running", "guest")
 #: series of the kernels that all targets are tested on, short and in full
 SERIES = ("6.1", "7.2")
 SERIES_FULL = ("6.1", "6.12", "7.2")
@@ -38,6 +41,17 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def guest_of(item: pytest.Item) -> str:
+    """Name the guest of a test: with ``--dist loadgroup``, all of its tests run in one process."""
+    callspec = getattr(item, "callspec", None)
+    params = callspec.params if callspec else {}
+    for name in GUESTS:
+        if name in getattr(item, "fixturenames", ()):
+            which = params.get(name, params.get("series", item.path.stem))
+            return f"{name}-{'-'.join(which) if isinstance(which, tuple) else which}"
+    return item.path.stem
+
+
 # Before the one that deselects by marker.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.guest)
+            item.add_marker(pytest.mark.xdist_group(guest_of(item)))
     items.sort(key=key_of)
 
 
@@ -83,16 +98,32 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("audited", keys, indirect=True, ids=str)
 
 
-_SECONDS = pytest.StashKey[dict[Key, dict[str, float]]]()
+#: guest of the matrix -> what was done with it -> seconds
+_SECONDS = pytest.StashKey[dict[str, dict[str, float]]]()
 
 
 @pytest.fixture(scope="session")
 def auditing(request: pytest.FixtureRequest) -> Iterator[Auditing]:
     """What audits the guests of the matrix, one after the other."""
     auditing = Auditing()
-    request.config.stash[_SECONDS] = auditing.seconds
+    request.config.stash[_SECONDS] = {}
     yield auditing
     auditing.close()
+    request.config.stash[_SECONDS] = {str(key): taken for key, taken in auditing.seconds.items()}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand on how long the guests of a worker took."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["seconds"] = session.config.stash.get(_SECONDS, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take how long the guests of a worker took."""
+    if output := getattr(node, "workeroutput", None):
+        node.config.stash.setdefault(_SECONDS, {}).update(output["seconds"])
 
 
 def pytest_terminal_summary(
