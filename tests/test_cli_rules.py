@@ -89,7 +89,7 @@ class TestFormats:
         ("form", "start"),
         [
             ("ktap", "KTAP version 1\n1..2\n# "),
-            ("ndjson", '{"schema": "vmemscope.finding/1", '),
+            ("ndjson", '{"schema": "vmemscope.summary/1", '),
             ("markdown", "## vmemscope: 1 error\n"),
         ],
     )
@@ -108,7 +108,8 @@ class TestFormats:
             status, out = out_of(capsys, "pgmap", "--sim", "devdax-2m", "--format", form)
             assert status == 0
             assert "not ok" not in out
-        assert out_of(capsys, "pgmap", "--sim", "devdax-2m", "--format", "ndjson") == (0, "")
+            lines = out.count("\n")
+            assert form != "ndjson" or lines == 1
 
     def test_table_and_detail_count_rules(self, capsys: pytest.CaptureFixture[str]) -> None:
         _, out = out_of(capsys, "pgmap", "--sim", "altmap")

@@ -79,7 +79,7 @@ def test_schemas_are_made_of_the_types(name: str) -> None:
 
 def test_schema_is_strict_everywhere() -> None:
     found = objects(SCHEMA)
-    assert len(found) == 14
+    assert len(found) == 15
     for one in found:
         assert one["additionalProperties"] is False
         assert sorted(one["required"]) == sorted(one["properties"])

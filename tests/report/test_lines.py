@@ -87,6 +87,7 @@ def test_summary() -> None:
         "rules_failed": 1,
         "read": {"pagemaps": 2, "folios": None, "pages": 4096, "frames": 1024},
         "not_read": ["things: 2"],
+        "left_out": {"findings": 0, "reasons": [], "expired": []},
         # 2048 pages of vmemmap each, in 256 head frames and 256 tail frames
         "saved_bytes": 2 * (2048 - 512) * 4096,
     }

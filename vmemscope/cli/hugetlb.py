@@ -13,6 +13,7 @@ from .common import (
     vmemmap_progress,
     write,
 )
+from .selection import add_selection_options, selection
 
 NAME = "hugetlb"
 HELP = "audit the vmemmap optimization of HugeTLB (HVO)"
@@ -36,15 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     parser.add_argument("--folios", action="store_true", help="list each folio as well")
     add_audit_options(parser, ("table", "json", "ndjson"))
+    add_selection_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
+    selected = selection(args)
     with recorded(args) as watch, opened_kernel(args) as kernel:
         from ..audits.hugetlb import audit
 
         with vmemmap_progress(args) as progress:
-            report = audit(kernel, folios=args.folios, progress=progress)
+            report = selected(audit(kernel, folios=args.folios, progress=progress))
     from ..report import render_json, render_ndjson
     from ..report.hugetlb import render_hugetlb
 

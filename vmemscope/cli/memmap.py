@@ -13,6 +13,7 @@ from .common import (
     vmemmap_progress,
     write,
 )
+from .selection import add_selection_options, selection
 
 NAME = "memmap"
 HELP = "show where the memory of the whole memory map goes"
@@ -34,15 +35,17 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     add_audit_options(parser, ("table", "json", "ndjson"))
+    add_selection_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
+    selected = selection(args)
     with recorded(args) as watch, opened_kernel(args) as kernel:
         from ..audits.memmap import audit
 
         with vmemmap_progress(args) as progress:
-            report = audit(kernel, progress=progress)
+            report = selected(audit(kernel, progress=progress))
     from ..report import render_json, render_ndjson
     from ..report.memmap import render_memmap
 

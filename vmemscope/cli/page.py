@@ -7,6 +7,7 @@ import argparse
 
 from ..errors import UsageError
 from .common import add_audit_options, opened_kernel, write
+from .selection import add_selection_options, selection
 
 NAME = "page"
 HELP = "show everything about one page"
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{option}", dest="meaning", action="store_const", const=option, help=what
         )
     add_audit_options(parser, ("text", "json"))
+    add_selection_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,10 +61,11 @@ def run(args: argparse.Namespace) -> int:
             f"{args.which} is neither a page frame number nor an address",
             "give a number, hexadecimal ones with 0x",
         )
+    selected = selection(args)
     with opened_kernel(args) as kernel:
         from ..audits.page import audit
 
-        report = audit(kernel, number, args.meaning)
+        report = selected(audit(kernel, number, args.meaning))
     from ..report import render_json
     from ..report.page import render_page
 

@@ -15,6 +15,7 @@ from .common import (
     vmemmap_progress,
     write,
 )
+from .selection import add_selection_options, selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " a physical address or a pfn in its ranges",
     )
     add_audit_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
+    add_selection_options(parser)
     parser.add_argument(
         "--contents",
         choices=("sample", "all", "none"),
@@ -78,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     if args.watch is not None:
         return _watch(args)
+    selected = selection(args)
     with recorded(args) as watch, opened_kernel(args) as kernel:
-        report = audited(kernel, args)
+        report = selected(audited(kernel, args))
     write(_rendered(report, args, watch), args)
     return report.status
 
@@ -109,6 +112,7 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
     if args.format != "table" or args.output not in (None, "-"):
         raise UsageError("--watch shows the table: --format and -o are not used with it")
     first: Report | None = None
+    selected = selection(args)
     with opened_kernel(args) as kernel:
         from ..audits.pagemaps import audit
         from .watch import watch
@@ -116,9 +120,9 @@ def _watch(args: argparse.Namespace) -> ExitStatus:
         def pass_over() -> Report:
             nonlocal first
             if first is None:
-                first = audited(kernel, args)
+                first = selected(audited(kernel, args))
                 return first
-            return audit(kernel.again(), contents=args.contents)
+            return selected(audit(kernel.again(), contents=args.contents))
 
         def render(report: Report) -> str:
             try:

@@ -8,6 +8,7 @@ import argparse
 from ..errors import ExitStatus, UsageError
 from .common import columns, write
 from .options import add_output_options
+from .selection import hint
 
 NAME = "rules"
 HELP = "list the rules and the known bugs of kernels, explain one"
@@ -41,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
     known = {bug.id: bug for bug in BUGS}
     unknown = [name for name in args.rules if name not in RULES and name not in known]
     if unknown:
-        hint = _hint(unknown[0], [*RULES, *known])
-        raise UsageError(f"there is no rule {unknown[0]}", hint)
+        raise UsageError(f"there is no rule {unknown[0]}", hint(unknown[0], [*RULES, *known]))
     # A bug may have the name of the rule that finds it: both are explained.
     rules = [RULES[name] for name in args.rules or RULES if name in RULES]
     bugs = [known[name] for name in args.rules or known if name in known]
@@ -58,10 +58,3 @@ def run(args: argparse.Namespace) -> int:
         text = render_rules(rules, bugs, width)
     write(text, args)
     return ExitStatus.SOUND
-
-
-def _hint(name: str, known: list[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, known)
-    return f"did you mean {' or '.join(close)}?" if close else "vmemscope rules lists them"

@@ -14,6 +14,7 @@ from .words import (
     finding_line,
     header,
     label,
+    left_out,
     not_read,
     outcome_counts,
     safe,
@@ -60,7 +61,7 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     if one.findings:
         lines += [finding_line(finding, who) for finding in one.findings]
         lines += ["", *_rules({finding.rule for finding in one.findings}, width), ""]
-    unread = not_read(report.summary.not_read)
+    unread = [*not_read(report.summary.not_read), *left_out(report)]
     if unread:
         lines += ["in all of the target:", *(f"  {line}" for line in unread), ""]
     # A report does not say whose contents could not be read: then no pagemap is called sound.

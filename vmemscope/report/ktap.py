@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..rules.findings import Outcome, RuleOutcome
 from ..rules.rule import Severity
-from .words import bug_lines, finding_line, header, label, not_read, safe, verdict_of
+from .words import bug_lines, finding_line, header, label, left_out, not_read, safe, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +51,8 @@ def render_ktap(report: Report, only: PagemapReport | None = None) -> str:
         groups.append((name if unique else f"{name} {one.address:#x}", name, tests))
     lines = [_VERSION, f"1..{len(groups)}", _diagnostic(header(report.target))]
     bugs = [bug for bug in report.bugs if only is None or bug.pgmap == only.address]
-    lines += [_diagnostic(line) for line in (*not_read(report.summary.not_read), *bug_lines(bugs))]
+    unread = [*not_read(report.summary.not_read), *left_out(report)]
+    lines += [_diagnostic(line) for line in (*unread, *bug_lines(bugs))]
     for number, (name, who, tests) in enumerate(groups, 1):
         lines += [_INDENT + line for line in _nested(tests, who)]
         lines.append(_result(number, name, _bubbled(tests)))

@@ -23,6 +23,7 @@ from .words import (
     finding_line,
     header,
     label,
+    left_out,
     not_read,
     outcome_counts,
     safe,
@@ -56,6 +57,8 @@ def render_markdown(report: Report, only: PagemapReport | None = None) -> str:
     unread = not_read(report.summary.not_read)
     if unread:
         lines += ["", "### Not read", "", *_block(unread)]
+    if hidden := left_out(report):
+        lines += ["", "### Left out", "", *_block(hidden)]
     if bugs := [bug for bug in report.bugs if only is None or bug.pgmap == only.address]:
         lines += ["", "### Known bugs of this kernel", "", *_block(bug_lines(bugs))]
     lines += _findings(report, only)

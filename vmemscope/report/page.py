@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..text import binary_size
-from .words import count, finding_line, header, not_read, safe
+from .words import count, finding_line, header, left_out, not_read, safe
 
 if TYPE_CHECKING:
     from .documents.page import Backing, Frame, PageReport, Place, Sharing, StepReport, StructPage
@@ -41,6 +41,8 @@ def render_page(report: PageReport) -> str:
     lines += ["", "state", *(f"  {safe(line)}" for line in report.state)]
     if report.not_read:
         lines += ["", *not_read(report.not_read)]
+    if hidden := left_out(report):
+        lines += ["", *hidden]
     if report.findings:
         owner = report.place.name if report.place is not None else None
         lines += ["", *(finding_line(one, owner and safe(owner)) for one in report.findings)]

@@ -14,6 +14,7 @@ from .words import (
     finding_line,
     header,
     label,
+    left_out,
     not_read,
     outcome_counts,
     safe,
@@ -118,7 +119,7 @@ def render_all(report: Report, width: int) -> str:
             "",
         ]
     lines += totals(report)
-    lines += not_read(report.summary.not_read)
+    lines += [*not_read(report.summary.not_read), *left_out(report)]
     if lines[-1]:
         lines.append("")
     findings = report.all_findings()

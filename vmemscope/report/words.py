@@ -12,25 +12,12 @@ from ..rules.rule import Severity
 from ..text import binary_size, count, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-    from typing import Protocol
+    from collections.abc import Collection, Iterable
 
     from ..rules.findings import Finding, RuleOutcome
     from .documents.common import TargetInfo, TargetReport
     from .documents.finding import BugReport
     from .documents.pgmap import PagemapReport
-
-    class Audited(Protocol):
-        """The report of an audit of all of a target."""
-
-        @property
-        def findings(self) -> Sequence[Finding]: ...
-        @property
-        def outcomes(self) -> Collection[RuleOutcome]: ...
-        @property
-        def not_read(self) -> Iterable[str]: ...
-        @property
-        def partial(self) -> bool: ...
 
 
 __all__ = (
@@ -40,6 +27,7 @@ __all__ = (
     "finding_line",
     "header",
     "label",
+    "left_out",
     "not_read",
     "outcome_counts",
     "safe",
@@ -143,18 +131,32 @@ def not_read(things: Iterable[str]) -> list[str]:
     return [f"not read: {safe(what)}" for what in things]
 
 
+def left_out(report: TargetReport) -> list[str]:
+    """Return a line for each reason why the user wanted findings left out."""
+    found = report.summary.left_out
+    return [
+        *(f"left out: {safe(one)}" for one in found.reasons),
+        *(f"ignored no more: {safe(one)}" for one in found.expired),
+    ]
+
+
 def outcome_counts(outcomes: Collection[RuleOutcome], findings: Iterable[Finding]) -> str:
     """
     Return the number of rules by outcome, in words.
 
-    A rule with notes only did not fail: it is counted apart.
+    A rule with notes only did not fail: it is counted apart, and so is one whose findings
+    are left out.
     """
     counts = Counter(one.outcome for one in outcomes)
+    findings = tuple(findings)
     notes = {one.rule for one in findings if one.severity is Severity.NOTE}
+    shown = {one.rule for one in findings}
     noted = sum(one.outcome is Outcome.FAILED and one.rule in notes for one in outcomes)
-    counts[Outcome.FAILED] -= noted
+    hidden = sum(one.outcome is Outcome.FAILED and one.rule not in shown for one in outcomes)
+    counts[Outcome.FAILED] -= noted + hidden
     words = [f"{counts[outcome]} {outcome.value}" for outcome in Outcome]
-    return ", ".join([*words, f"{noted} with notes"] if noted else words)
+    words += [f"{noted} with notes"] if noted else []
+    return ", ".join([*words, f"{hidden} left out"] if hidden else words)
 
 
 def tally(findings: Iterable[Finding]) -> dict[Severity, int]:
@@ -189,21 +191,24 @@ def verdict_of(report: TargetReport) -> str:
         Severity.WARNING: summary.warnings,
         Severity.NOTE: summary.notes,
     }
-    return verdict(counted, summary.partial)
+    words = verdict(counted, summary.partial)
+    hidden = summary.left_out.findings
+    return f"{words}, {count(hidden, 'finding')} left out" if hidden else words
 
 
-def ending(report: Audited) -> list[str]:
+def ending(report: TargetReport) -> list[str]:
     """
     Return the end of a report on a whole target: what could not be read, outcomes,
     findings, and the verdict.
     """
-    unread = not_read(report.not_read)
+    unread = [*not_read(report.not_read), *left_out(report)]
     lines = [*unread, ""] if unread else []
-    lines.append(f"rules: {outcome_counts(report.outcomes, report.findings)}")
+    outcomes = report.all_outcomes()
+    lines.append(f"rules: {outcome_counts(outcomes, report.findings)}")
     lines += [
         f"  {one.rule}: {'skipped' if one.outcome is Outcome.SKIPPED else 'not for all'}:"
         f" {safe(one.reason)}"
-        for one in report.outcomes
+        for one in outcomes
         if one.reason
     ]
     lines.append("")
@@ -211,7 +216,7 @@ def ending(report: Audited) -> list[str]:
         lines += [*bugs, ""]
     if report.findings:
         lines += [*(finding_line(finding, None) for finding in report.findings), ""]
-    return [*lines, verdict(tally(report.findings), report.partial)]
+    return [*lines, verdict_of(report)]
 
 
 def wrapped(text: str, width: int, first: str, later: str) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Document",
+    "LeftOut",
     "PagemapName",
     "PagemapType",
     "Summed",
@@ -108,6 +109,16 @@ class Timings(Facts, frozen=True, kw_only=True):
         return cls(**{one: round(timings.get(one, 0.0), 6) for one in cls.__struct_fields__})
 
 
+class LeftOut(Facts, frozen=True, kw_only=True):
+    """The findings that the user asked to leave out."""
+
+    findings: Count = 0
+    #: how many, and why, in words
+    reasons: tuple[Text, ...] = ()
+    #: entries of an ignore file that do not apply any more, in words
+    expired: tuple[Text, ...] = ()
+
+
 class Summed(Facts, frozen=True, kw_only=True):
     """The summary of a report. Its fields here come last in the documents."""
 
@@ -117,6 +128,7 @@ class Summed(Facts, frozen=True, kw_only=True):
         notes: Count
         #: what could not be read, in words
         not_read: tuple[Text, ...]
+        left_out: LeftOut
 
     @property
     def partial(self) -> bool:

@@ -14,7 +14,7 @@ from msgspec import field
 
 from ...fields import Address, Bytes, Count, Facts, Seconds, Text, one_of
 from ...rules.findings import Finding, RuleOutcome
-from .common import Summed, TargetReport, Timings
+from .common import LeftOut, Summed, TargetReport, Timings
 from .finding import BugReport
 
 __all__ = (
@@ -157,6 +157,7 @@ class HugetlbSummary(Summed, frozen=True, kw_only=True):
     notes: Count = 0
     #: what could not be read, in words
     not_read: tuple[Text, ...] = ()
+    left_out: LeftOut = LeftOut()
 
 
 class HugetlbTimings(Timings, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from msgspec import field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Name, Seconds, Text, one_of
 from ...rules.findings import Finding, RuleOutcome
-from .common import Summed, TargetReport, Timings
+from .common import LeftOut, Summed, TargetReport, Timings
 
 __all__ = (
     "Area",
@@ -125,6 +125,7 @@ class MemmapSummary(Summed, frozen=True, kw_only=True):
     notes: Count = 0
     #: what could not be read, in words
     not_read: tuple[Text, ...] = ()
+    left_out: LeftOut = LeftOut()
 
 
 class MemmapTimings(Timings, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from msgspec import field
 
 from ...fields import Address, Bytes, Count, Facts, Name, Seconds, Text, one_of
 from ...rules.findings import Finding
-from .common import PagemapName, PagemapType, Summed, TargetReport, Timings
+from .common import LeftOut, PagemapName, PagemapType, Summed, TargetReport, Timings
 
 __all__ = (
     "Backed",
@@ -230,6 +230,7 @@ class PageSummary(Summed, frozen=True, kw_only=True):
     warnings: Count = 0
     notes: Count = 0
     not_read: tuple[Text, ...] = ()
+    left_out: LeftOut = LeftOut()
 
 
 class PageTimings(Timings, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from msgspec import UNSET, field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Seconds, Text
 from ...rules.findings import Finding, Outcome, RuleOutcome
-from .common import PagemapName, PagemapType, Summed, TargetReport, Timings
+from .common import LeftOut, PagemapName, PagemapType, Summed, TargetReport, Timings
 from .finding import BugReport
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ class Summary(Summed, frozen=True, kw_only=True):
     base_pages_unreadable: Count = 0
     #: what could not be read, in words
     not_read: tuple[Text, ...] = ()
+    left_out: LeftOut = LeftOut()
 
 
 class PgmapTimings(Timings, frozen=True, kw_only=True):

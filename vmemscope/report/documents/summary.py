@@ -18,7 +18,7 @@ from ...errors import ExitStatus
 from ...fields import Count, Facts, Name, RuleId, Seconds, Text, one_of
 from ...rules.findings import Outcome
 from ...rules.rule import Severity
-from .common import Document
+from .common import Document, LeftOut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,6 +85,7 @@ class SummaryLine(Document, frozen=True, kw_only=True, tag="vmemscope.summary/1"
     read: AuditedPart
     #: what could not be read, in words
     not_read: tuple[Text, ...]
+    left_out: LeftOut
     #: ``None`` if there was no audit
     saved_bytes: int | None
     seconds: Seconds
@@ -120,6 +121,7 @@ class SummaryLine(Document, frozen=True, kw_only=True, tag="vmemscope.summary/1"
                 frames=_first(summary, "backing_frames", "frames"),
             ),
             not_read=report.not_read,
+            left_out=summary.left_out,
             saved_bytes=summary.saved_bytes,
             seconds=round(watch.seconds, 6),
         )
@@ -149,6 +151,7 @@ class SummaryLine(Document, frozen=True, kw_only=True, tag="vmemscope.summary/1"
             rules_failed=0,
             read=AuditedPart(pagemaps=None, folios=None, pages=None, frames=None),
             not_read=(),
+            left_out=LeftOut(),
             saved_bytes=None,
             seconds=round(watch.seconds, 6),
         )
