@@ -33,6 +33,7 @@ _FORMATS = {
     "ndjson": "vmemscope.report.lines",
     "ktap": "vmemscope.report.ktap",
     "markdown": "vmemscope.report.markdown",
+    "openmetrics": "vmemscope.report.metrics",
 }
 
 

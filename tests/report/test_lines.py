@@ -9,8 +9,8 @@ from typing import Any
 
 import jsonschema
 
-from vmemscope.report import render_failure, schema_text
 from vmemscope.report import render_ndjson as render
+from vmemscope.report import render_ndjson_failure, schema_text
 from vmemscope.report.documents.pgmap import PagemapReport, Report
 from vmemscope.rules.rule import Severity
 from vmemscope.timing import Stopwatch
@@ -105,7 +105,7 @@ def test_statuses_are_those_of_the_command() -> None:
 
 def test_a_failure_is_a_line_too() -> None:
     error = f"cannot open {hostile()}"
-    text = render_failure("memmap", "core", hostile(), error, watch=Stopwatch())
+    text = render_ndjson_failure("memmap", "core", hostile(), error, watch=Stopwatch())
     assert text.isascii()
     assert text.count("\n") == 1
     line = summary_of(text)

@@ -19,17 +19,24 @@ if TYPE_CHECKING:
 
     from ..machine import Kernel
     from ..progress import Progress
+    from ..report.documents.common import TargetReport
+    from ..report.documents.pgmap import PagemapReport
 
 
 __all__ = (
+    "RECORDS",
     "add_audit_options",
     "check_type_options",
     "columns",
     "opened_kernel",
+    "record",
     "recorded",
     "vmemmap_progress",
     "write",
 )
+
+#: formats of which each audit leaves a record, also one that failed
+RECORDS = ("ndjson", "openmetrics")
 
 #: columns where the output is no terminal
 _WIDTH = 100
@@ -75,6 +82,9 @@ def recorded(args: argparse.Namespace) -> Iterator[Stopwatch]:
     Wrong usage leaves none: there was nothing to audit.
     """
     watch = Stopwatch()
+    if args.format == "openmetrics":
+        # It may not be installed, which the user should read at once.
+        pass
     try:
         yield watch
     except UsageError:
@@ -88,11 +98,25 @@ def recorded(args: argparse.Namespace) -> Iterator[Stopwatch]:
 
 
 def _record_failure(args: argparse.Namespace, error: str, watch: Stopwatch) -> None:
-    if args.format == "ndjson":
-        from ..report import render_failure
+    if args.format in RECORDS:
+        from .. import report as reports
 
+        render = getattr(reports, f"render_{args.format}_failure")
         error = " ".join(error.split())
-        write(render_failure(args.command, *_target_of(args), error, watch=watch), args)
+        write(render(args.command, *_target_of(args), error, watch=watch), args)
+
+
+def record(
+    report: TargetReport,
+    args: argparse.Namespace,
+    watch: Stopwatch,
+    only: PagemapReport | None = None,
+) -> str:
+    """Return a report in one of :data:`RECORDS`."""
+    from .. import report as reports
+
+    text: str = getattr(reports, f"render_{args.format}")(report, only, watch=watch)
+    return text
 
 
 def _target_of(args: argparse.Namespace) -> tuple[str, str]:

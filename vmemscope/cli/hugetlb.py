@@ -6,9 +6,11 @@ from __future__ import annotations
 import argparse
 
 from .common import (
+    RECORDS,
     add_audit_options,
     columns,
     opened_kernel,
+    record,
     recorded,
     vmemmap_progress,
     write,
@@ -36,7 +38,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     parser.add_argument("--folios", action="store_true", help="list each folio as well")
-    add_audit_options(parser, ("table", "json", "ndjson"))
+    add_audit_options(parser, ("table", "json", *RECORDS))
     add_selection_options(parser)
 
 
@@ -48,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
 
         with vmemmap_progress(args) as progress:
             report = selected(audit(kernel, folios=args.folios, progress=progress))
-    from ..report import render_json, render_ndjson
+    from ..report import render_json
     from ..report.hugetlb import render_hugetlb
 
     if args.format == "json":
         write(render_json(report), args)
-    elif args.format == "ndjson":
-        write(render_ndjson(report, watch=watch), args)
+    elif args.format in RECORDS:
+        write(record(report, args, watch), args)
     else:
         write(render_hugetlb(report, columns(args)), args)
     return report.status

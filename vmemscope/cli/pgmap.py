@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, UsageError
 from .common import (
+    RECORDS,
     add_audit_options,
     columns,
     opened_kernel,
+    record,
     recorded,
     vmemmap_progress,
     write,
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one pagemap in detail: its name, its address or one in its vmemmap,"
         " a physical address or a pfn in its ranges",
     )
-    add_audit_options(parser, ("table", "json", "ndjson", "ktap", "markdown"))
+    add_audit_options(parser, ("table", "json", *RECORDS, "ktap", "markdown"))
     add_selection_options(parser)
     parser.add_argument(
         "--contents",
@@ -191,8 +193,8 @@ def _rendered(report: Report, args: argparse.Namespace, watch: Stopwatch | None 
         if one is None:
             return reports.render_all(report, width)
         return reports.render_one(report, one, width)
-    if watch is not None and args.format == "ndjson":
-        return reports.render_ndjson(report, one, watch=watch)
+    if watch is not None and args.format in RECORDS:
+        return record(report, args, watch, one)
     # Import only the chosen format.
     render: Callable[[Report, PagemapReport | None], str] = getattr(
         reports, f"render_{args.format}"

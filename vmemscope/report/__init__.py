@@ -9,6 +9,7 @@ From reports to text and to JSON.
 * ``detail``: one pagemap with its first compound page drawn (``drawing``)
 * ``lines``: the summary and the findings as JSON lines
 * ``ktap``: the kernel's test format, a test for each pagemap and rule
+* ``metrics``: OpenMetrics, for monitoring
 * ``markdown``: for bug reports
 * ``compare``, ``diff``: the changes between two reports, and their text
 * ``catalogue``: the rules and known bugs themselves, as text
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from .diff import change_lines, render_diff
     from .document import json_text, read_report, render_json, schema_text, to_document
     from .ktap import render_ktap
-    from .lines import render_failure, render_ndjson
+    from .lines import render_ndjson, render_ndjson_failure
     from .markdown import render_markdown
+    from .metrics import render_openmetrics, render_openmetrics_failure
     from .output import write_atomically
     from .table import render_all
 
@@ -41,12 +43,14 @@ __all__ = (
     "render_all",
     "render_bug",
     "render_diff",
-    "render_failure",
     "render_json",
     "render_ktap",
     "render_markdown",
     "render_ndjson",
+    "render_ndjson_failure",
     "render_one",
+    "render_openmetrics",
+    "render_openmetrics_failure",
     "render_rule",
     "render_rules",
     "rule_list",
@@ -63,12 +67,14 @@ __getattr__ = lazy(
         "read_report": "document",
         "render_all": "table",
         "render_diff": "diff",
-        "render_failure": "lines",
         "render_json": "document",
         "render_ktap": "ktap",
         "render_markdown": "markdown",
         "render_ndjson": "lines",
+        "render_ndjson_failure": "lines",
         "render_one": "detail",
+        "render_openmetrics": "metrics",
+        "render_openmetrics_failure": "metrics",
         "render_bug": "catalogue",
         "render_rule": "catalogue",
         "render_rules": "catalogue",

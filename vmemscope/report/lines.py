@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .documents.common import TargetReport
     from .documents.pgmap import PagemapReport
 
-__all__ = ("render_failure", "render_ndjson")
+__all__ = ("render_ndjson", "render_ndjson_failure")
 
 
 def render_ndjson(
@@ -52,7 +52,7 @@ def render_ndjson(
     return "".join(json_text(to_document(line)) for line in lines)
 
 
-def render_failure(audit: str, kind: str, path: str, error: str, *, watch: Stopwatch) -> str:
+def render_ndjson_failure(audit: str, kind: str, path: str, error: str, *, watch: Stopwatch) -> str:
     """
     Return the line of an audit that was not made.
 
