@@ -140,7 +140,7 @@ def _irregular(
     Take batches of regular compound pages, but for the first page, which stands for all.
 
     A short cut: no rule can find anything in one that it does not find in all. It takes
-    two thirds off the walk of terabytes (python -m bench.layout --simulated 16T:2M).
+    a third off the whole process for 4 TiB (python -m bench.layout --simulated 4T:2M).
 
     :return: the batches that are left, and the first regular compound page
     """
