@@ -14,7 +14,14 @@ from drgn import FaultError, Program
 
 from vmemscope.errors import TargetError
 from vmemscope.target import open_core
-from vmemscope.target.elf import NOT_IN_DUMP, Load, Piece, absent_pieces, add_segments, read_elf
+from vmemscope.target.elf import (
+    NOT_IN_DUMP,
+    AbsentPiece,
+    Load,
+    absent_pieces,
+    add_segments,
+    read_elf,
+)
 
 PAGE = 4096
 END = 1 << 64
@@ -151,23 +158,23 @@ class TestAbsentPieces:
 
     def test_tail(self) -> None:
         assert absent_pieces([Load(0x1000, 0xFF00, 0x100, 0x200, 0x700)]) == [
-            Piece(0x10100, 0x300, 0x500, None)
+            AbsentPiece(0x10100, 0x300, 0x500, None)
         ]
 
     def test_segment_without_anything(self) -> None:
         assert absent_pieces([Load(0, 0x7000, 0x5000, 0, 0x1000)]) == [
-            Piece(0x7000, 0x5000, 0x1000, None)
+            AbsentPiece(0x7000, 0x5000, 0x1000, None)
         ]
 
     def test_no_physical_address(self) -> None:
         assert absent_pieces([Load(0, 0x7000, END - 1, 0x1000, 0x3000)]) == [
-            Piece(0x8000, None, 0x2000, None)
+            AbsentPiece(0x8000, None, 0x2000, None)
         ]
 
     def test_physical_addresses_that_wrap(self) -> None:
         assert absent_pieces([Load(0, 0, END - 0x2000, 0x1000, 0x4000)]) == [
-            Piece(0x1000, END - 0x1000, 0x1000, None),
-            Piece(0x2000, None, 0x2000, None),
+            AbsentPiece(0x1000, END - 0x1000, 0x1000, None),
+            AbsentPiece(0x2000, None, 0x2000, None),
         ]
 
     def test_what_another_segment_has_is_there(self) -> None:
@@ -176,9 +183,9 @@ class TestAbsentPieces:
             Load(0x9000, 0xF000, 0x12000, 0x1000, 0x1000),
         ]
         assert absent_pieces(loads) == [
-            Piece(0xB000, 0x11000, 0x1000, None),
-            Piece(0xC000, 0x12000, 0x1000, 0x9000),
-            Piece(0xD000, 0x13000, 0x2000, None),
+            AbsentPiece(0xB000, 0x11000, 0x1000, None),
+            AbsentPiece(0xC000, 0x12000, 0x1000, 0x9000),
+            AbsentPiece(0xD000, 0x13000, 0x2000, None),
         ]
 
     def test_every_address_is_right(self) -> None:

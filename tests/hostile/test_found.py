@@ -202,11 +202,11 @@ class TestTypes:
 
     @staticmethod
     def type_id(session: Session, name: str) -> int:
-        from vmemscope.types.btf import Btf, Kind
+        from vmemscope.types.btf import Btf, BtfKind
 
         prog = session.map.view.prog
         start, stop = (prog.symbol(one).address for one in ("__start_BTF", "__stop_BTF"))
-        found = Btf(prog.read(start, stop - start)).find(name, Kind.STRUCT)
+        found = Btf(prog.read(start, stop - start)).find(name, BtfKind.STRUCT)
         assert found is not None
         return found
 

@@ -11,7 +11,7 @@ import pytest
 from btf_writer import BtfWriter
 
 from vmemscope.errors import TypesError
-from vmemscope.types.btf import Btf, Enumerator, Kind, Member, Parameter
+from vmemscope.types.btf import Btf, BtfKind, Enumerator, Member, Parameter
 from vmemscope.types.btf_sections import BtfError
 
 BOTH_ORDERS = pytest.mark.parametrize("byteorder", ["little", "big"])
@@ -55,10 +55,10 @@ def test_every_kind(byteorder):
     assert btf.byteorder == byteorder
     assert len(btf) == len(ids) == btf.end_id - 1
     kinds = [btf.record(type_id).kind for type_id in ids.values()]
-    assert set(kinds) == set(Kind) - {Kind.VOID}
+    assert set(kinds) == set(BtfKind) - {BtfKind.VOID}
     # If the length of one were wrong, the last would not be where it is.
     assert btf.record(ids["last"]).name == "last_t"
-    assert btf.record(0).kind == Kind.VOID
+    assert btf.record(0).kind == BtfKind.VOID
 
     record = btf.record(ids["struct"])
     assert (record.name, record.size_or_type, record.kind_flag) == ("page", 64, False)
@@ -80,7 +80,7 @@ def test_every_kind(byteorder):
         Parameter(None, 0),
     ]
     assert btf.record(ids["fwd_union"]).kind_flag
-    assert btf.ids(Kind.ENUM, Kind.ENUM64) == [
+    assert btf.ids(BtfKind.ENUM, BtfKind.ENUM64) == [
         ids["enum"],
         ids["enum_signed"],
         ids["enum64"],
@@ -109,15 +109,15 @@ def test_enumerators(byteorder, name, enumerators):
 def test_find():
     b, ids = every_kind()
     btf = Btf(b.build())
-    assert btf.find("page", Kind.STRUCT) == ids["struct"]
-    assert btf.find("page", Kind.UNION, Kind.ENUM) is None
+    assert btf.find("page", BtfKind.STRUCT) == ids["struct"]
+    assert btf.find("page", BtfKind.UNION, BtfKind.ENUM) is None
     assert btf.find("page") is None
     # A whole name, not a part of one, and what is a string but no type.
     for name in ("pag", "age", "page\0", "", "flags", "long unsigned int\0page"):
-        assert btf.find(name, *Kind) is None
+        assert btf.find(name, *BtfKind) is None
     # Shorter and longer than what names are compared by first.
-    assert btf.find("int", Kind.INT) == ids["int"]
-    assert btf.find(".data..percpu", Kind.DATASEC) == ids["datasec"]
+    assert btf.find("int", BtfKind.INT) == ids["int"]
+    assert btf.find(".data..percpu", BtfKind.DATASEC) == ids["datasec"]
     assert btf.find_enumerator("pageflags") is None
     assert btf.find_enumerator("PG_writeback") is None
     assert btf.find_enumerator("") is None
@@ -128,7 +128,7 @@ def test_names_that_start_alike():
     names = [f"hugetlb_{i}" for i in range(300)] + ["hugetlb_", "hugetlb", "hugetl"]
     ids = [b.int(name, 4) for name in names]
     btf = Btf(b.build())
-    assert [btf.find(name, Kind.INT) for name in names] == ids
+    assert [btf.find(name, BtfKind.INT) for name in names] == ids
 
 
 def test_a_name_of_several_types():
@@ -138,8 +138,8 @@ def test_a_name_of_several_types():
     third = b.struct("slot", 16)
     b.add(w.TYPEDEF, "slot", second)
     btf = Btf(b.build())
-    assert list(btf.find_all("slot", Kind.STRUCT, Kind.FWD)) == [first, second, third]
-    assert btf.find("slot", Kind.STRUCT) == second
+    assert list(btf.find_all("slot", BtfKind.STRUCT, BtfKind.FWD)) == [first, second, third]
+    assert btf.find("slot", BtfKind.STRUCT) == second
 
 
 def test_a_string_that_is_there_twice():
@@ -150,7 +150,7 @@ def test_a_string_that_is_there_twice():
     at = len(b.strings) - 4
     b.types += struct.pack("<4I", at, w.INT << 24, 8, 64)
     btf = Btf(b.build())
-    assert list(btf.find_all("dup", Kind.INT)) == [1, 2]
+    assert list(btf.find_all("dup", BtfKind.INT)) == [1, 2]
 
 
 def test_enumerators_of_old_encoders_are_signed():
@@ -189,8 +189,8 @@ def test_split(byteorder):
     vmlinux = Btf(base.build())
     btf = Btf(module.build(), vmlinux, "nd_pmem")
     assert btf.start_id == vmlinux.end_id == pointer
-    assert btf.find("pmem_device", Kind.STRUCT) == own
-    assert btf.find("flags", Kind.STRUCT) == shared
+    assert btf.find("pmem_device", BtfKind.STRUCT) == own
+    assert btf.find("flags", BtfKind.STRUCT) == shared
     assert btf.members(btf.record(own)) == [
         Member("page", pointer, 0, None),
         Member("flags", ids["ulong"], 64, None),
@@ -202,8 +202,8 @@ def test_split(byteorder):
     assert btf.members(btf.record(ids["struct"])) == vmlinux.members(btf.record(ids["struct"]))
     assert btf.array(btf.record(ids["array"])) == (ids["int"], 5)
     assert btf.string(1) == vmlinux.string(1)
-    assert btf.find("page", Kind.STRUCT) is None
-    assert btf.record(0).kind == Kind.VOID
+    assert btf.find("page", BtfKind.STRUCT) is None
+    assert btf.record(0).kind == BtfKind.VOID
 
 
 def test_split_without_strings_or_types():
@@ -213,8 +213,8 @@ def test_split_without_strings_or_types():
     assert len(Btf(module.build(), vmlinux)) == 0
     type_id = module.ptr(ids["int"])
     btf = Btf(module.build(), vmlinux)
-    assert btf.record(type_id).kind == Kind.PTR
-    assert btf.find("nothing", *Kind) is None
+    assert btf.record(type_id).kind == BtfKind.PTR
+    assert btf.find("nothing", *BtfKind) is None
 
 
 def test_split_of_another_byte_order():
@@ -234,9 +234,9 @@ def test_many_records():
     last = b.add(w.TYPEDEF, "end_t", 1)
     btf = Btf(b.build())
     assert btf.end_id == b.next_id
-    assert btf.find("end_t", Kind.TYPEDEF) == last
-    assert btf.find("i14999", Kind.INT) == last - 1
-    assert btf.find_enumerator("V19999") == (btf.find("e4000", Kind.ENUM), 19999)
+    assert btf.find("end_t", BtfKind.TYPEDEF) == last
+    assert btf.find("i14999", BtfKind.INT) == last - 1
+    assert btf.find_enumerator("V19999") == (btf.find("e4000", BtfKind.ENUM), 19999)
 
 
 @pytest.mark.parametrize("words", [1, 2, 3, 5, 9, 64])
@@ -273,7 +273,7 @@ def test_unknown_kind_stops():
 def test_unknown_kind_with_layout():
     layout = [(0, 0)] * UNKNOWN_KIND + [(4, 8)]
     btf = Btf(with_unknown_kind().build(layout=layout))
-    assert btf.find("after_t", Kind.TYPEDEF) == 3
+    assert btf.find("after_t", BtfKind.TYPEDEF) == 3
     # It can be stepped over, but not understood.
     with pytest.raises(BtfError, match="type 2 is of unknown kind 100"):
         btf.record(2)
@@ -380,15 +380,15 @@ def read_all(btf: Btf) -> None:
     """Decode every record."""
     for type_id in range(btf.start_id, btf.end_id):
         record = btf.record(type_id)
-        if record.kind in (Kind.STRUCT, Kind.UNION):
+        if record.kind in (BtfKind.STRUCT, BtfKind.UNION):
             btf.members(record)
-        elif record.kind in (Kind.ENUM, Kind.ENUM64):
+        elif record.kind in (BtfKind.ENUM, BtfKind.ENUM64):
             btf.enumerators(record)
-        elif record.kind == Kind.FUNC_PROTO:
+        elif record.kind == BtfKind.FUNC_PROTO:
             btf.parameters(record)
-        elif record.kind == Kind.ARRAY:
+        elif record.kind == BtfKind.ARRAY:
             btf.array(record)
-        elif record.kind in (Kind.INT, Kind.VAR, Kind.DECL_TAG):
+        elif record.kind in (BtfKind.INT, BtfKind.VAR, BtfKind.DECL_TAG):
             btf.word(record)
 
 
@@ -401,7 +401,7 @@ def test_every_byte_changed():
             try:
                 btf = Btf(patched(data, at, value, 1))
                 read_all(btf)
-                btf.find("page", *Kind)
+                btf.find("page", *BtfKind)
                 btf.find_enumerator("PG_head")
             except BtfError:
                 pass

@@ -13,7 +13,7 @@ from test_types_btf import every_kind
 from test_types_kallsyms import some_symbols
 
 from vmemscope.errors import TypesError
-from vmemscope.types.btf import Btf, Kind
+from vmemscope.types.btf import Btf, BtfKind
 from vmemscope.types.kallsyms import KallsymsImage
 
 #: the same examples in every run
@@ -57,19 +57,19 @@ def read_all(btf: Btf) -> None:
     for type_id in range(btf.end_id):
         try:
             record = btf.record(type_id)
-            if record.kind in (Kind.STRUCT, Kind.UNION):
+            if record.kind in (BtfKind.STRUCT, BtfKind.UNION):
                 btf.members(record)
-            elif record.kind == Kind.FUNC_PROTO:
+            elif record.kind == BtfKind.FUNC_PROTO:
                 btf.parameters(record)
-            elif record.kind in (Kind.ENUM, Kind.ENUM64):
+            elif record.kind in (BtfKind.ENUM, BtfKind.ENUM64):
                 btf.enumerators(record)
-            elif record.kind == Kind.ARRAY:
+            elif record.kind == BtfKind.ARRAY:
                 btf.array(record)
         except TypesError:
             continue
     assert isinstance(btf.partial_ints, dict)
     for name in ("page", "PG_head", "NO", "", "nothing"):
-        btf.find(name, Kind.STRUCT)
+        btf.find(name, BtfKind.STRUCT)
         btf.find_enumerator(name)
 
 

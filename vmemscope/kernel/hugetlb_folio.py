@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = (
     "FolioLayout",
+    "FolioList",
     "Folios",
-    "Place",
     "decode_folios",
     "no_folios",
     "read_folio_layout",
@@ -42,7 +42,7 @@ __all__ = (
 )
 
 
-class Place(IntEnum):
+class FolioList(IntEnum):
     """The list that a folio is on."""
 
     FREE = 0
@@ -64,7 +64,7 @@ class Folios(NamedTuple):
     head: NDArray[np.int64]
     #: index into the hstates (int64)
     hstate: NDArray[np.int64]
-    #: :class:`Place` (uint8)
+    #: :class:`FolioList` (uint8)
     place: NDArray[np.uint8]
     #: node of the free list that the folio is on, -1 if it is on none (int64)
     nid: NDArray[np.int64]
@@ -79,12 +79,12 @@ class Folios(NamedTuple):
     @property
     def unlisted(self) -> NDArray[np.bool_]:
         """Whether each folio is on no list (bool)."""
-        unlisted: NDArray[np.bool_] = self.place == Place.NONE
+        unlisted: NDArray[np.bool_] = self.place == FolioList.NONE
         return unlisted
 
     def place_word(self, i: int) -> str:
         """Return the word for the list that a folio is on."""
-        return Place(int(self.place[i])).word
+        return FolioList(int(self.place[i])).word
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def decode_folios(
     raw: bytes,
     hstates: Sequence[Hstate],
     which: NDArray[np.int64],
-    place: Place,
+    place: FolioList,
     nid: int,
     layout: FolioLayout,
 ) -> Folios:
@@ -235,13 +235,13 @@ class _Head(NamedTuple):
 
 def _list_heads(
     prog: Program, hstate: Hstate, damage: list[Damage]
-) -> Iterator[tuple[Place, int, _Head]]:
+) -> Iterator[tuple[FolioList, int, _Head]]:
     """Yield the lists of an hstate that are not empty."""
     hstate_type = prog.type("struct hstate")
     size = sizeof(prog.type("struct list_head"))
     for member, place in (
-        ("hugepage_freelists", Place.FREE),
-        ("hugepage_activelist", Place.ACTIVE),
+        ("hugepage_freelists", FolioList.FREE),
+        ("hugepage_activelist", FolioList.ACTIVE),
     ):
         start = hstate.address + offsetof(hstate_type, member)
         try:
@@ -253,7 +253,7 @@ def _list_heads(
         addresses = start + np.arange(len(pointers), dtype=np.uint64) * np.uint64(size)
         for nid in np.flatnonzero(pointers[:, 0] != addresses).tolist():
             head = _Head(start + nid * size, int(pointers[nid, 0]), int(pointers[nid, 1]))
-            if place is Place.FREE:
+            if place is FolioList.FREE:
                 if not (head.next or head.prev or nid in (hstate.nodes or ())):
                     # The node does not exist.
                     continue

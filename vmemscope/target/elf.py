@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = (
     "NOT_IN_DUMP",
+    "AbsentPiece",
     "Load",
-    "Piece",
     "absent_pieces",
     "add_segments",
     "drgn_misreads",
@@ -82,7 +82,7 @@ class Load(NamedTuple):
     memsz: int
 
 
-class Piece(NamedTuple):
+class AbsentPiece(NamedTuple):
     """A piece of memory that a segment declares as zeros; in bytes."""
 
     vaddr: int
@@ -177,7 +177,7 @@ def _headers(fd: int) -> tuple[list[tuple[int, ...]], bool]:
     return list(struct.iter_unpack(f"{order}IIQQQQQQ", table)), incomplete
 
 
-def absent_pieces(loads: Sequence[Load]) -> list[Piece]:
+def absent_pieces(loads: Sequence[Load]) -> list[AbsentPiece]:
     """
     Find the pieces that segments declare as zeros, cut at the borders of other segments.
 
@@ -190,23 +190,23 @@ def absent_pieces(loads: Sequence[Load]) -> list[Piece]:
         if load.filesz and load.paddr != _NO_PADDR
     )
     starts = [start for start, _, _ in held]
-    pieces: list[Piece] = []
+    pieces: list[AbsentPiece] = []
     for load in loads:
         at, left = load.filesz, load.memsz - load.filesz
         while left > 0:
             if load.paddr == _NO_PADDR or load.paddr + at >= _END:
-                pieces.append(Piece(load.vaddr + at, None, left, None))
+                pieces.append(AbsentPiece(load.vaddr + at, None, left, None))
                 break
             paddr = load.paddr + at
             index = bisect_right(starts, paddr) - 1
             if index >= 0 and paddr < held[index][1]:
                 start, end, offset = held[index]
                 size = min(left, end - paddr)
-                pieces.append(Piece(load.vaddr + at, paddr, size, offset + paddr - start))
+                pieces.append(AbsentPiece(load.vaddr + at, paddr, size, offset + paddr - start))
             else:
                 end = held[index + 1][0] if index + 1 < len(held) else _END
                 size = min(left, end - paddr)
-                pieces.append(Piece(load.vaddr + at, paddr, size, None))
+                pieces.append(AbsentPiece(load.vaddr + at, paddr, size, None))
             at += size
             left -= size
     return pieces

@@ -31,12 +31,12 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .btf_sections import BtfError, Header, Strings
+from .btf_sections import BtfError, BtfHeader, Strings
 
 __all__ = (
     "Btf",
+    "BtfKind",
     "Enumerator",
-    "Kind",
     "Member",
     "Parameter",
     "Record",
@@ -45,7 +45,7 @@ __all__ = (
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
-class Kind(IntEnum):
+class BtfKind(IntEnum):
     """``BTF_KIND_*``"""
 
     VOID = 0
@@ -74,7 +74,7 @@ class Record(NamedTuple):
     """``struct btf_type``: one type, without the words that follow it in the section."""
 
     id: int
-    kind: Kind
+    kind: BtfKind
     #: Bit 31 of ``info``: signed enum, union FWD, bit-field sizes in offsets.
     kind_flag: bool
     #: Number of members, enumerators, parameters; linkage of a FUNC.
@@ -114,26 +114,26 @@ class Parameter(NamedTuple):
 
 # 32-bit words that follow struct btf_type (3 words): a fixed number, and a
 # number for each of vlen.
-_TAIL_WORDS: Final[dict[Kind, tuple[int, int]]] = {
-    Kind.INT: (1, 0),
-    Kind.PTR: (0, 0),
-    Kind.ARRAY: (3, 0),
-    Kind.STRUCT: (0, 3),
-    Kind.UNION: (0, 3),
-    Kind.ENUM: (0, 2),
-    Kind.FWD: (0, 0),
-    Kind.TYPEDEF: (0, 0),
-    Kind.VOLATILE: (0, 0),
-    Kind.CONST: (0, 0),
-    Kind.RESTRICT: (0, 0),
-    Kind.FUNC: (0, 0),
-    Kind.FUNC_PROTO: (0, 2),
-    Kind.VAR: (1, 0),
-    Kind.DATASEC: (0, 3),
-    Kind.FLOAT: (0, 0),
-    Kind.DECL_TAG: (1, 0),
-    Kind.TYPE_TAG: (0, 0),
-    Kind.ENUM64: (0, 3),
+_TAIL_WORDS: Final[dict[BtfKind, tuple[int, int]]] = {
+    BtfKind.INT: (1, 0),
+    BtfKind.PTR: (0, 0),
+    BtfKind.ARRAY: (3, 0),
+    BtfKind.STRUCT: (0, 3),
+    BtfKind.UNION: (0, 3),
+    BtfKind.ENUM: (0, 2),
+    BtfKind.FWD: (0, 0),
+    BtfKind.TYPEDEF: (0, 0),
+    BtfKind.VOLATILE: (0, 0),
+    BtfKind.CONST: (0, 0),
+    BtfKind.RESTRICT: (0, 0),
+    BtfKind.FUNC: (0, 0),
+    BtfKind.FUNC_PROTO: (0, 2),
+    BtfKind.VAR: (1, 0),
+    BtfKind.DATASEC: (0, 3),
+    BtfKind.FLOAT: (0, 0),
+    BtfKind.DECL_TAG: (1, 0),
+    BtfKind.TYPE_TAG: (0, 0),
+    BtfKind.ENUM64: (0, 3),
 }
 
 # Bits 16-23 and 29-30 of info are unused and zero up to Linux 7.1; since then they
@@ -166,7 +166,7 @@ class Btf:
         self.start_id: Final[int] = 1 if base is None else base.end_id
 
         self._data: Final = data if isinstance(data, bytes) else bytes(data)
-        header = Header.parse(self._data, name)
+        header = BtfHeader.parse(self._data, name)
         #: "little" or "big", as the magic says; that of the target.
         self.byteorder: Final = header.byteorder
         if base is not None and base.byteorder != self.byteorder:
@@ -198,7 +198,7 @@ class Btf:
 
         # Before Linux 6.0, pahole did not set kind_flag on a signed enum: all values
         # were signed. A BTF in which no enum has the flag is of that kind.
-        enums = self._kinds == Kind.ENUM
+        enums = self._kinds == BtfKind.ENUM
         self._enum_flags: Final = bool(((info >> 31) & enums).any())
 
     def _error(self, what: str) -> BtfError:
@@ -324,14 +324,14 @@ class Btf:
             if self.base is not None:
                 return self.base.record(type_id)
             if type_id == 0:
-                return Record(0, Kind.VOID, False, 0, 0, None, 0)
+                return Record(0, BtfKind.VOID, False, 0, 0, None, 0)
         if not self.start_id <= type_id < self.end_id:
             raise self._error(f"there is no type {type_id}, the last one is {self.end_id - 1}")
         at = int(self._at[type_id - self.start_id])
         name, info, size_or_type = self._words[at : at + 3].tolist()
         number = (info >> _KIND_SHIFT) & _KIND_MASK
         try:
-            kind = Kind(number)
+            kind = BtfKind(number)
         except ValueError:
             raise self._unknown(type_id, number) from None
         return Record(
@@ -370,7 +370,7 @@ class Btf:
         """
         if self._partial_ints is None:
             found = {} if self.base is None else dict(self.base.partial_ints)
-            for type_id in self.ids(Kind.INT):
+            for type_id in self.ids(BtfKind.INT):
                 record = self.record(type_id)
                 word = self.word(record)
                 # BTF_INT_OFFSET(), BTF_INT_BITS()
@@ -424,7 +424,7 @@ class Btf:
         if record.kind_flag:
             return True
         layer = self._layer(record.id)
-        if layer._enum_flags or record.kind != Kind.ENUM:
+        if layer._enum_flags or record.kind != BtfKind.ENUM:
             return False
         return any(value >> 31 for _, value in layer._tail(record, 2))
 
@@ -437,7 +437,7 @@ class Btf:
         layer = self._layer(record.id)
         signed = self.is_signed(record)
         result = []
-        if record.kind == Kind.ENUM:
+        if record.kind == BtfKind.ENUM:
             for name, value in layer._tail(record, 2):
                 if signed and value >> 31:
                     value -= 1 << 32
@@ -457,7 +457,7 @@ class Btf:
         offsets = self._strings.offsets(name)
         return offsets if self.base is None else self.base._string_offsets(name) + offsets
 
-    def find(self, name: str, *kinds: Kind) -> int | None:
+    def find(self, name: str, *kinds: BtfKind) -> int | None:
         """
         Find the first type with a name and of one of some kinds; not in the base.
 
@@ -468,7 +468,7 @@ class Btf:
         """
         return next(self.find_all(name, *kinds), None)
 
-    def find_all(self, name: str, *kinds: Kind) -> Iterator[int]:
+    def find_all(self, name: str, *kinds: BtfKind) -> Iterator[int]:
         """
         Yield the ids of all types with a name and of one of some kinds.
         """
@@ -481,7 +481,7 @@ class Btf:
                 if self._kinds[index] in kinds:
                     yield self.start_id + index
 
-    def ids(self, *kinds: Kind) -> list[int]:
+    def ids(self, *kinds: BtfKind) -> list[int]:
         """Return the ids of all types of some kinds, ascending."""
         wanted = np.zeros(_KIND_MASK + 1, np.bool_)
         wanted[list(kinds)] = True
@@ -510,7 +510,7 @@ class Btf:
         # For every enumerator: the offset of its name, and the index of its enum.
         names = []
         owners = []
-        for kind, per_item in ((Kind.ENUM, 2), (Kind.ENUM64, 3)):
+        for kind, per_item in ((BtfKind.ENUM, 2), (BtfKind.ENUM64, 3)):
             indices = np.flatnonzero(self._kinds == kind)
             at = self._at.take(indices)
             counts = (self._words.take(at + 1) & _VLEN_MASK).astype(np.intp)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import TypesError
 from ._hints import GIVE_VMLINUX
 
-__all__ = ("BtfError", "Header", "Strings")
+__all__ = ("BtfError", "BtfHeader", "Strings")
 
 _MAGIC: Final = 0xEB9F
 _VERSION: Final = 1
@@ -35,7 +35,7 @@ class BtfError(TypesError):
         super().__init__(message, hint)
 
 
-class Header(NamedTuple):
+class BtfHeader(NamedTuple):
     """``struct btf_header``; sections as ranges of bytes of the blob."""
 
     byteorder: str
@@ -44,7 +44,7 @@ class Header(NamedTuple):
     layout: range
 
     @staticmethod
-    def parse(data: bytes, name: str) -> Header:
+    def parse(data: bytes, name: str) -> BtfHeader:
         """
         Parse the header of a blob.
 
@@ -79,7 +79,7 @@ class Header(NamedTuple):
             ranges.append(range(start, start + length))
         if len(ranges[0]) % 4:
             raise error(f"type section is {len(ranges[0])} bytes long, not a multiple of 4")
-        return Header(byteorder, *ranges)
+        return BtfHeader(byteorder, *ranges)
 
 
 class Strings:

@@ -38,7 +38,7 @@ from drgn import (
 
 from ..errors import TypesError
 from ._hints import GIVE_VMLINUX
-from .btf import Btf, Kind, Record
+from .btf import Btf, BtfKind, Record
 from .btf_sections import BtfError
 from .globals import Variables, variables_of
 
@@ -54,9 +54,9 @@ FINDER_NAME: Final = "vmemscope"
 _MAX_DEPTH: Final = 64
 
 _QUALIFIERS: Final = {
-    Kind.CONST: Qualifiers.CONST,
-    Kind.VOLATILE: Qualifiers.VOLATILE,
-    Kind.RESTRICT: Qualifiers.RESTRICT,
+    BtfKind.CONST: Qualifiers.CONST,
+    BtfKind.VOLATILE: Qualifiers.VOLATILE,
+    BtfKind.RESTRICT: Qualifiers.RESTRICT,
 }
 
 # BTF_INT_* of the word that follows an INT.
@@ -136,35 +136,35 @@ class BtfTypes:
         if kind in _QUALIFIERS:
             referenced = self.type(record.size_or_type)
             return referenced.qualified(referenced.qualifiers | _QUALIFIERS[kind])
-        if kind == Kind.PTR:
+        if kind == BtfKind.PTR:
             return self._prog.pointer_type(self.type(record.size_or_type))
-        if kind in (Kind.STRUCT, Kind.UNION):
+        if kind in (BtfKind.STRUCT, BtfKind.UNION):
             return self._compound(record)
-        if kind == Kind.TYPEDEF:
+        if kind == BtfKind.TYPEDEF:
             return self._prog.typedef_type(self._name(record), self.type(record.size_or_type))
-        if kind == Kind.ARRAY:
+        if kind == BtfKind.ARRAY:
             element, length = self.btf.array(record)
             # BTF encodes [0] and [] alike. drgn takes any index of an array of
             # unknown length.
             return self._prog.array_type(self.type(element), length or None)
-        if kind == Kind.INT:
+        if kind == BtfKind.INT:
             encoding = self.btf.word(record)
             name = self._name(record)
             if encoding & _INT_BOOL:
                 return self._prog.bool_type(name, record.size_or_type)
             return self._prog.int_type(name, record.size_or_type, bool(encoding & _INT_SIGNED))
-        if kind in (Kind.ENUM, Kind.ENUM64):
+        if kind in (BtfKind.ENUM, BtfKind.ENUM64):
             return self._enum(record)
-        if kind == Kind.FWD:
+        if kind == BtfKind.FWD:
             return self._forward(record)
-        if kind == Kind.FUNC_PROTO:
+        if kind == BtfKind.FUNC_PROTO:
             return self._function(record)
-        if kind in (Kind.FUNC, Kind.VAR, Kind.TYPE_TAG, Kind.DECL_TAG):
+        if kind in (BtfKind.FUNC, BtfKind.VAR, BtfKind.TYPE_TAG, BtfKind.DECL_TAG):
             # These name or annotate the next type of the chain.
             return self.type(record.size_or_type)
-        if kind == Kind.FLOAT:
+        if kind == BtfKind.FLOAT:
             return self._prog.float_type(self._name(record), record.size_or_type)
-        if kind == Kind.VOID:
+        if kind == BtfKind.VOID:
             return self._prog.void_type()
         raise self._error(record, f"{kind.name} is no type")
 
@@ -187,7 +187,9 @@ class BtfTypes:
             else:
                 make = partial(self._bit_field, member.type_id, bits)
             members.append(TypeMember(make, member.name, offset))
-        make_type = self._prog.struct_type if record.kind == Kind.STRUCT else self._prog.union_type
+        make_type = (
+            self._prog.struct_type if record.kind == BtfKind.STRUCT else self._prog.union_type
+        )
         return make_type(record.name, record.size_or_type, members)
 
     def _bit_field(self, type_id: int, bits: int) -> Object:
@@ -216,7 +218,7 @@ class BtfTypes:
 
     def _forward(self, record: Record) -> Type:
         # Take the definition if there is just one, as drgn does with DWARF.
-        kind = Kind.UNION if record.kind_flag else Kind.STRUCT
+        kind = BtfKind.UNION if record.kind_flag else BtfKind.STRUCT
         if record.name is not None:
             definitions = self._definitions(record.name, kind)
             if len(definitions) == 1:
@@ -225,7 +227,7 @@ class BtfTypes:
             return self._prog.union_type(record.name)
         return self._prog.struct_type(record.name)
 
-    def _definitions(self, name: str, kind: Kind) -> list[Type]:
+    def _definitions(self, name: str, kind: BtfKind) -> list[Type]:
         found = [self.type(type_id) for type_id in self.btf.find_all(name, kind)]
         if self._base is not None:
             found += self._base._definitions(name, kind)
@@ -284,7 +286,7 @@ class BtfTypes:
 
     def _index_base_types(self) -> dict[tuple[str, ...], int]:
         result: dict[tuple[str, ...], int] = {}
-        for type_id in self.btf.ids(Kind.INT, Kind.FLOAT):
+        for type_id in self.btf.ids(BtfKind.INT, BtfKind.FLOAT):
             name = self.btf.record(type_id).name
             if name is not None:
                 result.setdefault(_spelling(name), type_id)
@@ -293,10 +295,10 @@ class BtfTypes:
 
 _BASE_KINDS: Final = TypeKindSet((TypeKind.INT, TypeKind.BOOL, TypeKind.FLOAT))
 _KINDS: Final = {
-    TypeKind.STRUCT: (Kind.STRUCT, Kind.FWD),
-    TypeKind.UNION: (Kind.UNION, Kind.FWD),
-    TypeKind.ENUM: (Kind.ENUM, Kind.ENUM64),
-    TypeKind.TYPEDEF: (Kind.TYPEDEF,),
+    TypeKind.STRUCT: (BtfKind.STRUCT, BtfKind.FWD),
+    TypeKind.UNION: (BtfKind.UNION, BtfKind.FWD),
+    TypeKind.ENUM: (BtfKind.ENUM, BtfKind.ENUM64),
+    TypeKind.TYPEDEF: (BtfKind.TYPEDEF,),
 }
 
 
@@ -376,9 +378,9 @@ class ObjectFinder:
         if variable is None and self._types is not None:
             kinds = []
             if flags & FindObjectFlags.VARIABLE:
-                kinds.append(Kind.VAR)
+                kinds.append(BtfKind.VAR)
             if flags & FindObjectFlags.FUNCTION:
-                kinds.append(Kind.FUNC)
+                kinds.append(BtfKind.FUNC)
             type_id = self._types.btf.find(name, *kinds)
         if variable is None and type_id is None:
             return None
@@ -392,7 +394,7 @@ class ObjectFinder:
     def _is_function(self, type_id: int | None) -> bool:
         if type_id is None or self._types is None:
             return False
-        return self._types.btf.record(type_id).kind == Kind.FUNC
+        return self._types.btf.record(type_id).kind == BtfKind.FUNC
 
 
 def _variable(prog: Program, name: str, types: tuple[str, ...], address: int) -> Object:

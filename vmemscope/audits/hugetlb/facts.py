@@ -10,7 +10,13 @@ import numpy as np
 
 from ...columns import join, select
 from ...kernel.hstate import has_hugetlb, read_hstates
-from ...kernel.hugetlb_folio import Place, decode_folios, no_folios, read_folio_layout, read_folios
+from ...kernel.hugetlb_folio import (
+    FolioList,
+    decode_folios,
+    no_folios,
+    read_folio_layout,
+    read_folios,
+)
 from ...kernel.hugetlb_vmemmap import Hvo, read_hvo, read_tail_pages
 from ...kernel.vmemmap_restore import read_restore
 from ...progress import counter
@@ -186,7 +192,7 @@ class HugetlbFacts:
             count = len(self.hstates)
             self.listed = np.bincount(folios.hstate, minlength=count)
             self.listed_free = np.bincount(
-                folios.hstate[folios.place == Place.FREE], minlength=count
+                folios.hstate[folios.place == FolioList.FREE], minlength=count
             )
             #: entries of lists that are no valid folios
             self.unsound = select(folios, ~folios.sound)
@@ -232,7 +238,12 @@ class HugetlbFacts:
                 which = np.full(len(data), index, dtype=np.int64)
                 parts.append(
                     decode_folios(
-                        some[both].tolist(), data.tobytes(), self.hstates, which, Place.NONE, -1,
+                        some[both].tolist(),
+                        data.tobytes(),
+                        self.hstates,
+                        which,
+                        FolioList.NONE,
+                        -1,
                         self.layout,
                     )
                 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...columns import select
-from ...kernel.hugetlb_folio import Place
+from ...kernel.hugetlb_folio import FolioList
 from ...report.documents.common import TargetInfo
 from ...report.documents.finding import BugReport
 from ...report.documents.hugetlb import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ("summarise",)
 
-_PLACES = {Place.FREE: "free", Place.ACTIVE: "in use", Place.NONE: "elsewhere"}
+_PLACES = {FolioList.FREE: "free", FolioList.ACTIVE: "in use", FolioList.NONE: "elsewhere"}
 
 
 def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
@@ -118,9 +118,9 @@ def _hstate(facts: HugetlbFacts, index: int) -> HstateReport:
         resv_huge_pages=hstate.reserved,
         surplus_huge_pages=hstate.surplus,
         folios=len(folios.head),
-        free=int(np.count_nonzero(folios.place == Place.FREE)),
-        in_use=int(np.count_nonzero(folios.place == Place.ACTIVE)),
-        elsewhere=int(np.count_nonzero(folios.place == Place.NONE)),
+        free=int(np.count_nonzero(folios.place == FolioList.FREE)),
+        in_use=int(np.count_nonzero(folios.place == FolioList.ACTIVE)),
+        elsewhere=int(np.count_nonzero(folios.place == FolioList.NONE)),
         flagged=int(np.count_nonzero(flagged)),
         optimized=int(np.count_nonzero(maps.read_only)),
         pages=int((maps.end - maps.first).sum()),
@@ -149,7 +149,7 @@ def _by_node(
             NodeCounts(
                 node=None if one < 0 else one,
                 folios=int(np.count_nonzero(here)),
-                free=int(np.count_nonzero(place[here] == Place.FREE)),
+                free=int(np.count_nonzero(place[here] == FolioList.FREE)),
                 optimized=int(np.count_nonzero(read_only[here])),
             )
         )
@@ -186,7 +186,7 @@ def _folios(facts: HugetlbFacts) -> tuple[FolioReport, ...]:
                 hstate=hstate.name,
                 size=geometry.page_size << hstate.order,
                 node=None if facts.nid is None else int(facts.nid[i]),
-                state=_PLACES[Place(int(folios.place[i]))],
+                state=_PLACES[FolioList(int(folios.place[i]))],
                 flagged=flagged[i],
                 pages=int(maps.end[i] - maps.first[i]),
                 read_only=int(maps.read_only[i]),
