@@ -246,7 +246,7 @@ class HugetlbFacts:
                         -1,
                         self.layout,
                     )
-                )  # fmt: skip
+                )
         found = join(parts)
         return select(found, found.sound)
 
