@@ -216,6 +216,8 @@ class Architecture:
     drgn_walks: Callable[[Mapping[str, str]], bool] = lambda keys: True
     #: variables that only this architecture has -> their C types, newest first
     variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: names of the words in a note with a CPU's registers, separated by spaces
+    registers: str = ""
 
 
 #: drgn's ``Architecture`` name, little-endian or not -> module of this package

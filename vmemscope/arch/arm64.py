@@ -101,4 +101,6 @@ ARCHITECTURE = Architecture(
         "kimage_voffset": ("u64",),  # arch/arm64/mm/mmu.c
         "vabits_actual": ("u64",),  # arch/arm64/mm/mmu.c
     },
+    # arch/arm64/include/uapi/asm/ptrace.h: struct user_pt_regs
+    registers=" ".join(f"x{number}" for number in range(31)) + " sp pc",
 )

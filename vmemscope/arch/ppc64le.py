@@ -97,4 +97,6 @@ ARCHITECTURE = Architecture(
     variables={
         "cur_cpu_spec": ("struct cpu_spec *",),  # arch/powerpc/kernel/cputable.c
     },
+    # arch/powerpc/include/uapi/asm/ptrace.h: struct pt_regs
+    registers=" ".join(f"r{number}" for number in range(32)) + " nip",
 )

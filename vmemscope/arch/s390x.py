@@ -96,4 +96,6 @@ ARCHITECTURE = Architecture(
     vmemmap=_vmemmap,
     altmap_base_pages=True,
     word=">u8",
+    # arch/s390/include/uapi/asm/ptrace.h: s390_regs: the PSW, then general registers
+    registers="mask psw " + " ".join(f"r{number}" for number in range(16)),
 )

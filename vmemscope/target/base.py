@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..arch import architecture_of
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from drgn import Platform, Program
 
     from ..arch import PageTable
+    from .notes import Cpu
 
 __all__ = (
     "Target",
@@ -48,6 +50,8 @@ class Target:
     vmcoreinfo: Mapping[str, str]
     #: what the user should know about reads of it, a sentence each
     notes: tuple[str, ...] = ()
+    #: reads the registers that the CPUs had when a dump was made
+    cpus: Callable[[], list[Cpu]] = list
 
     @property
     def live(self) -> bool:
@@ -218,4 +222,15 @@ def target_of(
         raise no_vmcoreinfo from None
     # Before anything else is read, and says something else.
     architecture_of(prog.platform)
-    return Target(prog, kind, path, keys, notes)
+    if kind != "core" or not path:
+        return Target(prog, kind, path, keys, notes)
+    return Target(prog, kind, path, keys, notes, partial(_cpus, prog.platform, path))
+
+
+def _cpus(platform: Platform | None, path: str) -> list[Cpu]:
+    from drgn import PlatformFlags
+
+    from .notes import read_cpus
+
+    little = platform is None or platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
+    return read_cpus(path, "<" if little else ">")

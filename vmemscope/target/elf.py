@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from drgn import FaultError
@@ -38,6 +38,7 @@ __all__ = (
     "absent_pieces",
     "add_segments",
     "drgn_misreads",
+    "note_segments",
     "open_segments",
     "platform_of_elf",
     "read_elf",
@@ -136,6 +137,17 @@ def read_note(path: str) -> bytes | None:
             if at >= _NOTE_HEADER:
                 return note_text(data[at - _NOTE_HEADER :])
     return None
+
+
+def note_segments(fd: int) -> Iterator[tuple[int, int]]:
+    """
+    Yield where a 64-bit ELF file has notes: offset and bytes.
+
+    :raises ValueError: if its headers are not in the file, or are absurd
+    """
+    for kind, _, offset, _, _, filesz, _, _ in _headers(fd)[0]:
+        if kind == _PT_NOTE:
+            yield offset, filesz
 
 
 def _headers(fd: int) -> tuple[list[tuple[int, ...]], bool]:
