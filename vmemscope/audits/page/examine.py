@@ -46,6 +46,8 @@ from .meaning import understand
 from .state import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from ...kernel.resource import Resource
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     from ...vmemmap.pagemaps import PagemapLayout
     from ...vmemmap.tables import Trace
 
-__all__ = ("examine",)
+__all__ = ("Examination", "examine")
 
 #: log2 of the pages in the largest compound page that is believed: 16 GiB of base pages
 _MAX_ORDER = 22
@@ -64,15 +66,18 @@ _MAX_RUNS = 32
 _POISON = (1 << 64) - 1
 
 
-def examine(kernel: Kernel, number: int, meaning: str | None) -> PageReport:
+def examine(
+    kernel: Kernel, number: int, meaning: str | None, reader: Examination | None = None
+) -> PageReport:
     """
     Read everything about one page, once.
 
     :param number: page frame number, physical or virtual address
     :param meaning: which of these: pfn, phys, address, or ``None`` to find out
+    :param reader: of the same kernel, which has read other pages
     :raises VmemscopeError: if there is no such page
     """
-    reader = _Examination(kernel)
+    reader = Examination(kernel) if reader is None else reader.again()
     pfn, understood = understand(number, meaning, reader.vmemmap, kernel.physmem_bits, kernel.prog)
     geometry = reader.vmemmap.geometry
     resources = reader.resources_of(pfn)
@@ -122,19 +127,31 @@ def _where(memory: str) -> str:
     return {"RAM": "RAM", "device": "the device itself"}.get(memory, "no memory that is known")
 
 
-class _Examination:
-    """Reads everything about pages of one kernel."""
+class Examination:
+    """
+    Reads everything about pages of one kernel.
 
-    def __init__(self, kernel: Kernel) -> None:
+    :param pfns: pages that will be read; one walk over the vmemmap serves all of them
+    """
+
+    def __init__(self, kernel: Kernel, pfns: Sequence[int] = ()) -> None:
         self.kernel = kernel
+        self.pfns = tuple(pfns)
+        self._backings: tuple[dict[int, Backing], int] | None = None
         self.prog, self.vmcoreinfo = kernel.prog, kernel.target.vmcoreinfo
         self.layouts, self.vmemmap = kernel.layouts, kernel.vmemmap
         self.zones, self.resources, self.flags = kernel.zones, kernel.resources, kernel.flags
-        self.unread = kernel.unread + Counter(one.message for one in kernel.zone_damage)
+        self.again()
         self.names = word_names(self.prog)
         self.pagemaps_lost = bool(kernel.pagemap_damage) or not all(
             layout.complete for layout in self.layouts
         )
+
+    def again(self) -> Examination:
+        """Return the same for another page, with nothing unread but what all pages need."""
+        kernel = self.kernel
+        self.unread = kernel.unread + Counter(one.message for one in kernel.zone_damage)
+        return self
 
     def resources_of(self, pfn: int) -> tuple[Resource, ...]:
         """Return the resources that contain a page, outermost first."""
@@ -415,24 +432,46 @@ class _Examination:
 
     def backing(self, pfn: int) -> Backing | None:
         """Find what of the memory map lies in a page: one walk over the whole vmemmap."""
+        if self._backings is None or pfn not in self.pfns:
+            if pfn not in self.pfns:
+                self.pfns = (pfn,)
+            self._backings = self._walk(self.pfns)
+        found, unread = self._backings
+        if unread:
+            self.unread[
+                "pages of vmemmap whose page tables are missing, and which may map this page"
+            ] += unread
+        return found.get(pfn)
+
+    def _walk(self, pfns: Sequence[int]) -> tuple[dict[int, Backing], int]:
+        """Find what of the memory map lies in pages, and count pages of it that are unreadable."""
         geometry = self.vmemmap.geometry
         shift = geometry.page_size.bit_length() - 1
-        vpages: list[NDArray[np.int64]] = []
-        pages: list[NDArray[np.int64]] = []
+        wanted = np.array(sorted(pfns), dtype=np.uint64)
+        vpages: dict[int, list[NDArray[np.int64]]] = {}
+        pages: dict[int, list[NDArray[np.int64]]] = {}
+        unread = 0
         for leaves in self.vmemmap.leaves(geometry.start, self.kernel.vmemmap_end):
-            if unread := int(leaves.pieces[leaves.kind == Kind.UNREADABLE].sum()):
-                self.unread[
-                    "pages of vmemmap whose page tables are missing, and which may map this page"
-                ] += unread
-            into = np.uint64(pfn) - leaves.pfn
-            here = (leaves.kind == Kind.MAPPED) & (into >> (leaves.shift - np.uint8(shift)) == 0)
-            if here.any():
-                some, into = select(leaves, here), into[here].astype(np.int64)
-                vpages.append(geometry.vpages_at(some.address) + into)
-                pages.append(some.pieces)
-        if not vpages:
-            return None
-        return self._backing(np.concatenate(vpages), np.concatenate(pages))
+            unread += int(leaves.pieces[leaves.kind == Kind.UNREADABLE].sum())
+            # The first wanted frame from the leaf's first on: is it in the leaf?
+            first = wanted[np.minimum(np.searchsorted(wanted, leaves.pfn), len(wanted) - 1)]
+            within = leaves.shift - np.uint8(shift)
+            near = (leaves.kind == Kind.MAPPED) & (first - leaves.pfn >> within == 0)
+            if not near.any():
+                continue
+            some, within = select(leaves, near), within[near]
+            for pfn in pfns:
+                into = np.uint64(pfn) - some.pfn
+                here = into >> within == 0
+                if here.any():
+                    at = geometry.vpages_at(some.address[here]) + into[here].astype(np.int64)
+                    vpages.setdefault(pfn, []).append(at)
+                    pages.setdefault(pfn, []).append(some.pieces[here])
+        found = {
+            pfn: self._backing(np.concatenate(vpages[pfn]), np.concatenate(pages[pfn]))
+            for pfn in vpages
+        }
+        return found, unread
 
     def _backing(self, vpage: NDArray[np.int64], pages: NDArray[np.int64]) -> Backing:
         """Say what runs of ``pages`` vpages describe, each from a ``vpage`` on."""
