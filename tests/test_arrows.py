@@ -52,8 +52,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"report.documents", "rules", "vmemmap"},
     **dict.fromkeys(AUDITS, AN_AUDIT),
     "audits": {"machine", *AUDITS},
+    "messages": set(),
+    "collect": {
+        "target",
+        "kernel",
+        "vmemmap",
+        "messages",
+        "rules",
+        "report.documents",
+        "audits",
+        *AUDITS,
+    },
     "sim": set(),
-    "cli": {"target", "machine", "rules", *AUDITS, "report", "sim"},
+    "cli": {"target", "machine", "rules", *AUDITS, "collect", "report", "sim"},
     "__main__": {"cli"},
 }
 
@@ -67,6 +78,8 @@ MAY_NAME: dict[str, set[str]] = {
     "report.documents": {"kernel", "vmemmap"},
     **{audit: {"machine"} for audit in AUDITS},
     "audits": {"report.documents"},
+    "messages": {"kernel"},
+    "collect": {"machine"},
     "cli": {"report.documents"},
 }
 

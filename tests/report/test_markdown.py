@@ -8,7 +8,7 @@ import re
 import pytest
 
 from vmemscope.report import render_markdown
-from vmemscope.report.markdown import _code, _prose
+from vmemscope.report.markdown import code, prose
 from vmemscope.rules import RULES
 from vmemscope.rules.rule import Severity
 
@@ -82,7 +82,7 @@ def test_tables_keep_their_shape(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["a", "`", "``", "a`b", "a``b`c", "`a`", " ", ""])
 def test_code_spans_are_delimited_by_what_is_not_in_them(text: str) -> None:
-    span = _code(text)
+    span = code(text)
     fence = re.match("`+", span)
     assert fence is not None
     assert span.endswith(fence[0])
@@ -92,4 +92,4 @@ def test_code_spans_are_delimited_by_what_is_not_in_them(text: str) -> None:
 
 
 def test_prose_is_no_markup() -> None:
-    assert _prose("a_b *c* <d> `e` #1") == r"a\_b \*c\* \<d\> \`e\` \#1"
+    assert prose("a_b *c* <d> `e` #1") == r"a\_b \*c\* \<d\> \`e\` \#1"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import ExitStatus, VmemscopeError, internal_error
 from ..text import printable
-from . import diff, hugetlb, memmap, page, pgmap, rules, sim, vmcoreinfo
+from . import diff, hugetlb, memmap, page, pgmap, report, rules, sim, vmcoreinfo
 
 __all__ = ("entrypoint", "main")
 
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"vmemscope {__version__}")
     _add_debug(top, False)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (pgmap, diff, rules, memmap, hugetlb, page, sim, vmcoreinfo):
+    for module in (pgmap, report, diff, rules, memmap, hugetlb, page, sim, vmcoreinfo):
         command = commands.add_parser(
             module.NAME,
             help=module.HELP,

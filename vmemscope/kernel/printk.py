@@ -81,7 +81,7 @@ def read_log(prog: Program) -> Log:
         )
         layout = _Layout(prog)
     except (LookupError, TypeError, ValueError):
-        return Log(missed=("the log: the kernel's types or symbols do not describe it",))
+        return Log(missed=("the log (the kernel's types or symbols do not describe it)",))
     try:
         ring = ring[0].read_()
         descs, texts = ring.desc_ring, ring.text_data_ring
@@ -89,11 +89,11 @@ def read_log(prog: Program) -> Log:
         head, tail = descs.head_id.counter.value_(), descs.tail_id.counter.value_()
         places = descs.descs.value_(), descs.infos.value_(), texts.data.value_()
     except READ_ERRORS:
-        return Log(missed=("the log: its ring buffer could not be read",))
+        return Log(missed=("the log (its ring buffer could not be read)",))
     except (AttributeError, LookupError, TypeError, ValueError):
-        return Log(missed=("the log: the kernel's types do not describe it",))
+        return Log(missed=("the log (the kernel's types do not describe it)",))
     if not 0 < bits <= 32 or not 3 <= text_bits <= 32 or 1 << text_bits > _MAX_TEXT:
-        return Log(missed=("the log: the size of its ring buffer makes no sense",))
+        return Log(missed=("the log (the size of its ring buffer makes no sense)",))
     return _read(prog, layout, finished, (bits, text_bits), (head, tail), places)
 
 
@@ -163,10 +163,10 @@ def _read(
     records = (head - tail & _ID_MASK) + 1
     missed = []
     if records > slots:
-        missed.append("the log: the ids of its records make no sense")
+        missed.append("the log (the ids of its records make no sense)")
         records = slots
     if records > MAX_RECORDS:
-        missed.append(f"the log: more than {MAX_RECORDS} records")
+        missed.append(f"the log (more than {MAX_RECORDS} records)")
         records = MAX_RECORDS
     numbers = np.uint64(head) - np.arange(records, dtype=np.uint64)[::-1] & np.uint64(_ID_MASK)
     index = (numbers & np.uint64(slots - 1)).astype(np.int64)
@@ -177,7 +177,7 @@ def _read(
     except READ_ERRORS:
         text = None
     if descs is None or infos is None or text is None:
-        return Log(missed=(*missed, "the log: its ring buffer could not be read"))
+        return Log(missed=(*missed, "the log (its ring buffer could not be read)"))
     state = descs["state"].astype(np.uint64)
     whole = np.isin(state >> np.uint64(_STATE_SHIFT), np.array(finished, dtype=np.uint64))
     whole &= state & np.uint64(_ID_MASK) == numbers
@@ -205,7 +205,7 @@ def _read(
             )
         )
     if senseless:
-        missed.append(f"the log: {count(senseless, 'record')} that can't be followed")
+        missed.append(f"the log ({count(senseless, 'record')} that can't be followed)")
     return Log(tuple(messages), tuple(missed))
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..rules.findings import Finding
     from .documents.pgmap import PagemapReport, Report
 
-__all__ = ("render_markdown",)
+__all__ = ("block", "code", "prose", "render_markdown")
 
 
 def render_markdown(report: Report, only: PagemapReport | None = None) -> str:
@@ -47,20 +47,20 @@ def render_markdown(report: Report, only: PagemapReport | None = None) -> str:
     :param only: leave out all other pagemaps; the verdict is of the whole audit
     """
     pagemaps = report.pagemaps if only is None else (only,)
-    lines = [f"## vmemscope: {verdict_of(report)}", "", *_block([header(report.target)]), ""]
+    lines = [f"## vmemscope: {verdict_of(report)}", "", *block([header(report.target)]), ""]
     if pagemaps:
         lines += [*_table(pagemaps), ""]
         lines += _reasons(pagemaps)
-        lines += [f"* {_prose(line)}" for line in totals(report)]
+        lines += [f"* {prose(line)}" for line in totals(report)]
     else:
         lines.append("No pagemaps.")
     unread = not_read(report.summary.not_read)
     if unread:
-        lines += ["", "### Not read", "", *_block(unread)]
+        lines += ["", "### Not read", "", *block(unread)]
     if hidden := left_out(report):
-        lines += ["", "### Left out", "", *_block(hidden)]
+        lines += ["", "### Left out", "", *block(hidden)]
     if bugs := [bug for bug in report.bugs if only is None or bug.pgmap == only.address]:
-        lines += ["", "### Known bugs of this kernel", "", *_block(bug_lines(bugs))]
+        lines += ["", "### Known bugs of this kernel", "", *block(bug_lines(bugs))]
     lines += _findings(report, only)
     lines += ["", "### Environment", "", *_environment(report)]
     return "\n".join(lines) + "\n"
@@ -74,7 +74,7 @@ def _table(pagemaps: Iterable[PagemapReport]) -> list[str]:
     for one in pagemaps:
         lines.append(
             _row(
-                _code(cell(column, one)) if column == "NAME" else _prose(cell(column, one))
+                code(cell(column, one)) if column == "NAME" else prose(cell(column, one))
                 for column in COLUMNS
             )
         )
@@ -84,7 +84,7 @@ def _table(pagemaps: Iterable[PagemapReport]) -> list[str]:
 def _reasons(pagemaps: Iterable[PagemapReport]) -> list[str]:
     """Return why pagemaps are not deduplicated, a line for each."""
     lines = [
-        f"* {_code(label(one))}: {one.state}, {_code(safe(one.reason))}"
+        f"* {code(label(one))}: {one.state}, {code(safe(one.reason))}"
         for one in pagemaps
         if one.reason
     ]
@@ -101,17 +101,17 @@ def _findings(report: Report, only: PagemapReport | None) -> list[str]:
     for name, several in by_rule.items():
         counted = tally(finding for _, finding in several)
         counts = ", ".join(count(counted[s], str(s)) for s in Severity if counted[s])
-        lines += ["", f"### {_code(safe(name))}: {counts}", ""]
+        lines += ["", f"### {code(safe(name))}: {counts}", ""]
         rule = rules.RULES.get(name)
         if rule is not None:
             lines += [
-                f"Must hold: {_prose(rule.holds)} ({_code(rule.source)}, {rule.versions}).",
+                f"Must hold: {prose(rule.holds)} ({code(rule.source)}, {rule.versions}).",
                 "",
             ]
-        lines += _block(finding_line(finding, who) for who, finding in several)
+        lines += block(finding_line(finding, who) for who, finding in several)
         if rule is not None:
-            lines += ["", f"**What it means.** {_prose(rule.meaning)}"]
-            lines += ["", f"**What to check next.** {_prose(rule.look_at)}"]
+            lines += ["", f"**What it means.** {prose(rule.meaning)}"]
+            lines += ["", f"**What to check next.** {prose(rule.look_at)}"]
     return lines
 
 
@@ -130,7 +130,7 @@ def _environment(report: Report) -> list[str]:
         ("rules", outcome_counts(report.all_outcomes(), report.every_finding())),
     )
     return [_row(("", "")), _row(("---", "---"))] + [
-        _row((_prose(name), _code(value))) for name, value in fields
+        _row((prose(name), code(value))) for name, value in fields
     ]
 
 
@@ -145,11 +145,11 @@ def _row(cells: Sequence[str] | Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """
     Return text in a code span, for use in and outside of tables.
 
-    >>> _code("dax0.0"), _code("a`b|c")
+    >>> code("dax0.0"), code("a`b|c")
     ('`dax0.0`', '``a`b\\x7cc``')
     """
     # No escape for a column's border works in every reader.
@@ -161,16 +161,16 @@ def _code(text: str) -> str:
     return f"{fence} {text} {fence}" if padded else f"{fence}{text}{fence}"
 
 
-def _block(lines: Iterable[str]) -> list[str]:
+def block(lines: Iterable[str]) -> list[str]:
     # A line that starts with three backticks would end the block.
     return ["```text", *(f" {line}" if line.startswith("```") else line for line in lines), "```"]
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     r"""
     Return text with markup escaped.
 
-    >>> _prose("__free_pages() of *p")
+    >>> prose("__free_pages() of *p")
     '\\_\\_free\\_pages() of \\*p'
     """
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text)

@@ -18,6 +18,7 @@ import msgspec
 from ..fields import Address, Facts
 from .documents.diff import Diff
 from .documents.finding import FindingLine
+from .documents.full import FullReport
 from .documents.hugetlb import HugetlbReport
 from .documents.memmap import MemmapReport
 from .documents.page import PageReport
@@ -37,6 +38,7 @@ _DOCUMENTS: dict[str, tuple[type[Facts], str, str]] = {
     "memmap-1": (MemmapReport, "memmap --format json", "docs/memmap.md"),
     "hugetlb-1": (HugetlbReport, "hugetlb --format json", "docs/hugetlb.md"),
     "page-1": (PageReport, "page --format json", "docs/page.md"),
+    "report-1": (FullReport, "report --format json", "docs/report.md"),
     "diff-1": (Diff, "diff --format json", "docs/diff.md"),
     "rules-1": (RuleList, "rules --format json", "docs/rules.md"),
 }

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``vmemscope report``: all audits and the kernel's log in one document."""
+
+from __future__ import annotations
+
+import argparse
+
+from .common import add_audit_options, columns, opened_kernel, status, vmemmap_progress, write
+
+NAME = "report"
+HELP = "all audits, and what the kernel's log says of memory, in one document"
+DESCRIPTION = """\
+Run all audits over one kernel: pagemaps, HugeTLB and the memory map. Search the
+kernel's log for pages that it names (bad pages, memory failures, page faults, warnings
+and oopses of memory management), take those in the registers of the CPU that crashed,
+and report what "page" says of each and which finding covers it. The verdict comes
+first, in at most ten lines. The HTML document is one file without scripts, to be read
+without a network.
+"""
+EXAMPLES = """\
+examples:
+  vmemscope report -c vmcore -o report.html            a dump, without debug symbols
+  vmemscope report -c vmcore --format markdown         for a bug report
+  vmemscope report -c vmcore --format text | less
+  vmemscope report --sim mixed -o mixed.html           a simulated kernel
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
+    add_audit_options(parser, ("html", "markdown", "json", "text"))
+    parser.add_argument(
+        "--contents",
+        choices=("sample", "all", "none"),
+        default="sample",
+        help="which struct pages of devices to check: those of a sample of 1024 compound pages"
+        " of each range (default), all, or none",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run this subcommand."""
+    with opened_kernel(args) as kernel:
+        from ..collect import collect
+
+        report = collect(kernel, contents=args.contents, shown=lambda: vmemmap_progress(args))
+    if args.format == "html":
+        from ..report.html import render_html
+
+        write(render_html(report), args)
+    elif args.format == "json":
+        from ..report import render_json
+
+        write(render_json(report), args)
+    else:
+        from ..report.full import render_full, render_full_markdown
+
+        render = render_full if args.format == "text" else render_full_markdown
+        write(render(report, columns(args)), args)
+    return status(bool(report.summary.errors), report.partial)

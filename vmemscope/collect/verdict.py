@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The conclusion of a report, in at most ten lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..report.documents.full import Verdict
+from ..rules import RULES
+from ..rules.rule import Severity
+from ..text import binary_size, count
+
+if TYPE_CHECKING:
+    from ..report.documents.finding import BugReport
+    from ..report.documents.full import FullReport, LogEvent
+
+__all__ = ("MAX_LINES", "conclude")
+
+MAX_LINES = 10
+#: bugs that are named, and rules whose findings are
+_MAX_BUGS, _MAX_RULES = 3, 3
+
+
+def conclude(report: FullReport) -> Verdict:
+    """
+    Return the verdict on a report.
+
+    A known bug of the kernel comes first: it explains findings, and perhaps the crash. Then
+    come findings that no bug explains, the log, and what could not be read.
+    """
+    summary = report.summary
+    if summary.errors:
+        state = "wrong"
+    elif summary.warnings:
+        state = "warned"
+    elif report.log.events:
+        state = "trouble"
+    else:
+        state = "partial" if report.partial else "sound"
+    lines = [*_bugs(report), *_findings(report), *_log(report)]
+    if not lines:
+        lines.append(
+            "nothing is wrong in what could be read"
+            if report.partial
+            else "sound: nothing is wrong in the memory map, and the log names no page"
+        )
+    lines += _unread(report)
+    lines = [*lines[: MAX_LINES - 2], _devices(report), _log_searched(report)]
+    return Verdict(state=state, lines=tuple(lines))
+
+
+def _bugs(report: FullReport) -> Iterator[str]:
+    by_bug: dict[str, list[BugReport]] = {}
+    for one in report.bugs:
+        by_bug.setdefault(one.bug, []).append(one)
+    for number, several in enumerate(by_bug.values()):
+        bug = several[0]
+        names = ", ".join(dict.fromkeys(_owner(one) for one in several[:3]))
+        if len(several) > 3:
+            names += f" and {len(several) - 3} more"
+        explained = sum(s.violations for one in several for s in one.symptoms)
+        text = f"kernel bug {bug.bug}{f' in {names}' if names else ''}: this kernel {bug.title}"
+        if number >= _MAX_BUGS:
+            continue
+        yield f"{text} ({bug.versions}); it explains {count(explained, 'violation')}"
+        if not number:
+            yield f"what it means: {bug.meaning}"
+            since = _since(report, bug.bug)
+            if since is not None:
+                yield (
+                    f"since: {since.time:.3f} s after boot the log has {since.kind!r} about a page"
+                    " of it"
+                )
+            yield f"what to do: {bug.action}"
+
+
+def _owner(bug: BugReport) -> str:
+    if bug.name is not None:
+        return bug.name
+    return f"the pagemap at {bug.pgmap:#x}" if bug.pgmap is not None else "HugeTLB"
+
+
+def _since(report: FullReport, bug: str) -> LogEvent | None:
+    """Return the first event that names a page that a bug is about."""
+    pages = {one.pfn for one in report.pages if bug in one.bugs}
+    return next((one for one in report.log.events if pages & set(one.pages)), None)
+
+
+def _findings(report: FullReport) -> Iterator[str]:
+    """Yield the rules that are violated, of those that no bug explains."""
+    explained = {
+        (one.name or (one.pgmap is not None and f"{one.pgmap:#x}") or None, s.rule)
+        for one in report.bugs
+        for s in one.symptoms
+    }
+    rest = [
+        one
+        for one in report.covering()
+        if one.finding.severity is not Severity.NOTE
+        and (one.owner, one.finding.rule) not in explained
+    ]
+    rules = Counter(one.finding.rule for one in rest)
+    severities = {one.finding.rule: one.finding.severity for one in reversed(rest)}
+    for number, (name, found) in enumerate(
+        sorted(rules.items(), key=lambda item: severities[item[0]])
+    ):
+        if number == _MAX_RULES:
+            yield f"and {count(len(rules) - number, 'more rule')} that do not hold"
+            return
+        owners = dict.fromkeys(one.owner for one in rest if one.finding.rule == name and one.owner)
+        where = f" in {', '.join(list(owners)[:3])}" if owners else ""
+        rule = RULES.get(name)
+        must = f", it must hold that {rule.holds}" if rule is not None else ""
+        yield f"{count(found, str(severities[name]))} {name}{where}{must}"
+        if not number and not report.bugs and rule is not None:
+            yield f"what it means: {rule.meaning}"
+            yield f"what to check next: {rule.look_at}"
+
+
+def _log(report: FullReport) -> Iterator[str]:
+    events = report.log.events
+    if not events:
+        return
+    kinds = Counter(one.kind for one in events)
+    first = events[0]
+    said = ", ".join(f"{kind} ({number})" if number > 1 else kind for kind, number in kinds.items())
+    pages = list(dict.fromkeys(pfn for one in events for pfn in one.pages))
+    named = ""
+    if pages:
+        shown = ", ".join(f"{pfn:#x}" for pfn in pages[:4])
+        more = len(pages) - 4 + report.pages_left_out
+        named = f"; it names pfn {shown}{f' and {more} more' if more > 0 else ''}"
+    yield f"the log has trouble from {first.time:.3f} s after boot on: {said}{named}"
+    covered = [one for one in report.pages if one.findings or one.bugs]
+    if covered and len(covered) == len(report.pages):
+        yield "every page that is named is part of a finding above"
+    elif covered:
+        yield f"of {count(len(report.pages), 'page')} named, {len(covered)} are part of a finding"
+    elif report.pages and not report.summary.errors:
+        first_page = report.pages[0]
+        if first_page.page is not None and first_page.page.state:
+            poisoned = [line for line in first_page.page.state if "poisoned" in line]
+            about = "; ".join([first_page.page.state[0], *poisoned])
+            yield f"pfn {first_page.pfn:#x}: {about}"
+        yield "no finding is about these pages"
+
+
+def _unread(report: FullReport) -> Iterator[str]:
+    if report.not_read:
+        more = len(report.not_read) - 1
+        yield f"not read: {report.not_read[0]}" + (f", and {more} more" if more else "")
+
+
+def _devices(report: FullReport) -> str:
+    """Return the sizes of the memory map in a line."""
+    parts = []
+    if report.memmap is not None:
+        summary = report.memmap.summary
+        parts.append(
+            f"memory map: {binary_size(summary.frame_bytes)}, {binary_size(summary.saved_bytes)}"
+            " saved by sharing"
+        )
+    if report.pgmap is not None:
+        states = Counter(one.state for one in report.pgmap.pagemaps)
+        text = ", ".join(f"{number} {state}" for state, number in states.items())
+        pagemaps = count(len(report.pgmap.pagemaps), "pagemap")
+        parts.append(f"{pagemaps} ({text})" if text else pagemaps)
+    if report.hugetlb is not None and report.hugetlb.summary.folios:
+        folios = report.hugetlb.summary
+        parts.append(f"{count(folios.folios, 'HugeTLB folio')}, {folios.optimized} optimized")
+    return "; ".join(parts) or "no audit could be made"
+
+
+def _log_searched(report: FullReport) -> str:
+    log = report.log
+    if not log.messages:
+        return "the log could not be read"
+    lost = f" ({log.overwritten} older ones were overwritten)" if log.overwritten else ""
+    return f"log: {count(log.messages, 'message')} searched{lost}"
