@@ -151,7 +151,7 @@ def test_a_damaged_record_costs_itself(tmp_path: Path) -> None:
     prog.add_memory_segment(lpos.address_, 16, lambda a, n, o, p: data[o : o + n], False)
     log = read_log(prog)
     assert [one.text for one in log.messages[-2:]] == ["one", "three"]
-    assert log.missed == ("the log (1 record can't be followed)",)
+    assert log.missed == ("the log (1 record that can't be followed)",)
 
 
 def test_a_kernel_without_variables_has_no_log(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def collect(kernel: Kernel, *, contents: str = "sample", shown: Shown = nullcont
     report = FullReport(
         target=TargetInfo.about(kernel),
         verdict=Verdict(state="sound", lines=()),
+        section_size=kernel.sections.pages * kernel.page_size,
         log=log_report(log, found, pfns),
         cpu=cpu_report(found, pfns),
         pages=pages,

@@ -21,7 +21,7 @@ _MAX_COLUMNS = 512
 #: subjects of one event
 _MAX_SUBJECTS = 64
 #: lines that start with these have words that are no registers: code, words of a struct page
-_NO_REGISTERS = ("Code: ", "raw: ", "head: ")
+_NO_REGISTERS = ("Code: ", "raw: ", "head: ", "page:")
 
 
 class Meaning(Enum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from ...fields import Address, Count, Facts, Name, Seconds, Text, one_of
+from ...fields import Address, Bytes, Count, Facts, Name, Seconds, Text, one_of
 from ...rules.findings import Finding
 from .common import Summed, TargetReport, Timings
 from .finding import BugReport
@@ -157,6 +157,8 @@ class FullReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.report/
     """All audits of a target, and what the kernel said itself."""
 
     verdict: Verdict
+    #: bytes of physical memory in a section
+    section_size: Bytes
     log: LogReport
     #: ``None`` if no CPU stopped the kernel, or the dump has no notes
     cpu: CpuReport | None

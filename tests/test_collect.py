@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+``vmemscope report``: which pages of the log and registers are explained, and the verdict.
+
+Expected are the pages that the simulator put into the log, the faults that it planted, and
+what ``vmemscope page`` and the other commands report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vmemscope.audits import hugetlb, page
+from vmemscope.cli.main import main
+from vmemscope.collect import collect
+from vmemscope.collect.verdict import MAX_LINES
+from vmemscope.machine import Kernel
+from vmemscope.report.documents.full import FullReport
+from vmemscope.rules.bugs import BUGS
+from vmemscope.sim import builtin_scenarios
+from vmemscope.types import Need, NeedKind
+from vmemscope.types.globals import GLOBALS
+from vmemscope.types.names import HUGETLB
+
+from .kernels import DEVICE, FAULTS, FIXTURES, KERNELS, image, undocumented, write
+from .logs import BAD_PAGE, GENERAL_PROTECTION, MEMORY_FAILURE, PAGE_FAULT, SYSRQ, log
+
+#: a page of the device, and one of RAM
+PFN, RAM = 0x100203, 0x300
+
+
+@pytest.fixture
+def reported(tmp_path: Path) -> Callable[[str, str], FullReport]:
+    def run(scenario: str, kernel: str) -> FullReport:
+        return collect(Kernel.open_core(write(image(scenario, kernel), tmp_path)))
+
+    return run
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_each_page_is_explained_once(kernel: str, tmp_path: Path) -> None:
+    text = DEVICE + log(
+        BAD_PAGE.format(comm="a", pfn=PFN),
+        MEMORY_FAILURE.format(pfn=RAM),
+        PAGE_FAULT.format(pfn=PFN, other=PFN + 1),
+        GENERAL_PROTECTION.format(pfn=RAM),
+        SYSRQ,
+    )
+    text += f'[crash]\ncpu = 1\nregisters = {{RDI = "{{page:{PFN:#x}}}", RSI = "{PFN + 2:x}"}}\n'
+    core = write(image(text, kernel), tmp_path)
+    report = collect(Kernel.open_core(core))
+    assert [one.pfn for one in report.pages] == [PFN, RAM, PFN + 1, PFN + 2]
+    seen = [[one.what for one in page.seen] for page in report.pages]
+    assert seen == [
+        ["bad page", "page fault", "RDI"],
+        ["memory failure", "general protection fault"],
+        ["page fault"],
+        ["RSI"],
+    ]
+    # As "vmemscope page" reports it.
+    for one in report.pages:
+        alone = page.audit(Kernel.open_core(core), one.pfn, "pfn")
+        assert one.page is not None
+        assert one.page.state == alone.state
+        assert (one.page.page, one.page.walk) == (alone.page, alone.walk)
+        assert one.page.backs == alone.backs
+    # The crash by SysRq is about no memory.
+    assert [one.kind for one in report.log.events] == [
+        "bad page", "memory failure", "page fault", "general protection fault"
+    ]  # fmt: skip
+    assert report.log.events[0].functions == ("bad_page.cold", "free_unref_page")
+    assert report.cpu is not None
+    assert {one.name: one.pfn for one in report.cpu.registers if one.pfn} == {
+        "RDI": PFN, "RSI": PFN + 2
+    }  # fmt: skip
+    assert report.verdict.state == "trouble"
+    assert f"{PFN:#x}" in report.verdict.lines[0]
+
+
+def test_a_finding_covers_the_page_that_is_named(
+    reported: Callable[[str, str], FullReport],
+) -> None:
+    """Of two pages in the log, one lies in the compound page that a fault was planted in."""
+    text = DEVICE + log(PAGE_FAULT.format(pfn=0x100600, other=0x100A00))
+    text += '[[fault]]\nkind = "hole"\npagemap = "dax0.0"\ncompound = 3\npage = 2\n'
+    report = reported(text, "6.12")
+    inside, outside = report.pages
+    assert {one.finding.rule for one in inside.findings} == {"hole", "section-unmapped"}
+    assert outside.findings == ()
+    assert report.verdict.state == "wrong"
+    assert report.verdict.lines[0].startswith("1 error hole in dax0.0")
+
+
+def test_since_when_a_bug_is_in_the_log(reported: Callable[[str, str], FullReport]) -> None:
+    text = (FIXTURES.parent / "vmemscope/sim/scenarios/unaligned-1g.toml").read_text()
+    start = int(text.split("start = ")[1].split()[0], 0) >> 12
+    kernelless = "\n".join(line for line in text.splitlines() if not line.startswith("kernel"))
+    report = reported(kernelless + "\n" + log(BAD_PAGE.format(comm="x", pfn=start + 5)), "7.2")
+    assert report.verdict.lines[0].startswith("kernel bug mask-unaligned in ")
+    assert any(line.startswith("since: 10.000 s after boot") for line in report.verdict.lines)
+    assert report.pages[0].bugs == ("mask-unaligned",)
+
+
+@pytest.mark.parametrize("scenario", builtin_scenarios())
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_verdict_leads_with_the_bug_or_takes_three_lines(
+    scenario: str, kernel: str, reported: Callable[[str, str], FullReport]
+) -> None:
+    report = reported(scenario, kernel)
+    lines = report.verdict.lines
+    assert len(lines) <= MAX_LINES
+    if report.bugs:
+        assert any(lines[0].startswith(f"kernel bug {bug.bug} ") for bug in report.bugs)
+        assert any(line.startswith("what to do: ") for line in lines)
+    elif not report.findings and not report.partial:
+        assert report.verdict.state == "sound"
+        assert len(lines) == 3
+
+
+def test_some_scenarios_have_bugs() -> None:
+    # Else the test above proves nothing.
+    assert {bug.id for bug in BUGS} >= {"mask-unaligned", "section-unaligned"}
+
+
+@pytest.mark.parametrize("fixture", FAULTS[::7])
+def test_findings_are_those_of_the_commands(
+    fixture: str, reported: Callable[[str, str], FullReport]
+) -> None:
+    kernel = "7.2"
+    try:
+        built = image(fixture, kernel)
+    except Exception:
+        kernel = "6.1"
+        built = image(fixture, kernel)
+    report = reported(fixture, kernel)
+    planted = {
+        (finding.command, finding.rule, finding.vaddr)
+        for one in built.planted
+        for finding in one.findings
+    }
+    found = {(one.command, one.finding.rule, one.finding.vaddr or 0) for one in report.covering()}
+    assert planted <= found
+    assert len(report.verdict.lines) <= MAX_LINES
+
+
+def test_without_the_log_nothing_counts_as_sound(
+    reported: Callable[[str, str], FullReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not read never counts as sound; the rest is reported all the same."""
+    monkeypatch.delitem(GLOBALS, "prb")
+    report = reported(DEVICE, "6.12")
+    assert report.not_read == ("the log (the kernel's types or symbols do not describe it)",)
+    assert report.verdict.state == "partial"
+    assert report.verdict.lines[0] == "nothing is wrong in what could be read"
+    assert report.verdict.lines[-1] == "the log could not be read"
+    assert report.pgmap is not None
+    assert report.pgmap.pagemaps
+
+
+def test_an_audit_that_types_do_not_suffice_for_is_not_made(
+    reported: Callable[[str, str], FullReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need = Need("struct page.nothing", NeedKind.MEMBER, "fail")
+    monkeypatch.setattr(hugetlb, "HUGETLB", (*HUGETLB, need))
+    report = reported("hugetlb", "6.12")
+    assert report.hugetlb is None
+    assert report.memmap is not None
+    assert report.not_read[0].startswith("vmemscope hugetlb: the kernel's types lack member")
+    assert report.verdict.state == "partial"
+
+
+def test_a_flood_is_bounded(reported: Callable[[str, str], FullReport]) -> None:
+    """More pages and events than are explained are counted."""
+    text = log(*(f"Memory failure: {pfn:#x}: x" for pfn in range(0x100, 0x100 + 100)))
+    report = reported("\n" + text, "6.12")
+    assert len(report.pages) + report.pages_left_out == 100
+    assert len(report.log.events) + report.log.events_left_out == 100
+    assert 0 < len(report.pages) < 100
+    assert 0 < len(report.log.events) < 100
+    named = {pfn for event in report.log.events for pfn in event.pages}
+    assert named <= {one.pfn for one in report.pages}
+
+
+def test_absurd_numbers_lead_nowhere(reported: Callable[[str, str], FullReport]) -> None:
+    lines = (
+        "Memory failure: 0xffffffffffffffff: x",
+        "Memory failure: 0xffffffffffffffffffff: x",
+        "BUG: unable to handle page fault for address: ffffffffffffffff",
+        "BUG: unable to handle page fault for address: 0000000000000000",
+        "{1}[Hardware Error]:   physical_address: 0xffffffffffffffff",
+        "mce: [Hardware Error]: TSC 0 ADDR 0 MISC 86 ",
+    )
+    report = reported("\n" + log(*lines), "7.2")
+    assert [one.pfn for one in report.pages] == [0]
+
+
+def test_the_document_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = DEVICE + log(BAD_PAGE.format(comm="a", pfn=PFN))
+    text += f'[crash]\nregisters = {{RDI = "{{page:{PFN:#x}}}"}}\n'
+    core = write(image(text, "6.12"), tmp_path)
+    assert main(["report", "-c", core, "--format", "json", "-q"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "vmemscope.report/1"
+    assert document["pgmap"]["schema"] == "vmemscope.pgmap/1"
+    for audit in ("pgmap", "hugetlb", "memmap"):
+        del document[audit]
+    for one in document["pages"]:
+        del one["page"]
+    assert undocumented(document, "report") == set()
