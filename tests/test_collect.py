@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from vmemscope.audits import hugetlb, page
@@ -19,6 +20,7 @@ from vmemscope.cli.main import main
 from vmemscope.collect import collect
 from vmemscope.collect.verdict import MAX_LINES
 from vmemscope.machine import Kernel
+from vmemscope.report.document import schema_text
 from vmemscope.report.documents.full import FullReport
 from vmemscope.rules.bugs import BUGS
 from vmemscope.sim import builtin_scenarios
@@ -204,6 +206,7 @@ def test_the_document_is_described(tmp_path: Path, capsys: pytest.CaptureFixture
     core = write(image(text, "6.12"), tmp_path)
     assert main(["report", "-c", core, "--format", "json", "-q"]) == 0
     document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, json.loads(schema_text("vmemscope.report/1")))
     assert document["schema"] == "vmemscope.report/1"
     assert document["pgmap"]["schema"] == "vmemscope.pgmap/1"
     for audit in ("pgmap", "hugetlb", "memmap"):

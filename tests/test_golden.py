@@ -75,6 +75,15 @@ SHOWN = (
     "unreadable-table",
     "xarray-cycle",
 )
+#: dumps of which there is a report on everything
+REPORTED = (
+    *MIXED,
+    "devdax-2m",
+    "early-1g",
+    "name-escape",
+    "several-faults",
+    "unreadable-table",
+)
 #: dumps of which all struct pages are checked, and none
 CONTENTS = (
     *MIXED,
@@ -215,6 +224,11 @@ def cases(dump: str) -> Iterator[Case]:
                 yield case(dump, form, "pgmap", "--contents", contents, name=name)
     if scenario in FAULTS:
         yield case(dump, "text", "page", PLANTED, name="planted")
+    if dump in REPORTED:
+        yield case(dump, "text", "report")
+    if dump == "mixed@7.2":
+        yield case(dump, "markdown", "report")
+        yield case(dump, "html", "report")
     if dump in SHOWN:
         yield from shown(dump)
     if dump in MIXED:
@@ -313,6 +327,7 @@ def normalised(text: str) -> str:
     text = re.sub(r"^(\| (?:vmemscope|drgn|Python) \| )`[^`]*`", r"\1`-`", text, flags=re.M)
     text = re.sub(r'"time": "[^"]*"', '"time": "-"', text)
     text = re.sub(r'"seconds": [-+.e\d]+', '"seconds": 0', text)
+    text = re.sub(r"<p>vmemscope [^ ]+\. ", "<p>vmemscope -. ", text)
     return re.sub(
         r'"timings": \{[^}]*\}', lambda found: re.sub(r": [-+.e\d]+", ": 0", found[0]), text
     )
