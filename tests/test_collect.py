@@ -175,6 +175,30 @@ def test_an_audit_that_types_do_not_suffice_for_is_not_made(
     assert report.verdict.state == "partial"
 
 
+def test_findings_that_the_user_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core = write(image("hole", "6.12"), tmp_path)
+    assert main(["report", "-c", core, "--format", "text", "-q", "--rule", "section-unmapped"]) == 1
+    text = capsys.readouterr().out
+    assert "1 error section-unmapped" in text
+    assert "1 finding left out, as the user asked" in text
+    assert "error hole" not in text
+    rule = ["--rule", "refcount-low"]
+    assert main(["report", "-c", core, "--format", "text", "-q", *rule]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[2] == "nothing is wrong but what is left out"
+
+
+def test_a_bug_whose_findings_are_left_out_does_not_lead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core = write(image("unaligned-1g", "7.2"), tmp_path)
+    rule = ["--rule", "refcount-low"]
+    assert main(["report", "-c", core, "--format", "text", "-q", *rule]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "nothing is wrong but what is left out"
+
+
 def test_a_flood_is_bounded(reported: Callable[[str, str], FullReport]) -> None:
     """More pages and events than are explained are counted."""
     text = log(*(f"Memory failure: {pfn:#x}: x" for pfn in range(0x100, 0x100 + 100)))

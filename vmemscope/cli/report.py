@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import argparse
 
-from .common import add_audit_options, columns, opened_kernel, status, vmemmap_progress, write
+from .common import add_audit_options, columns, opened_kernel, vmemmap_progress, write
+from .selection import add_selection_options, selection
 
 NAME = "report"
 HELP = "all audits, and what the kernel's log says of memory, in one document"
@@ -29,6 +30,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     add_audit_options(parser, ("html", "markdown", "json", "text"))
+    add_selection_options(parser)
     parser.add_argument(
         "--contents",
         choices=("sample", "all", "none"),
@@ -40,10 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
+    selected = selection(args)
     with opened_kernel(args) as kernel:
         from ..collect import collect
 
-        report = collect(kernel, contents=args.contents, shown=lambda: vmemmap_progress(args))
+        report = collect(
+            kernel,
+            contents=args.contents,
+            shown=lambda: vmemmap_progress(args),
+            selected=selected,
+        )
     if args.format == "html":
         from ..report.html import render_html
 
@@ -57,4 +65,4 @@ def run(args: argparse.Namespace) -> int:
 
         render = render_full if args.format == "text" else render_full_markdown
         write(render(report, columns(args)), args)
-    return status(bool(report.summary.errors), report.partial)
+    return report.status

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..report.documents.page import PageReport
     from ..report.documents.pgmap import PagemapReport, Report
     from ..rules.findings import Finding
+    from . import Selected
     from .subjects import Found
 
 __all__ = ("explain",)
@@ -34,17 +35,19 @@ def explain(
     pgmap: Report | None,
     hugetlb: HugetlbReport | None,
     memmap: MemmapReport | None,
+    selected: Selected,
 ) -> tuple[tuple[ExplainedPage, ...], int]:
     """
     Explain the pages that the log and registers name.
 
+    :param selected: leaves findings out of a report
     :return: the pages by time, and how many more there are
     """
     pfns = list(found.pages)[:_MAX_PAGES]
     error: str | None = None
     reports: list[PageReport | None]
     try:
-        reports = [*audit_each(kernel, pfns)] if pfns else []
+        reports = [selected(one) for one in audit_each(kernel, pfns)] if pfns else []
     except (LookupError, VmemscopeError) as e:
         # The kernel's types have all that the other audits need, but not this one.
         reports, error = [None] * len(pfns), str(e)

@@ -45,7 +45,11 @@ def conclude(report: FullReport) -> Verdict:
             "nothing is wrong in what could be read"
             if report.partial
             else "sound: nothing is wrong in the memory map, and the log names no page"
+            if not summary.left_out.findings
+            else "nothing is wrong but what is left out"
         )
+    if hidden := summary.left_out.findings:
+        lines.append(f"{count(hidden, 'finding')} left out, as the user asked")
     lines += _unread(report)
     lines = [*lines[: MAX_LINES - 2], _devices(report), _log_searched(report)]
     return Verdict(state=state, lines=tuple(lines))

@@ -10,7 +10,7 @@ from .hugetlb import render_hugetlb
 from .markdown import block, prose
 from .memmap import render_memmap
 from .table import render_all
-from .words import bug_lines, finding_line, header, not_read, safe
+from .words import bug_lines, finding_line, header, left_out, not_read, safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +78,8 @@ def parts(report: FullReport, width: int) -> Iterator[tuple[str, list[str]]]:
         yield "Memory map", _rest(render_memmap(report.memmap, width))
     if report.not_read:
         yield "Not read", not_read(report.not_read)
+    if hidden := left_out(report):
+        yield "Left out", hidden
 
 
 def _rest(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from ...fields import Address, Bytes, Count, Facts, Name, Seconds, Text, one_of
 from ...rules.findings import Finding
-from .common import Summed, TargetReport, Timings
+from .common import LeftOut, Summed, TargetReport, Timings
 from .finding import BugReport
 from .hugetlb import HugetlbReport
 from .memmap import MemmapReport
@@ -141,6 +141,7 @@ class FullSummary(Summed, frozen=True, kw_only=True):
     notes: Count = 0
     #: what could not be read, in words
     not_read: tuple[Text, ...] = ()
+    left_out: LeftOut = LeftOut()
 
 
 class FullTimings(Timings, frozen=True, kw_only=True):
@@ -174,11 +175,15 @@ class FullReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.report/
 
     @property
     def bugs(self) -> tuple[BugReport, ...]:
-        """Known bugs of the kernel that explain findings."""
-        return (
+        """Known bugs of the kernel that explain findings which are not left out."""
+        bugs = (
             *(self.pgmap.bugs if self.pgmap else ()),
             *(self.hugetlb.bugs if self.hugetlb else ()),
         )
+        if not self.summary.left_out.findings:
+            return bugs
+        rules = {one.finding.rule for one in self.covering()}
+        return tuple(bug for bug in bugs if any(one.rule in rules for one in bug.symptoms))
 
     def covering(self) -> tuple[Covering, ...]:
         """Return the findings of all audits, worst first."""

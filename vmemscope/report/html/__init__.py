@@ -19,7 +19,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from ... import __version__
 from ...text import binary_size, count
 from ..full import heading, seen
-from ..words import header, safe
+from ..words import header, left_out, safe
 from .views import View
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def render_html(report: FullReport) -> str:
         view=View(report),
         header=header(report.target),
         heading=heading(report),
+        hidden=left_out(report),
         seen=seen,
         style=style,
         digest=digest,
