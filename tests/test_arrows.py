@@ -64,13 +64,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         *AUDITS,
     },
     "sim": set(),
-    "cli": {"target", "machine", "rules", *AUDITS, "collect", "report", "sim"},
+    "helpers": {"machine", "types", "vmemmap", "audits.page"},
+    "drgn_plugin": {"cli"},
+    "cli": {"helpers", "target", "machine", "rules", *AUDITS, "collect", "report", "sim"},
     "__main__": {"cli"},
 }
 
 #: room -> the rooms of which it may name types as well, in annotations (``TYPE_CHECKING``)
 MAY_NAME: dict[str, set[str]] = {
-    "": {"audits", "machine", "report.documents", "target"},
+    "": {"audits", "helpers", "machine", "report.documents", "target"},
     "kernel": {"arch"},
     "vmemmap": {"arch"},
     "rules": {"arch", "kernel"},
@@ -81,6 +83,7 @@ MAY_NAME: dict[str, set[str]] = {
     "messages": {"kernel"},
     "collect": {"machine"},
     "cli": {"report.documents"},
+    "helpers": {"report.documents"},
 }
 
 

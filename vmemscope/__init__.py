@@ -13,8 +13,10 @@ For scripts, and at drgn's prompt::
 ``prog`` is a :class:`drgn.Program`, or a :class:`Kernel`, which opens a target itself:
 :meth:`Kernel.open_core`, :meth:`Kernel.open_live`, :meth:`Kernel.open_qemu`.
 :func:`audit` audits the pagemaps, :func:`audit_hugetlb` HugeTLB, :func:`audit_memmap`
-the whole memory map and :func:`audit_page` one page; each returns a report. They raise
-:class:`VmemscopeError`.
+the whole memory map and :func:`audit_page` one page; each returns a report.
+:func:`attach_btf`, :func:`attach_virtual_memory`, :func:`for_each_dev_pagemap`,
+:func:`pagemap_of`, :func:`vmemmap_frame` and :func:`frame_owners` are helpers
+(:mod:`vmemscope.helpers`). They raise :class:`VmemscopeError`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,13 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from .audits import audit, audit_hugetlb, audit_memmap, audit_page
     from .errors import VmemscopeError
+    from .helpers import (
+        attach_btf,
+        for_each_dev_pagemap,
+        frame_owners,
+        pagemap_of,
+        vmemmap_frame,
+    )
     from .machine import Kernel
     from .report.documents.hugetlb import HugetlbReport
     from .report.documents.memmap import MemmapReport
@@ -44,11 +53,16 @@ __all__ = (
     "PagemapReport",
     "Report",
     "VmemscopeError",
+    "attach_btf",
     "attach_virtual_memory",
     "audit",
     "audit_hugetlb",
     "audit_memmap",
     "audit_page",
+    "for_each_dev_pagemap",
+    "frame_owners",
+    "pagemap_of",
+    "vmemmap_frame",
 )
 
 __getattr__ = lazy(
@@ -61,10 +75,15 @@ __getattr__ = lazy(
         "PagemapReport": "report.documents.pgmap",
         "Report": "report.documents.pgmap",
         "VmemscopeError": "errors",
+        "attach_btf": "helpers",
         "attach_virtual_memory": "target.virtual",
         "audit": "audits",
         "audit_hugetlb": "audits",
         "audit_memmap": "audits",
         "audit_page": "audits",
+        "for_each_dev_pagemap": "helpers",
+        "frame_owners": "helpers",
+        "pagemap_of": "helpers",
+        "vmemmap_frame": "helpers",
     },
 )

@@ -65,8 +65,15 @@ def opened_kernel(args: argparse.Namespace) -> Iterator[Kernel]:
     """
     Open the kernel that the arguments choose, with their types.
 
+    ``args.program`` is one that somebody else opened.
+
     :raises VmemscopeError: if it can't be opened
     """
+    if getattr(args, "program", None) is not None:
+        from ..helpers import kernel_of
+
+        yield kernel_of(args.program)
+        return
     from ..machine import Kernel
 
     check_type_options(args)

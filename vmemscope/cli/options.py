@@ -20,8 +20,16 @@ def add_target_options(parser: argparse.ArgumentParser, *, types: bool = True) -
     """
     Add the options that choose a target, named as drgn names them.
 
+    A parser with a default for ``program`` is for a program that is open: it gets none.
+
     :param types: whether to add the options that choose types and symbols, too
     """
+    if parser.get_default("program") is not None:
+        parser.set_defaults(
+            kernel=False, core=None, qemu=None, sim=None, vmcoreinfo=None,
+            types="auto", symbols=[], system_map=None,
+        )  # fmt: skip
+        return
     group = parser.add_argument_group("target")
     exclusive = group.add_mutually_exclusive_group()
     exclusive.add_argument(
@@ -141,7 +149,7 @@ def _open(core: str | None, args: argparse.Namespace) -> Target:
 
     _set_up_logging(args)
     # These commands are for drgn's shell, and take 0.1 s to import.
-    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "builtin_commands,crash_commands")
+    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "builtin_commands,crash_commands,vmemscope")
     if core is not None:
         return target.open_core(core, args.vmcoreinfo)
     if args.qemu is not None:

@@ -47,6 +47,7 @@ examples:
 
 #: seconds between two audits, at most
 _DAY = 86400
+_NO_WATCH = "a dump does not change: --watch is for -k and --qemu"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,12 +111,14 @@ def _seconds(text: str) -> float:
 
 def _watch(args: argparse.Namespace) -> ExitStatus:
     if args.core is not None or args.sim is not None:
-        raise UsageError("a dump does not change: --watch is for -k and --qemu")
+        raise UsageError(_NO_WATCH)
     if args.format != "table" or args.output not in (None, "-"):
         raise UsageError("--watch shows the table: --format and -o are not used with it")
     first: Report | None = None
     selected = selection(args)
     with opened_kernel(args) as kernel:
+        if not kernel.live:
+            raise UsageError(_NO_WATCH)
         from ..audits.pagemaps import audit
         from .watch import watch
 
