@@ -66,7 +66,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sim": set(),
     "helpers": {"machine", "types", "vmemmap", "audits.page"},
     "drgn_plugin": {"cli"},
-    "cli": {"helpers", "target", "machine", "rules", *AUDITS, "collect", "report", "sim"},
+    "survey": {"target", "machine", "rules", *AUDITS, "report", "report.documents"},
+    "cli": {"helpers", "target", "machine", "rules", *AUDITS, "collect", "report", "sim", "survey"},
     "__main__": {"cli"},
 }
 

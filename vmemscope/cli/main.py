@@ -13,10 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
 from ..errors import ExitStatus, VmemscopeError, internal_error
 from ..text import printable
-from . import diff, hugetlb, memmap, page, pgmap, report, rules, sim, vmcoreinfo
+from . import diff, hugetlb, memmap, page, pgmap, report, rules, sim, survey, vmcoreinfo
+from .version import Version
 
 __all__ = ("entrypoint", "main")
 
@@ -38,10 +38,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"vmemscope {__version__}")
+    top.add_argument("--version", action=Version, help="show versions, and exit")
     _add_debug(top, False)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (pgmap, report, diff, rules, memmap, hugetlb, page, sim, vmcoreinfo):
+    for module in (pgmap, report, diff, rules, memmap, hugetlb, page, survey, sim, vmcoreinfo):
         command = commands.add_parser(
             module.NAME,
             help=module.HELP,

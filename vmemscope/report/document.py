@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
 
 import msgspec
 from msgspec.structs import fields, replace
@@ -27,7 +27,17 @@ from .words import safe
 if TYPE_CHECKING:
     from .documents.pgmap import PagemapReport
 
-__all__ = ("MAX_DOCUMENT", "json_text", "read_report", "render_json", "schema_text", "to_document")
+__all__ = (
+    "MAX_DOCUMENT",
+    "json_text",
+    "read_as",
+    "read_report",
+    "render_json",
+    "schema_text",
+    "to_document",
+)
+
+_F = TypeVar("_F", bound=Facts)
 
 #: bytes of a document that are read; ten times what a hundred broken pagemaps take
 MAX_DOCUMENT = 32 << 20
@@ -118,7 +128,7 @@ def read_report(data: bytes, source: str) -> Report:
         document = json.loads(data, parse_constant=_no_constant)
         wrong = _misfit(document)
         if wrong is None:
-            report = msgspec.convert(_plain(document), Report, dec_hook=_address, str_keys=True)
+            report = read_as(Report, document)
             if report.summary.pagemaps == len(report.pagemaps):
                 return report
             wrong = f"it has {len(report.pagemaps)} of {report.summary.pagemaps} pagemaps"
@@ -132,6 +142,15 @@ def read_report(data: bytes, source: str) -> Report:
     raise TargetError(
         f"{source} is no report: {shown}", "write one with vmemscope pgmap --format json"
     )
+
+
+def read_as(kind: type[_F], value: object) -> _F:
+    """
+    Return the record that plain dictionaries and lists stand for; they may be hostile.
+
+    :raises ValueError: if they do not fit the type
+    """
+    return msgspec.convert(_plain(value), kind, dec_hook=_address, str_keys=True)
 
 
 def _no_constant(name: str) -> NoReturn:

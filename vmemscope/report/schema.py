@@ -25,6 +25,7 @@ from .documents.page import PageReport
 from .documents.pgmap import PagemapReport, Report
 from .documents.rules import RuleList
 from .documents.summary import SummaryLine
+from .documents.survey import SurveyRecord
 
 __all__ = ("FILES", "schema_of")
 
@@ -35,6 +36,7 @@ _DOCUMENTS: dict[str, tuple[type[Facts], str, str]] = {
     "pgmap-1": (Report, "pgmap --format json", "docs/json.md"),
     "finding-1": (FindingLine, "pgmap --format ndjson", "docs/formats.md"),
     "summary-1": (SummaryLine, "pgmap --format ndjson", "docs/formats.md"),
+    "survey-1": (SurveyRecord, "survey -o FILE.ndjson", "docs/survey.md"),
     "memmap-1": (MemmapReport, "memmap --format json", "docs/memmap.md"),
     "hugetlb-1": (HugetlbReport, "hugetlb --format json", "docs/hugetlb.md"),
     "page-1": (PageReport, "page --format json", "docs/page.md"),

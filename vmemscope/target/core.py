@@ -37,12 +37,25 @@ if TYPE_CHECKING:
 
     from drgn import Platform, Program
 
-__all__ = ("open_core",)
+__all__ = ("is_dump", "open_core")
 
 #: first bytes of each format: ELF, kdump-compressed (makedumpfile, QEMU), diskdump,
 #: flattened
 _ELF = b"\x7fELF"
 _MAGICS = (_ELF, b"KDUMP   ", b"DISKDUMP", FLATTENED)
+
+
+def is_dump(path: str) -> bool:
+    """
+    Return whether a file starts as a dump does.
+
+    :raises TargetError: if it can't be opened
+    """
+    return _starts_a_dump(read_head(path))
+
+
+def _starts_a_dump(head: bytes) -> bool:
+    return head.startswith(_MAGICS) and (not head.startswith(_ELF) or is_core(head))
 
 
 def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
@@ -58,7 +71,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
         or if the note is not of that kernel
     """
     head = read_head(path)
-    if not head.startswith(_MAGICS) or (head.startswith(_ELF) and not is_core(head)):
+    if not _starts_a_dump(head):
         raise refusal(path, head)
     loads: list[Load] = []
     notes: list[str] = []
