@@ -20,14 +20,16 @@ from vmemscope.sim.image import _Hole
 from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.memmap import LIST_POISON2
 from vmemscope.sim.objects import Struct
-from vmemscope.sim.pagetable import KERNEL, PMD_SHIFT, TABLE
+from vmemscope.sim.pagetable import KERNEL, TABLE
 from vmemscope.sim.scenario import parse_scenario
-from vmemscope.sim.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_SECTION
+from vmemscope.sim.units import GIB, MIB, Units
 from vmemscope.sim.vmemmap import Vmemmap
 
 __all__ = ("write_sparse",)
 
 _ENTRIES = 512
+PAGE_SHIFT, PMD_SHIFT = 12, 21
+PAGE_SIZE, PAGES_PER_SECTION = Units().page_size, Units().pages_per_section
 #: sections whose tables are made at a time
 _BATCH = 512
 
@@ -146,7 +148,7 @@ def _count_references(built: SimulatedKernel, first: int, frames: int, counts: n
     for view in built.memmap.views(first, frames):
         number = np.arange(done, done + len(view)) % len(counts)
         view[:, 1] = 0
-        view[:, 2] = LIST_POISON2
+        view[:, 2] = built.arch.poison + LIST_POISON2
         view[:, private] = 0
         view[:, 6] = counts[number] << np.uint64(32) | np.uint64(0xFFFF_FFFF)
         done += len(view)

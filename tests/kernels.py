@@ -31,7 +31,6 @@ from vmemscope.sim.architectures import ARCHITECTURES
 from vmemscope.sim.faults import FAULTS as KINDS
 from vmemscope.sim.faults import HUGETLB_FAULTS, Finding, Planted
 from vmemscope.sim.image import Image
-from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.scenario import Scenario, check_arch, parse_scenario
 from vmemscope.target.elf import read_elf
 from vmemscope.types import attach_types
@@ -45,8 +44,10 @@ __all__ = (
     "FRAME",
     "KERNELS",
     "PAGE",
+    "PMD_SHIFT",
     "PRESENT",
     "PSE",
+    "PTE_SHIFT",
     "RW",
     "STRUCT_PAGE",
     "Audited",
@@ -55,8 +56,10 @@ __all__ = (
     "View",
     "able",
     "audit_core",
+    "built",
     "filtered",
     "image",
+    "scenario_of",
     "undocumented",
     "write",
 )
@@ -68,6 +71,8 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 FAULTS = sorted(path.stem for path in FIXTURES.glob("*.toml"))
 
 PAGE = 4096
+#: levels of x86-64's page tables
+PTE_SHIFT, PMD_SHIFT = 12, 21
 STRUCT_PAGE = 64
 RW = 2
 #: one device, of which each compound page takes 2 MiB
@@ -99,13 +104,18 @@ def image(scenario: str, kernel: str) -> Image:
     :param kernel: one of :data:`KERNELS`, of another architecture than x86-64 with ``@`` and
         its name
     """
+    return built(scenario_of(scenario, kernel.partition("@")[0]), kernel)
+
+
+def built(found: Scenario, kernel: str) -> Image:
+    """Build a scenario as :func:`image` does."""
     kernel, _, arch = kernel.partition("@")
-    found = scenario_of(scenario, kernel)
     if arch:
-        levels = found.levels if found.levels in ARCHITECTURES[arch].levels else 4
-        found = replace(found, arch=arch, levels=levels)
+        several = ARCHITECTURES[arch].levels
+        levels = found.levels if found.levels in several else max(several)
+        found = replace(found, kernel=kernel, arch=arch, levels=levels)
         check_arch(found)
-    return Image(SimulatedKernel(found)) if "\n" in scenario else build(found, kernel=kernel)
+    return build(found, kernel=kernel)
 
 
 def write(built: Image, directory: Path) -> str:

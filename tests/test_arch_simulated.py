@@ -17,51 +17,24 @@ import pytest
 
 from vmemscope.errors import UsageError, VmemscopeError
 from vmemscope.machine import Kernel
-from vmemscope.rules import RULES
 from vmemscope.sim import build, builtin_scenarios, load_scenario
 from vmemscope.sim.faults import HUGETLB_FAULTS
-from vmemscope.target.elf import read_elf
 
-from .kernels import FAULTS, FIXTURES, KERNELS, Dumps, able, audit_core, image, write
+from .arch_matrix import check_fault, check_scenario, damage, holds
+from .kernels import DEVICE, FAULTS, FIXTURES, KERNELS, Dumps, audit_core, image, write
 from .test_hugetlb import BASE, fault
 from .test_hugetlb import FAULTS as HUGETLB_CASES
 
-#: faults that are in what devices share, or in base pages, which they have not on arm64
-SHARING = {
-    *("frame-foreign-head", "frame-foreign-lru", "frame-foreign-slab", "frame-free"),
-    *("frame-freed", "frame-node", "frame-offline", "frame-poisoned", "head-on-tail"),
-    *("head-shared", "huge-leaf", "missing-dedup", "refcount-high", "refcount-high-head"),
-    *("refcount-low", "refcount-low-head", "several-faults", "subsection-lost"),
-    *("tail-neighbour", "tail-other-pagemap", "tail-outside", "tail-own-head", "tail-private"),
-    *("tail-written", "tail-written-head-frame", "tail-zero", "unreadable-table"),
-}
 #: HugeTLB's faults that are none without a read-only protection
 PROTECTION = {"tail-writable", "head-read-only", "stray"}
-#: ranges that end within a compound page, which is no matter where it is deduplicated
-UNEVEN = {"early-1g", "mixed", "unaligned-1g", "unaligned-section-1g"}
 #: in which a section has a large leaf for one part, and shared pages for another
 MIXED = {"partial-sections"}
-
-
-def holds(rule: str, arch: str) -> bool:
-    return not RULES[rule].archs or arch in RULES[rule].archs
 
 
 @pytest.mark.parametrize("fault_", FAULTS)
 @pytest.mark.parametrize("arch", ["riscv64", "arm64"])
 def test_fault(dumps: Dumps, fault_: str, arch: str) -> None:
-    kernel = able(fault_)[-1] + "@" + arch
-    if arch == "arm64" and fault_ in SHARING:
-        with suppress(UsageError):
-            done = dumps.audited(fault_, kernel)
-            assert done.found() <= done.expected()
-        return
-    done = dumps.audited(fault_, kernel)
-    expected = {one for one in done.expected() if holds(one.rule, arch)}
-    if arch == "riscv64":
-        # Read-only pages in no folio mean nothing there.
-        expected = {one for one in expected if one.rule != "hugetlb-read-only"}
-    assert done.found() == expected
+    check_fault(dumps, fault_, arch)
 
 
 @pytest.mark.parametrize("kind_and_options", HUGETLB_CASES, ids="-".join)
@@ -94,60 +67,28 @@ def test_scenario(tmp_path: Path, name: str, arch: str, kernel: str) -> None:
         with pytest.raises(UsageError, match="can be deduplicated after one that was not"):
             image(name, f"{kernel}@{arch}")
         return
-    if arch == "arm64" and name in UNEVEN:
-        with pytest.raises(UsageError, match="ends within a compound page"):
-            image(name, f"{kernel}@{arch}")
-        return
-    done = audit_core(Path(write(image(name, f"{kernel}@{arch}"), tmp_path)))
-    found = {(one.command, one.rule) for one in done.found()}
-    same = audit_core(Path(write(image(name, kernel), tmp_path)))
-    expected = {(one.command, one.rule) for one in same.found()}
-    if arch == "riscv64" and name == "hugetlb":
-        expected |= {("hugetlb", "hugetlb-unprotected")}
-    if arch == "arm64":
-        expected &= found
-    assert found == expected
-    assert {one.state for one in done.pgmap.pagemaps} <= {
-        *(one.state for one in same.pgmap.pagemaps),
-        "not-optimized",
-    }
-    if arch == "arm64":
-        assert {one.state for one in done.pgmap.pagemaps} <= {"not-optimized"}
-        assert done.found() == set()
-    else:
-        assert [one.frames.backing for one in done.pgmap.pagemaps] == [
-            one.frames.backing for one in same.pgmap.pagemaps
-        ]
+    check_scenario(tmp_path, name, kernel, arch)
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("arch", ["riscv64", "arm64"])
 def test_damage(tmp_path: Path, arch: str, seed: int) -> None:
     """Whatever a dump holds, it is audited, or refused by one of vmemscope's own errors."""
-    random = Random(f"{arch} {seed}")
     built = image("hugetlb" if seed % 2 else "altmap", f"7.2@{arch}")
     core = Path(write(built, tmp_path))
-    data = core.read_bytes()
-    used = [at for at in range(0x10000, len(data), 4096) if any(data[at : at + 4096])]
-    tables = [
-        load.offset + (pfn << 12) - load.paddr
-        for pfn in built._tables()
-        for load in read_elf(str(core))[0]
-        if load.paddr <= pfn << 12 < load.paddr + load.filesz
-    ]
-    with core.open("r+b") as file:
-        for _ in range(random.randrange(1, 40)):
-            file.seek(random.choice(tables if random.random() < 0.3 else used))
-            file.seek(8 * random.randrange(512), 1)
-            file.write(random.choice((random.randbytes(8), bytes(8), b"\xff" * 8)))
+    damage(core, [pfn << 12 for pfn in built._tables()], Random(f"{arch} {seed}"))
     with suppress(VmemscopeError):
         assert audit_core(core).hugetlb.outcomes
 
 
-@pytest.mark.parametrize("levels", [4, 5])
+@pytest.mark.parametrize("levels", [3, 4, 5])
 def test_levels(tmp_path: Path, levels: int) -> None:
-    """Sv48 and Sv57, without a walker of drgn's."""
-    core = write(image(f"{levels}-level", "7.2@riscv64"), tmp_path)
+    """Sv39, Sv48 and Sv57, without a walker of drgn's."""
+    inline = f'arch = "riscv64"\nlevels = {levels}\n{DEVICE}'
+    core = write(image(inline if levels == 3 else f"{levels}-level", "7.2@riscv64"), tmp_path)
+    done = audit_core(Path(core))
+    assert done.found() == set()
+    assert done.pgmap.pagemaps[0].state == "deduplicated"
     kernel = Kernel.open_core(core)
     assert len(kernel.table.levels) == levels
     assert kernel.arch.name == "riscv64"

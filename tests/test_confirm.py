@@ -27,7 +27,6 @@ from vmemscope.report.documents.pgmap import PagemapDetail, PagemapReport, Repor
 from vmemscope.rules.rule import Severity
 from vmemscope.sim import build, load_scenario
 from vmemscope.sim.kernel import SimulatedKernel
-from vmemscope.sim.pagetable import PTE_SHIFT
 from vmemscope.target import open_core
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -282,7 +281,7 @@ align = "2M"
     def unmap_tail(kernel: SimulatedKernel) -> None:
         """Take the second page of dax1.0's vmemmap away, as a teardown that has begun."""
         head, _ = kernel.pagemap("dax1.0").ranges[0]
-        kernel.tables.set(kernel.addresses.pfn_to_page(head) + 4096, PTE_SHIFT, 0)
+        kernel.tables.set(kernel.addresses.pfn_to_page(head) + 4096, kernels.PTE_SHIFT, 0)
 
     @staticmethod
     def kill(kernel: SimulatedKernel) -> None:

@@ -32,13 +32,23 @@ from vmemscope.rules.findings import Outcome
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import SimulatedKernel
-from vmemscope.sim.pagetable import KERNEL, KERNEL_LARGE, NX, PMD_SHIFT, PTE_SHIFT, TABLE
+from vmemscope.sim.pagetable import KERNEL, KERNEL_LARGE, NX, TABLE
 from vmemscope.sim.scenario import parse_scenario
 from vmemscope.target import open_core
 from vmemscope.vmemmap.layout import Geometry
 
 from . import kernels
-from .kernels import DEVICE, KERNELS, PAGE, STRUCT_PAGE, Dumps, View, undocumented
+from .kernels import (
+    DEVICE,
+    KERNELS,
+    PAGE,
+    PMD_SHIFT,
+    PTE_SHIFT,
+    STRUCT_PAGE,
+    Dumps,
+    View,
+    undocumented,
+)
 from .test_confirm import after_passes
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text("vmemscope.memmap/1")))

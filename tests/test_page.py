@@ -33,7 +33,6 @@ from vmemscope.machine import Kernel
 from vmemscope.report import schema_text, to_document
 from vmemscope.report.documents.page import PageReport
 from vmemscope.report.page import render_page
-from vmemscope.sim.pagetable import PTE_SHIFT
 
 from . import kernels
 from .kernels import DEVICE, KERNELS, PAGE, STRUCT_PAGE, Dumps, View, undocumented
@@ -375,8 +374,8 @@ def test_very_many_runs_are_counted(tmp_path: Path) -> None:
     va = struct_page(kernel, start)
     other = kernel.pages.alloc_page()
     for i in range(3, 203, 2):
-        entry = kernel.tables.entry(va + i * PAGE, PTE_SHIFT)
-        kernel.tables.set(va + i * PAGE, PTE_SHIFT, entry & ~kernels.FRAME | other << 12)
+        entry = kernel.tables.entry(va + i * PAGE, kernels.PTE_SHIFT)
+        kernel.tables.set(va + i * PAGE, kernels.PTE_SHIFT, entry & ~kernels.FRAME | other << 12)
     report = Pages(kernels.write(built, tmp_path)).page(start + 3 * 64)
     assert report.sharing is not None
     assert (report.sharing.pages, len(report.sharing.runs)) == (100, 32)

@@ -10,6 +10,7 @@ from vmemscope.sim.kernel_image import Symbol
 from vmemscope.sim.memory import Memory
 from vmemscope.sim.page_alloc import Memblock
 from vmemscope.sim.pagetable import KERNEL_LARGE, PageTables
+from vmemscope.sim.units import Units
 from vmemscope.sim.xarray import _largest_piece
 
 
@@ -39,7 +40,7 @@ def test_xarray_pieces(first, last, pieces):
 
 
 def test_memory():
-    memory = Memory()
+    memory = Memory(Units())
     memory.write(0x1FFE, b"abcd")
     assert memory.read(0x1FFD, 6) == b"\0abcd\0"
     assert 1 in memory
@@ -53,9 +54,10 @@ def test_memory():
 
 @pytest.mark.parametrize(("levels", "shift"), [(4, 39), (5, 48)])
 def test_page_tables(levels, shift):
-    memory = Memory()
+    memory = Memory(Units())
     frames = iter(range(100, 200))
-    tables = PageTables(memory, levels, 1, lambda va, shift: next(frames))
+    shape = [(12 + 9 * level, 9) for level in reversed(range(levels))]
+    tables = PageTables(memory, shape, 1, lambda va, count: next(frames))
     assert tables.shifts[0] == shift
     assert tables.translate(0x1000) is None
     # From 4K below 1G to 2M and 4K above it: 4K, 1G (aligned alike), 2M, 4K.
@@ -68,7 +70,7 @@ def test_page_tables(levels, shift):
         sizes.append(leaf[0])
         at += 1 << leaf[0]
     assert sizes == [12, 30, 21, 12]
-    assert tables.table(va + 0x1000, 12) is None
+    assert tables.last(va + 0x1000) is None
     with pytest.raises(ValueError, match="below a large leaf"):
         tables.set(va + 0x1000, 12, 0)
 

@@ -22,7 +22,7 @@ FSDAX = '[[pagemap]]\nname = "pmem0"\ntype = "fsdax"\nstart = 0x200000000\nsize 
         ("nonsense = 1", "scenario test: unknown key 'nonsense'"),
         ('kernel = "2.6"', "kernel '2.6' can't be simulated; there are 6.1, 6.12, 7.2"),
         ("kernel = 6", "kernel must be a string, not 6"),
-        ("levels = 3", "levels must be 4 or 5, not 3"),
+        ("levels = 3", "levels must be 4 or 5 on x86_64"),
         ("levels = true", "levels must be an integer, not True"),
         ("sme_bit = 30", "sme_bit must be from 46 to 51, or 0"),
         ("sme_bit = 52", "sme_bit must be from 46 to 51, or 0"),

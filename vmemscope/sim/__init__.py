@@ -77,5 +77,5 @@ def build(scenario: Scenario, *, kernel: str | None = None, arch: str | None = N
         scenario = dataclasses.replace(scenario, kernel=kernel)
     if arch is not None:
         scenario = dataclasses.replace(scenario, arch=arch)
-        check_arch(scenario)
+    check_arch(scenario)
     return Image(SimulatedKernel(scenario))

@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from .units import GIB, MIB, PAGE_SHIFT
+from .units import GIB, MIB
 
-__all__ = ("STRUCT_PAGE_SIZE", "AddressSpace", "randomize")
+__all__ = ("IMAGE_SIZE", "STRUCT_PAGE_SIZE", "AddressSpace", "place_image", "randomize")
 
 #: where the image would be without KASLR, less 16 MiB (``__START_KERNEL_map``)
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
@@ -25,6 +25,8 @@ PHYSICAL_START = 16 * MIB
 #: KERNEL_IMAGE_SIZE with RANDOMIZE_BASE; modules come after it
 KERNEL_IMAGE_SIZE = GIB
 MODULES_VADDR = START_KERNEL_MAP + KERNEL_IMAGE_SIZE
+#: bytes of the kernel image
+IMAGE_SIZE = 8 * MIB
 #: sizeof(struct page): what the positions of struct pages follow from
 STRUCT_PAGE_SIZE = 64
 
@@ -42,27 +44,26 @@ class AddressSpace:
     """Bases of one kernel's address space, as its variables hold them."""
 
     levels: int
+    #: MAX_PHYSMEM_BITS
+    max_physmem_bits: int
     page_offset_base: int
     vmalloc_base: int
     vmemmap_base: int
     #: virtual and physical address of ``_text``
     text: int
     text_phys: int
+    #: where modules are
+    modules: int
+    #: KERNELOFFSET: how far KASLR moved the image virtually
+    kernel_offset: int
+    #: PAGE_SHIFT
+    page_shift: int = 12
     #: sizeof(struct page)
     struct_page_size: int = STRUCT_PAGE_SIZE
 
     @property
-    def max_physmem_bits(self) -> int:
-        return _MAX_PHYSMEM_BITS[self.levels]
-
-    @property
-    def kernel_offset(self) -> int:
-        """How far KASLR moved the image virtually."""
-        return self.text - START_KERNEL_MAP - PHYSICAL_START
-
-    @property
     def phys_base(self) -> int:
-        """What to add to ``va - __START_KERNEL_map``; may be negative."""
+        """x86-64: what to add to ``va - __START_KERNEL_map``; may be negative."""
         return self.text_phys - (self.text - START_KERNEL_MAP)
 
     def va(self, pa: int) -> int:
@@ -71,27 +72,31 @@ class AddressSpace:
 
     def pa(self, va: int) -> int:
         """The kernel's ``__pa()``: for the direct map and the kernel image."""
-        if va >= START_KERNEL_MAP:
-            return va - START_KERNEL_MAP + self.phys_base
+        if self.text <= va < self.text + IMAGE_SIZE:
+            return va - self.text + self.text_phys
         return va - self.page_offset_base
 
     def pfn_to_page(self, pfn: int) -> int:
         """Address of a frame's struct page."""
         return self.vmemmap_base + pfn * self.struct_page_size
 
+    @property
+    def vmemmap_end(self) -> int:
+        """The first address after the struct pages of all frames that there can be."""
+        return self.pfn_to_page(1 << self.max_physmem_bits - self.page_shift)
+
     def page_to_pfn(self, va: int) -> int:
         return (va - self.vmemmap_base) // self.struct_page_size
 
     def va_to_pfn(self, va: int) -> int:
-        return self.pa(va) >> PAGE_SHIFT
+        return self.pa(va) >> self.page_shift
 
 
-def randomize(levels: int, end: int, image_size: int, ram_end: int, random: Random) -> AddressSpace:
+def randomize(levels: int, end: int, ram_end: int, random: Random) -> AddressSpace:
     """
-    Choose the bases.
+    Choose x86-64's bases.
 
     :param end: end of physical address space in use, in bytes
-    :param image_size: bytes of the kernel image, a multiple of 2 MiB
     :param ram_end: end of the RAM that the image must fit in, in bytes
     """
     direct_map, vmalloc, vmemmap = _BASES[levels]
@@ -107,13 +112,30 @@ def randomize(levels: int, end: int, image_size: int, ram_end: int, random: Rand
         base + random.randrange(max(room, 1)) * GIB
         for base, room in zip((direct_map, vmalloc, vmemmap), rooms, strict=True)
     )
-    text = START_KERNEL_MAP + PHYSICAL_START
-    text += (
-        2 * MIB * random.randrange((KERNEL_IMAGE_SIZE - PHYSICAL_START - image_size) // (2 * MIB))
+    offset = (
+        2 * MIB * random.randrange((KERNEL_IMAGE_SIZE - PHYSICAL_START - IMAGE_SIZE) // (2 * MIB))
     )
-    slots = max((ram_end - PHYSICAL_START - image_size) // (2 * MIB) // 2, 1)
-    text_phys = PHYSICAL_START + 2 * MIB * random.randrange(slots)
-    return AddressSpace(levels, page_offset_base, vmalloc_base, vmemmap_base, text, text_phys)
+    return AddressSpace(
+        levels=levels,
+        max_physmem_bits=_MAX_PHYSMEM_BITS[levels],
+        page_offset_base=page_offset_base,
+        vmalloc_base=vmalloc_base,
+        vmemmap_base=vmemmap_base,
+        text=START_KERNEL_MAP + PHYSICAL_START + offset,
+        text_phys=place_image(ram_end, random),
+        modules=MODULES_VADDR,
+        kernel_offset=offset,
+    )
+
+
+def place_image(ram_end: int, random: Random) -> int:
+    """
+    Choose the physical address of the kernel image.
+
+    :param ram_end: end of the RAM that it must fit in, in bytes
+    """
+    slots = max((ram_end - PHYSICAL_START - IMAGE_SIZE) // (2 * MIB) // 2, 1)
+    return PHYSICAL_START + 2 * MIB * random.randrange(slots)
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 __all__ = ("encode",)
 
 _MAGIC = 0xEB9F
-_HEADER = struct.Struct("<HBBIIIII")
+_HEADER = "HBBIIIII"
 _KINDS = {
     "int": 1,
     "ptr": 2,
@@ -53,26 +53,33 @@ class _Strings:
         return offset
 
 
-def encode(types: Iterable[dict[str, Any]]) -> bytes:
-    """Encode type records, which get the ids 1, 2, ... in their order."""
+def encode(types: Iterable[dict[str, Any]], mark: str = "<") -> bytes:
+    """
+    Encode type records, which get the ids 1, 2, ... in their order.
+
+    :param mark: byte order as :mod:`struct` writes it
+    """
     strings = _Strings()
     out = bytearray()
     for record in types:
-        out += _encode_type(record, strings)
-    header = _HEADER.pack(_MAGIC, 1, 0, _HEADER.size, 0, len(out), len(out), len(strings.data))
+        out += _encode_type(record, strings, mark)
+    size = struct.calcsize(mark + _HEADER)
+    header = struct.pack(
+        mark + _HEADER, _MAGIC, 1, 0, size, 0, len(out), len(out), len(strings.data)
+    )
     return bytes(header + out + strings.data)
 
 
-def _encode_type(record: dict[str, Any], strings: _Strings) -> bytes:
+def _encode_type(record: dict[str, Any], strings: _Strings, mark: str) -> bytes:
     kind = record["kind"]
     vlen = 0
     kind_flag = False
     size_or_type = record.get("type", record.get("size", 0))
     rest = b""
     if kind == "int":
-        rest = struct.pack("<I", _ENCODINGS[record["encoding"]] << 24 | record["bits"])
+        rest = struct.pack(f"{mark}I", _ENCODINGS[record["encoding"]] << 24 | record["bits"])
     elif kind == "array":
-        rest = struct.pack("<III", record["type"], record["index"], record["count"])
+        rest = struct.pack(f"{mark}III", record["type"], record["index"], record["count"])
         size_or_type = 0
     elif kind in ("struct", "union"):
         members = record["members"]
@@ -81,21 +88,25 @@ def _encode_type(record: dict[str, Any], strings: _Strings) -> bytes:
         # the structure or for none.
         kind_flag = any(len(member) > 3 for member in members)
         rest = b"".join(
-            struct.pack("<III", strings.add(name), type_id, (bits[0] if bits else 0) << 24 | offset)
+            struct.pack(
+                f"{mark}III", strings.add(name), type_id, (bits[0] if bits else 0) << 24 | offset
+            )
             for name, type_id, offset, *bits in members
         )
     elif kind == "enum":
         vlen = len(record["values"])
         kind_flag = record["signed"]
         rest = b"".join(
-            struct.pack("<II", strings.add(name), value & 0xFFFFFFFF)
+            struct.pack(f"{mark}II", strings.add(name), value & 0xFFFFFFFF)
             for name, value in record["values"]
         )
     elif kind == "enum64":
         vlen = len(record["values"])
         kind_flag = record["signed"]
         rest = b"".join(
-            struct.pack("<III", strings.add(name), value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF)
+            struct.pack(
+                f"{mark}III", strings.add(name), value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF
+            )
             for name, value in record["values"]
         )
     elif kind == "fwd":
@@ -105,7 +116,8 @@ def _encode_type(record: dict[str, Any], strings: _Strings) -> bytes:
     elif kind == "func_proto":
         vlen = len(record["params"])
         rest = b"".join(
-            struct.pack("<II", strings.add(name), type_id) for name, type_id in record["params"]
+            struct.pack(f"{mark}II", strings.add(name), type_id)
+            for name, type_id in record["params"]
         )
     info = kind_flag << 31 | _KINDS[kind] << 24 | vlen
-    return struct.pack("<III", strings.add(record.get("name", "")), info, size_or_type) + rest
+    return struct.pack(f"{mark}III", strings.add(record.get("name", "")), info, size_or_type) + rest

@@ -19,10 +19,11 @@ from .objects import KernelMemory, Struct, list_add_tail
 from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, Resources
 from .scenario import SUBSECTION_SIZE, Pagemap
 from .slab import Slab
-from .units import PAGE_SIZE
+from .units import Units
 
 __all__ = ("DaxBus", "Devices", "PagemapRecord")
 
+#: SZ_8K; ``nd_info_block_reserve()`` aligns it to pages
 _INFO_BLOCK = 8192
 #: what a namespace sets aside for one struct page: MAX_STRUCT_PAGE_SIZE
 _STRUCT_PAGE = 64
@@ -92,7 +93,7 @@ class _Namespace:
     end: int
 
 
-def nd_pfn_init(spec: Pagemap, struct_page: int = _STRUCT_PAGE) -> _Namespace:
+def nd_pfn_init(spec: Pagemap, units: Units, struct_page: int = _STRUCT_PAGE) -> _Namespace:
     """
     ``nd_pfn_init()`` and ``__nvdimm_setup_pfn()``: info block, then the struct
     pages if they are kept on the device, then data, aligned at both ends.
@@ -104,7 +105,7 @@ def nd_pfn_init(spec: Pagemap, struct_page: int = _STRUCT_PAGE) -> _Namespace:
     align = max(spec.align, SUBSECTION_SIZE)
     head = _INFO_BLOCK
     if spec.altmap:
-        head += max(struct_page, _STRUCT_PAGE) * ((size - _INFO_BLOCK) // PAGE_SIZE)
+        head += max(struct_page, _STRUCT_PAGE) * ((size - _INFO_BLOCK) // units.page_size)
         if struct_page > _STRUCT_PAGE:
             # The kernel has no room for larger ones (MAX_STRUCT_PAGE_SIZE); here there is, also
             # for large leaves that reach beyond the device.
@@ -184,6 +185,7 @@ class Devices:
         p2pdma_ops: int,
     ) -> None:
         self.memory = memory
+        self.units = memory.units
         self.slab = slab
         self.memremap = memremap
         self.nodes = nodes
@@ -215,7 +217,7 @@ class Devices:
             pgmap[f"ranges[{i}].end"] = end - 1
         if spec.type in ("devdax", "hmem"):
             # drivers/dax/device.c: dev_dax_probe()
-            pgmap["vmemmap_shift"] = (spec.align // PAGE_SIZE).bit_length() - 1
+            pgmap["vmemmap_shift"] = (spec.align // self.units.page_size).bit_length() - 1
         return pgmap
 
     def _pgmap_size(self, ranges: int) -> int:
@@ -225,12 +227,12 @@ class Devices:
 
     def _set_altmap(self, pgmap: Struct, namespace: _Namespace) -> None:
         """``__nvdimm_setup_pfn()``, mode PFN_MODE_PMEM."""
-        base = namespace.start // PAGE_SIZE
-        reserve = _INFO_BLOCK // PAGE_SIZE
+        base = namespace.start // self.units.page_size
+        reserve = max(_INFO_BLOCK // self.units.page_size, 1)
         pgmap["altmap.base_pfn"] = base
-        pgmap["altmap.end_pfn"] = namespace.end // PAGE_SIZE - 1
+        pgmap["altmap.end_pfn"] = namespace.end // self.units.page_size - 1
         pgmap["altmap.reserve"] = reserve
-        pgmap["altmap.free"] = (namespace.data - namespace.start) // PAGE_SIZE - reserve
+        pgmap["altmap.free"] = (namespace.data - namespace.start) // self.units.page_size - reserve
         pgmap["flags"] = PGMAP_ALTMAP_VALID
 
     def _memremap(self, spec: Pagemap, pgmap: Struct, nr_range: int) -> PagemapRecord:
@@ -257,7 +259,7 @@ class Devices:
 
     def _probe_devdax(self, spec: Pagemap, legacy: bool) -> PagemapRecord:
         """``drivers/dax/pmem.c: __dax_pmem_probe()``: the range is the whole namespace."""
-        namespace = nd_pfn_init(spec, self.memory.layouts.sizeof("page"))
+        namespace = nd_pfn_init(spec, self.units, self.memory.layouts.sizeof("page"))
         pgmap = self._pgmap(
             spec,
             self.slab.alloc(self._pgmap_size(1)),
@@ -328,7 +330,7 @@ class Devices:
             piece["pgoff"] = pgoff
             piece["range.start"] = start
             piece["range.end"] = end - 1
-            pgoff += (end - start) // PAGE_SIZE
+            pgoff += (end - start) // self.units.page_size
         device = self.memory.struct("device", dev_dax.addr("dev"))
         device["numa_node"] = spec.nid
         self.dax_bus.add(device, spec.name.encode())
@@ -336,7 +338,7 @@ class Devices:
 
     def _probe_fsdax(self, spec: Pagemap, legacy: bool) -> PagemapRecord:
         """``drivers/nvdimm/pmem.c: pmem_attach_disk()``."""
-        namespace = nd_pfn_init(spec, self.memory.layouts.sizeof("page"))
+        namespace = nd_pfn_init(spec, self.units, self.memory.layouts.sizeof("page"))
         region = int(spec.name.removeprefix("pmem"))
         parent = self._pmem_resource(spec, legacy)
         resource = self.resources.insert(

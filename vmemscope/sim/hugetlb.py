@@ -10,30 +10,27 @@ memory map's own size is counted (6.2 to 7.0, of which 6.12 is simulated).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import UsageError
 from .addresses import STRUCT_PAGE_SIZE
 from .kernel_image import KernelImage
 from .memmap import TAIL_MAPPING
-from .memory import LE64, Words
+from .memory import Words
 from .nodes import MAX_NUMNODES, Nodes, add_page_to_list
 from .objects import Struct
-from .pagetable import KERNEL, PMD_SHIFT, PMD_SIZE, PSE, PTE_SHIFT, RW, TABLE, frame, pte
+from .pagetable import KERNEL, PSE, RW, TABLE
 from .scenario import HugePages
-from .units import PAGE_SIZE
+from .units import Units
 from .versions import Behaviour
 from .vmemmap import Vmemmap
 
-__all__ = ("ORDERS", "Folio", "Hugetlb")
-
-#: of the sizes of huge pages, in the kernel's order: hstates[0] is the default
-ORDERS = (9, 18)
+__all__ = ("Folio", "Hugetlb")
 
 #: bytes of vmemmap_restore_pte()
 _RESTORE_SIZE = 256
-_LIST_POISON = 0xDEAD_0000_0000_0000
 
 _DIRTY = 1 << 6
 _RESTORE_RESERVE, _FREED = "HPG_restore_reserve", "HPG_freed"
@@ -50,11 +47,12 @@ class Folio:
     optimized: bool
     #: sizeof(struct page)
     struct_page: int = STRUCT_PAGE_SIZE
+    units: Units = field(default_factory=Units)
 
     @property
     def vmemmap_pages(self) -> int:
         """Pages of vmemmap that describe it."""
-        return self.struct_page * (1 << self.order) // PAGE_SIZE
+        return self.struct_page * (1 << self.order) // self.units.page_size
 
 
 class Hugetlb:
@@ -73,6 +71,7 @@ class Hugetlb:
         enabled: bool,
     ) -> None:
         self.memory, self.nodes, self.vmemmap = image.memory, nodes, vmemmap
+        self.units = self.memory.units
         self.layouts, self.addresses = self.memory.layouts, self.memory.addresses
         self.tables, self.pages, self.memmap = vmemmap.tables, vmemmap.pages, vmemmap.memmap
         self.has_shared_tails = self.layouts.has_member("zone", "vmemmap_tails")
@@ -85,23 +84,25 @@ class Hugetlb:
         self.freed = 0
         #: address of vmemmap_restore_pte()
         self.restore = image.define("vmemmap_restore_pte", _RESTORE_SIZE, "text", 16, static=True)
+        orders = self.units.huge_orders
         size = self.layouts.sizeof("hstate")
-        base = image.define("hstates", len(ORDERS) * size, "bss", 64)
+        base = image.define("hstates", len(orders) * size, "bss", 64)
         # All of it is in memory, as much as is zeros.
-        self.memory.write(base, bytes(len(ORDERS) * size))
+        self.memory.write(base, bytes(len(orders) * size))
         self.hstates: dict[int, Struct] = {}
-        for i, order in enumerate(ORDERS):
+        for i, order in enumerate(orders):
             hstate = self.memory.struct("hstate", base + i * size)
             hstate["order"] = order
-            hstate["mask"] = -(PAGE_SIZE << order)
-            hstate.set_bytes("name", b"hugepages-%dkB" % (PAGE_SIZE << order >> 10))
+            hstate["mask"] = -(self.units.page_size << order)
+            hstate.set_bytes("name", b"hugepages-%dkB" % (self.units.page_size << order >> 10))
             hstate.init_list("hugepage_activelist")
             # hugetlb_add_hstate(): also the lists of nodes that do not exist.
-            lists = hstate.addr("hugepage_freelists") + 16 * np.arange(MAX_NUMNODES, dtype=LE64)
-            self.memory.write(hstate.addr("hugepage_freelists"), lists.repeat(2).tobytes())
+            base_of = hstate.addr("hugepage_freelists")
+            lists = base_of + 16 * np.arange(MAX_NUMNODES, dtype=np.uint64)
+            self.memory.write(base_of, lists.repeat(2).astype(self.units.word).tobytes())
             self.hstates[order] = hstate
         word = image.define_word
-        word("hugetlb_max_hstate", len(ORDERS), 4)
+        word("hugetlb_max_hstate", len(orders), 4)
         word("default_hstate_idx", 0, 4)
         word("vmemmap_optimize_enabled", int(enabled), 1, static=True)
         self.write_restore(resets=not self.has_shared_tails)
@@ -119,17 +120,24 @@ class Hugetlb:
 
     def allocate(self, pages: HugePages) -> None:
         """Allocate folios; of several that are in use, the first ones."""
+        order = self.units.huge_orders[pages.gigantic]
+        optimized = pages.optimized and self.memory.arch.hvo
         for i in range(pages.count):
+            pfn = self.pages.alloc_pages(order, pages.nid)
+            if self.memmap.nid(pfn) != pages.nid:
+                # __GFP_THISNODE
+                raise UsageError(f"the RAM of node {pages.nid} is too small for its huge pages")
             folio = Folio(
-                self.pages.alloc_pages(pages.order, pages.nid),
-                pages.order,
+                pfn,
+                order,
                 pages.nid,
                 i < pages.in_use,
-                pages.optimized,
+                optimized,
                 self.memmap.size,
+                self.units,
             )
             self._prepare(folio)
-            if pages.optimized and self.optimizable(folio):
+            if optimized and self.optimizable(folio):
                 self.optimize(folio)
             self._enlist(folio)
             self.folios.append(folio)
@@ -143,7 +151,7 @@ class Hugetlb:
             return False
         pa = self.tables.translate(self.address(folio))
         assert pa is not None
-        flags = int(self.memmap.words(pa // PAGE_SIZE)[0])
+        flags = int(self.memmap.words(pa // self.units.page_size)[0])
         return not flags & self.memmap.flag("vmemmap_self_hosted")
 
     def _prepare(self, folio: Folio) -> None:
@@ -172,7 +180,9 @@ class Hugetlb:
         pages[:, self.layouts.offsetof("page", compound) // 8] = memmap.compound_info(
             folio.pfn, folio.order
         )
-        pages[:, self.layouts.offsetof("page", "mapping") // 8] = TAIL_MAPPING
+        pages[:, self.layouts.offsetof("page", "mapping") // 8] = (
+            self.memory.arch.poison + TAIL_MAPPING
+        )
         return pages
 
     def private(self, folio: Folio) -> int:
@@ -203,30 +213,34 @@ class Hugetlb:
 
     def address(self, folio: Folio, page: int = 0) -> int:
         """Return the virtual address of a page of a folio's vmemmap."""
-        return self.addresses.pfn_to_page(folio.pfn) + page * PAGE_SIZE
+        return self.addresses.pfn_to_page(folio.pfn) + page * self.units.page_size
 
     def optimize(self, folio: Folio) -> None:
         """``hugetlb_vmemmap_optimize_folio()``, ``vmemmap_remap_free()``."""
         tables, start = self.tables, self.address(folio)
-        for va in range(start, self.address(folio, folio.vmemmap_pages), PMD_SIZE):
+        for va in range(start, self.address(folio, folio.vmemmap_pages), self.units.pmd_size):
             self.split(va)
         self.set_private(folio, self.private(folio) | 1 << self.optimized_bit)
         if self.key is not None:
             self.key["key.enabled.counter"] = self.key["key.enabled.counter"] + 1
         old = [
-            frame(tables.entry(self.address(folio, page), PTE_SHIFT))
+            self.tables.frame(tables.entry(self.address(folio, page), self.units.page_shift))
             for page in range(folio.vmemmap_pages)
         ]
         head = old.pop(0)
         if self.replaces_head:
             head, replaced = self.pages.alloc_page(folio.nid), head
             self.memory.physical.page(head)[:] = self.memory.physical.page(replaced)
-            tables.set(start, PTE_SHIFT, pte(head))
+            tables.set(start, self.units.page_shift, self.tables.pte(head))
             old.append(replaced)
             self.vmemmap.nr_memmap_pages += 1
         tail = self.shared_tail(folio) if self.has_shared_tails else head
         for page in range(1, folio.vmemmap_pages):
-            tables.set(self.address(folio, page), PTE_SHIFT, pte(tail, self.pte_read_only))
+            tables.set(
+                self.address(folio, page),
+                self.units.page_shift,
+                self.tables.pte(tail, self.pte_read_only),
+            )
         for pfn in old:
             self.free_vmemmap_page(pfn)
 
@@ -237,7 +251,7 @@ class Hugetlb:
         :param resets: it overwrites the first ``struct page``s of the copy
         """
         # list_del(): movabs $LIST_POISON1, %rax
-        code = b"\x48\xb8" + (_LIST_POISON + 0x100).to_bytes(8, "little")
+        code = b"\x48\xb8" + (self.memory.arch.poison + 0x100).to_bytes(8, "little")
         if resets:
             # NR_RESET_STRUCT_PAGE: 4 with hugetlb's members in the fourth struct page
             one = self.memmap.size
@@ -256,21 +270,21 @@ class Hugetlb:
     def split(self, va: int) -> None:
         """``vmemmap_split_pmd()``: map with base pages what a large leaf maps."""
         tables = self.tables
-        va = va // PMD_SIZE * PMD_SIZE
-        entry = tables.entry(va, PMD_SHIFT)
+        va = va // self.units.pmd_size * self.units.pmd_size
+        entry = tables.entry(va, self.units.pmd_shift)
         if not entry & PSE:
             return
-        first = frame(entry & ~PSE)
+        first = self.tables.frame(entry & ~PSE)
         if not int(self.memmap.words(first)[0]) & self.memmap.flag("reserved"):
             # split_page(): what the page allocator gave as one block
-            for pfn in range(first, first + PMD_SIZE // PAGE_SIZE):
+            for pfn in range(first, first + self.units.pmd_size // self.units.page_size):
                 self.memmap.set_refcount(pfn, 1)
         table = self.pages.alloc_page()
         words = self.memory.physical.words(table)
-        words[:] = (frame(entry & ~PSE) + np.arange(len(words), dtype=LE64)) * np.uint64(
-            PAGE_SIZE
-        ) | np.uint64(KERNEL)
-        tables.set(va, PMD_SHIFT, table * PAGE_SIZE | TABLE)
+        words[:] = (
+            self.tables.frame(entry & ~PSE) + np.arange(len(words), dtype=self.units.word)
+        ) * np.uint64(self.units.page_size) | np.uint64(KERNEL)
+        tables.set(va, self.units.pmd_shift, table * self.units.page_size | TABLE)
 
     def shared_tail(self, folio: Folio) -> int:
         """``vmemmap_get_tail()``: the frame of a zone's tail pages of an order."""
@@ -285,7 +299,7 @@ class Hugetlb:
             pages[:, 2] = 0
             self.memory.physical.words(pfn)[:] = pages.ravel()
             # VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap
-            least = (2 * PAGE_SIZE // self.memmap.size).bit_length() - 1
+            least = (2 * self.units.page_size // self.memmap.size).bit_length() - 1
             slot = f"vmemmap_tails[{folio.order - least}]"
             self.nodes.zone(folio.nid, zone)[slot] = self.addresses.pfn_to_page(pfn)
         return self.tails[key]

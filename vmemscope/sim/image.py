@@ -19,10 +19,9 @@ import numpy as np
 from ..errors import UsageError
 from .faults import Planted, plant, plant_hugetlb
 from .kernel import SimulatedKernel
-from .memory import LE64, Bytes
-from .pagetable import ADDRESS, PRESENT, PSE, PTE_SHIFT
+from .memory import Bytes
+from .pagetable import ADDRESS, PRESENT, PSE
 from .scenario import Scenario
-from .units import PAGE_SHIFT, PAGE_SIZE
 
 __all__ = ("Image",)
 
@@ -56,14 +55,15 @@ class Image:
         if len(segments) > _MAX_SEGMENTS:
             raise UsageError(f"scenario {self.scenario.name} is too large to dump")
         tables = self._tables()
-        builder = kdumpling.KdumpBuilder(self.scenario.arch)
+        units = self.kernel.units
+        builder = kdumpling.KdumpBuilder(self.kernel.arch.elf)
         builder.set_vmcoreinfo(self.vmcoreinfo)
         for cpu, registers in self.kernel.registers():
             builder.add_cpu_context(cpu, registers, pid=1)
         for pfn, pages in segments:
-            address = pfn << PAGE_SHIFT
+            address = pfn << units.page_shift
             builder.add_memory_segment(
-                address, _Hole(len(pages) * PAGE_SIZE), self.kernel.addresses.va(address)
+                address, _Hole(len(pages) * units.page_size), self.kernel.addresses.va(address)
             )
         # The builder lays out and writes the headers; the data it would write
         # whole, zeros included.
@@ -78,19 +78,27 @@ class Image:
 
     def _tables(self) -> dict[int, Bytes]:
         """Return the pages of page tables in the architecture's format, by pfn."""
-        kernel = self.kernel
-        if self.scenario.arch == "x86_64":
+        kernel, units = self.kernel, self.kernel.units
+        if kernel.arch.convert is None:
             return {}
         found: dict[int, Bytes] = {}
         pending = [kernel.tables.root]
-        for shift in kernel.tables.shifts:
-            last, below = shift == PTE_SHIFT, []
-            for pfn in pending:
-                entry = kernel.physical.words(pfn)
-                found[pfn] = kernel.arch.convert(entry, last).astype(LE64).view(np.uint8)
-                if not last:
-                    table = entry[(entry & np.uint64(PRESENT | PSE)) == np.uint64(PRESENT)]
-                    below += ((table & np.uint64(ADDRESS)) >> np.uint64(PAGE_SHIFT)).tolist()
+        levels = kernel.tables.levels
+        for (shift, bits), lower in zip(levels, (*levels[1:], None), strict=True):
+            below: list[int] = []
+            for table in pending:
+                frames = range(table, table + kernel.tables.table_frames(shift))
+                entries = np.concatenate([kernel.physical.words(pfn) for pfn in frames])
+                entries = entries.astype(np.uint64)
+                count = 1 << bits
+                converted = kernel.arch.convert(entries[:count], shift, lower is None)
+                data = np.concatenate((converted, entries[count:])).astype(kernel.arch.entries)
+                for pfn, page in zip(frames, data.reshape(len(frames), -1), strict=True):
+                    found[pfn] = page.view(np.uint8)
+                if lower is not None:
+                    pointers = (entries & np.uint64(PRESENT | PSE)) == np.uint64(PRESENT)
+                    address = entries[pointers] & np.uint64(ADDRESS)
+                    below += (address >> np.uint64(units.page_shift)).tolist()
             # Several entries may share a table, and a fault make one of anything.
             pending = [pfn for pfn in dict.fromkeys(below) if pfn in kernel.physical]
         return found
@@ -123,6 +131,6 @@ def _write_sparse(file: io.BufferedRandom, offset: int, pages: Sequence[Bytes]) 
             if at != offset:
                 file.seek(offset)
             file.write(page.data)
-            at = offset + PAGE_SIZE
-        offset += PAGE_SIZE
+            at = offset + len(page)
+        offset += len(page)
     return offset

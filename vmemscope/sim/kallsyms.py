@@ -27,10 +27,12 @@ class Kallsyms:
     seqs_of_names: bytes
     token_table: bytes
     token_index: bytes
+    #: byte order as :mod:`struct` writes it
+    mark: str = "<"
 
     @property
     def num_syms(self) -> bytes:
-        return struct.pack("<I", len(self.symbols))
+        return struct.pack(f"{self.mark}I", len(self.symbols))
 
     def offsets_absolute_percpu(self, relative_base: int) -> bytes:
         """
@@ -40,7 +42,7 @@ class Kallsyms:
         """
         return b"".join(
             struct.pack(
-                "<i",
+                f"{self.mark}i",
                 symbol.address
                 if symbol.address < relative_base
                 else _negative(symbol, relative_base),
@@ -55,7 +57,7 @@ class Kallsyms:
         :param address: of ``kallsyms_offsets``
         """
         return b"".join(
-            struct.pack("<i", symbol.address - (address + 4 * i))
+            struct.pack(f"{self.mark}i", symbol.address - (address + 4 * i))
             for i, symbol in enumerate(self.symbols)
         )
 
@@ -64,11 +66,12 @@ def _negative(symbol: Symbol, relative_base: int) -> int:
     return relative_base - symbol.address - 1
 
 
-def encode(symbols: Sequence[Symbol], seqs_size: int = 3) -> Kallsyms:
+def encode(symbols: Sequence[Symbol], seqs_size: int = 3, mark: str = "<") -> Kallsyms:
     """
     Encode symbols.
 
     :param seqs_size: bytes in an entry of ``kallsyms_seqs_of_names``
+    :param mark: byte order as :mod:`struct` writes it
     """
     symbols = sorted(symbols, key=lambda symbol: symbol.address)
     names = bytearray()
@@ -95,9 +98,10 @@ def encode(symbols: Sequence[Symbol], seqs_size: int = 3) -> Kallsyms:
     return Kallsyms(
         symbols=symbols,
         names=bytes(names),
-        markers=struct.pack(f"<{len(markers)}I", *markers),
+        markers=struct.pack(f"{mark}{len(markers)}I", *markers),
         # Big-endian, most significant byte first (scripts/kallsyms.c: write_src()).
         seqs_of_names=b"".join(seq.to_bytes(seqs_size, "big") for seq in by_name),
         token_table=bytes(table),
-        token_index=struct.pack("<256H", *index),
+        token_index=struct.pack(f"{mark}256H", *index),
+        mark=mark,
     )

@@ -17,11 +17,11 @@ import numpy as np
 
 from ..errors import UsageError
 from . import btf, kallsyms
-from .addresses import STRUCT_PAGE_SIZE, randomize
+from .addresses import IMAGE_SIZE, STRUCT_PAGE_SIZE
 from .architectures import ARCHITECTURES
 from .devices import DaxBus, Devices, PagemapRecord
 from .hugetlb import Hugetlb
-from .kernel_image import IMAGE_SIZE, KernelImage, promoted
+from .kernel_image import KernelImage, promoted
 from .layouts import Layouts
 from .memmap import MemMap
 from .memory import Memory, Words
@@ -31,22 +31,16 @@ from .nodes import MAX_NUMNODES, Nodes
 from .objects import KernelMemory, Struct
 from .options import symbols_without, types_without
 from .page_alloc import Memblock, PageAllocator
-from .pagetable import (
-    KERNEL_LARGE,
-    KERNEL_LARGE_EXEC_RO,
-    KERNEL_LARGE_RO,
-    PMD_SHIFT,
-    PMD_SIZE,
-    PageTables,
-)
+from .pagetable import KERNEL, KERNEL_LARGE, KERNEL_LARGE_EXEC_RO, KERNEL_LARGE_RO, PageTables
 from .percpu import NR_CPUS, Percpu
 from .printk import boot_messages, fill, write_log
+from .radix import RadixVmemmap
 from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, IORESOURCE_SYSTEM_RAM, Resources
-from .scenario import Block, Pagemap, Scenario
+from .scenario import Block, Pagemap, Scenario, scaled
 from .slab import Slab
 from .sparse import Sections
 from .tasks import Tasks
-from .units import MIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_SECTION, SECTION_SIZE_BITS, ZONE_LIMITS
+from .units import MIB, Units
 from .versions import BEHAVIOUR
 from .vmcoreinfo import vmcoreinfo
 from .vmemmap import Vmemmap
@@ -55,33 +49,38 @@ from .xarray import XArray
 __all__ = ("SimulatedKernel",)
 
 #: the first megabyte is reserved; RAM in it ends here
-_LOW_RAM_END_PFN = 0x9F
-_MEMMAP_PAGES = PMD_SIZE // PAGE_SIZE
-_PERCPU_SIZE = 4 * PAGE_SIZE
+_LOW_RAM_END = 0x9F000
+_PERCPU_SIZE = 16 << 10
 _PHYSICAL_MASK = (1 << 52) - 1
 
 
 class SimulatedKernel:
     """The state of a simulated kernel."""
 
-    #: populates the vmemmap; ``bench.sparse`` has its own
-    vmemmap_type = Vmemmap
+    #: what populates the vmemmap, if not the architecture's; ``bench.sparse`` has its own
+    vmemmap_type: type[Vmemmap] | None = None
 
     def __init__(self, scenario: Scenario) -> None:
+        scenario = scaled(scenario)
         self.scenario = scenario
+        self.arch = ARCHITECTURES[scenario.arch]
+        self.units = self.arch.units
         self.layouts = Layouts.load(scenario.kernel)
+        if self.units.subsections != 64:
+            self.layouts = self.layouts.with_subsections(self.units.subsections)
         if scenario.struct_page != STRUCT_PAGE_SIZE:
             self.layouts = self.layouts.resized(scenario.struct_page)
         if scenario.randstruct:
             self.layouts = self.layouts.shuffled(Random(scenario.seed))
         self.behaviour = BEHAVIOUR[scenario.kernel]
-        self.arch = ARCHITECTURES[scenario.arch]
+        #: options that the kernel lacks
+        self.off = (*scenario.off, *self.arch.off)
         self.sme_mask = 1 << scenario.sme_bit if scenario.sme_bit else 0
         self.random = Random(f"{scenario.seed} {scenario.kernel} {scenario.levels}")
-        self.physical = Memory()
+        self.physical = Memory(self.units)
         self.build_id = f"{self.random.getrandbits(160):040x}"
         #: frames of RAM: first pfn, pfn after the last, node
-        self.ram = _ram_without_carve_outs(scenario)
+        self.ram = _ram_without_carve_outs(scenario, self.units)
         self._choose_addresses()
         self._setup_page_tables()
         self._setup_sections()
@@ -126,28 +125,32 @@ class SimulatedKernel:
     def memory_end(self) -> int:
         """The page frame after all RAM and devices."""
         ends = [end for _, end, _ in self.ram]
-        ends += [block.end >> PAGE_SHIFT for block in self.scenario.blocks]
+        ends += [block.end >> self.units.page_shift for block in self.scenario.blocks]
         return max(ends + [end for record in self.pagemaps for _, end in record.ranges])
 
     # Boot, until there is a page allocator.
 
     def _choose_addresses(self) -> None:
-        last = max(end for _, end, _ in self.ram) << PAGE_SHIFT
+        last = max(end for _, end, _ in self.ram) << self.units.page_shift
         last = max([last, *(block.end for block in self.scenario.blocks)])
         last = max([last, *(s + n for p in self.scenario.pagemaps for s, n in p.ranges)])
-        low_end = next(end for start, end, _ in self.ram if start == MIB >> PAGE_SHIFT)
-        self.addresses = randomize(
-            self.scenario.levels, last, IMAGE_SIZE, low_end << PAGE_SHIFT, self.random
+        low_end = next(end for start, end, _ in self.ram if start == MIB >> self.units.page_shift)
+        self.addresses = self.arch.addresses(
+            self.scenario.levels, last, low_end << self.units.page_shift, self.random
         )
-        self.addresses = replace(self.addresses, struct_page_size=self.scenario.struct_page)
+        self.addresses = replace(
+            self.addresses,
+            struct_page_size=self.scenario.struct_page,
+            page_shift=self.units.page_shift,
+        )
         if last > 1 << self.addresses.max_physmem_bits:
             raise UsageError(f"scenario {self.scenario.name}: memory ends above what paging allows")
         self.memory = KernelMemory(self.physical, self.addresses, self.layouts, self.arch)
         self.image = KernelImage(self.memory)
         self.memblock = Memblock(self.ram)
-        self.memblock.reserve(0, MIB >> PAGE_SHIFT)
-        text = self.addresses.text_phys >> PAGE_SHIFT
-        self.memblock.reserve(text, text + (IMAGE_SIZE >> PAGE_SHIFT))
+        self.memblock.reserve(0, MIB >> self.units.page_shift)
+        text = self.addresses.text_phys >> self.units.page_shift
+        self.memblock.reserve(text, text + (IMAGE_SIZE >> self.units.page_shift))
         self._boot_heap = (0, 0)
 
     def _memblock_alloc(self, size: int) -> int:
@@ -155,36 +158,42 @@ class SimulatedKernel:
         size = -(-size // 64) * 64
         va, left = self._boot_heap
         if size > left:
-            count = -(-size // PAGE_SIZE)
+            count = -(-size // self.units.page_size)
             pfn = self.memblock.alloc(count)
             self.physical.run(pfn, count)
-            va, left = self.addresses.va(pfn << PAGE_SHIFT), count << PAGE_SHIFT
+            va, left = (
+                self.addresses.va(pfn << self.units.page_shift),
+                count << self.units.page_shift,
+            )
         self._boot_heap = (va + size, left - size)
         return va
 
     def _setup_page_tables(self) -> None:
-        pgd = self.image.define("swapper_pg_dir", PAGE_SIZE, align=PAGE_SIZE)
+        levels = self.arch.levels[self.scenario.levels]
+        size = max(8 << levels[0][1], self.units.page_size)
+        pgd = self.image.define("swapper_pg_dir", size, align=size)
         self.image.label("init_top_pgt", pgd)
         self.tables = PageTables(
             self.physical,
-            self.scenario.levels,
+            levels,
             self.addresses.va_to_pfn(pgd),
-            lambda va, shift: self.memblock.alloc(1),
+            lambda va, count: self.memblock.alloc(count, count),
         )
+        for pfn in range(self.tables.root, self.tables.root + size // self.units.page_size):
+            self.physical.page(pfn)
         va, pa = self.addresses.text, self.addresses.text_phys
         for i, flags in enumerate(
             (KERNEL_LARGE_EXEC_RO, KERNEL_LARGE_RO, KERNEL_LARGE, KERNEL_LARGE)
         ):
-            offset = i * IMAGE_SIZE // 4
-            for done in range(0, IMAGE_SIZE // 4, PMD_SIZE):
-                self.tables.set(va + offset + done, PMD_SHIFT, pa + offset + done | flags)
+            part = IMAGE_SIZE // 4
+            self.tables.map_range(va + i * part, pa + i * part, part, flags)
         for start, end in _merge_runs((ram.start, ram.end) for ram in self.scenario.ram):
             self.tables.map_range(self.addresses.va(start), start, end - start, KERNEL_LARGE)
 
     def _setup_sections(self) -> None:
         """``sparse_init()``: sections with RAM get a memory map, mapped with large leaves."""
-        bits = self.addresses.max_physmem_bits - SECTION_SIZE_BITS
-        per_root = PAGE_SIZE // self.layouts.sizeof("mem_section")
+        bits = self.addresses.max_physmem_bits - self.units.section_bits
+        per_root = self.units.page_size // self.layouts.sizeof("mem_section")
         self.section_roots = (1 << bits) // per_root
         self.mem_section = self._memblock_alloc(self.section_roots * 8)
         self.sections = Sections(
@@ -195,17 +204,19 @@ class SimulatedKernel:
             self.behaviour.pageblock_bits,
         )
         flags = self.sections.flag("IS_EARLY") | self.sections.flag("IS_ONLINE")
-        #: section -> pfns of the blocks that were allocated for its memory map
+        #: section -> pfns of the blocks, of a leaf each, that were allocated for its memory map
         self.boot_memmap: dict[int, list[int]] = {}
         for start, end, nid in self.ram:
-            for nr in range(start // PAGES_PER_SECTION, (end - 1) // PAGES_PER_SECTION + 1):
+            for nr in range(
+                start // self.units.pages_per_section, (end - 1) // self.units.pages_per_section + 1
+            ):
                 if nr not in self.boot_memmap:
                     self.boot_memmap[nr] = self._boot_memmap(nr, nid)
                     self.sections.init_one(nr, self.addresses.vmemmap_base, flags)
                 # subsection_map_init(); the kernel counts the holes in the
                 # first megabyte in.
-                first = max(start, nr * PAGES_PER_SECTION)
-                count = min(end, (nr + 1) * PAGES_PER_SECTION) - first
+                first = max(start, nr * self.units.pages_per_section)
+                count = min(end, (nr + 1) * self.units.pages_per_section) - first
                 self.sections.fill_subsection_map(first, count)
 
     def _boot_memmap(self, nr: int, nid: int) -> list[int]:
@@ -214,26 +225,32 @@ class SimulatedKernel:
 
         :return: the blocks that were not there already, for a neighbouring section
         """
-        start = self.addresses.pfn_to_page(nr * PAGES_PER_SECTION)
-        end = self.addresses.pfn_to_page((nr + 1) * PAGES_PER_SECTION)
+        start = self.addresses.pfn_to_page(nr * self.units.pages_per_section)
+        end = self.addresses.pfn_to_page((nr + 1) * self.units.pages_per_section)
         blocks = []
-        for va in range(start // PMD_SIZE * PMD_SIZE, end, PMD_SIZE):
-            if not self.tables.entry(va, PMD_SHIFT):
-                blocks.append(self.memblock.alloc(_MEMMAP_PAGES, _MEMMAP_PAGES, nid))
-                self.tables.set(va, PMD_SHIFT, blocks[-1] << PAGE_SHIFT | KERNEL_LARGE)
+        count = self.units.leaf_pages
+        size = count * self.units.page_size
+        shift = size.bit_length() - 1
+        for va in range(start // size * size, end, size):
+            if not self.tables.entry(va, shift):
+                blocks.append(self.memblock.alloc(count, count, nid))
+                flags = KERNEL_LARGE if self.units.large_leaves else KERNEL
+                self.tables.set(va, shift, self.tables.pte(blocks[-1], flags))
         return blocks
 
     def _setup_nodes(self) -> None:
         pgdats = {}
-        count = -(-self.layouts.sizeof("pglist_data") // PAGE_SIZE)
+        count = -(-self.layouts.sizeof("pglist_data") // self.units.page_size)
         for nid in sorted({nid for _, _, nid in self.ram}):
-            if "NUMA" in self.scenario.off:
-                size = count * PAGE_SIZE
-                pgdats[nid] = self.image.define("contig_page_data", size, "data", PAGE_SIZE)
+            if "NUMA" in self.off:
+                size = count * self.units.page_size
+                pgdats[nid] = self.image.define(
+                    "contig_page_data", size, "data", self.units.page_size
+                )
                 continue
             pfn = self.memblock.alloc(count, nid=nid)
             self.physical.run(pfn, count)
-            pgdats[nid] = self.addresses.va(pfn << PAGE_SHIFT)
+            pgdats[nid] = self.addresses.va(pfn << self.units.page_shift)
         node_data = self.image.define("node_data", MAX_NUMNODES * 8, "bss")
         states = self.layouts.constant("NR_NODE_STATES")
         mask = self.layouts.sizeof("nodemask_t")
@@ -252,9 +269,7 @@ class SimulatedKernel:
 
     def _mm_init(self) -> None:
         """``memmap_init()``, ``memblock_free_all()``: struct pages of RAM."""
-        self.memmap = MemMap(
-            self.physical, self.tables, self.addresses, self.layouts, self.ram, self.scenario.off
-        )
+        self.memmap = MemMap(self.memory, self.tables, self.ram, self.off)
         free = [(run.start, run.end, run.nid) for run in self.memblock.runs]
         for nr, blocks in self.boot_memmap.items():
             self._init_section_memmap(nr, blocks, free)
@@ -268,13 +283,14 @@ class SimulatedKernel:
         self._register_bootmem_info()
         self.slab = Slab(self.memory, self.pages, self.memmap)
         self.sections.alloc = self.slab.alloc
-        self.vmemmap = self.vmemmap_type(
+        kind = self.vmemmap_type or (RadixVmemmap if self.arch.radix else Vmemmap)
+        self.vmemmap = kind(
             self.physical,
             self.tables,
             self.pages,
             self.memmap,
             self.addresses,
-            self.behaviour.altmap_base_pages,
+            self.behaviour,
             self.arch,
         )
 
@@ -285,12 +301,12 @@ class SimulatedKernel:
         Write the struct pages of a section. What is not RAM
         (``init_unavailable_range()``) and what memblock handed out is reserved.
         """
-        first = nr * PAGES_PER_SECTION
+        first = nr * self.units.pages_per_section
         for block in blocks:
-            self.physical.run(block, _MEMMAP_PAGES)
+            self.physical.run(block, self.units.leaf_pages)
         start = first
-        while start < first + PAGES_PER_SECTION:
-            zone, count = next(_by_zone(self.memmap, start, first + PAGES_PER_SECTION))
+        while start < first + self.units.pages_per_section:
+            zone, count = next(_by_zone(self.memmap, start, first + self.units.pages_per_section))
             pages = self.memmap.fresh(start, count, zone, self.memmap.nid(start))
             reserved = np.ones(count, bool)
             for run_start, run_end, _ in free:
@@ -311,9 +327,11 @@ class SimulatedKernel:
         ``register_page_bootmem_memmap()``: frames that hold the memory map, and
         the tables that map it, count the sections that they are for.
         """
+        if not self.arch.bootmem_info:
+            return
         packed = self.behaviour.bootmem_info_packed
         for nr, blocks in sorted(self.boot_memmap.items()):
-            va = self.addresses.pfn_to_page(nr * PAGES_PER_SECTION)
+            va = self.addresses.pfn_to_page(nr * self.units.pages_per_section)
             _, *below = [pfn for _, pfn, _ in self.tables.tables(va)]
             if self.scenario.levels == 4:
                 # The p4d level is folded: the table below the root is met twice.
@@ -321,11 +339,15 @@ class SimulatedKernel:
             for pfn in below:
                 self.memmap.get_page_bootmem(nr, pfn, "MIX_SECTION_INFO", packed)
             for block in blocks:
-                self.memmap.get_page_bootmem(nr, block, "SECTION_INFO", packed, _MEMMAP_PAGES)
+                self.memmap.get_page_bootmem(
+                    nr, block, "SECTION_INFO", packed, self.units.leaf_pages
+                )
 
-    def _alloc_table(self, va: int, shift: int) -> int:
+    def _alloc_table(self, va: int, count: int) -> int:
         """``vmemmap_alloc_block_zero()``, ``spp_getpage()``: a page table at run time."""
-        return self.pages.alloc_page()
+        return (
+            self.pages.alloc_pages(count.bit_length() - 1) if count > 1 else self.pages.alloc_page()
+        )
 
     # Drivers.
 
@@ -368,14 +390,16 @@ class SimulatedKernel:
     def _add_ram_resources(self) -> None:
         """``e820__reserve_resources()`` and the kernel image's own."""
         insert = self.iomem.insert
-        insert(b"Reserved", 0, PAGE_SIZE - 1, "RESERVED")
+        insert(b"Reserved", 0, self.units.page_size - 1, "RESERVED")
         system = IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
         image = self.addresses.text_phys
-        ranges = [(1 << PAGE_SHIFT, _LOW_RAM_END_PFN << PAGE_SHIFT)]
+        ranges = [
+            (self.units.page_size, _LOW_RAM_END // self.units.page_size * self.units.page_size)
+        ]
         ranges += _merge_runs(
-            (start << PAGE_SHIFT, end << PAGE_SHIFT)
+            (start << self.units.page_shift, end << self.units.page_shift)
             for start, end, _ in self.ram
-            if start >= MIB >> PAGE_SHIFT
+            if start >= MIB >> self.units.page_shift
         )
         for start, end in ranges:
             ram = insert(b"System RAM", start, end - 1, flags=system)
@@ -396,12 +420,15 @@ class SimulatedKernel:
         """
         flags = IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
         self.iomem.insert(b"System RAM", block.start, block.end - 1, flags=flags)
-        start, end = block.start >> PAGE_SHIFT, block.end >> PAGE_SHIFT
+        start, end = block.start >> self.units.page_shift, block.end >> self.units.page_shift
         self.tables.map_range(self.addresses.va(block.start), block.start, block.size, KERNEL_LARGE)
-        held = _MEMMAP_PAGES if block.self_hosted else 0
-        for first in range(start, end, PAGES_PER_SECTION):
+        size = self.units.pages_per_section * self.addresses.struct_page_size
+        held = -(-size // self.units.page_size) if block.self_hosted else 0
+        for first in range(start, end, self.units.pages_per_section):
             altmap = self._altmap(first, held) if held else None
-            self.memremap.add_pages(first, first + PAGES_PER_SECTION, block.nid, altmap, None)
+            self.memremap.add_pages(
+                first, first + self.units.pages_per_section, block.nid, altmap, None
+            )
         if not block.online:
             for pages in self.memmap.views(start, end - start):
                 pages[:] = self._left_behind(len(pages))
@@ -414,7 +441,7 @@ class SimulatedKernel:
         self._managed[block.nid, "ZONE_NORMAL"] = (
             self._managed.get((block.nid, "ZONE_NORMAL"), 0) + end - start
         )
-        for first in range(start, end, PAGES_PER_SECTION):
+        for first in range(start, end, self.units.pages_per_section):
             if held:
                 # mhp_init_memmap_on_memory()
                 pages = self.memmap.fresh(first, held, "ZONE_NORMAL", block.nid)
@@ -422,14 +449,14 @@ class SimulatedKernel:
                     "vmemmap_self_hosted"
                 )
                 self.memmap.store(first, pages)
-            self.pages.add(first + held, first + PAGES_PER_SECTION, block.nid)
+            self.pages.add(first + held, first + self.units.pages_per_section, block.nid)
         self.sections.online_mem_sections(start, end)
 
     def _altmap(self, pfn: int, count: int) -> Struct:
         """Make the ``struct vmem_altmap`` of a memory block's own memory map."""
         altmap = self.slab.struct("vmem_altmap")
         altmap["base_pfn"] = pfn
-        altmap["end_pfn"] = pfn + PAGES_PER_SECTION - 1
+        altmap["end_pfn"] = pfn + self.units.pages_per_section - 1
         altmap["free"] = count
         return altmap
 
@@ -481,12 +508,17 @@ class SimulatedKernel:
             self.mem_section,
             self.section_roots,
             self.build_id,
-            self.arch.keys(self.addresses, symbols["swapper_pg_dir"]),
+            self.units,
+            self.arch.keys(self.addresses, symbols),
             self.sme_mask,
         )
         # update_vmcoreinfo_note(): an ELF note at the start of a page
-        note = struct.pack("<III12s", 11, len(text), 0, b"VMCOREINFO") + text.encode()
-        self.memory.write(self.image.room("data", 2 * PAGE_SIZE, PAGE_SIZE), note)
+        note = (
+            struct.pack(f"{self.units.mark}III12s", 11, len(text), 0, b"VMCOREINFO") + text.encode()
+        )
+        self.memory.write(
+            self.image.room("data", 2 * self.units.page_size, self.units.page_size), note
+        )
         if self.sme_mask:
             self.tables.encrypt(self.sme_mask, self.tasks.pgds)
         return text
@@ -545,8 +577,8 @@ class SimulatedKernel:
             self.memory.write_int(offsets + cpu * 8, offset)
         if self.behaviour.percpu_in_image:
             image.label("__per_cpu_start", self.percpu.start)
-        size = PAGES_PER_SECTION * self.addresses.struct_page_size
-        boot = len(self.boot_memmap) * size // PAGE_SIZE - self.hugetlb.freed
+        size = self.units.pages_per_section * self.addresses.struct_page_size
+        boot = len(self.boot_memmap) * -(-size // self.units.page_size) - self.hugetlb.freed
         for name, value in (
             ("nr_memmap_pages", self.vmemmap.nr_memmap_pages),
             ("nr_memmap_boot_pages", boot),
@@ -560,7 +592,7 @@ class SimulatedKernel:
             ("nodename", "simulated"),
             ("release", layouts.release),
             ("version", "#1 SMP PREEMPT_DYNAMIC vmemscope"),
-            ("machine", "x86_64"),
+            ("machine", self.arch.name),
         ):
             uts.set_bytes(f"name.{member}", text.encode())
         compiler = "Debian clang version 19.1.7" if self.scenario.lto else "gcc-14 (Debian)"
@@ -569,22 +601,23 @@ class SimulatedKernel:
         head = image.define("btf_modules", 16, "data", static=True)
         self.memory.write_int(head, head)
         self.memory.write_int(head + 8, head)
+        self.arch.define(image)
         image.define("vmemmap_populate", 256, "text", 16)
         image.label("_etext", image.section("text") + 2 * MIB, "T")
         image.label("_end", image.text + IMAGE_SIZE, "B")
 
     def _write_btf(self) -> None:
-        data = btf.encode(types_without(self.layouts.types, self.scenario.off))
-        va = self.image.room("rodata", len(data), PAGE_SIZE)
+        data = btf.encode(types_without(self.layouts.types, self.off), self.units.mark)
+        va = self.image.room("rodata", len(data), self.units.page_size)
         self.memory.write(va, data)
         self.image.label("__start_BTF", va, "R")
         self.image.label("__stop_BTF", va + len(data), "R")
 
     def _write_kallsyms(self) -> None:
-        symbols = symbols_without(self.image.symbols, self.scenario.off)
+        symbols = symbols_without(self.image.symbols, self.off)
         if self.scenario.lto:
             symbols = promoted(symbols)
-        table = kallsyms.encode(symbols)
+        table = kallsyms.encode(symbols, mark=self.units.mark)
         #: the tables' own addresses; kallsyms does not list them
         self._kallsyms_symbols: dict[str, int] = {}
 
@@ -604,21 +637,21 @@ class SimulatedKernel:
             self.memory.write(va, table.offsets_place_relative(va))
         else:
             base = self.image.text
-            place("kallsyms_relative_base", base.to_bytes(8, "little"))
+            place("kallsyms_relative_base", base.to_bytes(8, self.units.order))
             place("kallsyms_offsets", table.offsets_absolute_percpu(base))
 
 
-def _ram_without_carve_outs(scenario: Scenario) -> list[tuple[int, int, int]]:
+def _ram_without_carve_outs(scenario: Scenario, units: Units) -> list[tuple[int, int, int]]:
     """
     Return RAM in frames: without the holes of the first megabyte, and without
     what devices take of it (``memmap=64M!768M`` on the command line).
     """
-    hole = (_LOW_RAM_END_PFN, MIB >> PAGE_SHIFT)
-    holes = [(0, 1), hole]
+    shift = units.page_shift
+    holes = [(0, 1), (_LOW_RAM_END >> shift, MIB >> shift)]
     for pagemap in scenario.pagemaps:
         for start, size in pagemap.ranges:
-            holes.append((start >> PAGE_SHIFT, (start + size) >> PAGE_SHIFT))
-    ram = [(ram.start >> PAGE_SHIFT, ram.end >> PAGE_SHIFT, ram.nid) for ram in scenario.ram]
+            holes.append((start >> shift, (start + size) >> shift))
+    ram = [(ram.start >> shift, ram.end >> shift, ram.nid) for ram in scenario.ram]
     for low, high in holes:
         pieces = []
         for start, end, nid in ram:
@@ -648,7 +681,7 @@ def _by_zone(memmap: MemMap, start: int, end: int) -> Iterator[tuple[str, int]]:
     """Cut a range of pfns at zone boundaries: zone, number of pages."""
     while start < end:
         zone = memmap.zone(start)
-        _, limit = ZONE_LIMITS[zone]
+        _, limit = memmap.units.zone_limits[zone]
         count = min(end, limit) - start
         yield zone, count
         start += count

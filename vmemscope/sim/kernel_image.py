@@ -12,15 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from zlib import crc32
 
+from .addresses import IMAGE_SIZE
 from .objects import KernelMemory, Struct
-from .units import MIB
 
 __all__ = ("IMAGE_SIZE", "KernelImage", "Symbol", "promoted")
 
-_SECTION_SIZE = 2 * MIB
 #: section -> position, kallsyms type of a symbol in it
 _SECTIONS = {"text": (0, "T"), "rodata": (1, "R"), "data": (2, "D"), "bss": (3, "B")}
-IMAGE_SIZE = _SECTION_SIZE * len(_SECTIONS)
+_SECTION_SIZE = IMAGE_SIZE // len(_SECTIONS)
 
 
 @dataclass(frozen=True)

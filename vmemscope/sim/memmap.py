@@ -13,16 +13,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .addresses import STRUCT_PAGE_SIZE, AddressSpace
-from .layouts import Layouts
-from .memory import LE64, Memory, Words
+from .memory import Words
+from .objects import KernelMemory
 from .pagetable import PageTables
-from .units import MAX_DMA32_PFN, MAX_DMA_PFN, PAGE_SIZE, PAGES_PER_SECTION
 
-__all__ = ("NODES_PGSHIFT", "ZONES_PGSHIFT", "MemMap", "struct_pages_per_page")
-
-#: struct pages in a page of the vmemmap
-struct_pages_per_page = PAGE_SIZE // STRUCT_PAGE_SIZE
+__all__ = ("NODES_PGSHIFT", "ZONES_PGSHIFT", "MemMap")
 
 #: PAGE_UNUSED in each byte (arch/x86/mm/init_64.c)
 _UNUSED = 0xFDFDFDFDFDFDFDFD
@@ -35,10 +30,9 @@ ZONES_PGSHIFT = 51
 _LAST_CPUPID_WIDTH = 21
 _LAST_CPUPID_MASK = (1 << _LAST_CPUPID_WIDTH) - 1
 
-#: include/linux/poison.h, with x86-64's POISON_POINTER_DELTA
-_POISON = 0xDEAD_0000_0000_0000
-LIST_POISON2 = _POISON + 0x122
-TAIL_MAPPING = _POISON + 0x400
+#: include/linux/poison.h, less POISON_POINTER_DELTA
+LIST_POISON2 = 0x122
+TAIL_MAPPING = 0x400
 
 
 class MemMap:
@@ -51,17 +45,17 @@ class MemMap:
 
     def __init__(
         self,
-        memory: Memory,
+        memory: KernelMemory,
         tables: PageTables,
-        addresses: AddressSpace,
-        layouts: Layouts,
         ram: Sequence[tuple[int, int, int]],
         off: Sequence[str] = (),
     ) -> None:
-        self.memory = memory
+        self.memory = memory.physical
+        self.units = memory.units
+        self.arch = memory.arch
         self.tables = tables
-        self.addresses = addresses
-        self.layouts = layouts
+        self.addresses = memory.addresses
+        self.layouts = layouts = memory.layouts
         self.ram = ram
         # NODES_WIDTH is 0 without NUMA; ZONES_WIDTH is log2 of the number of zones.
         self._nodes_shift = 64 if "NUMA" in off else NODES_PGSHIFT
@@ -70,7 +64,7 @@ class MemMap:
         #: sizeof(struct page)
         self.size = layouts.sizeof("page")
         #: struct pages in a page of the vmemmap, and whether some lie across two
-        self.per_page, rest = divmod(PAGE_SIZE, self.size)
+        self.per_page, rest = divmod(self.units.page_size, self.size)
         self.straddles = rest > 0
         #: struct pages that may lie across two pages, by section, until they are written
         self._apart: dict[int, Words] = {}
@@ -88,9 +82,10 @@ class MemMap:
     def has_mask(self) -> bool:
         """
         Whether tail pages hold a mask: ``compound_info_has_mask()``. Debian's
-        7.2 sets CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP, and 64 is a power of 2.
+        7.2 sets CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP where the architecture has it, and 64 is
+        a power of 2.
         """
-        return self.has_info and not self.size & self.size - 1
+        return self.has_info and self.arch.hvo and not self.size & self.size - 1
 
     @property
     def has_info(self) -> bool:
@@ -113,9 +108,9 @@ class MemMap:
 
     def zone(self, pfn: int) -> str:
         """Name the zone of a frame of RAM."""
-        if pfn < MAX_DMA_PFN:
+        if pfn < self.units.max_dma_pfn:
             return "ZONE_DMA"
-        return "ZONE_DMA32" if pfn < MAX_DMA32_PFN else "ZONE_NORMAL"
+        return "ZONE_DMA32" if pfn < self.units.max_dma32_pfn else "ZONE_NORMAL"
 
     def nid(self, pfn: int) -> int:
         """Return the node of a frame of RAM; of a hole, that of the RAM before it."""
@@ -138,28 +133,34 @@ class MemMap:
         if pa is None:
             raise KeyError(pfn)
         if self.straddles:
-            found: Words = self._section(pfn)[pfn % PAGES_PER_SECTION]
+            found: Words = self._section(pfn)[pfn % self.units.pages_per_section]
             return found
-        return self.memory.words(pa // PAGE_SIZE)[pa % PAGE_SIZE // 8 :][: self.size // 8]
+        return self.memory.words(pa // self.units.page_size)[pa % self.units.page_size // 8 :][
+            : self.size // 8
+        ]
 
     def _section(self, pfn: int) -> Words:
         """Return the struct pages of a section of a kernel in which some lie across pages."""
-        number = pfn // PAGES_PER_SECTION
+        number = pfn // self.units.pages_per_section
         if number not in self._apart:
-            self._apart[number] = np.zeros((PAGES_PER_SECTION, self.size // 8), LE64)
+            self._apart[number] = np.zeros(
+                (self.units.pages_per_section, self.size // 8), self.units.word
+            )
         return self._apart[number]
 
     def words_at(self, va: int, count: int = 1) -> Words:
         """Return words of the vmemmap, in place: up to ``count``, fewer at the end of a page."""
-        count = min(count, (PAGE_SIZE - va % PAGE_SIZE) // 8)
-        number = self.addresses.page_to_pfn(va) // PAGES_PER_SECTION
+        count = min(count, (self.units.page_size - va % self.units.page_size) // 8)
+        number = self.addresses.page_to_pfn(va) // self.units.pages_per_section
         if self.straddles and number in self._apart:
-            start = self.addresses.pfn_to_page(number * PAGES_PER_SECTION)
+            start = self.addresses.pfn_to_page(number * self.units.pages_per_section)
             words: Words = self._apart[number].reshape(-1)[(va - start) // 8 :][:count]
             return words
         pa = self.tables.translate(va)
         assert pa is not None
-        return self.memory.words(pa // PAGE_SIZE)[pa % PAGE_SIZE // 8 :][:count]
+        return self.memory.words(pa // self.units.page_size)[pa % self.units.page_size // 8 :][
+            :count
+        ]
 
     def mark_unused(self, start: int, end: int) -> None:
         """``memset(..., PAGE_UNUSED, ...)`` of virtual addresses of the vmemmap."""
@@ -171,16 +172,16 @@ class MemMap:
     def flush(self) -> None:
         """Write the struct pages that are kept apart to where the page tables say they are."""
         for number, pages in self._apart.items():
-            start = self.addresses.pfn_to_page(number * PAGES_PER_SECTION)
+            start = self.addresses.pfn_to_page(number * self.units.pages_per_section)
             data = pages.reshape(-1).view(np.uint8)
             at = 0
             while at < len(data):
                 va = start + at
-                count = min(PAGE_SIZE - va % PAGE_SIZE, len(data) - at)
+                count = min(self.units.page_size - va % self.units.page_size, len(data) - at)
                 pa = self.tables.translate(va)
                 if pa is not None:
-                    page = self.memory.page(pa // PAGE_SIZE).view(np.uint8)
-                    page[pa % PAGE_SIZE :][:count] = data[at : at + count]
+                    page = self.memory.page(pa // self.units.page_size).view(np.uint8)
+                    page[pa % self.units.page_size :][:count] = data[at : at + count]
                 at += count
 
     def exists(self, pfn: int) -> bool:
@@ -194,11 +195,18 @@ class MemMap:
         :param offset: bytes from the start of the struct page
         """
         view = self.words(pfn).view(np.uint8)
-        data = (value & ((1 << size * 8) - 1)).to_bytes(size, "little")
+        data = (value & ((1 << size * 8) - 1)).to_bytes(size, self.units.order)
         view[offset : offset + size] = np.frombuffer(data, np.uint8)
 
     def peek(self, pfn: int, offset: int, size: int = 8) -> int:
-        return int.from_bytes(self.words(pfn).view(np.uint8)[offset:][:size].tobytes(), "little")
+        view = self.words(pfn).view(np.uint8)[offset:][:size]
+        return int.from_bytes(view.tobytes(), self.units.order)
+
+    def counts(self, refcount: int, mapcount: int = _U32) -> int:
+        """Return the word with ``_mapcount``, and ``_refcount`` behind it."""
+        if self.units.order == "little":
+            return refcount << 32 | mapcount
+        return mapcount << 32 | refcount
 
     def refcount(self, pfn: int) -> int:
         return self.peek(pfn, self._refcount, 4)
@@ -240,8 +248,8 @@ class MemMap:
         while count and self.straddles:
             if not self.exists(pfn):
                 raise KeyError(pfn)
-            first = pfn % PAGES_PER_SECTION
-            step = min(count, PAGES_PER_SECTION - first)
+            first = pfn % self.units.pages_per_section
+            step = min(count, self.units.pages_per_section - first)
             yield self._section(pfn)[first : first + step]
             pfn += step
             count -= step
@@ -251,7 +259,7 @@ class MemMap:
             pa = self.tables.translate(self.addresses.pfn_to_page(pfn))
             if pa is None:
                 raise KeyError(pfn)
-            yield self.memory.words(pa // PAGE_SIZE).reshape(-1, self.size // 8)[
+            yield self.memory.words(pa // self.units.page_size).reshape(-1, self.size // 8)[
                 first : first + step
             ]
             pfn += step
@@ -261,26 +269,26 @@ class MemMap:
 
     def fresh(self, pfn: int, count: int, zone: str, nid: int, refcount: int = 1) -> Words:
         """``__init_single_page()``, of adjacent ones."""
-        pages = np.zeros((count, self.size // 8), LE64)
+        pages = np.zeros((count, self.size // 8), self.units.word)
         pages[:, 0] = self.links(zone, nid)
         # INIT_LIST_HEAD(&page->lru)
         pages[:, 1] = self.addresses.pfn_to_page(pfn) + 8
-        pages[:, 1] += np.arange(count, dtype=LE64) * np.uint64(self.size)
+        pages[:, 1] += np.arange(count, dtype=self.units.word) * np.uint64(self.size)
         pages[:, 2] = pages[:, 1]
-        pages[:, self._mapcount // 8] = refcount << 32 | _U32
+        pages[:, self._mapcount // 8] = self.counts(refcount)
         return pages
 
     def without_references(self, pages: Words) -> Words:
         """Return fresh struct pages as they are once their frames are free."""
         pages = pages.copy()
-        pages[:, self._refcount // 8] &= np.uint64(_U32)
+        pages[:, self._refcount // 8] &= np.uint64(self.counts(0))
         return pages
 
     def prep_new_page(self, pfn: int) -> None:
         """What the struct page of a freshly allocated frame looks like."""
         words = self.words(pfn)
         words[1] = 0
-        words[2] = LIST_POISON2
+        words[2] = self.arch.poison + LIST_POISON2
         words[self._private // 8] = 0
         self.set_refcount(pfn, 1)
 
@@ -302,7 +310,7 @@ class MemMap:
                 pages[:, self._index] = value
                 pages[:, self._private // 8] = info
                 pages[:, 0] |= np.uint64(self.flag("private"))
-            pages[:, self._refcount // 8] += np.uint64(1 << 32)
+            pages[:, self._refcount // 8] += np.uint64(self.counts(1, 0))
 
     # Device memory.
 
@@ -333,7 +341,7 @@ class MemMap:
         """
         pages = self.fresh_device(head_pfn, count, nid, 0, 0)
         pages[:, self._compound // 8] = self.compound_info(head_pfn, order)
-        pages[:, self._mapping] = TAIL_MAPPING
+        pages[:, self._mapping] = self.arch.poison + TAIL_MAPPING
         return pages
 
     def prep_compound_head(self, head_pfn: int, order: int) -> None:

@@ -2,7 +2,7 @@
 """
 Physical memory, sparse: only pages that something was written to exist.
 
-Addresses are physical and in bytes, pfns are ``address // PAGE_SIZE``.
+Addresses are physical and in bytes, pfns are ``address // page size``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .units import PAGE_SIZE
+from .units import Units
 
-__all__ = ("LE64", "Bytes", "Memory", "Words")
-
-#: a little-endian 64-bit word
-LE64 = np.dtype("<u8")
+__all__ = ("Bytes", "Memory", "Words")
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint64]
@@ -29,7 +26,9 @@ class Memory:
     that does not exist makes it, full of zeros.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, units: Units) -> None:
+        self.units = units
+        self._size = units.page_size
         self._pages: dict[int, Bytes] = {}
         self._words: dict[int, Words] = {}
         #: pfns that are left out of the dump whatever they hold
@@ -43,20 +42,20 @@ class Memory:
         try:
             return self._pages[pfn]
         except KeyError:
-            page = self._pages[pfn] = np.zeros(PAGE_SIZE, np.uint8)
+            page = self._pages[pfn] = np.zeros(self._size, np.uint8)
             return page
 
     def words(self, pfn: int) -> Words:
-        """Return a page as 512 64-bit words."""
+        """Return a page as 64-bit words in the kernel's byte order."""
         try:
             return self._words[pfn]
         except KeyError:
-            words = self._words[pfn] = self.page(pfn).view(LE64)
+            words = self._words[pfn] = self.page(pfn).view(self.units.word)
             return words
 
     def run(self, pfn: int, count: int) -> Bytes:
         """Make adjacent pages that don't exist yet and return them as one array of rows."""
-        rows = np.zeros((count, PAGE_SIZE), np.uint8)
+        rows = np.zeros((count, self._size), np.uint8)
         for i in range(count):
             self._pages[pfn + i] = rows[i]
             self._words.pop(pfn + i, None)
@@ -66,9 +65,9 @@ class Memory:
         """Read bytes at a physical address."""
         out = bytearray()
         while size:
-            offset = address % PAGE_SIZE
-            step = min(size, PAGE_SIZE - offset)
-            out += self.page(address // PAGE_SIZE)[offset : offset + step].tobytes()
+            offset = address % self._size
+            step = min(size, self._size - offset)
+            out += self.page(address // self._size)[offset : offset + step].tobytes()
             address += step
             size -= step
         return bytes(out)
@@ -77,9 +76,9 @@ class Memory:
         """Write bytes at a physical address."""
         pos = 0
         while pos < len(data):
-            offset = address % PAGE_SIZE
-            step = min(len(data) - pos, PAGE_SIZE - offset)
-            page = self.page(address // PAGE_SIZE)
+            offset = address % self._size
+            step = min(len(data) - pos, self._size - offset)
+            page = self.page(address // self._size)
             page[offset : offset + step] = np.frombuffer(data, np.uint8, step, pos)
             address += step
             pos += step

@@ -16,7 +16,6 @@ from .objects import KernelMemory, Struct
 from .pagetable import KERNEL_LARGE, PageTables
 from .percpu import Percpu
 from .sparse import Sections
-from .units import PAGE_SIZE, PAGES_PER_SECTION
 from .versions import Behaviour
 from .vmemmap import VMEMMAP_RESERVE_NR, Vmemmap, pgmap_vmemmap_nr, vmemmap_can_optimize
 from .xarray import XArray
@@ -29,7 +28,7 @@ PGMAP_ALTMAP_VALID = 1
 PERCPU_COUNT_BIAS = 1 << 63
 
 #: struct pages initialised in one go
-_BATCH = PAGES_PER_SECTION
+_BATCH = 1 << 15
 
 
 class CompoundCopy:
@@ -44,6 +43,7 @@ class CompoundCopy:
 
     def __init__(self, memmap: MemMap, head: int, count: int, per_compound: int) -> None:
         self.memmap = memmap
+        self.units = memmap.units
         self.va = memmap.addresses.pfn_to_page(head)
         self.pages = np.concatenate(list(memmap.views(head, count)))
         end = memmap.addresses.pfn_to_page(head + per_compound)
@@ -54,8 +54,10 @@ class CompoundCopy:
         """Whether no two struct pages are in the same place, so that order does not matter."""
         va = self.memmap.addresses.pfn_to_page(head)
         size = count * self.memmap.size
-        frames = {self.memmap.tables.translate(va + at) for at in range(0, size, PAGE_SIZE)}
-        return len(frames) == size // PAGE_SIZE
+        frames = {
+            self.memmap.tables.translate(va + at) for at in range(0, size, self.units.page_size)
+        }
+        return len(frames) == size // self.units.page_size
 
     def store(self, head: int, count: int) -> bool:
         """Initialise another compound, if that can be done so."""
@@ -84,6 +86,7 @@ class Memremap:
         percpu: Percpu,
     ) -> None:
         self.memory = memory
+        self.units = memory.units
         self.behaviour = behaviour
         self.tables = tables
         self.sections = sections
@@ -110,8 +113,8 @@ class Memremap:
         pgmap["nr_range"] = 0
         ranges = []
         for i in range(nr_range):
-            start = pgmap[f"ranges[{i}].start"] // PAGE_SIZE
-            end = (pgmap[f"ranges[{i}].end"] + 1) // PAGE_SIZE
+            start = pgmap[f"ranges[{i}].start"] // self.units.page_size
+            end = (pgmap[f"ranges[{i}].end"] + 1) // self.units.page_size
             self.pagemap_range(pgmap, start, end, nid, linear=not is_private)
             # References are taken for all pages that drivers may hand out; not
             # of private and coherent memory, whose pages start out free.
@@ -145,8 +148,8 @@ class Memremap:
         self.pgmap_array.store_range(start, end - 1, pgmap.va)
         if linear:
             # arch_add_memory(); private memory can't be accessed, so it has none.
-            pa = start * PAGE_SIZE
-            size = (end - start) * PAGE_SIZE
+            pa = start * self.units.page_size
+            size = (end - start) * self.units.page_size
             self.tables.map_range(self.addresses.va(pa), pa, size, KERNEL_LARGE)
         self.add_pages(start, end, nid, altmap, pgmap)
         if altmap is not None:
@@ -160,7 +163,9 @@ class Memremap:
         """``__add_pages()``: cut at section boundaries."""
         pfn = start
         while pfn < end:
-            next_pfn = min(end, (pfn // PAGES_PER_SECTION + 1) * PAGES_PER_SECTION)
+            next_pfn = min(
+                end, (pfn // self.units.pages_per_section + 1) * self.units.pages_per_section
+            )
             self.sections.sparse_add_section(pfn, next_pfn - pfn, nid, altmap, pgmap, self.vmemmap)
             pfn = next_pfn
 
@@ -198,8 +203,8 @@ class Memremap:
             except KeyError:
                 # The kernel would fault: it initialises whole compound pages.
                 raise UsageError(
-                    f"the range from {start * PAGE_SIZE:#x} ends within a compound page that the"
-                    " kernel initialises as a whole"
+                    f"the range from {start * self.units.page_size:#x} ends within a compound"
+                    " page that the kernel initialises as a whole"
                 ) from None
             model = model or CompoundCopy(self.memmap, head, count, per_compound)
 
@@ -210,7 +215,7 @@ class Memremap:
         6.12.97 all of them if the first section's memory map is from boot.)
         """
         if not vmemmap_can_optimize(altmap, pgmap) or self.sections.is_early(
-            head // PAGES_PER_SECTION
+            head // self.units.pages_per_section
         ):
             return pgmap_vmemmap_nr(pgmap)
         return VMEMMAP_RESERVE_NR * self.memmap.per_page

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from .memmap import MemMap
 from .objects import KernelMemory, Struct
 from .page_alloc import PageAllocator
-from .units import ZONE_LIMITS
 
 __all__ = ("MAX_NUMNODES", "NR_PAGE_ORDERS", "Nodes", "add_page_to_list")
 
@@ -90,7 +89,7 @@ class Nodes:
             for order in range(NR_PAGE_ORDERS):
                 for i in range(self.memory.layouts.constant("MIGRATE_TYPES")):
                     zone.init_list(f"free_area[{order}].free_list[{i}]")
-            low, high = ZONE_LIMITS.get(name, (0, 0))
+            low, high = self.memory.units.zone_limits.get(name, (0, 0))
             inside = [
                 (max(start, low), min(end, high))
                 for start, end in ranges

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .addresses import MODULES_VADDR, AddressSpace
+from .addresses import AddressSpace
 from .architectures import SimulatedArch
 from .layouts import Layouts
 from .memory import Memory
@@ -23,15 +23,15 @@ class KernelMemory:
         self.addresses = addresses
         self.layouts = layouts
         self.arch = arch
+        self.units = memory.units
         #: module memory: virtual address, size and physical address of a mapping
         self.modules: list[tuple[int, int, int]] = []
 
     def pa(self, va: int) -> int:
         """Return the physical address of kernel memory."""
-        if va >= MODULES_VADDR:
-            for start, size, pa in self.modules:
-                if start <= va < start + size:
-                    return pa + va - start
+        for start, size, pa in self.modules:
+            if start <= va < start + size:
+                return pa + va - start
         return self.addresses.pa(va)
 
     def read(self, va: int, size: int) -> bytes:
@@ -41,10 +41,10 @@ class KernelMemory:
         self.physical.write(self.pa(va), data)
 
     def read_int(self, va: int, size: int = 8) -> int:
-        return int.from_bytes(self.read(va, size), "little")
+        return int.from_bytes(self.read(va, size), self.units.order)
 
     def write_int(self, va: int, value: int, size: int = 8) -> None:
-        self.write(va, (value & ((1 << size * 8) - 1)).to_bytes(size, "little"))
+        self.write(va, (value & ((1 << size * 8) - 1)).to_bytes(size, self.units.order))
 
     def struct(self, name: str, va: int) -> Struct:
         """Return a structure at an address."""
@@ -71,7 +71,7 @@ class Struct:
         member = self.memory.layouts.member(self.name, path)
         va = self.va + member.offset
         if member.bits is not None:
-            shift, bits = member.bits
+            shift, bits = member.shift(self.memory.units.order), member.bits[1]
             mask = ((1 << bits) - 1) << shift
             value = self.memory.read_int(va, member.size) & ~mask | value << shift & mask
         self.memory.write_int(va, value, member.size)
@@ -80,7 +80,7 @@ class Struct:
         member = self.memory.layouts.member(self.name, path)
         value = self.memory.read_int(self.va + member.offset, member.size)
         if member.bits is not None:
-            shift, bits = member.bits
+            shift, bits = member.shift(self.memory.units.order), member.bits[1]
             value = value >> shift & ((1 << bits) - 1)
         return value
 

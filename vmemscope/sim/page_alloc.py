@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 from .memmap import MemMap
-from .units import MAX_DMA32_PFN, MAX_DMA_PFN
 
 __all__ = ("Memblock", "PageAllocator")
 
@@ -82,8 +81,9 @@ class PageAllocator(_Frames):
     def __init__(self, runs: Iterable[tuple[int, int, int]], memmap: MemMap) -> None:
         super().__init__(runs)
         self.memmap = memmap
+        self.units = memmap.units
         # No block crosses the end of ZONE_DMA or ZONE_DMA32.
-        for boundary in (MAX_DMA_PFN, MAX_DMA32_PFN):
+        for boundary in (self.units.max_dma_pfn, self.units.max_dma32_pfn):
             for run in list(self.runs):
                 if run.start < boundary < run.end:
                     self.runs.append(_Run(boundary, run.end, run.nid))
@@ -127,7 +127,8 @@ class PageAllocator(_Frames):
 
     def _candidates(self, nid: int) -> list[_Run]:
         return sorted(
-            self.runs, key=lambda run: (run.end <= MAX_DMA_PFN, run.nid != nid, run.start)
+            self.runs,
+            key=lambda run: (run.end <= self.units.max_dma_pfn, run.nid != nid, run.start),
         )
 
     def free_blocks(self, max_order: int) -> Iterator[tuple[int, int]]:

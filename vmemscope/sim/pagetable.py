@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-x86-64 page tables of 4 and 5 levels, in simulated memory.
+Page tables, in simulated memory.
+
+Their entries have the format of x86-64 whatever the architecture, in the kernel's byte
+order, until the dump is written (:mod:`.architectures`). Levels, and how many entries a
+table has, are the architecture's.
 
 Sources: ``arch/x86/include/asm/pgtable_types.h`` and ``pgtable_64_types.h``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from .memory import Memory, Words
-from .units import PAGE_SHIFT, PAGE_SIZE
 
-__all__ = ("PMD_SHIFT", "PMD_SIZE", "PUD_SHIFT", "PageTables")
-
-PTE_SHIFT = PAGE_SHIFT
-PMD_SHIFT = 21
-PMD_SIZE = 1 << PMD_SHIFT
-PUD_SHIFT = 30
+__all__ = ("PageTables",)
 
 PRESENT = 1 << 0
 RW = 1 << 1
@@ -44,42 +42,74 @@ class PageTables:
 
     A level is named by its shift: log2 of the bytes that one entry covers.
 
+    :param levels: shift, and log2 of the entries of a table, of each level, top level first
     :param root: pfn of the top-level table
-    :param alloc: gets the frame of a new table: virtual address that it is
-        needed for, shift of the table's entries -> pfn
+    :param alloc: gets frames for a new table: virtual address that it is needed for, frames
+        (a power of 2) -> pfn of the first
     """
 
     def __init__(
-        self, memory: Memory, levels: int, root: int, alloc: Callable[[int, int], int]
+        self,
+        memory: Memory,
+        levels: Sequence[tuple[int, int]],
+        root: int,
+        alloc: Callable[[int, int], int],
     ) -> None:
         self.memory = memory
+        self.units = memory.units
         self.root = root
-        self.shifts = tuple(range(PAGE_SHIFT + 9 * (levels - 1), PAGE_SHIFT - 1, -9))
+        self.levels = tuple(levels)
+        self.shifts = tuple(shift for shift, _ in levels)
+        self._masks = {shift: (1 << bits) - 1 for shift, bits in levels}
         self.alloc = alloc
         #: bits of an entry that hold an address
         self.address = ADDRESS
+
+    def index(self, va: int, shift: int) -> int:
+        """Return the number of the entry for an address in its table."""
+        return va >> shift & self._masks[shift]
+
+    def table_frames(self, shift: int) -> int:
+        """Return the frames that a table of a level takes."""
+        return max(8 * (self._masks[shift] + 1) >> self.units.page_shift, 1)
+
+    def _entry(self, pfn: int, va: int, shift: int) -> tuple[Words, int]:
+        """Return the frame that holds an entry of a table, as words, and which of them it is."""
+        at = va >> shift & self._masks[shift]
+        per_page = self.units.page_size // 8
+        return self.memory.words(pfn + at // per_page), at % per_page
+
+    def frame(self, entry: int) -> int:
+        """Return the pfn that an entry of a base page or table holds."""
+        return (entry & ADDRESS) >> self.units.page_shift
+
+    def pte(self, pfn: int, flags: int = KERNEL) -> int:
+        """Make the entry of a base page."""
+        return pfn << self.units.page_shift | flags
 
     def tables(self, va: int) -> Iterator[tuple[int, int, int]]:
         """Go down: shift, pfn of the table at that level, its entry for an address."""
         pfn = self.root
         for shift in self.shifts:
-            entry = int(self.memory.words(pfn)[va >> shift & 511])
+            words, at = self._entry(pfn, va, shift)
+            entry = int(words[at])
             yield shift, pfn, entry
-            if not entry & PRESENT or (entry & PSE and shift > PTE_SHIFT):
+            if not entry & PRESENT or (entry & PSE and shift > self.units.page_shift):
                 return
-            pfn = (entry & self.address) >> PAGE_SHIFT
+            pfn = (entry & self.address) >> self.units.page_shift
 
     def leaf(self, va: int) -> tuple[int, int] | None:
         """Return shift and entry of the leaf that maps an address, if there is one."""
-        words = self.memory.words
+        page_shift = self.units.page_shift
         pfn = self.root
         for shift in self.shifts:
-            entry = int(words(pfn)[va >> shift & 511])
+            words, at = self._entry(pfn, va, shift)
+            entry = int(words[at])
             if not entry & PRESENT:
                 return None
-            if shift == PTE_SHIFT or entry & PSE:
+            if shift == page_shift or entry & PSE:
                 return shift, entry
-            pfn = (entry & self.address) >> PAGE_SHIFT
+            pfn = (entry & self.address) >> page_shift
         return None
 
     def translate(self, va: int) -> int | None:
@@ -91,28 +121,39 @@ class PageTables:
         offset = (1 << shift) - 1
         return entry & self.address & ~offset | va & offset
 
-    def table(self, va: int, shift: int) -> Words | None:
+    def last(self, va: int) -> Words | None:
         """
-        Return the table whose entry of that shift covers an address, making what
-        is missing above it.
+        Return the table of the last level that maps an address, making what is missing.
 
-        :return: ``None`` if there is a large leaf above it
+        :return: as many entries as it has; ``None`` if there is a large leaf above it
+        """
+        shift = self.units.page_shift
+        pfn = self._table(va, shift)
+        return None if pfn is None else self.memory.words(pfn)[: self._masks[shift] + 1]
+
+    def _table(self, va: int, shift: int) -> int | None:
+        """
+        Return the pfn of the table whose entry of that shift covers an address, making what
+        is missing above it; ``None`` if there is a large leaf above it.
         """
         pfn = self.root
-        for level in self.shifts:
-            words = self.memory.words(pfn)
+        for level, below in zip(self.shifts, self.shifts[1:], strict=False):
             if level == shift:
-                return words
-            index = va >> level & 511
-            entry = int(words[index])
+                return pfn
+            words, at = self._entry(pfn, va, level)
+            entry = int(words[at])
             if not entry & PRESENT:
-                pfn = self.alloc(va, level - 9)
-                self.memory.page(pfn)[:] = 0
-                words[index] = pfn << PAGE_SHIFT | TABLE
+                count = self.table_frames(below)
+                pfn = self.alloc(va, count)
+                for i in range(count):
+                    self.memory.page(pfn + i)[:] = 0
+                words[at] = pfn << self.units.page_shift | TABLE
                 continue
             if entry & PSE:
                 return None
-            pfn = (entry & self.address) >> PAGE_SHIFT
+            pfn = (entry & self.address) >> self.units.page_shift
+        if shift == self.shifts[-1]:
+            return pfn
         raise ValueError(f"no level of shift {shift}")
 
     def entry(self, va: int, shift: int) -> int:
@@ -124,10 +165,11 @@ class PageTables:
 
     def set(self, va: int, shift: int, entry: int) -> None:
         """Set an entry, making the tables above it."""
-        words = self.table(va, shift)
-        if words is None:
+        pfn = self._table(va, shift)
+        if pfn is None:
             raise ValueError(f"{va:#x} is below a large leaf")
-        words[va >> shift & 511] = entry
+        words, at = self._entry(pfn, va, shift)
+        words[at] = entry
 
     def map_range(self, va: int, pa: int, size: int, flags: int) -> None:
         """
@@ -136,13 +178,15 @@ class PageTables:
 
         :param flags: of a large leaf
         """
+        units = self.units
+        shifts = [one for one in (units.pud_shift, units.pmd_shift) if one in self.shifts[1:]]
         end = va + size
         while va < end:
-            for shift in (PUD_SHIFT, PMD_SHIFT, PTE_SHIFT):
+            for shift in (*shifts, units.page_shift):
                 mask = (1 << shift) - 1
                 if not (va | pa) & mask and end - va > mask:
                     break
-            self.set(va, shift, pa | (flags if shift > PTE_SHIFT else flags & ~PSE))
+            self.set(va, shift, pa | (flags if shift > units.page_shift else flags & ~PSE))
             va += 1 << shift
             pa += 1 << shift
 
@@ -153,6 +197,7 @@ class PageTables:
         :param roots: pfns of other top-level tables
         """
         self.address &= ~mask
+        below_of = dict(zip(self.shifts, self.shifts[1:], strict=False))
         tables = dict.fromkeys((self.root, *roots), self.shifts[0])
         done = set[int]()
         while tables:
@@ -161,17 +206,7 @@ class PageTables:
             words = self.memory.words(pfn)
             for index in np.flatnonzero(words & np.uint64(PRESENT)).tolist():
                 entry = int(words[index])
-                below = (entry & self.address) >> PAGE_SHIFT
-                if shift > PTE_SHIFT and not entry & PSE and below not in done:
-                    tables[below] = shift - 9
+                below = (entry & self.address) >> self.units.page_shift
+                if shift in below_of and not entry & PSE and below not in done:
+                    tables[below] = below_of[shift]
             words[words & np.uint64(PRESENT) > 0] |= np.uint64(mask)
-
-
-def frame(entry: int) -> int:
-    """Return the pfn that an entry of a base page or table holds."""
-    return (entry & ADDRESS) >> PAGE_SHIFT
-
-
-def pte(pfn: int, flags: int = KERNEL) -> int:
-    """Make the entry of a base page."""
-    return pfn * PAGE_SIZE | flags

@@ -7,7 +7,7 @@ A scenario is a TOML file. All keys::
     description = "one line"
     kernel = "6.1"            # one of layouts.VERSIONS
     arch = "x86_64"           # architectures.ARCHITECTURES has all
-    levels = 5                # of page tables: 4 or 5
+    levels = 5                # of page tables: 4 or 5, on some 3
     seed = 1                  # of the address space randomisation
     struct_page = 64          # sizeof(struct page) in bytes: 56 to 128
     off = ["NUMA"]            # options of the configuration; options.OFF has all
@@ -66,7 +66,10 @@ A scenario is a TOML file. All keys::
     compound = 3
     page = 2
 
-Sizes and addresses are integers in bytes or strings with a binary suffix.
+Sizes and addresses are integers in bytes or strings with a binary suffix. They are those of
+a machine with base pages of 4 KiB and a PMD of 2 MiB. Where a PMD is larger (arm64 with pages
+of 16 and 64 KiB), devices and blocks, their addresses and ``2M`` are larger in proportion, and
+there is no ``1G``; RAM is as it is.
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +116,9 @@ FIRST_DEVICE_ADDRESS = 64 * MIB
 TYPES = ("coherent", "devdax", "fsdax", "hmem", "p2pdma", "private", "virtiofs")
 ALIGNS = {4096: "4K", 2 * MIB: "2M", GIB: "1G"}
 SECTION_SIZE = 128 * MIB
+#: what sizes are given for
+_PAGE_SIZE = 4096
+_PMD_SIZE = 2 * MIB
 #: PAGES_PER_SUBSECTION in bytes: the granularity of memremap_pages()
 SUBSECTION_SIZE = 2 * MIB
 
@@ -169,8 +175,8 @@ class Fault:
 class HugePages:
     """Huge pages of one size, allocated together."""
 
-    #: log2 of the base pages in each
-    order: int
+    #: of a PUD, not of a PMD
+    gigantic: bool
     count: int
     #: how many of them are in use
     in_use: int
@@ -314,8 +320,8 @@ def parse_scenario(text: str, name: str) -> Scenario:
     )
     top.done()
     check_kernel(scenario.kernel, name)
-    if scenario.levels not in (4, 5):
-        raise top.error(f"levels must be 4 or 5, not {scenario.levels}")
+    if scenario.levels not in (3, 4, 5):
+        raise top.error(f"levels must be 3, 4 or 5, not {scenario.levels}")
     check_arch(scenario)
     _check_ranges(scenario, top)
     if unknown := [one for one in scenario.off if one not in OFF]:
@@ -346,11 +352,45 @@ def check_arch(scenario: Scenario) -> None:
             f"scenario {scenario.name}: architecture {scenario.arch!r} can't be simulated",
             "there are " + ", ".join(ARCHITECTURES),
         )
-    if scenario.levels not in (levels := ARCHITECTURES[scenario.arch].levels):
-        several = " or ".join(map(str, levels))
+    arch = ARCHITECTURES[scenario.arch]
+    if scenario.levels not in arch.levels:
+        several = " or ".join(map(str, arch.levels))
         raise UsageError(f"scenario {scenario.name}: levels must be {several} on {scenario.arch}")
+    if arch.kernels and scenario.kernel not in arch.kernels:
+        several = " or ".join(arch.kernels)
+        raise UsageError(f"scenario {scenario.name}: kernel must be {several} on {scenario.arch}")
     if scenario.arch != "x86_64" and scenario.struct_page != 64:
         raise UsageError(f"scenario {scenario.name}: struct_page must be 64 on {scenario.arch}")
+
+
+def scaled(scenario: Scenario) -> Scenario:
+    """
+    Return a scenario with the sizes of its architecture.
+
+    :raises UsageError: if the architecture has nothing of that size
+    """
+    from .architectures import ARCHITECTURES
+
+    units = ARCHITECTURES[scenario.arch].units
+    factor = max(units.pmd_size // _PMD_SIZE, 1)
+
+    def pagemap(one: Pagemap) -> Pagemap:
+        if factor > 1 and one.align == GIB:
+            raise UsageError(f"scenario {scenario.name}: {scenario.arch} has no pages of 1G")
+        return replace(
+            one,
+            ranges=tuple((start * factor, size * factor) for start, size in one.ranges),
+            align=units.page_size if one.align == _PAGE_SIZE else one.align * factor,
+        )
+
+    return replace(
+        scenario,
+        pagemaps=tuple(map(pagemap, scenario.pagemaps)),
+        blocks=tuple(
+            replace(one, start=one.start * factor, size=one.size * factor)
+            for one in scenario.blocks
+        ),
+    )
 
 
 def check_kernel(kernel: str, name: str) -> None:
@@ -505,7 +545,7 @@ def _parse_hugetlb(table: _Table) -> HugePages:
     if size not in (2 * MIB, GIB):
         raise table.error("size must be 2M or 1G")
     pages = HugePages(
-        order=(size // 4096).bit_length() - 1,
+        gigantic=size == GIB,
         count=table.take("count", int, 1),
         in_use=table.take("in_use", int, 0),
         optimized=bool(table.take("optimized", bool, True)),

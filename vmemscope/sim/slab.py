@@ -6,7 +6,6 @@ from __future__ import annotations
 from .memmap import MemMap
 from .objects import KernelMemory, Struct
 from .page_alloc import PageAllocator
-from .units import PAGE_SIZE
 
 __all__ = ("Slab",)
 
@@ -16,6 +15,7 @@ class Slab:
 
     def __init__(self, memory: KernelMemory, pages: PageAllocator, memmap: MemMap) -> None:
         self.memory = memory
+        self.units = memory.units
         self.pages = pages
         self.memmap = memmap
         self._va = 0
@@ -24,11 +24,11 @@ class Slab:
     def alloc(self, size: int) -> int:
         """Return the virtual address of ``size`` bytes, naturally aligned to 64 at least."""
         size = -(-size // 64) * 64
-        if size > PAGE_SIZE:
+        if size > self.units.page_size:
             return self._pages(size)
         if size > self._left:
-            self._va = self._pages(PAGE_SIZE)
-            self._left = PAGE_SIZE
+            self._va = self._pages(self.units.page_size)
+            self._left = self.units.page_size
         va = self._va
         self._va += size
         self._left -= size
@@ -45,9 +45,9 @@ class Slab:
         return va
 
     def _pages(self, size: int) -> int:
-        order = (-(-size // PAGE_SIZE) - 1).bit_length()
+        order = (-(-size // self.units.page_size) - 1).bit_length()
         pfn = self.pages.alloc_pages(order)
         for i in range(1 << order):
             self.memory.physical.page(pfn + i)
         self.memmap.set_page_type(pfn, "slab")
-        return self.memory.addresses.va(pfn * PAGE_SIZE)
+        return self.memory.addresses.va(pfn * self.units.page_size)

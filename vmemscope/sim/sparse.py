@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .objects import KernelMemory, Struct
-from .units import PAGE_SIZE, PAGES_PER_SECTION, PAGES_PER_SUBSECTION
 from .vmemmap import Vmemmap
 
 __all__ = ("Sections",)
 
-_SUBSECTIONS_PER_SECTION = PAGES_PER_SECTION // PAGES_PER_SUBSECTION
 _MIGRATE_MOVABLE = 1
 
 
@@ -38,11 +36,12 @@ class Sections:
         pageblock_bits: int,
     ) -> None:
         self.memory = memory
+        self.units = memory.units
         self.base = base
         self.roots = roots
         self.alloc = alloc
         self._size = memory.layouts.sizeof("mem_section")
-        self.sections_per_root = PAGE_SIZE // self._size
+        self.sections_per_root = self.units.page_size // self._size
         self._pageblock_bits = pageblock_bits
         self.highest_present = 0
 
@@ -57,7 +56,7 @@ class Sections:
         if not root:
             if not create:
                 return None
-            root = self.alloc(PAGE_SIZE)
+            root = self.alloc(self.units.page_size)
             self.memory.write_int(slot, root)
         return self.memory.struct("mem_section", root + nr % self.sections_per_root * self._size)
 
@@ -69,7 +68,7 @@ class Sections:
     @property
     def usage_size(self) -> int:
         """``mem_section_usage_size()``."""
-        pageblocks = _SUBSECTIONS_PER_SECTION
+        pageblocks = self.units.subsections
         return self.memory.layouts.sizeof("mem_section_usage") + (
             pageblocks * self._pageblock_bits // 8
         )
@@ -85,17 +84,19 @@ class Sections:
 
     def fill_subsection_map(self, pfn: int, count: int) -> None:
         """``fill_subsection_map()``: of pages in one section."""
-        section = self.get(pfn // PAGES_PER_SECTION, create=True)
+        section = self.get(pfn // self.units.pages_per_section, create=True)
         assert section is not None
         usage = (
             self.memory.struct("mem_section_usage", section["usage"])
             if section["usage"]
             else self._new_usage(section)
         )
-        first = pfn % PAGES_PER_SECTION // PAGES_PER_SUBSECTION
-        last = (pfn + count - 1) % PAGES_PER_SECTION // PAGES_PER_SUBSECTION
+        first = pfn % self.units.pages_per_section // self.units.pages_per_subsection
+        last = (pfn + count - 1) % self.units.pages_per_section // self.units.pages_per_subsection
         mask = (1 << last + 1) - (1 << first)
-        usage["subsection_map[0]"] = usage["subsection_map[0]"] | mask
+        for word in range(first // 64, last // 64 + 1):
+            name = f"subsection_map[{word}]"
+            usage[name] = usage[name] | mask >> 64 * word & (1 << 64) - 1
 
     def init_one(self, nr: int, vmemmap_base: int, flags: int) -> None:
         """
@@ -113,8 +114,8 @@ class Sections:
 
     def online_mem_sections(self, start_pfn: int, end_pfn: int) -> None:
         """``online_mem_sections()``."""
-        for pfn in range(start_pfn, end_pfn, PAGES_PER_SECTION):
-            section = self.get(pfn // PAGES_PER_SECTION)
+        for pfn in range(start_pfn, end_pfn, self.units.pages_per_section):
+            section = self.get(pfn // self.units.pages_per_section)
             assert section is not None
             section["section_mem_map"] = section["section_mem_map"] | self.flag("IS_ONLINE")
 
@@ -124,8 +125,8 @@ class Sections:
         that are device memory in part only.
         """
         for pfn, section_pfn in ((start_pfn, start_pfn), (end_pfn, end_pfn - 1)):
-            if pfn % PAGES_PER_SECTION:
-                section = self.get(section_pfn // PAGES_PER_SECTION)
+            if pfn % self.units.pages_per_section:
+                section = self.get(section_pfn // self.units.pages_per_section)
                 assert section is not None
                 section["section_mem_map"] = section["section_mem_map"] | self.flag(
                     "TAINT_ZONE_DEVICE"
@@ -144,10 +145,10 @@ class Sections:
         ``sparse_add_section()`` and ``section_activate()``: add pages that lie in
         one section.
         """
-        nr = pfn // PAGES_PER_SECTION
+        nr = pfn // self.units.pages_per_section
         self.fill_subsection_map(pfn, count)
         # "The early init code does not consider partially populated initial
         # sections": whatever is added to one uses the memory map made at boot.
-        if count == PAGES_PER_SECTION or not self.is_early(nr):
+        if count == self.units.pages_per_section or not self.is_early(nr):
             vmemmap.populate_section_memmap(pfn, count, nid, altmap, pgmap)
         self.init_one(nr, vmemmap.addresses.vmemmap_base, 0)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from .objects import Struct, list_add_tail
 from .pagetable import PageTables
-from .units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from .objects import KernelMemory
@@ -45,6 +44,7 @@ class Tasks:
         init_task: Struct,
     ) -> None:
         self.memory = memory
+        self.units = memory.units
         self.slab = slab
         self.pages = pages
         self.tables = tables
@@ -63,8 +63,9 @@ class Tasks:
         mm = self.slab.struct("mm_struct")
         pgd = self.pages.alloc_page()
         words = self.memory.physical.words(pgd)
-        words[_KERNEL_HALF:] = self.memory.physical.words(self.tables.root)[_KERNEL_HALF:]
-        mm["pgd"] = self.memory.addresses.va(pgd * PAGE_SIZE)
+        if self.memory.arch.copies_entries:
+            words[_KERNEL_HALF:] = self.memory.physical.words(self.tables.root)[_KERNEL_HALF:]
+        mm["pgd"] = self.memory.addresses.va(pgd * self.units.page_size)
         self.pgds.append(pgd)
         return mm.va
 

@@ -32,6 +32,9 @@ class Behaviour:
     bootmem_info_packed: bool
     #: where whole sections get base pages, the altmap gives these, too (6.2); before, RAM
     altmap_base_pages: bool
+    #: ppc64: vmemmap_populate_compound_pages() advances by the page frames that a page of the
+    #: vmemmap describes, not by one
+    radix_population: bool
     #: bits per pageblock in mem_section_usage.pageblock_flags
     pageblock_bits: int
     #: SYMBOL(vmemmap) and NUMBER(VMALLOC_START) are in VMCOREINFO
@@ -50,6 +53,7 @@ BEHAVIOUR = {
         percpu_in_image=False,
         bootmem_info_packed=False,
         altmap_base_pages=False,
+        radix_population=False,
         pageblock_bits=4,
         vmcoreinfo_vmemmap=False,
         hmem_resources=("hmem.{}", "Soft Reserved"),
@@ -61,6 +65,7 @@ BEHAVIOUR = {
         percpu_in_image=False,
         bootmem_info_packed=False,
         altmap_base_pages=True,
+        radix_population=False,
         pageblock_bits=4,
         vmcoreinfo_vmemmap=True,
         hmem_resources=("Soft Reserved",),
@@ -72,6 +77,7 @@ BEHAVIOUR = {
         percpu_in_image=True,
         bootmem_info_packed=True,
         altmap_base_pages=True,
+        radix_population=True,
         pageblock_bits=8,
         vmcoreinfo_vmemmap=True,
         hmem_resources=(),

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from .addresses import KERNEL_IMAGE_SIZE, AddressSpace
 from .layouts import Layouts
 from .nodes import MAX_NUMNODES, NR_PAGE_ORDERS
-from .units import PAGE_SIZE, SECTION_SIZE_BITS
+from .units import Units
 from .versions import Behaviour
 
 __all__ = ("vmcoreinfo",)
@@ -61,6 +61,7 @@ def vmcoreinfo(
     mem_section: int,
     section_roots: int,
     build_id: str,
+    units: Units,
     arch_keys: list[str],
     sme_mask: int,
 ) -> str:
@@ -74,7 +75,7 @@ def vmcoreinfo(
     lines = [
         f"OSRELEASE={layouts.release}",
         f"BUILD-ID={build_id}",
-        f"PAGESIZE={PAGE_SIZE}",
+        f"PAGESIZE={units.page_size}",
     ]
 
     def symbol(name: str, value: int | None = None) -> None:
@@ -100,7 +101,7 @@ def vmcoreinfo(
     lines.append(f"LENGTH(mem_section)={section_roots}")
     lines.append(f"SIZE(mem_section)={layouts.sizeof('mem_section')}")
     offset("mem_section.section_mem_map")
-    number("SECTION_SIZE_BITS", SECTION_SIZE_BITS)
+    number("SECTION_SIZE_BITS", units.section_bits)
     number("MAX_PHYSMEM_BITS", addresses.max_physmem_bits)
     lines += [f"SIZE({name})={layouts.sizeof(name)}" for name in _SIZES]
     for name in _OFFSETS:

@@ -16,18 +16,8 @@ from .memmap import MemMap
 from .memory import Memory
 from .objects import Struct
 from .page_alloc import PageAllocator
-from .pagetable import (
-    KERNEL_LARGE,
-    PMD_SHIFT,
-    PMD_SIZE,
-    PRESENT,
-    PSE,
-    PTE_SHIFT,
-    PageTables,
-    frame,
-    pte,
-)
-from .units import PAGE_SIZE, PAGES_PER_SECTION, PAGES_PER_SUBSECTION
+from .pagetable import KERNEL_LARGE, PRESENT, PSE, PageTables
+from .versions import Behaviour
 
 __all__ = ("Vmemmap", "vmemmap_can_optimize")
 
@@ -44,7 +34,7 @@ def vmemmap_can_optimize(altmap: Struct | None, pgmap: Struct | None) -> bool:
     if pgmap is None:
         return False
     size = pgmap.memory.layouts.sizeof("page")
-    pages = pgmap_vmemmap_nr(pgmap) * size // PAGE_SIZE
+    pages = pgmap_vmemmap_nr(pgmap) * size // pgmap.memory.units.page_size
     wanted = pgmap.memory.arch.deduplicates and altmap is None
     return wanted and pages > VMEMMAP_RESERVE_NR and not size & size - 1
 
@@ -64,18 +54,18 @@ class Vmemmap:
         pages: PageAllocator,
         memmap: MemMap,
         addresses: AddressSpace,
-        altmap_base_pages: bool,
+        behaviour: Behaviour,
         arch: SimulatedArch,
     ) -> None:
         self.memory = memory
+        self.units = memory.units
         self.tables = tables
         self.pages = pages
         self.memmap = memmap
         self.addresses = addresses
         #: sizeof(struct page)
         self.size = addresses.struct_page_size
-        #: see :attr:`.Behaviour.altmap_base_pages`
-        self.altmap_base_pages = altmap_base_pages
+        self.behaviour = behaviour
         self.arch = arch
         #: what nr_memmap_pages counts (6.11 and later)
         self.nr_memmap_pages = 0
@@ -99,9 +89,9 @@ class Vmemmap:
     ) -> int:
         """``mm/sparse.c: section_nr_vmemmap_pages()``: how many the kernel says it used."""
         if pgmap is None or not vmemmap_can_optimize(altmap, pgmap):
-            return -(-count * self.size // PAGE_SIZE)
+            return -(-count * self.size // self.units.page_size)
         per_compound = pgmap_vmemmap_nr(pgmap)
-        if per_compound < PAGES_PER_SECTION:
+        if per_compound < self.units.pages_per_section:
             return VMEMMAP_RESERVE_NR * count // per_compound
         return 0 if pfn % per_compound else VMEMMAP_RESERVE_NR
 
@@ -123,11 +113,10 @@ class Vmemmap:
         size = min(end - start, pgmap_vmemmap_nr(pgmap) * self.size)
         for addr in range(start, end, size):
             self.vmemmap_populate_address(addr, nid, None)
-            tail = self.vmemmap_populate_address(addr + PAGE_SIZE, nid, None)
-            self.vmemmap_populate_range(addr + 2 * PAGE_SIZE, addr + size, nid, tail)
+            tail = self.vmemmap_populate_address(addr + self.units.page_size, nid, None)
+            self.vmemmap_populate_range(addr + 2 * self.units.page_size, addr + size, nid, tail)
 
-    @staticmethod
-    def reuse_compound_section(start_pfn: int, pgmap: Struct) -> bool:
+    def reuse_compound_section(self, start_pfn: int, pgmap: Struct) -> bool:
         """
         ``reuse_compound_section()``: whether pages continue a compound page
         that began in an earlier section. Counted from where the range being
@@ -135,8 +124,8 @@ class Vmemmap:
         """
         range_start = pgmap[f"ranges[{pgmap['nr_range']}].start"]
         per_compound = pgmap_vmemmap_nr(pgmap)
-        offset = start_pfn - range_start // PAGE_SIZE
-        return offset % per_compound != 0 and per_compound > PAGES_PER_SUBSECTION
+        offset = start_pfn - range_start // self.units.page_size
+        return offset % per_compound != 0 and per_compound > self.units.pages_per_subsection
 
     def compound_section_tail_page(self, addr: int) -> int:
         """
@@ -147,30 +136,31 @@ class Vmemmap:
         below a large leaf (of the memory map made at boot) it takes the mapped
         struct pages themselves for one.
         """
-        addr -= PAGE_SIZE
+        addr -= self.units.page_size
         leaf = self.tables.leaf(addr)
         if leaf is None:
             raise ValueError(f"nothing mapped at {addr:#x}")
         shift, entry = leaf
-        if shift == PMD_SHIFT:
-            entry = int(self.memory.words(frame(entry))[addr >> PTE_SHIFT & 511])
-        return frame(entry)
+        if shift == self.units.pmd_shift:
+            index = self.tables.index(addr, self.units.page_shift)
+            entry = int(self.memory.words(self.tables.frame(entry))[index])
+        return self.tables.frame(entry)
 
     def vmemmap_populate_range(self, start: int, end: int, nid: int, reuse: int) -> None:
         """``vmemmap_populate_range()`` with a page to reuse; a table at a time."""
         while start < end:
-            next_table = min((start // PMD_SIZE + 1) * PMD_SIZE, end)
-            table = self.tables.table(start, PTE_SHIFT)
+            next_table = min((start // self.units.pmd_size + 1) * self.units.pmd_size, end)
+            table = self.tables.last(start)
             if table is None:
                 # The kernel would take struct pages of the leaf for a table.
                 raise UsageError(
                     f"on {self.arch.name}, no part of a section can be deduplicated after one that"
                     " was not"
                 )
-            index = start >> PTE_SHIFT & 511
-            entries = table[index : index + (next_table - start) // PAGE_SIZE]
+            index = self.tables.index(start, self.units.page_shift)
+            entries = table[index : index + (next_table - start) // self.units.page_size]
             empty = entries == 0
-            entries[empty] = pte(reuse)
+            entries[empty] = self.tables.pte(reuse)
             self.get_page(reuse, int(empty.sum()))
             start = next_table
 
@@ -186,10 +176,10 @@ class Vmemmap:
 
         :return: its frame
         """
-        table = self.tables.table(addr, PTE_SHIFT)
-        index = addr >> PTE_SHIFT & 511
+        table = self.tables.last(addr)
+        index = self.tables.index(addr, self.units.page_shift)
         if table is None:
-            leaf = addr // PMD_SIZE * PMD_SIZE
+            leaf = addr // self.units.pmd_size * self.units.pmd_size
             table, index = self.memmap.words_at(leaf + index * 8), 0
         if not int(table[index]):
             if reuse is None and altmap is not None:
@@ -199,14 +189,15 @@ class Vmemmap:
             else:
                 pfn = reuse
                 self.get_page(pfn, 1)
-            table[index] = pte(pfn)
-        return frame(int(table[index]))
+            table[index] = self.tables.pte(pfn)
+        return self.tables.frame(int(table[index]))
 
     def vmemmap_populate_basepages(
         self, start: int, end: int, nid: int, altmap: Struct | None = None
     ) -> None:
         """``vmemmap_populate_basepages()``."""
-        for addr in range(start, end, PAGE_SIZE):
+        size = self.units.page_size
+        for addr in range(start // size * size, end, size):
             self.vmemmap_populate_address(addr, nid, None, altmap)
 
     def vmemmap_populate_hugepages(
@@ -218,46 +209,65 @@ class Vmemmap:
         Where a section's memory map does not start or end with one, it uses the leaf of the
         next section, or fills up the table of one that was added in part.
         """
+        units = self.units
         addr = start
         while addr < end:
-            stop = min((addr // PMD_SIZE + 1) * PMD_SIZE, end)
-            entry = self.tables.entry(addr, PMD_SHIFT)
-            if not entry & PRESENT:
-                if altmap is not None:
-                    pfn = self.altmap_alloc_block_buf(PMD_SIZE // PAGE_SIZE, altmap)
-                else:
-                    pfn = self.pages.alloc_pages(PMD_SHIFT - PTE_SHIFT, nid)
-                self.tables.set(addr, PMD_SHIFT, pfn * PAGE_SIZE | KERNEL_LARGE | PSE)
-                if (addr % PMD_SIZE or stop % PMD_SIZE) and not self.arch.leaves_in_parts:
+            stop = min((addr // units.pmd_size + 1) * units.pmd_size, end)
+            entry = self.tables.entry(addr, units.pmd_shift)
+            in_part = bool(addr % units.pmd_size or stop % units.pmd_size)
+            if not entry & PRESENT and self.vmemmap_set_pmd(addr, nid, altmap):
+                if in_part and self.arch.marks_unused:
                     self.vmemmap_use_new_sub_pmd(addr, stop)
             elif entry & PSE:
-                if not self.arch.leaves_in_parts:
+                if self.arch.marks_unused:
                     self.vmemmap_use_sub_pmd(addr, stop)
             else:
-                own = altmap if self.altmap_base_pages else None
+                own = altmap if self.behaviour.altmap_base_pages else None
                 self.vmemmap_populate_basepages(addr, stop, nid, own)
             addr = stop
+
+    def vmemmap_set_pmd(self, addr: int, nid: int, altmap: Struct | None) -> bool:
+        """
+        ``vmemmap_set_pmd()``: map with a large leaf.
+
+        :return: whether there was one to be had; if there is none in the altmap, s390x and ppc64
+            go on with base pages
+        :raises UsageError: where the kernel does without the device then
+        """
+        units = self.units
+        if altmap is None:
+            pfn = self.pages.alloc_pages(units.pmd_shift - units.page_shift, nid)
+        else:
+            try:
+                pfn = self.altmap_alloc_block_buf(units.pmd_pages, altmap)
+            except UsageError:
+                if self.arch.falls_back:
+                    return False
+                raise
+        leaf = addr // units.pmd_size * units.pmd_size
+        self.tables.set(leaf, units.pmd_shift, self.tables.pte(pfn, KERNEL_LARGE | PSE))
+        return True
 
     # arch/x86/mm/init_64.c (5.13): what of a large leaf no section uses
 
     def vmemmap_flush_unused_pmd(self) -> None:
         """``vmemmap_flush_unused_pmd()``: whatever has been put there since."""
         if start := self.unused_pmd_start:
-            self.memmap.mark_unused(start, -(-start // PMD_SIZE) * PMD_SIZE)
+            self.memmap.mark_unused(start, -(-start // self.units.pmd_size) * self.units.pmd_size)
             self.unused_pmd_start = 0
 
     def vmemmap_use_sub_pmd(self, start: int, end: int) -> None:
         """``vmemmap_use_sub_pmd()``."""
         if self.unused_pmd_start == start:
-            self.unused_pmd_start = end if end % PMD_SIZE else 0
+            self.unused_pmd_start = end if end % self.units.pmd_size else 0
             return
         self.vmemmap_flush_unused_pmd()
 
     def vmemmap_use_new_sub_pmd(self, start: int, end: int) -> None:
         """``vmemmap_use_new_sub_pmd()``."""
         self.vmemmap_flush_unused_pmd()
-        self.memmap.mark_unused(start // PMD_SIZE * PMD_SIZE, start)
-        if end % PMD_SIZE:
+        self.memmap.mark_unused(start // self.units.pmd_size * self.units.pmd_size, start)
+        if end % self.units.pmd_size:
             self.unused_pmd_start = end
 
     @staticmethod
@@ -270,7 +280,7 @@ class Vmemmap:
         pfn = altmap["base_pfn"] + altmap["reserve"] + altmap["alloc"] + altmap["align"]
         padding = -pfn % count
         if altmap["alloc"] + altmap["align"] + padding + count > altmap["free"]:
-            raise ValueError("the altmap is too small")
+            raise UsageError("the altmap is too small")
         altmap["align"] = altmap["align"] + padding
         altmap["alloc"] = altmap["alloc"] + count
         return pfn + padding
@@ -287,7 +297,8 @@ class Vmemmap:
         ``vmemmap_populate()``: on x86-64 and arm64 less than a section gets base pages; on
         x86-64 of RAM even if there is an altmap.
         """
-        if end - start < PAGES_PER_SECTION * self.size and not self.arch.leaves_in_parts:
+        part = end - start < self.units.pages_per_section * self.size
+        if not self.units.large_leaves or (part and not self.arch.leaves_in_parts):
             own = altmap if self.arch.altmap_in_parts else None
             self.vmemmap_populate_basepages(start, end, nid, own)
         else:

@@ -96,7 +96,10 @@ def _hstate(facts: HugetlbFacts, index: int) -> HstateReport:
     hstate, geometry = facts.hstates[index], facts.vmemmap.geometry
     here = facts.folios.hstate == index
     folios, maps = select(facts.folios, here), select(facts.found.maps, here)
-    mapped, read_only = int(maps.mapped.sum()), int(maps.read_only.sum())
+    # Several that are smaller than a page of the vmemmap (ppc64 with pages of 64 KiB) lie in one.
+    own = np.ones(len(maps.first), dtype=np.bool_)
+    own[1:] = maps.first[1:] != maps.first[:-1]
+    mapped, read_only = int(maps.mapped[own].sum()), int(maps.read_only.sum())
     # Frames that tail pages share with other folios; else they map that of their own head.
     tails = maps.low[(maps.read_only > 0) & (maps.low != maps.kept_pfn)]
     frames = mapped - read_only + len(np.unique(tails))
@@ -123,13 +126,13 @@ def _hstate(facts: HugetlbFacts, index: int) -> HstateReport:
         elsewhere=int(np.count_nonzero(folios.place == FolioList.NONE)),
         flagged=int(np.count_nonzero(flagged)),
         optimized=int(np.count_nonzero(maps.read_only)),
-        pages=int((maps.end - maps.first).sum()),
+        pages=int((maps.end - maps.first)[own].sum()),
         mapped=mapped,
         read_only=read_only,
-        unreadable=int(maps.unreadable.sum()),
+        unreadable=int(maps.unreadable[own].sum()),
         frames=frames,
         saved_bytes=(mapped - frames) * geometry.page_size,
-        savable_bytes=int(maps.writable[~hosted].sum()) * geometry.page_size if saves else 0,
+        savable_bytes=int(maps.writable[~hosted & own].sum()) * geometry.page_size if saves else 0,
         self_hosted=int(np.count_nonzero(hosted)),
         nodes=_by_node(
             None if facts.nid is None else facts.nid[here], folios.place, maps.read_only

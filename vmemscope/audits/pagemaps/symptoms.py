@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ("symptoms_of",)
 
-#: struct pages that the kernel initialises of a compound page whose tail pages share a frame
-_INITIALISED = 128
+#: VMEMMAP_RESERVE_NR: pages of struct pages that the kernel initialises of a compound page whose
+#: tail pages share a frame
+_INITIALISED = 2
 
 
 def symptoms_of(
@@ -59,6 +60,6 @@ def symptoms_of(
         violations,
         checked.compounds_checked,
         early,
-        starts == {_INITIALISED},
+        starts == {_INITIALISED * geometry.page_size // geometry.struct_page_size},
         geometry.arch.aligns_compounds,
     )

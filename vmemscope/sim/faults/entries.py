@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Literal
 
 from ..addresses import STRUCT_PAGE_SIZE
-from ..pagetable import KERNEL_LARGE, NX, PMD_SHIFT, PMD_SIZE, PSE, PTE_SHIFT, RW, TABLE, frame, pte
-from ..units import GIB, PAGE_SIZE
-from .planter import PMD_PAGES, Finding, Planted, Planter, SimPlanter
+from ..pagetable import KERNEL_LARGE, NX, PSE, RW, TABLE
+from ..units import GIB
+from .planter import Finding, Planted, Planter, SimPlanter
 from .registry import Compound, Page, fault
 
 
@@ -17,22 +17,22 @@ def hole(p: Planter, at: Page = Page()) -> Planted:
     """Nothing is mapped where struct pages should be: half online, or torn down wrongly."""
     va = p.place(at).page_va
     shift, entry = p.mapped(va)
-    old = frame(entry)
-    if shift == PTE_SHIFT:
-        p.set_entry(va, PTE_SHIFT, 0)
+    old = p.frame(entry)
+    if shift == p.units.page_shift:
+        p.set_entry(va, p.units.page_shift, 0)
         p.put_page(old)
-        return p.planted(va, None, old_pfn=old, size=PAGE_SIZE)
-    va = va // PMD_SIZE * PMD_SIZE
-    p.set_entry(va, PMD_SHIFT, 0)
+        return p.planted(va, None, old_pfn=old, size=p.units.page_size)
+    va = va // p.units.pmd_size * p.units.pmd_size
+    p.set_entry(va, p.units.pmd_shift, 0)
     if p.record.altmap:
-        p.pgmap["altmap.alloc"] -= PMD_PAGES
+        p.pgmap["altmap.alloc"] -= p.units.pmd_pages
     elif isinstance(p, SimPlanter) and any(
         old in blocks for blocks in p.kernel.boot_memmap.values()
     ):
         raise p.error("the memory map made at boot is not the pagemap's")
     else:
         p.free_block(old)
-    return p.planted(va, None, old_pfn=old, size=PMD_SIZE)
+    return p.planted(va, None, old_pfn=old, size=p.units.pmd_size)
 
 
 @fault("pgmap tail-frame", "pgmap frame-not-memory")
@@ -56,17 +56,17 @@ def tail_wrong_frame(
         neighbour = head_va + compound_size
         if p.leaf(neighbour) is None:
             neighbour = head_va - compound_size
-        pfn = p.frame_at(neighbour + PAGE_SIZE)
+        pfn = p.frame_at(neighbour + p.units.page_size)
     elif to == "other-pagemap":
         if not other:
             raise p.error("say which pagemap with other")
-        pfn = p.frame_at(p.page_va(p.pagemap(other).data_pfn) + PAGE_SIZE)
+        pfn = p.frame_at(p.page_va(p.pagemap(other).data_pfn) + p.units.page_size)
     elif to == "own-head":
         pfn = p.frame_at(head_va)
     elif to == "private":
         pfn = p.private_copy(va)
     else:
-        pfn = p.memory_end + 64 * GIB // PAGE_SIZE if to == "outside" else 0
+        pfn = p.memory_end + 64 * GIB // p.units.page_size if to == "outside" else 0
         rule = "frame-not-memory"
     old = p.remap(va, pfn)
     findings = [p.finding("pgmap", rule, va)]
@@ -83,7 +83,7 @@ def head_not_private(
     """The page with a compound's head is mapped to a frame that others map too."""
     va = p.compound(at).page_va
     if to == "tail":
-        pfn = p.frame_at(va + PAGE_SIZE)
+        pfn = p.frame_at(va + p.units.page_size)
     else:
         start, _ = p.pfns(at.range)
         pfn = p.frame_at(p.page_va(start + other * p.record.per_compound))
@@ -95,28 +95,28 @@ def head_not_private(
 def missing_dedup(p: Planter, at: Compound = Compound()) -> Planted:
     """A compound's pages of tails have a frame each."""
     va = p.page_va(p.compound(at).head_pfn)
-    count = p.record.per_compound * STRUCT_PAGE_SIZE // PAGE_SIZE
-    tail = p.frame_at(va + PAGE_SIZE)
+    count = p.record.per_compound * STRUCT_PAGE_SIZE // p.units.page_size
+    tail = p.frame_at(va + p.units.page_size)
     pfns = []
     for i in range(2, count):
-        copy = p.private_copy(va + PAGE_SIZE)
-        p.remap(va + i * PAGE_SIZE, copy)
+        copy = p.private_copy(va + p.units.page_size)
+        p.remap(va + i * p.units.page_size, copy)
         pfns.append(copy)
     # The tail pages are one finding, at the first of them.
-    findings = [p.finding("pgmap", "not-deduplicated", va + PAGE_SIZE)]
+    findings = [p.finding("pgmap", "not-deduplicated", va + p.units.page_size)]
     return p.planted(va, tail, findings=findings, pfns=pfns, frames=count)
 
 
 @fault("pgmap leaf-size")
 def huge_leaf(p: Planter, range_: int = 0, section: int = 0) -> Planted:
     """A section's memory map is one large leaf although it could be deduplicated."""
-    va = p.section_va(section, range_)
+    va = p.leaf_va(section, range_)
     p.base_page(va)
     block = p.alloc_block(va)
-    for i in range(PMD_PAGES):
-        p.put_page(frame(p.base_page(va + i * PAGE_SIZE)))
-    table = frame(p.entry(va, PMD_SHIFT))
-    p.set_entry(va, PMD_SHIFT, block * PAGE_SIZE | KERNEL_LARGE | PSE)
+    for i in range(p.units.pmd_pages):
+        p.put_page(p.frame(p.base_page(va + i * p.units.page_size)))
+    table = p.frame(p.entry(va, p.units.pmd_shift))
+    p.set_entry(va, p.units.pmd_shift, p.pte(block, KERNEL_LARGE | PSE))
     p.put_page(table)
     return p.planted(va, block)
 
@@ -124,15 +124,15 @@ def huge_leaf(p: Planter, range_: int = 0, section: int = 0) -> Planted:
 @fault("pgmap leaf-fallback")
 def base_pages(p: Planter, range_: int = 0, section: int = 0) -> Planted:
     """A section's memory map is base pages since no 2 MiB were to be had: legitimate."""
-    va = p.section_va(section, range_)
+    va = p.leaf_va(section, range_)
     entry = p.large_page(va)
     if not entry or p.record.altmap:
         raise p.error("there is no large leaf of RAM")
-    block = frame(entry)
-    pfns = [p.copy_frame(block + i) for i in range(PMD_PAGES)]
-    p.set_entry(va, PMD_SHIFT, 0)
+    block = p.frame(entry)
+    pfns = [p.copy_frame(block + i) for i in range(p.units.pmd_pages)]
+    p.set_entry(va, p.units.pmd_shift, 0)
     for i, pfn in enumerate(pfns):
-        p.set_entry(va + i * PAGE_SIZE, PTE_SHIFT, pte(pfn))
+        p.set_entry(va + i * p.units.page_size, p.units.page_shift, p.pte(pfn))
     p.free_block(block)
     return p.planted(va, pfns[0], pfns=pfns)
 
@@ -142,14 +142,16 @@ def altmap_outside(p: Planter, section: int = 0, to: Literal["ram", "data"] = "r
     """Struct pages that should be in the device's altmap are elsewhere."""
     if not p.record.altmap:
         raise p.error(f"{p.record.name} has no altmap")
-    va = p.section_va(section)
-    old = frame(p.entry(va, PMD_SHIFT))
+    va = p.leaf_va(section)
+    if not p.large_page(va):
+        raise p.error("there is no large leaf")
+    old = p.frame(p.entry(va, p.units.pmd_shift))
     if to == "ram":
         pfn = p.alloc_block(va)
     else:
-        pfn = -(-p.record.data_pfn // PMD_PAGES) * PMD_PAGES
-        p.copy_to_device(old, pfn, PMD_PAGES)
-    p.set_entry(va, PMD_SHIFT, pfn * PAGE_SIZE | KERNEL_LARGE | PSE)
+        pfn = -(-p.record.data_pfn // p.units.pmd_pages) * p.units.pmd_pages
+        p.copy_to_device(old, pfn, p.units.pmd_pages)
+    p.set_entry(va, p.units.pmd_shift, p.pte(pfn, KERNEL_LARGE | PSE))
     return p.planted(va, pfn, old_pfn=old)
 
 
@@ -157,7 +159,7 @@ def _change_leaf(p: Planter, at: Page, clear: int) -> Planted:
     shift, entry = p.mapped(p.place(at).page_va)
     va = p.place(at).page_va >> shift << shift
     p.set_entry(va, shift, entry & ~clear)
-    return p.planted(va, frame(entry), size=1 << shift)
+    return p.planted(va, p.frame(entry), size=1 << shift)
 
 
 @fault("pgmap read-only", "hugetlb hugetlb-read-only")
@@ -185,6 +187,6 @@ def kernel_entry(
     top, _, _ = p.path(va)[0]
     at = pgd + (va >> top & 511) * 8
     before = p.read(at)
-    p.write(at, 0 if to == "nothing" else p.alloc_pages() * PAGE_SIZE | TABLE)
+    p.write(at, 0 if to == "nothing" else p.alloc_pages() * p.units.page_size | TABLE)
     findings = [Finding("pgmap", "kernel-entries", None, va)]
     return p.planted(va, findings=findings, expected=before, observed=p.read(at))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..pagetable import frame
 from .planter import Planted, Planter
 from .registry import Page, fault
 
@@ -36,7 +35,7 @@ def refcount_high(p: Planter, at: Page = Page(), by: int = 1) -> Planted:
 def frame_freed(p: Planter, at: Page = Page()) -> Planted:
     """A backing frame is on the free list while it is mapped."""
     va = p.place(at).page_va
-    pfn = frame(p.base_page(va))
+    pfn = p.frame(p.base_page(va))
     before = p.refcount(pfn)
     p.set_refcount(pfn, 0)
     p.free_page(pfn)

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Literal
 
 from ..addresses import STRUCT_PAGE_SIZE
-from ..memmap import ZONES_PGSHIFT, struct_pages_per_page
-from ..pagetable import ADDRESS, NX, PTE_SHIFT, RW, frame
-from ..units import GIB, PAGE_SIZE
+from ..memmap import ZONES_PGSHIFT
+from ..pagetable import ADDRESS, NX, RW
+from ..units import GIB
 from .planter import Finding, HugetlbPlanter, Planted, SimHugetlbPlanter
 from .registry import hugetlb_fault
 
@@ -16,8 +16,8 @@ from .registry import hugetlb_fault
 def _change(p: HugetlbPlanter, va: int, keep: int = -1, set_: int = 0) -> Planted:
     """Change bits of an entry."""
     entry = p.base_page(va)
-    p.set_entry(va, PTE_SHIFT, entry & keep | set_)
-    return p.planted(va, frame(entry))
+    p.set_entry(va, p.units.page_shift, entry & keep | set_)
+    return p.planted(va, p.frame(entry))
 
 
 def _keyed(p: HugetlbPlanter) -> list[Finding]:
@@ -42,7 +42,7 @@ def hole(p: HugetlbPlanter, folio: int = 0, page: int = 3) -> Planted:
     """A page of the vmemmap is mapped nowhere."""
     va = p.va(folio, page)
     p.base_page(va)
-    p.set_entry(va, PTE_SHIFT, 0)
+    p.set_entry(va, p.units.page_shift, 0)
     return p.planted(va)
 
 
@@ -62,12 +62,12 @@ def tail_frame(
     """A page of tail pages maps another frame."""
     pfn = 0
     if to == "outside":
-        pfn = p.memory_end + 64 * GIB // PAGE_SIZE
+        pfn = p.memory_end + 64 * GIB // p.units.page_size
     elif to == "other-folio":
         # A frame of its own.
         pfn = p.frame_at(p.va(p.plain(), 1))
     va = p.va(folio, page)
-    _change(p, va, ~ADDRESS, pfn * PAGE_SIZE)
+    _change(p, va, ~ADDRESS, pfn * p.units.page_size)
     return p.planted(va, pfn)
 
 
@@ -75,7 +75,7 @@ def tail_frame(
 def head_shared(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """A page of the vmemmap of a folio that is not optimized maps the frame of the head."""
     pfn = p.frame_at(p.va(folio))
-    _change(p, p.va(p.plain(), 5), ~ADDRESS, pfn * PAGE_SIZE)
+    _change(p, p.va(p.plain(), 5), ~ADDRESS, pfn * p.units.page_size)
     return p.planted(p.va(folio), pfn)
 
 
@@ -227,7 +227,7 @@ def shared_tail(
         raise p.error("this folio has none")
     pfn = p.frame_at(p.va(folio, 1))
     # Any page of the folio's vmemmap but the first is this frame.
-    pages = [p.va(folio, 1) + i * STRUCT_PAGE_SIZE for i in range(struct_pages_per_page)]
+    pages = [p.va(folio, 1) + i * STRUCT_PAGE_SIZE for i in range(p.per_page)]
     if what == "one":
         p.write(pages[number] + 32, 0x1234)
     elif what == "freed":
@@ -254,6 +254,6 @@ def unreadable(
     if of == "head":
         pfn = p.frame_at(p.va(folio))
     else:
-        pfn = next(table for shift, table, _ in p.path(va) if shift == PTE_SHIFT)
+        pfn = next(table for shift, table, _ in p.path(va) if shift == p.units.page_shift)
     p.kernel.physical.missing.add(pfn)
     return p.planted(va, pfn)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from ..units import PAGE_SIZE, PAGES_PER_SUBSECTION
 from .planter import Finding, Planted, Planter, SimPlanter
 from .registry import fault
 
@@ -30,10 +29,10 @@ def range_overlap(p: Planter, range_: int = 0, other: str = "") -> Planted:
     other_start, other_end = reached.ranges[0]
     second = (reached.name, reached.va)
     if other_start >= end:
-        pa = (other_start + PAGES_PER_SUBSECTION) * PAGE_SIZE
+        pa = (other_start + p.units.pages_per_subsection) * p.units.page_size
         p.pgmap[f"ranges[{range_}].end"] = pa - 1
     else:
-        pa = (other_end - PAGES_PER_SUBSECTION) * PAGE_SIZE
+        pa = (other_end - p.units.pages_per_subsection) * p.units.page_size
         p.pgmap[f"ranges[{range_}].start"] = pa
         second = (p.owner, p.record.va)
     findings = [
@@ -88,8 +87,8 @@ def ref_lost(p: Planter, by: int = 1) -> Planted:
 def xarray_stray(p: SimPlanter) -> Planted:
     """pgmap_array has the pagemap where no device is."""
     pfn = p.unused_pfn
-    p.kernel.pgmap_array.store_range(pfn, pfn + PAGES_PER_SUBSECTION - 1, p.record.va)
-    return p.planted(p.record.va, first_pfn=pfn, count=PAGES_PER_SUBSECTION)
+    p.kernel.pgmap_array.store_range(pfn, pfn + p.units.pages_per_subsection - 1, p.record.va)
+    return p.planted(p.record.va, first_pfn=pfn, count=p.units.pages_per_subsection)
 
 
 @fault("pgmap xarray")

@@ -15,19 +15,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...errors import UsageError
-from ..addresses import START_KERNEL_MAP, STRUCT_PAGE_SIZE
-from ..hugetlb import ORDERS, Folio
+from ..addresses import STRUCT_PAGE_SIZE
+from ..hugetlb import Folio
 from ..layouts import Member
 from ..memmap import NODES_PGSHIFT
-from ..pagetable import ADDRESS, PMD_SHIFT, PMD_SIZE, PRESENT, PSE, PTE_SHIFT, frame
-from ..units import PAGE_SIZE, PAGES_PER_SECTION
+from ..pagetable import ADDRESS, KERNEL, PRESENT, PSE
+from ..units import Units
 
 if TYPE_CHECKING:
     from ..kernel import SimulatedKernel
     from .registry import Compound
 
 __all__ = (
-    "PMD_PAGES",
     "Change",
     "Finding",
     "HugetlbPlanter",
@@ -38,9 +37,6 @@ __all__ = (
     "SimHugetlbPlanter",
     "SimPlanter",
 )
-
-#: base pages in a large leaf
-PMD_PAGES = PMD_SIZE // PAGE_SIZE
 
 
 class Finding(NamedTuple):
@@ -124,7 +120,7 @@ class Struct:
         member = self.planter.member(self.name, path)
         value = self.planter.read(self.va + member.offset, member.size)
         if member.bits is not None:
-            shift, bits = member.bits
+            shift, bits = member.shift(self.planter.units.order), member.bits[1]
             value = value >> shift & ((1 << bits) - 1)
         return value
 
@@ -132,7 +128,7 @@ class Struct:
         member = self.planter.member(self.name, path)
         va = self.va + member.offset
         if member.bits is not None:
-            shift, bits = member.bits
+            shift, bits = member.shift(self.planter.units.order), member.bits[1]
             mask = ((1 << bits) - 1) << shift
             value = self.planter.read(va, member.size) & ~mask | value << shift & mask
         self.planter.write(va, value, member.size)
@@ -145,12 +141,9 @@ class Place(NamedTuple):
     head_pfn: int
     #: pfn whose struct page is at the address
     pfn: int
-    #: virtual address
+    #: virtual address, and that of the page of the vmemmap
     va: int
-
-    @property
-    def page_va(self) -> int:
-        return self.va // PAGE_SIZE * PAGE_SIZE
+    page_va: int
 
 
 class Planter(ABC):
@@ -163,6 +156,8 @@ class Planter(ABC):
     """
 
     record: Record
+    #: of the kernel
+    units = Units()
 
     def __init__(
         self, kind: str, rules: Collection[tuple[str, str]], record: Record | None
@@ -252,7 +247,7 @@ class Planter(ABC):
 
     def has_boot_memmap(self, section: int) -> bool:
         """Whether the memory map of a section was made at boot, of one large leaf."""
-        return bool(self.large_page(self.page_va(section * PAGES_PER_SECTION)))
+        return bool(self.large_page(self.page_va(section * self.units.pages_per_section)))
 
     def counts(self, name: str) -> bool:
         """Whether the kernel counts the size of its memory map."""
@@ -308,12 +303,12 @@ class Planter(ABC):
     # Memory.
 
     def read(self, va: int, size: int = 8) -> int:
-        return int.from_bytes(self.read_bytes(va, size), "little")
+        return int.from_bytes(self.read_bytes(va, size), self.units.order)
 
     def write(self, va: int, value: int, size: int = 8) -> None:
         value &= (1 << size * 8) - 1
         self.changes.append(Change(va, size, False, self.read(va, size), value))
-        self.write_bytes(va, value.to_bytes(size, "little"))
+        self.write_bytes(va, value.to_bytes(size, self.units.order))
 
     def struct(self, name: str, va: int) -> Struct:
         """Return a structure at an address."""
@@ -392,7 +387,7 @@ class Planter(ABC):
     def section(self, number: int) -> Struct | None:
         """Return a ``struct mem_section``; ``None`` if its root is not there."""
         size = self.member("mem_section", "").size
-        per_root = PAGE_SIZE // size
+        per_root = self.units.page_size // size
         root = self.read(self.read(self.symbol("mem_section")) + number // per_root * 8)
         return self.struct("mem_section", root + number % per_root * size) if root else None
 
@@ -410,11 +405,24 @@ class Planter(ABC):
             raise self.error(f"nothing is mapped at {va:#x}")
         return leaf
 
+    def frame(self, entry: int) -> int:
+        """Return the frame that an entry of a base page, or of a table, holds."""
+        return (entry & ADDRESS) >> self.units.page_shift
+
+    def pte(self, pfn: int, flags: int = KERNEL) -> int:
+        """Make the entry of a base page, or of another leaf by its flags."""
+        return pfn << self.units.page_shift | flags
+
+    @property
+    def per_page(self) -> int:
+        """Struct pages in a page of the vmemmap."""
+        return self.units.page_size // STRUCT_PAGE_SIZE
+
     def frame_at(self, va: int) -> int:
         """Return the frame that maps a page of the vmemmap."""
         shift, entry = self.mapped(va)
         offset = (1 << shift) - 1
-        return (entry & ADDRESS & ~offset | va & offset) // PAGE_SIZE
+        return (entry & ADDRESS & ~offset | va & offset) // self.units.page_size
 
     def entry(self, va: int, shift: int) -> int:
         """Return the entry of an existing table, 0 if there is no table."""
@@ -428,23 +436,23 @@ class Planter(ABC):
 
     def base_page(self, va: int) -> int:
         """Return the entry of a base page."""
-        entry = self.entry(va, PTE_SHIFT)
+        entry = self.entry(va, self.units.page_shift)
         if not entry & PRESENT:
             raise self.error(f"no base page is mapped at {va:#x}")
         return entry
 
     def large_page(self, va: int) -> int:
         """Return the entry of a large leaf, 0 if there is none."""
-        entry = self.entry(va, PMD_SHIFT)
+        entry = self.entry(va, self.units.pmd_shift)
         return entry if entry & PSE else 0
 
     def remap(self, va: int, pfn: int) -> int:
         """Make an entry map another frame and move the reference; return the old frame."""
         entry = self.base_page(va)
         self.get_page(pfn)
-        self.set_entry(va, PTE_SHIFT, entry & ~ADDRESS | pfn * PAGE_SIZE)
-        self.put_page(frame(entry))
-        return frame(entry)
+        self.set_entry(va, self.units.page_shift, entry & ~ADDRESS | pfn * self.units.page_size)
+        self.put_page(self.frame(entry))
+        return self.frame(entry)
 
     def copy_frame(self, pfn: int, nid: int | None = None) -> int:
         """Allocate a frame with the same content, by default on the pagemap's node."""
@@ -461,15 +469,17 @@ class Planter(ABC):
 
     def alloc_block(self, va: int) -> int:
         """Allocate 2 MiB and copy what is mapped there now."""
-        block = self.alloc_pages(PMD_SHIFT - PTE_SHIFT, self.record.nid)
-        for i in range(PMD_PAGES):
-            self.set_frame_bytes(block + i, self.frame_bytes(self.frame_at(va + i * PAGE_SIZE)))
+        block = self.alloc_pages(self.units.pmd_shift - self.units.page_shift, self.record.nid)
+        for i in range(self.units.pmd_pages):
+            self.set_frame_bytes(
+                block + i, self.frame_bytes(self.frame_at(va + i * self.units.page_size))
+            )
         return block
 
     def free_block(self, pfn: int) -> None:
         """Free an allocation of 2 MiB."""
         self.set_refcount(pfn, 0)
-        for i in range(PMD_PAGES):
+        for i in range(self.units.pmd_pages):
             self.free_page(pfn + i)
 
     def copy_to_device(self, pfn: int, to: int, count: int) -> None:
@@ -482,7 +492,10 @@ class Planter(ABC):
     @property
     def unused_pfn(self) -> int:
         """A page frame beyond all memory and devices, at the start of a section."""
-        return (-(-self.memory_end // PAGES_PER_SECTION) + 1) * PAGES_PER_SECTION
+        # Behind the large leaf, too, that its memory map may end in.
+        leaf = self.units.leaf_pages * self.per_page
+        step = max(self.units.pages_per_section, leaf)
+        return (-(-self.memory_end // step) + 1) * step
 
     def pfns(self, index: int) -> tuple[int, int]:
         """Return one of the pagemap's ranges, in pfns."""
@@ -502,12 +515,13 @@ class Planter(ABC):
             head += at.compound * record.per_compound
         elif at.compound:
             raise self.error(f"{record.name} has no compound pages")
-        pfn = head + getattr(at, "page", 0) * PAGE_SIZE // STRUCT_PAGE_SIZE
+        pfn = head + getattr(at, "page", 0) * self.units.page_size // STRUCT_PAGE_SIZE
         pfn += getattr(at, "struct_page", 0)
         limit = min(end, head + record.per_compound) if record.vmemmap_shift else end
         if not start <= head < end or pfn >= limit:
             raise self.error(f"that is outside {record.name}")
-        return Place(head, pfn, self.page_va(pfn))
+        va = self.page_va(pfn)
+        return Place(head, pfn, va, va // self.units.page_size * self.units.page_size)
 
     def compound(self, at: Compound) -> Place:
         """The same, where it must be a compound page."""
@@ -522,12 +536,17 @@ class Planter(ABC):
             raise self.error("struct page 0 is the head")
         return place
 
+    def leaf_va(self, number: int, range_index: int = 0) -> int:
+        """Return where the large leaf that one of the pagemap's sections starts in does."""
+        va = self.section_va(number, range_index)
+        return va // self.units.pmd_size * self.units.pmd_size
+
     def section_va(self, number: int, range_index: int = 0) -> int:
         """Return where the memory map of one of the pagemap's sections starts."""
         start, end = self.record.ranges[range_index]
-        pfn = -(-start // PAGES_PER_SECTION) * PAGES_PER_SECTION
-        pfn += number * PAGES_PER_SECTION
-        if pfn + PAGES_PER_SECTION > end:
+        pfn = -(-start // self.units.pages_per_section) * self.units.pages_per_section
+        pfn += number * self.units.pages_per_section
+        if pfn + self.units.pages_per_section > end:
             raise self.error(f"that is outside {self.record.name}")
         return self.page_va(pfn)
 
@@ -554,7 +573,7 @@ class HugetlbPlanter(Planter):
     def va(self, folio: int | Folio, page: int = 0) -> int:
         """Return the address of a page of a folio's vmemmap."""
         one = self.folio(folio) if isinstance(folio, int) else folio
-        return self.page_va(one.pfn) + page * PAGE_SIZE
+        return self.page_va(one.pfn) + page * self.units.page_size
 
     def plain(self) -> Folio:
         """Return a folio that is not optimized; UsageError if there is none."""
@@ -566,7 +585,7 @@ class HugetlbPlanter(Planter):
     def hstate(self, order: int) -> Struct:
         """Return the ``struct hstate`` of folios of an order."""
         base, size = self.symbol("hstates"), self.member("hstate", "").size
-        found = (self.struct("hstate", base + i * size) for i in range(len(ORDERS)))
+        found = (self.struct("hstate", base + i * size) for i in range(len(self.units.huge_orders)))
         return next(one for one in found if one["order"] == order)
 
     @property
@@ -594,6 +613,7 @@ class SimPlanter(Planter):
     ) -> None:
         super().__init__(kind, rules, record)
         self.kernel = kernel
+        self.units = kernel.units
         self.tables = kernel.tables
         self.memmap = kernel.memmap
         self.layouts = kernel.layouts
@@ -617,7 +637,7 @@ class SimPlanter(Planter):
         return self.kernel.addresses.pfn_to_page(pfn)
 
     def _physical(self, va: int) -> int:
-        if self.kernel.addresses.vmemmap_base <= va < START_KERNEL_MAP:
+        if self.kernel.addresses.vmemmap_base <= va < self.kernel.addresses.vmemmap_end:
             pa = self.tables.translate(va)
             assert pa is not None, hex(va)
             return pa
@@ -633,7 +653,7 @@ class SimPlanter(Planter):
         return self.kernel.physical.page(pfn).tobytes()
 
     def set_frame_bytes(self, pfn: int, data: bytes) -> None:
-        self.kernel.physical.write(pfn * PAGE_SIZE, data)
+        self.kernel.physical.write(pfn * self.units.page_size, data)
 
     def path(self, va: int) -> list[tuple[int, int, int]]:
         return list(self.tables.tables(va))
@@ -662,7 +682,7 @@ class SimPlanter(Planter):
         return self.kernel.percpu.address(pointer, cpu)
 
     def process_pgd(self, number: int) -> int:
-        return self.kernel.addresses.va(self.kernel.tasks.pgds[number] * PAGE_SIZE)
+        return self.kernel.addresses.va(self.kernel.tasks.pgds[number] * self.units.page_size)
 
     def resource(self) -> int:
         return self.kernel.pagemap(self.record.name).resources[0].va

@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ..addresses import STRUCT_PAGE_SIZE
-from ..pagetable import KERNEL_LARGE, PMD_SHIFT, PMD_SIZE, PSE, PTE_SHIFT, pte
-from ..units import PAGE_SIZE, PAGES_PER_SECTION, PAGES_PER_SUBSECTION
+from ..pagetable import KERNEL_LARGE, PSE
 from .planter import Planted, Planter, SimPlanter, Struct
 from .registry import fault
 
@@ -16,30 +15,43 @@ from .registry import fault
 def subsection_lost(p: Planter, range_: int = 0, subsection: int = 0) -> Planted:
     """A subsection of the device is mapped but not valid: mapped in vain."""
     start, end = p.pfns(range_)
-    pfn = start + subsection * PAGES_PER_SUBSECTION
-    section = p.section(pfn // PAGES_PER_SECTION)
+    pfn = start + subsection * p.units.pages_per_subsection
+    section = p.section(pfn // p.units.pages_per_section)
     if pfn >= end or section is None:
         raise p.error(f"that is outside {p.record.name}")
     usage = p.struct("mem_section_usage", section["usage"])
-    usage["subsection_map[0]"] &= ~(1 << pfn % PAGES_PER_SECTION // PAGES_PER_SUBSECTION)
-    return p.planted(p.page_va(pfn), first_pfn=pfn)
+    word, bit = divmod(pfn % p.units.pages_per_section // p.units.pages_per_subsection, 64)
+    usage[f"subsection_map[{word}]"] &= ~(1 << bit)
+    va, after = p.page_va(pfn), p.page_va(pfn + p.units.pages_per_subsection)
+    commands = ["pgmap", "memmap"]
+    findings = [p.finding(command, "subsection-map", va) for command in commands]
+    # Only what describes nothing else is mapped in vain: none of a leaf that others use.
+    first = -(-va // p.units.page_size) * p.units.page_size
+    if first < after and p.mapped(first)[0] == p.units.page_shift:
+        findings.append(p.finding("memmap", "vmemmap-leak", first))
+    return p.planted(va, first_pfn=pfn, findings=findings)
 
 
 @fault("memmap section-stale")
 def subsection_stale(p: SimPlanter, subsection: int = 63) -> Planted:
     """A subsection beside the device is valid, memory map and all: a device went half."""
     start, _ = p.record.ranges[0]
-    pfn = start // PAGES_PER_SECTION * PAGES_PER_SECTION + subsection * PAGES_PER_SUBSECTION
+    pfn = (
+        start // p.units.pages_per_section * p.units.pages_per_section
+        + subsection * p.units.pages_per_subsection
+    )
     va = p.page_va(pfn)
-    if subsection >= PAGES_PER_SECTION // PAGES_PER_SUBSECTION or p.leaf(va):
+    if subsection >= p.units.subsections or p.leaf(va):
         raise p.error("there is something else already, or it is in another section")
-    p.kernel.sections.fill_subsection_map(pfn, PAGES_PER_SUBSECTION)
-    pages = PAGES_PER_SUBSECTION * STRUCT_PAGE_SIZE // PAGE_SIZE
+    p.kernel.sections.fill_subsection_map(pfn, p.units.pages_per_subsection)
+    pages = p.units.pages_per_subsection * STRUCT_PAGE_SIZE // p.units.page_size
     for i in range(pages):
-        p.set_entry(va + i * PAGE_SIZE, PTE_SHIFT, pte(p.alloc_pages(0, p.record.nid)))
+        p.set_entry(
+            va + i * p.units.page_size, p.units.page_shift, p.pte(p.alloc_pages(0, p.record.nid))
+        )
     p.kernel.vmemmap.nr_memmap_pages += pages
     # As its driver left them.
-    page = p.memmap.fresh_device(pfn, PAGES_PER_SUBSECTION, p.record.nid, p.record.va, 1)
+    page = p.memmap.fresh_device(pfn, p.units.pages_per_subsection, p.record.nid, p.record.va, 1)
     p.memmap.store(pfn, page)
     return p.planted(va, p.frame_at(va), first_pfn=pfn)
 
@@ -47,11 +59,11 @@ def subsection_stale(p: SimPlanter, subsection: int = 63) -> Planted:
 def _section(p: Planter, index: int) -> tuple[Struct, int]:
     """Return a section of the device, and the address of its first struct page."""
     start, end = p.record.ranges[0]
-    number = start // PAGES_PER_SECTION + index
+    number = start // p.units.pages_per_section + index
     section = p.section(number)
-    if section is None or number * PAGES_PER_SECTION >= end:
+    if section is None or number * p.units.pages_per_section >= end:
         raise p.error(f"that is outside {p.record.name}")
-    return section, p.page_va(number * PAGES_PER_SECTION)
+    return section, p.page_va(number * p.units.pages_per_section)
 
 
 @fault("memmap section-map")
@@ -74,15 +86,17 @@ def usage_lost(p: Planter, section: int = 0) -> Planted:
 @fault("memmap section-unmapped", "memmap memmap-counter")
 def boot_memmap_hole(p: Planter, section: int = 0) -> Planted:
     """The memory map of a section of RAM is not mapped, but counted all the same."""
-    va = p.page_va(section * PAGES_PER_SECTION)
+    va = p.page_va(section * p.units.pages_per_section)
     if not p.has_boot_memmap(section):
         raise p.error(f"section {section} has no RAM")
-    p.at_last(va, PMD_SHIFT, 0)
+    size = p.units.leaf_pages * p.units.page_size
+    va = va // size * size
+    p.at_last(va, size.bit_length() - 1, 0)
     findings = [p.finding("memmap", "section-unmapped", va)]
     if p.counts("nr_memmap_boot_pages"):
         counter = p.symbol("nr_memmap_boot_pages")
         findings.append(p.finding("memmap", "memmap-counter", counter))
-    return p.planted(va, findings=findings, size=PMD_SIZE)
+    return p.planted(va, findings=findings, size=size)
 
 
 @fault("memmap vmemmap-leak")
@@ -90,12 +104,16 @@ def leak(p: Planter, pages: int = 1, leaf: Literal["base", "large"] = "base") ->
     """Vmemmap is mapped that describes nothing."""
     va = p.page_va(p.unused_pfn)
     if leaf == "large":
-        block = p.alloc_pages(PMD_SHIFT - PTE_SHIFT, p.record.nid)
-        p.set_entry(va, PMD_SHIFT, block * PAGE_SIZE | KERNEL_LARGE | PSE)
-        return p.planted(va, block, size=PMD_SIZE)
+        if not p.units.large_leaves:
+            raise p.error("there are no large leaves")
+        block = p.alloc_pages(p.units.pmd_shift - p.units.page_shift, p.record.nid)
+        p.set_entry(va, p.units.pmd_shift, p.pte(block, KERNEL_LARGE | PSE))
+        return p.planted(va, block, size=p.units.pmd_size)
     for i in range(pages):
-        p.set_entry(va + i * PAGE_SIZE, PTE_SHIFT, pte(p.alloc_pages(0, p.record.nid)))
-    return p.planted(va, p.frame_at(va), size=pages * PAGE_SIZE)
+        p.set_entry(
+            va + i * p.units.page_size, p.units.page_shift, p.pte(p.alloc_pages(0, p.record.nid))
+        )
+    return p.planted(va, p.frame_at(va), size=pages * p.units.page_size)
 
 
 @fault("memmap memmap-counter", kernels=("6.12", "7.2"))

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from ..addresses import STRUCT_PAGE_SIZE
-from ..memmap import NODES_PGSHIFT, ZONES_PGSHIFT, struct_pages_per_page
-from .planter import Planted, Planter, SimPlanter
+from ..memmap import NODES_PGSHIFT, ZONES_PGSHIFT
+from .planter import Place, Planted, Planter, SimPlanter
 from .registry import Compound, StructPage, fault
 
 
@@ -54,10 +54,15 @@ def head_flag_lost(p: Planter, at: Compound = Compound()) -> Planted:
 @fault("pgmap compound-order")
 def wrong_order(p: Planter, at: Compound = Compound(), value: int = 1) -> Planted:
     """The order in the first tail page is not the pagemap's."""
-    has_order = p.has_member("folio", "_folio_order")
-    member = "_folio_order" if has_order else "_flags_1"
     va = p.compound(at).va
-    return _changed(p, va + STRUCT_PAGE_SIZE, va + p.offset("folio", member), value, 1)
+    tail = va + STRUCT_PAGE_SIZE
+    if p.has_member("folio", "_folio_order"):
+        return _changed(p, tail, va + p.offset("folio", "_folio_order"), value, 1)
+    # In the low byte of a word.
+    flags = va + p.offset("folio", "_flags_1")
+    before = p.read(flags)
+    p.write(flags, before & ~0xFF | value)
+    return p.planted(tail, p.frame_at(tail), expected=before & 0xFF, observed=value)
 
 
 @fault("pgmap pgmap-link")
@@ -68,14 +73,21 @@ def wrong_pgmap(p: Planter, at: StructPage = StructPage(), value: int = 0x10) ->
     return _changed(p, va, va + offset, p.record.va + value)
 
 
+def _beyond_shared(p: SimPlanter, compound: Place) -> tuple[int, int]:
+    """Return the first page frame, and how many, beyond those whose frames are not shared."""
+    count = p.record.per_compound - 2 * p.per_page
+    if count <= 0:
+        raise p.error(f"{p.record.name} has no such compound pages")
+    return compound.head_pfn + 2 * p.per_page, count
+
+
 @fault("pgmap page-zone")
 def early_uninitialised(p: SimPlanter, at: Compound = Compound()) -> Planted:
     """
     Struct pages of a compound beyond the first 128 are as boot left them: what
     kernels before 6.1.184 and 6.12.97 do in a section with RAM.
     """
-    start = p.compound(at).head_pfn + 2 * struct_pages_per_page
-    count = p.record.per_compound - 2 * struct_pages_per_page
+    start, count = _beyond_shared(p, p.compound(at))
     pages = p.memmap.fresh(start, count, p.memmap.zone(start), p.record.nid)
     pages[:, 0] |= np.uint64(p.memmap.flag("reserved"))
     p.memmap.store(start, pages)
@@ -90,8 +102,7 @@ def early_stale(p: SimPlanter, at: Compound = Compound()) -> Planted:
     them, which was there before: what those kernels do in a section with RAM.
     """
     compound = p.compound(at)
-    start = compound.head_pfn + 2 * struct_pages_per_page
-    count = p.record.per_compound - 2 * struct_pages_per_page
+    start, count = _beyond_shared(p, compound)
     pages = p.memmap.fresh(start, count, p.memmap.zone(start), p.record.nid)
     pages[:, 0] = np.uint64(p.read(compound.va) & ~p.flag("head"))
     pages[:, 1] = np.uint64(p.record.va + 0x1000)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..pagetable import PMD_SHIFT, PTE_SHIFT
-from ..units import PAGE_SIZE
 from .planter import Planted, SimPlanter
 from .registry import Page, fault
 
@@ -17,13 +15,16 @@ def unreadable_table(
 ) -> Planted:
     """A page-table page is not in the dump."""
     va = p.place(at).page_va
-    wanted = PTE_SHIFT if level == "pte" else PMD_SHIFT
+    wanted = p.units.page_shift if level == "pte" else p.units.pmd_shift
+    above = 0
     for shift, table, _ in p.path(va):
         if shift == wanted:
-            p.kernel.physical.missing.add(table)
+            frames = p.kernel.tables.table_frames(shift)
+            p.kernel.physical.missing.update(range(table, table + frames))
             # One table covers as much as an entry of the level above.
-            covered = 1 << shift + 9
+            covered = 1 << above
             return p.planted(va // covered * covered, table, size=covered)
+        above = shift
     raise p.error(f"there is no table of that level at {va:#x}")
 
 
@@ -59,9 +60,9 @@ def unreadable_node(p: SimPlanter) -> Planted:
 def unreadable_sections(p: SimPlanter) -> Planted:
     """Pages of the section table with nothing but zeros, which dump filters leave out."""
     sections = p.kernel.sections
-    used = sections.highest_present // sections.sections_per_root * 8 // PAGE_SIZE
-    first = sections.base + (used + 1) * PAGE_SIZE
-    count = sections.roots * 8 // PAGE_SIZE - (used + 1)
+    used = sections.highest_present // sections.sections_per_root * 8 // p.units.page_size
+    first = sections.base + (used + 1) * p.units.page_size
+    count = sections.roots * 8 // p.units.page_size - (used + 1)
     pfn = p.kernel.addresses.va_to_pfn(first)
     p.kernel.physical.missing.update(range(pfn, pfn + count))
     return p.planted(first, count=count)

@@ -51,6 +51,12 @@ class Member:
     #: first bit in the byte at :attr:`offset`, and size in bits, of a bit-field
     bits: tuple[int, int] | None = None
 
+    def shift(self, order: str) -> int:
+        """Return how far a bit-field is from the least significant bit of its bytes."""
+        assert self.bits is not None
+        first, bits = self.bits
+        return first if order == "little" else 8 * self.size - first - bits
+
 
 class Layouts:
     """The types of one kernel."""
@@ -99,6 +105,27 @@ class Layouts:
                 parts, rest = divmod(8 * int(record["size"]), bits)
                 record = {**record, "size": parts * size + rest // 8, "members": members}
             types.append(record)
+        return Layouts(self.release, types)
+
+    def with_subsections(self, count: int) -> Layouts:
+        """
+        Return the types of this kernel with another number of subsections in a section.
+
+        :param count: bits of ``subsection_map``, of which x86-64 has 64
+        """
+        words = -(-count // 64)
+        usage = self._named["struct", "mem_section_usage"]
+        (bitmap,) = (one for one in usage["members"] if one[0] == "subsection_map")
+        grown = words - int(self._by_id(bitmap[1])["count"])
+        array = {**self._by_id(bitmap[1]), "id": len(self.types) + 1, "count": words}
+        members = [
+            [name, array["id"] if name == bitmap[0] else type_id, at, *rest]
+            if at <= bitmap[2]
+            else [name, type_id, at + 64 * grown, *rest]
+            for name, type_id, at, *rest in usage["members"]
+        ]
+        record = {**usage, "size": usage["size"] + 8 * grown, "members": members}
+        types = [record if one is usage else one for one in self.types] + [array]
         return Layouts(self.release, types)
 
     def shuffled(self, random: Random) -> Layouts:

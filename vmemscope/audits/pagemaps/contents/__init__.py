@@ -17,7 +17,16 @@ from ....rules.page_rows import Expected
 from ....rules.pagemap import NO_RANGE
 from ....rules.struct_pages import BASE_RULES, COMPOUND_RULES, RULES_BY_KIND
 from .base_pages import check_base_pages
-from .check import Contents, ContentsCheck, ContentsChecked, counted, picked, regions_of, why_not
+from .check import (
+    Contents,
+    ContentsCheck,
+    ContentsChecked,
+    checked_apart,
+    counted,
+    picked,
+    regions_of,
+    why_not,
+)
 from .compounds import check_compounds
 from .straddling import check_straddling
 
@@ -41,7 +50,7 @@ def frames_to_read(audited: AuditedPagemap, vmemmap: Vmemmap, contents: Contents
     for region in regions_of(audited, vmemmap):
         each = 1
         if region.order:
-            each = min(vmemmap.geometry.compound_vpages(region.order), 4)
+            each = min(max(vmemmap.geometry.compound_vpages(region.order), 1), 4)
             if audited.dedup.expected:
                 each = 2
             elif contents is Contents.ALL:
@@ -85,7 +94,7 @@ def check_contents(
         if (why_not_it := rule.why_not(expected, check.kind)) is not None:
             findings.skipped(why_not_it, rule)
     for region in regions:
-        if vmemmap.geometry.straddles:
+        if checked_apart(audited, vmemmap):
             check_straddling(check, region)
         elif region.order:
             check_compounds(check, region)

@@ -34,6 +34,7 @@ __all__ = (
     "ContentsCheck",
     "ContentsChecked",
     "Region",
+    "checked_apart",
     "counted",
     "picked",
     "regions_of",
@@ -82,21 +83,35 @@ def why_not(audited: AuditedPagemap, vmemmap: Vmemmap, contents: Contents) -> st
         return _NONE
     if not audited.shift_sound:
         return audited.no_compounds
-    if order and geometry.compound_vpages(order) < 2:
-        return "compound pages that share a page of the vmemmap"
     if geometry.struct_page_size % 8:
         return "struct pages that are no whole words"
-    if order and any(
-        region.start % geometry.row for region in regions_of(audited, vmemmap) if region.order
-    ):
+    row = row_of(audited, vmemmap)
+    if order and any(region.start % row for region in regions_of(audited, vmemmap) if region.order):
         return "compound pages that start inside a page of the vmemmap"
     return None
 
 
+def checked_apart(audited: AuditedPagemap, vmemmap: Vmemmap) -> bool:
+    """
+    Return whether ``struct page``s are read by themselves, and not a vpage at a time.
+
+    They are where some lie across two vpages, and where a compound page fills no two of them
+    (ppc64 with pages of 64 KiB: 32 compound pages of 2 MiB lie in one).
+    """
+    geometry, order = vmemmap.geometry, audited.order
+    return geometry.straddles or bool(order and geometry.compound_vpages(order) < 2)
+
+
+def row_of(audited: AuditedPagemap, vmemmap: Vmemmap) -> int:
+    """Return how many ``struct page``s are read as one."""
+    row = vmemmap.geometry.row
+    return min(row, 1 << audited.order) if audited.order else row
+
+
 def regions_of(audited: AuditedPagemap, vmemmap: Vmemmap) -> list[Region]:
     """Return the regions of a pagemap, in order of address."""
-    geometry, altmap = vmemmap.geometry, audited.pagemap.altmap
-    per_page = geometry.row
+    altmap = audited.pagemap.altmap
+    per_page = row_of(audited, vmemmap)
     regions = []
     for start, end in audited.layout.pfns:
         first = first_compound(audited.pagemap, start)
@@ -160,7 +175,7 @@ class ContentsCheck:
     ) -> None:
         self.audited, self.vmemmap, self.expected = audited, vmemmap, expected
         self.contents, self.step = contents, step
-        self.per_page = vmemmap.geometry.row
+        self.per_page = row_of(audited, vmemmap)
         self.plain = min(vmemmap.page.folio_pages, self.per_page - 1)
         self.checked = self.unreadable = self.base_checked = self.base_unreadable = 0
         #: struct pages of the frames that an altmap hands out

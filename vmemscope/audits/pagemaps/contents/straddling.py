@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Checks ``struct page``s that lie across pages of the vmemmap.
+Checks ``struct page``s that lie across pages of the vmemmap, and compound pages within one.
 
-Their size divides no page, so the kernel shares no frame of theirs, and each is read by
-itself (``include/linux/mm.h: vmemmap_can_optimize()`` wants a power of two).
+The kernel shares no frame of theirs (``include/linux/mm.h: vmemmap_can_optimize()`` wants a
+power of two, and more than two pages of the vmemmap), and each is read by itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BATCH = 64
 
 
 def check_straddling(check: ContentsCheck, region: Region) -> None:
-    """Check the pages of a region, a subsection's ``struct page``s a row."""
+    """Check the pages of a region, a subsection's or a compound page's ``struct page``s a row."""
     kind = PageKind.COMPOUND if region.order else PageKind.BASE
     kind = PageKind.ALTMAP if region.altmap else kind
     rules = check.rules_that_apply(kind)

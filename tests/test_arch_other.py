@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Simulated ppc64le and s390x: all scenarios and faults on each.
+
+ppc64le populates the memory map by code of its own, has sections of 16 MiB, and big-endian
+page tables. s390x is big-endian throughout, and does not deduplicate.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from vmemscope.errors import UsageError, VmemscopeError
+from vmemscope.machine import Kernel
+from vmemscope.sim import builtin_scenarios
+
+from .arch_matrix import check_fault, check_scenario, damage
+from .kernels import DEVICE, FAULTS, Dumps, audit_core, image, write
+
+ARCHS = ("ppc64le", "s390x")
+#: s390x's altmap has no room for the large leaves that a part of a section needs there
+NO_ROOM = {("s390x", "partial-sections")}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_fault(dumps: Dumps, fault: str, arch: str) -> None:
+    check_fault(dumps, fault, arch)
+
+
+@pytest.mark.parametrize("name", builtin_scenarios())
+@pytest.mark.parametrize("arch", ARCHS)
+def test_scenario(tmp_path: Path, name: str, arch: str) -> None:
+    if (arch, name) in NO_ROOM:
+        with pytest.raises(UsageError, match="the altmap is too small"):
+            image(name, f"7.2@{arch}")
+        return
+    check_scenario(tmp_path, name, "7.2", arch)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("arch", ARCHS)
+def test_damage(tmp_path: Path, arch: str, seed: int) -> None:
+    """Whatever a dump holds, it is audited, or refused by one of vmemscope's own errors."""
+    one = image("devdax-2m" if seed % 2 else "altmap", f"7.2@{arch}")
+    core = Path(write(one, tmp_path))
+    damage(core, [pfn << 12 for pfn in one._tables()], Random(f"{arch} {seed}"))
+    with suppress(VmemscopeError):
+        assert audit_core(core).memmap.outcomes
+
+
+@pytest.mark.parametrize(
+    ("arch", "levels", "orders"),
+    [("ppc64le", 4, ("<u8", ">u8")), ("s390x", 3, (">u8", ">u8")), ("s390x", 4, (">u8", ">u8"))],
+)
+def test_byte_orders(tmp_path: Path, arch: str, levels: int, orders: tuple[str, str]) -> None:
+    """Of the kernel, and of its page tables; drgn walks them by itself."""
+    text = f'arch = "{arch}"\nlevels = {levels}\n{DEVICE}'
+    kernel = Kernel.open_core(write(image(text, f"7.2@{arch}"), tmp_path))
+    assert (kernel.arch.word, kernel.table.dtype) == orders
+    assert len(kernel.table.levels) == levels
+    assert kernel.prog["init_uts_ns"].name.release.string_().decode() == kernel.target.osrelease
+
+
+@pytest.mark.parametrize(
+    ("arch", "kernels"),
+    [("ppc64le", "6.12 or 7.2"), ("ppc64le-64k", "6.12 or 7.2"), ("s390x", "7.2")],
+)
+def test_kernels_without_the_feature(arch: str, kernels: str) -> None:
+    """6.1 of ppc64 does not deduplicate; s390x has ZONE_DEVICE only since."""
+    with pytest.raises(UsageError, match=f"kernel must be {kernels} on {arch}"):
+        image("devdax-2m", f"6.1@{arch}")
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [
+        # Nothing is shared: a frame for each page.
+        ("devdax-2m", 2048),
+        # 64 pages of each section of 16 MiB, shared with those of others at the same place:
+        # 3 GiB have 192.
+        ("devdax-1g", 192),
+    ],
+)
+def test_population_of_6_12(tmp_path: Path, name: str, frames: int) -> None:
+    """6.12 of ppc64 with pages of 4 KiB has a bug, which is named once; as seen in guests."""
+    done = audit_core(Path(write(image(name, "6.12@ppc64le"), tmp_path)))
+    (one,) = done.pgmap.pagemaps
+    assert one.frames.backing == frames
+    (bug,) = done.pgmap.bugs
+    assert bug.bug == "radix-population"
+    assert {symptom.rule for symptom in bug.symptoms} == {
+        finding.rule for _, finding in done.pgmap.all_findings()
+    }
+
+
+def test_population_of_6_12_with_large_pages(tmp_path: Path) -> None:
+    """With pages of 64 KiB, sections are too small for the bug to show; as seen in guests."""
+    done = audit_core(Path(write(image("devdax-1g", "6.12@ppc64le-64k"), tmp_path)))
+    (one,) = done.pgmap.pagemaps
+    assert (one.state, one.frames.backing) == ("deduplicated", 6)
+    assert done.found() == set()
+
+
+#: on ppc64le: three subsections of a section, and five that are not the device's
+HALF_A_SECTION = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "6M"
+align = "2M"
+[[fault]]
+kind = "subsection-stale"
+pagemap = "dax0.0"
+subsection = 6
+"""
+
+
+def test_stale_subsection_of_a_small_section(tmp_path: Path) -> None:
+    one = image(HALF_A_SECTION, "7.2@ppc64le")
+    done = audit_core(Path(write(one, tmp_path)), one.planted)
+    assert done.found() == done.expected()
+    assert [planted.details["first_pfn"] for planted in one.planted] == [0x100000 + 6 * 512]

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Simulated kernels with base pages of 16 and 64 KiB: all scenarios and faults on each.
+
+arm64 has base pages in its memory map with both, and does not deduplicate. ppc64le with pages
+of 64 KiB has less than a page of ``struct page``s for a section, and for 32 compound pages of
+2 MiB.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from vmemscope.errors import VmemscopeError
+from vmemscope.sim import builtin_scenarios
+
+from .arch_matrix import check_fault, check_scenario, damage
+from .kernels import FAULTS, Dumps, audit_core, image, write
+
+ARCHS = ("arm64-16k", "arm64-64k", "ppc64le-64k")
+#: faults for those whose devices are of 64 GiB here: of each room of the simulator's faults
+FEW = (
+    *("altmap-ram", "base-pages", "early-uninitialised", "executable"),
+    *("frame-freed", "head-shared", "hole", "huge-leaf", "leak", "leak-large", "missing-dedup"),
+    *("range-overlap", "ref-lost", "refcount-low", "subsection-lost", "tail-neighbour"),
+    *("tail-written", "unreadable-table", "usage-lost", "wrong-order", "xarray-stray"),
+)
+CASES = [
+    pytest.param(
+        arch,
+        fault,
+        marks=[pytest.mark.whole] if arch == "ppc64le-64k" and fault not in FEW else [],
+    )
+    for arch in ARCHS
+    for fault in FAULTS
+]
+
+
+@pytest.mark.parametrize(("arch", "fault"), CASES)
+def test_fault(dumps: Dumps, arch: str, fault: str) -> None:
+    check_fault(dumps, fault, arch)
+
+
+@pytest.mark.parametrize("name", builtin_scenarios())
+@pytest.mark.parametrize("arch", ARCHS)
+def test_scenario(tmp_path: Path, name: str, arch: str) -> None:
+    check_scenario(tmp_path, name, "7.2", arch)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("arch", ARCHS)
+def test_damage(tmp_path: Path, arch: str, seed: int) -> None:
+    """Whatever a dump holds, it is audited, or refused by one of vmemscope's own errors."""
+    one = image("devdax-2m" if seed % 2 else "altmap", f"7.2@{arch}")
+    core = Path(write(one, tmp_path))
+    shift = one.kernel.units.page_shift
+    damage(core, [pfn << shift for pfn in one._tables()], Random(f"{arch} {seed}"))
+    with suppress(VmemscopeError):
+        assert audit_core(core).memmap.outcomes
+
+
+#: compound pages of 32 pages, of which 32 lie in a page of the memory map
+SMALL = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x100000000
+size = "512M"
+align = "2M"
+{map}
+[[fault]]
+kind = "{kind}"
+pagemap = "dax0.0"
+compound = {compound}
+{options}
+"""
+
+
+@pytest.mark.parametrize("where", ["", 'map = "dev"'])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("wrong-pgmap", ""),
+        ("head-flag-lost", ""),
+        ("tail-wrong-head", "struct_page = 5"),
+        ("page-refcount", "struct_page = 31"),
+        ("wrong-order", ""),
+        ("wrong-zone", "struct_page = 17"),
+        ("stray-head", "struct_page = 9"),
+        ("uninitialised", 'struct_page = 30\npattern = "zeros"'),
+    ],
+)
+@pytest.mark.parametrize("compound", [0, 33])
+def test_compound_pages_within_a_page(
+    tmp_path: Path, kind: str, options: str, compound: int, where: str
+) -> None:
+    """Each struct page of them is checked, and what is wrong is found where it is."""
+    text = SMALL.format(kind=kind, options=options, compound=compound, map=where)
+    one = image(text, "7.2@ppc64le-64k")
+    done = audit_core(Path(write(one, tmp_path)), one.planted)
+    assert done.found() == done.expected() != set()
+    (pagemap,) = done.pgmap.pagemaps
+    assert pagemap.state == "not-optimized"
+    summary = done.pgmap.summary
+    assert summary.compounds_checked == summary.compounds >= 255
+
+
+#: two huge pages of 2 MiB, whose struct pages lie in one page
+HUGE = "[[hugetlb]]\ncount = 40\n"
+
+
+def test_huge_pages_within_a_page(tmp_path: Path) -> None:
+    """A page of the memory map counts once, however many huge pages it describes."""
+    done = audit_core(Path(write(image(HUGE, "7.2@ppc64le-64k"), tmp_path)))
+    (hstate,) = (one for one in done.hugetlb.hstates if one.folios)
+    assert (hstate.size, hstate.folios) == (2 << 20, 40)
+    # 40 * 2 KiB of struct pages; the first may lie anywhere in its page.
+    assert hstate.pages in (2, 3)
+    assert hstate.mapped == hstate.frames == hstate.pages
+    assert hstate.saved_bytes == 0
+    assert done.hugetlb.findings == ()
