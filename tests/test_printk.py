@@ -45,7 +45,7 @@ def same_as_drgn(prog: Program, log: Log) -> bool:
     other = [
         seq
         for seq, one in records.items()
-        if printable(one.text) != ours[seq].text.replace("\n", "\\n")
+        if printable(one.text.expandtabs()) != ours[seq].text.replace("\n", "\\n")
     ]
     # drgn 0.3 takes the id before a text that starts at the beginning of the ring for text.
     assert len(other) <= 1
@@ -59,15 +59,16 @@ def same_as_drgn(prog: Program, log: Log) -> bool:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_log_has_all_messages(kernel: str, tmp_path: Path) -> None:
-    prog = opened(messages("first", "<b>\\u001b[2J", "", "two\\nlines"), kernel, tmp_path)
+    prog = opened(messages("first", "<b>\\u001b[2J", "", "two\\nlines", "a\\tb"), kernel, tmp_path)
     log = read_log(prog)
     assert log.missed == ()
-    first, escaped, empty, lines = log.messages[-4:]
+    first, escaped, empty, lines, tab = log.messages[-5:]
     assert (first.text, first.seconds, first.level, first.caller) == ("first", 10, 0, "C0")
     assert escaped.text == "<b>\\x1b[2J"
     assert (escaped.level, escaped.caller) == (1, "T1")
     assert empty.text == ""
     assert lines.text == "two\nlines"
+    assert tab.text == "a       b"
     assert [one.seq for one in log.messages] == list(range(len(log.messages)))
     assert log.overwritten == 0
     assert same_as_drgn(prog, log)

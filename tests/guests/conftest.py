@@ -18,7 +18,17 @@ from .targets import GuestTargets
 from .tested import PATH, Results
 
 #: fixtures that boot a guest: a test's own before the one that all files share
-GUESTS = ("audited", "foreign", "plugged", "crashed", "small", "large", "running", "guest")
+GUESTS = (
+    "audited",
+    "foreign",
+    "plugged",
+    "crashed",
+    "small",
+    "large",
+    "running",
+    "poisoned",
+    "guest",
+)
 #: series of the kernels that all targets are tested on, short and in full
 SERIES = ("6.1", "7.2")
 SERIES_FULL = ("6.1", "6.12", "7.2")

@@ -26,6 +26,7 @@ from drgn import FaultError, Program
 from drgn.helpers.linux.mm import follow_phys, pfn_to_page
 
 from tests import oracle
+from vmemscope import attach_btf
 
 from . import test_pgmap
 from .crash import CrashingGuest
@@ -403,6 +404,21 @@ class TestKdump:
             assert output.startswith(said)
             output = output.removeprefix(said)
         assert output == ""
+
+    @pytest.mark.parametrize("name", [None, "zstd-23"])
+    def test_the_registers_of_the_crash(self, crashed: Dumps, name: str | None) -> None:
+        """They are where panic() saved them (crash_setup_regs()); SysRq is about no memory."""
+        path = crashed.guest.vmcore if name is None else crashed.path(name)
+        document = json.loads(vmemscope("report", "--format", "json", "-c", str(path)).stdout)
+        registers = {one["name"]: int(one["value"], 16) for one in document["cpu"]["registers"]}
+        prog = Program()
+        prog.set_core_dump(crashed.guest.vmcore)
+        attach_btf(prog)
+        assert prog.symbol(registers["RIP"]).name == "__crash_kexec"
+        assert document["cpu"]["cpu"] == prog["panic_cpu"].counter.value_()
+        assert document["log"]["messages"] > 100
+        assert document["log"]["events"] == []
+        assert document["pages"] == []
 
     @pytest.mark.parametrize("name", KDUMP_FORMATS)
     def test_makedumpfile(self, crashed: Dumps, name: str) -> None:

@@ -49,7 +49,7 @@ class Message(NamedTuple):
     level: int
     #: who wrote it: ``T`` and a pid, or ``C`` and a CPU
     caller: str
-    #: printable: all else is escaped, but for the ends of lines
+    #: printable: all else is escaped, but for the ends of lines; tabs are spaces
     text: str
 
     @property
@@ -201,7 +201,7 @@ def _read(
                 time,
                 level >> layout.level_shift & 7,
                 f"C{caller - _CPU}" if caller & _CPU else f"T{caller}",
-                "\n".join(printable(line) for line in data.split(b"\n")),
+                "\n".join(printable(line.expandtabs()) for line in data.split(b"\n")),
             )
         )
     if senseless:
