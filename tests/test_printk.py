@@ -57,7 +57,7 @@ def same_as_drgn(prog: Program, log: Log) -> bool:
     )
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [*KERNELS, "7.2@s390x", "7.2@ppc64le-64k", "6.12@arm64"])
 def test_the_log_has_all_messages(kernel: str, tmp_path: Path) -> None:
     prog = opened(messages("first", "<b>\\u001b[2J", "", "two\\nlines", "a\\tb"), kernel, tmp_path)
     log = read_log(prog)
