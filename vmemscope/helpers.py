@@ -127,7 +127,7 @@ def vmemmap_frame(prog: Program, pfn: int) -> int | None:
 
 def frame_owners(prog: Program, pfn: int) -> Backing | None:
     """
-    Return what of the memory map lies in a page frame: whose ``struct page``s it holds.
+    Return what of the memory map lies in a page frame: which ``struct page`` objects it has.
 
     This walks the whole vmemmap.
 
