@@ -195,7 +195,11 @@ def _notes_in_kdump(path: str, end: int) -> Iterator[tuple[int, bytes]]:
     if not found:
         # Compressed in a way that only libkdumpfile reads, which must be told the machine.
         name, key = next(iter(vmcoreinfo_marks()))
-        yield from notes_in_kdump(path, Platform(Architecture[name]), key, pages.ranges)
+        for one in notes_in_kdump(path, Platform(Architecture[name]), key, pages.ranges):
+            found = True
+            yield one
+    if not found:
+        pages.check_codecs(path)
 
 
 def _set_segments(
@@ -240,6 +244,7 @@ def _set_kdump(path: str, vmcoreinfo: bytes | None) -> Program | None:
         except Exception as e:
             raise _unreadable(path, e) from e
     else:
+        pages.check_codecs(path)
         prog = _program_of(pages, text, platform)
         set_kernel(prog, text)
     complete(prog)

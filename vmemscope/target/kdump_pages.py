@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -23,19 +22,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import FaultError
 
-from ..errors import TargetError
+from ..errors import TargetError, UnsupportedError
 from ..vmcoreinfo import MAX_NOTE, NOTE_NAME, note_text
 from .elf import NOT_IN_DUMP
 from .kdump import FLATTENED, Header, bitmap_of, flat_pieces, read_header
+from .page_codecs import CODECS, MissingCodecError, decompress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ("KdumpPages",)
 
-#: flags of struct page_desc
-_ZLIB, _LZO, _SNAPPY, _ZSTD = 0x1, 0x2, 0x4, 0x20
-_NAMES = {_LZO: "lzo", _SNAPPY: "snappy", _ZSTD: "zstd"}
+#: descriptors that are looked at for how pages are compressed
+_SAMPLE = 1 << 12
 #: pages that are kept decompressed
 _KEPT = 1 << 14
 #: pages that one count of descriptors stands for
@@ -93,6 +92,11 @@ def _reader_of(fd: int) -> Callable[[int, int], bytes]:
     return partial(_pread, fd)
 
 
+def _codec(flags: int) -> str | None:
+    """Return how a page is compressed, ``None`` if it is not."""
+    return next((name for bit, name in CODECS.items() if flags & bit), None)
+
+
 class KdumpPages:
     """The pages of a kdump file."""
 
@@ -133,6 +137,22 @@ class KdumpPages:
         at = data.find(NOTE_NAME)
         return note_text(data[at - 12 :]) if at >= 12 else None
 
+    def check_codecs(self, path: str) -> None:
+        """
+        :param path: the file's name, for the error
+        :raises UnsupportedError: if pages are compressed in a way that needs a missing module
+        """
+        count = min(int(self._before[-1]), _SAMPLE)
+        raw = self._read(24 * count, self._header.descriptors)
+        flags = np.frombuffer(raw[: len(raw) // 24 * 24], f"{self._header.order}u4")[3::6]
+        for codec in sorted({codec for one in np.unique(flags) if (codec := _codec(int(one)))}):
+            try:
+                decompress(codec, b"", self._header.block)
+            except MissingCodecError as e:
+                raise UnsupportedError(
+                    f"cannot read {path}: its pages are {e}", "pip install 'vmemscope[kdump]'"
+                ) from None
+
     def read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         """Read physical memory: the callback of a segment."""
         size = self._header.block
@@ -156,13 +176,12 @@ class KdumpPages:
         if size > header.block or offset >= 1 << 63:
             raise FaultError("damaged in the dump", address)
         data = self._read(size, offset)
-        if flags & _ZLIB:
+        page: bytes | None = data
+        if (codec := _codec(flags)) is not None:
             try:
-                data = zlib.decompressobj().decompress(data, header.block)
-            except zlib.error:
-                raise FaultError("damaged in the dump", address) from None
-        elif name := next((name for bit, name in _NAMES.items() if flags & bit), None):
-            raise FaultError(f"compressed with {name}, which can't be read here", address)
-        if len(data) != header.block:
+                page = decompress(codec, data, header.block)
+            except MissingCodecError as e:
+                raise FaultError(str(e), address) from None
+        if page is None or len(page) != header.block:
             raise FaultError("damaged in the dump", address)
-        return data
+        return page

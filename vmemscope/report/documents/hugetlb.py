@@ -43,8 +43,8 @@ class HvoReport(Facts, frozen=True):
     shared_tails: bool
     #: why no folio is ever optimized, whatever the switch says; else ``None``
     never: Text | None
-    #: whether shared tail pages are read-only. If not, pages that share a frame with a
-    #: neighbour count as ``read_only``
+    #: whether shared tail pages are read-only. If not, each ``read_only`` counts pages that
+    #: can be written to, and share a frame with the page before or after
     protected: bool
 
 
