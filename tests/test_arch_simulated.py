@@ -15,6 +15,7 @@ from random import Random
 
 import pytest
 
+from vmemscope.cli.main import main
 from vmemscope.errors import UsageError, VmemscopeError
 from vmemscope.machine import Kernel
 from vmemscope.sim import build, builtin_scenarios, load_scenario
@@ -100,3 +101,16 @@ def test_levels(tmp_path: Path, levels: int) -> None:
 def test_what_can_not_be_simulated_is_named(arch: str) -> None:
     with pytest.raises(UsageError, match=f"architecture '{arch}' can't be simulated; there are"):
         build(load_scenario(FIXTURES / "hole.toml"), arch=arch)
+
+
+@pytest.mark.parametrize(("arch", "shared"), [("riscv64", True), ("arm64", False)])
+def test_shared_pages_are_called_read_only_where_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arch: str, shared: bool
+) -> None:
+    """riscv64's can be written to: the count is of pages that share a frame."""
+    core = write(image("hugetlb", f"7.2@{arch}"), tmp_path)
+    assert main(["hugetlb", "--folios", "-c", core]) == 0
+    out = capsys.readouterr().out
+    assert ("SHARED" in out, "READ-ONLY" in out) == (shared, not shared)
+    # 8 optimized folios of 8 pages: all but the one with the head.
+    assert f"56 of them {'shared' if shared else 'read-only'}" in out

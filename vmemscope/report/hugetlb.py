@@ -55,7 +55,7 @@ _FOLIO_COLUMNS = (
     ("PFN", "SIZE", "STATE", "OPTIMIZED", "HEAD FRAME", "TAIL FRAME"),
     ("PFN", "SIZE", "STATE", "OPTIMIZED"),
 )
-_FOLIO_RIGHT = frozenset({"SIZE", "NODE", "PAGES", "READ-ONLY"})
+_FOLIO_RIGHT = frozenset({"SIZE", "NODE", "PAGES", "READ-ONLY", "SHARED"})
 
 
 def _optimized(one: FolioReport) -> str:
@@ -81,10 +81,11 @@ def render_hugetlb(report: HugetlbReport, width: int) -> str:
         lines += [f"no folios in any pool ({sizes})" if sizes else "no pools", ""]
     lines += _shared(report)
     if report.folios:
-        lines += [
-            *fitting_grid(report.folios, _FOLIO_CELLS, _FOLIO_COLUMNS, _FOLIO_RIGHT, width),
-            "",
-        ]
+        # Where nothing is read-only, these are the pages that share a frame.
+        names = {} if report.hvo.protected else {"READ-ONLY": "SHARED"}
+        cells = {names.get(name, name): cell for name, cell in _FOLIO_CELLS.items()}
+        columns = [tuple(names.get(name, name) for name in one) for one in _FOLIO_COLUMNS]
+        lines += [*fitting_grid(report.folios, cells, columns, _FOLIO_RIGHT, width), ""]
     lines += [*_totals(report), ""]
     lines += ending(report)
     return "\n".join(lines) + "\n"
