@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta, Struct, field
 
+from .. import rules
 from ..errors import UsageError
-from ..rules import RULES
 from ..text import hexadecimal
 from .words import safe
 
@@ -101,7 +101,7 @@ def read_ignore_file(path: str) -> tuple[Judgement, ...]:
     except (ValueError, msgspec.ValidationError) as e:
         raise _bad(path, str(e).replace("`", "'")) from e
     for number, one in enumerate(judgements, 1):
-        if one.rule not in RULES:
+        if one.rule not in rules.RULES:
             raise _bad(path, f"entry {number}: there is no rule {safe(one.rule)}")
     return judgements
 

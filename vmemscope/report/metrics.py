@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, get_args
 
+from .. import rules
 from ..errors import UsageError
-from ..rules import RULES
 from ..rules.findings import Outcome
 from ..text import binary_size
 from .documents.hugetlb import HugetlbReport
@@ -134,8 +134,8 @@ def _rules(report: TargetReport) -> list[GaugeMetricFamily]:
     """Return the findings of each rule that was evaluated, 0 where it holds."""
     found = Counter((one.rule, str(one.severity)) for one in report.every_finding())
     for one in report.all_outcomes():
-        if one.outcome is not Outcome.SKIPPED and one.rule in RULES:
-            found[one.rule, str(RULES[one.rule].severity)] += 0
+        if one.outcome is not Outcome.SKIPPED and one.rule in rules.RULES:
+            found[one.rule, str(rules.RULES[one.rule].severity)] += 0
     series = [((report.audit, *key), found[key]) for key in sorted(found)]
     return [_gauge("findings", "Findings", ("audit", "rule", "severity"), series)]
 
