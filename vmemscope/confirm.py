@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from .errors import TargetError
@@ -93,7 +94,9 @@ class Division(Protocol[ReportT]):
         """
 
 
-class Pass(NamedTuple, Generic[ReportT]):
+# Python 3.10 has no generic NamedTuple.
+@dataclass(frozen=True)
+class Pass(Generic[ReportT]):
     """One pass over a live kernel."""
 
     report: ReportT

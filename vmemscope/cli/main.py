@@ -74,13 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     try:
-        status: int = args.run(args)
+        status = int(args.run(args))
         sys.stdout.flush()
     except VmemscopeError as e:
         if args.debug:
             raise
         _error(str(e))
-        return e.exit_status
+        return int(e.exit_status)
     except BrokenPipeError:
         # The reader went away (| head). Keep Python from complaining when it flushes
         # once more at exit.
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         _error(internal_error(e))
-        return ExitStatus.CANNOT_AUDIT
+        return int(ExitStatus.CANNOT_AUDIT)
     return status
 
 
