@@ -38,6 +38,7 @@ from vmemscope.types import attach_types
 from .oracle import FRAME, PRESENT, PSE, Step, walk
 
 __all__ = (
+    "COMING_FAULTS",
     "DEVICE",
     "FAULTS",
     "FIXTURES",
@@ -49,6 +50,7 @@ __all__ = (
     "PSE",
     "PTE_SHIFT",
     "RW",
+    "SIMULATED",
     "STRUCT_PAGE",
     "Audited",
     "Dumps",
@@ -64,11 +66,17 @@ __all__ = (
     "write",
 )
 
-#: the kernels that the simulator knows
+#: the kernels that the simulator knows and that were booted
 KERNELS = ("6.1", "6.12", "7.2")
+#: all that the simulator knows: the coming one, too
+SIMULATED = (*KERNELS, "next")
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 #: scenarios of fixtures/, by their stems
 FAULTS = sorted(path.stem for path in FIXTURES.glob("*.toml"))
+#: those that only the coming kernel can have
+COMING_FAULTS = {
+    name for name in FAULTS if 'kernel = "next"' in (FIXTURES / f"{name}.toml").read_text()
+}
 
 PAGE = 4096
 #: levels of x86-64's page tables
@@ -101,7 +109,7 @@ def image(scenario: str, kernel: str) -> Image:
     """
     Build a scenario, anew: a test may change it.
 
-    :param kernel: one of :data:`KERNELS`, of another architecture than x86-64 with ``@`` and
+    :param kernel: one of :data:`SIMULATED`, of another architecture than x86-64 with ``@`` and
         its name
     """
     return built(scenario_of(scenario, kernel.partition("@")[0]), kernel)
@@ -144,14 +152,14 @@ def undocumented(document: Any, manual: str, *shared: str) -> set[str]:
     return {name for name in names(rest) if f"`{name}`" not in text}
 
 
-def able(scenario: str) -> list[str]:
-    """Return the kernels that can have all faults of a scenario."""
-    found = scenario_of(scenario, KERNELS[0])
+def able(scenario: str, kernels: Sequence[str] = SIMULATED) -> list[str]:
+    """Return which of some kernels can have all faults of a scenario."""
+    found = scenario_of(scenario, SIMULATED[-1])
     kinds = [KINDS[fault.kind] for fault in found.faults]
     kinds += [HUGETLB_FAULTS[fault.kind] for fault in found.hugetlb_faults]
     return [
         kernel
-        for kernel in KERNELS
+        for kernel in kernels
         if all(not kind.kernels or kernel in kind.kernels for kind in kinds)
     ]
 

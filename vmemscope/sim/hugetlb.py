@@ -23,6 +23,7 @@ from .nodes import MAX_NUMNODES, Nodes, add_page_to_list
 from .objects import Struct
 from .pagetable import KERNEL, PSE, RW, TABLE
 from .scenario import HugePages
+from .shared_tails import SharedTails
 from .units import Units
 from .versions import Behaviour
 from .vmemmap import Vmemmap
@@ -59,6 +60,7 @@ class Hugetlb:
     """
     ``hstates`` and the folios on their lists.
 
+    :param shared: frames of tail pages that a zone's folios share
     :param enabled: whether folios allocated at run time would be optimized
     """
 
@@ -68,18 +70,17 @@ class Hugetlb:
         nodes: Nodes,
         vmemmap: Vmemmap,
         behaviour: Behaviour,
+        shared: SharedTails,
         enabled: bool,
     ) -> None:
         self.memory, self.nodes, self.vmemmap = image.memory, nodes, vmemmap
         self.units = self.memory.units
         self.layouts, self.addresses = self.memory.layouts, self.memory.addresses
         self.tables, self.pages, self.memmap = vmemmap.tables, vmemmap.pages, vmemmap.memmap
-        self.has_shared_tails = self.layouts.has_member("zone", "vmemmap_tails")
+        self.shared, self.has_shared_tails = shared, shared.exist
         #: the head page's frame is a new one
         self.replaces_head = self.has_shared_tails or behaviour.vmcoreinfo_vmemmap
         self.folios: list[Folio] = []
-        #: (node, zone, order) -> frame of the tail pages that folios share
-        self.tails: dict[tuple[int, str, int], int] = {}
         #: frames from boot that are in the memory map no more
         self.freed = 0
         #: address of vmemmap_restore_pte()
@@ -288,21 +289,7 @@ class Hugetlb:
 
     def shared_tail(self, folio: Folio) -> int:
         """``vmemmap_get_tail()``: the frame of a zone's tail pages of an order."""
-        zone = self.memmap.zone(folio.pfn)
-        key = folio.nid, zone, folio.order
-        if key not in self.tails:
-            self.tails[key] = pfn = self.pages.alloc_page(folio.nid)
-            pages = self._tail_pages(pfn, self.memmap.per_page, folio)
-            # set_page_zone(), set_page_node(): no last CPU, and no list.
-            low = self.memmap.links("ZONE_DMA", 0)
-            pages[:, 0] &= np.uint64(~low & (1 << 64) - 1)
-            pages[:, 2] = 0
-            self.memory.physical.words(pfn)[:] = pages.ravel()
-            # VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap
-            least = (2 * self.units.page_size // self.memmap.size).bit_length() - 1
-            slot = f"vmemmap_tails[{folio.order - least}]"
-            self.nodes.zone(folio.nid, zone)[slot] = self.addresses.pfn_to_page(pfn)
-        return self.tails[key]
+        return self.shared.page(folio.nid, self.memmap.zone(folio.pfn), folio.order)
 
     def free_vmemmap_page(self, pfn: int) -> None:
         """``free_vmemmap_page()``, ``free_bootmem_page()``."""

@@ -37,6 +37,8 @@ from .printk import boot_messages, fill, write_log
 from .radix import RadixVmemmap
 from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, IORESOURCE_SYSTEM_RAM, Resources
 from .scenario import Block, Pagemap, Scenario, scaled
+from .section_vmemmap import SectionVmemmap
+from .shared_tails import SharedTails
 from .slab import Slab
 from .sparse import Sections
 from .tasks import Tasks
@@ -98,6 +100,7 @@ class SimulatedKernel:
             self.nodes,
             self.vmemmap,
             self.behaviour,
+            self.shared_tails,
             any(pages.optimized for pages in scenario.hugetlb),
         )
         for pages in scenario.hugetlb:
@@ -283,7 +286,10 @@ class SimulatedKernel:
         self._register_bootmem_info()
         self.slab = Slab(self.memory, self.pages, self.memmap)
         self.sections.alloc = self.slab.alloc
+        self.shared_tails = SharedTails(self.nodes, self.memmap, self.pages, self.slab.alloc)
         kind = self.vmemmap_type or (RadixVmemmap if self.arch.radix else Vmemmap)
+        if self.sections.have_orders:
+            kind = SectionVmemmap
         self.vmemmap = kind(
             self.physical,
             self.tables,
@@ -293,6 +299,8 @@ class SimulatedKernel:
             self.behaviour,
             self.arch,
         )
+        if isinstance(self.vmemmap, SectionVmemmap):
+            self.vmemmap.sections, self.vmemmap.tails = self.sections, self.shared_tails
 
     def _init_section_memmap(
         self, nr: int, blocks: list[int], free: list[tuple[int, int, int]]
@@ -546,7 +554,7 @@ class SimulatedKernel:
     def _define_variables(self, free: int) -> None:
         addresses, layouts, image = self.addresses, self.layouts, self.image
         image.define_word("mem_section", self.mem_section)
-        image.define_word("__highest_present_section_nr", self.sections.highest_present)
+        image.define_word(self.behaviour.highest_section, self.sections.highest_present)
         image.define_word("vmemmap_base", addresses.vmemmap_base)
         image.define_word("page_offset_base", addresses.page_offset_base)
         image.define_word("vmalloc_base", addresses.vmalloc_base)
@@ -603,6 +611,8 @@ class SimulatedKernel:
         self.memory.write_int(head + 8, head)
         self.arch.define(image)
         image.define("vmemmap_populate", 256, "text", 16)
+        if self.sections.have_orders:
+            image.define("vmemmap_shared_tail_page", 256, "text", 16)
         image.label("_etext", image.section("text") + 2 * MIB, "T")
         image.label("_end", image.text + IMAGE_SIZE, "B")
 

@@ -17,7 +17,7 @@ from .pagetable import KERNEL_LARGE, PageTables
 from .percpu import Percpu
 from .sparse import Sections
 from .versions import Behaviour
-from .vmemmap import VMEMMAP_RESERVE_NR, Vmemmap, pgmap_vmemmap_nr, vmemmap_can_optimize
+from .vmemmap import Vmemmap, pgmap_vmemmap_nr
 from .xarray import XArray
 
 __all__ = ("PGMAP_ALTMAP_VALID", "Memremap")
@@ -195,7 +195,8 @@ class Memremap:
             return
         model: CompoundCopy | None = None
         for head in range(start, end, per_compound):
-            count = self.compound_nr_pages(head, altmap, pgmap)
+            is_early = self.sections.is_early(head // self.units.pages_per_section)
+            count = self.vmemmap.compound_nr_pages(head, altmap, pgmap, is_early)
             try:
                 if model is not None and model.store(head, count):
                     continue
@@ -207,18 +208,6 @@ class Memremap:
                     " page that the kernel initialises as a whole"
                 ) from None
             model = model or CompoundCopy(self.memmap, head, count, per_compound)
-
-    def compound_nr_pages(self, head: int, altmap: Struct | None, pgmap: Struct) -> int:
-        """
-        ``compound_nr_pages()``: how many struct pages of a compound page to
-        initialise. Where tails share a frame, that frame's. (Since 6.1.184,
-        6.12.97 all of them if the first section's memory map is from boot.)
-        """
-        if not vmemmap_can_optimize(altmap, pgmap) or self.sections.is_early(
-            head // self.units.pages_per_section
-        ):
-            return pgmap_vmemmap_nr(pgmap)
-        return VMEMMAP_RESERVE_NR * self.memmap.per_page
 
     def memmap_init_compound(
         self, head: int, count: int, nid: int, pgmap: Struct, refcount: int

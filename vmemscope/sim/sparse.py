@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..errors import UsageError
 from .objects import KernelMemory, Struct
-from .vmemmap import Vmemmap
+from .vmemmap import Vmemmap, vmemmap_can_optimize
 
 __all__ = ("Sections",)
 
@@ -46,8 +47,10 @@ class Sections:
         self.highest_present = 0
 
     def flag(self, name: str) -> int:
-        """Return ``SECTION_name``, a bit of section_mem_map."""
-        return 1 << self.memory.layouts.constant(f"SECTION_{name}_BIT")
+        """Return ``SECTION_name``, a bit of section_mem_map; 0 if the kernel has no such flag."""
+        constant = f"SECTION_{name}_BIT"
+        layouts = self.memory.layouts
+        return 1 << layouts.constant(constant) if layouts.has_constant(constant) else 0
 
     def get(self, nr: int, create: bool = False) -> Struct | None:
         """Return a section (``__nr_to_section()``), making its root (``sparse_index_init()``)."""
@@ -64,6 +67,27 @@ class Sections:
         """``early_section()``."""
         section = self.get(nr)
         return section is not None and bool(section["section_mem_map"] & self.flag("IS_EARLY"))
+
+    @property
+    def have_orders(self) -> bool:
+        """Whether sections say for which compound pages their memory map is populated."""
+        return self.memory.layouts.has_member("mem_section", "compound_page_order")
+
+    def compound_order(self, nr: int) -> int:
+        """``section_compound_order()``: log2 of the pages in a compound page, 0 if of none."""
+        section = self.get(nr) if self.have_orders else None
+        return 0 if section is None else int(section["compound_page_order"])
+
+    def section_set_compound_order_range(self, pfn: int, count: int, order: int) -> None:
+        """``section_set_compound_order_range()``: of the sections that are in it as a whole."""
+        first, end = (
+            -(-pfn // self.units.pages_per_section),
+            (pfn + count) // self.units.pages_per_section,
+        )
+        for nr in range(first, end):
+            section = self.get(nr, create=True)
+            assert section is not None
+            section["compound_page_order"] = order
 
     @property
     def usage_size(self) -> int:
@@ -146,9 +170,18 @@ class Sections:
         one section.
         """
         nr = pfn // self.units.pages_per_section
+        if count < self.units.pages_per_section and self.compound_order(nr):
+            raise UsageError(
+                f"part of section {nr}, whose memory map is made for compound pages, can't be added"
+                " (EOPNOTSUPP)"
+            )
         self.fill_subsection_map(pfn, count)
         # "The early init code does not consider partially populated initial
         # sections": whatever is added to one uses the memory map made at boot.
         if count == self.units.pages_per_section or not self.is_early(nr):
+            if self.have_orders:
+                optimize = vmemmap_can_optimize(altmap, pgmap)
+                order = pgmap["vmemmap_shift"] if pgmap is not None and optimize else 0
+                self.section_set_compound_order_range(pfn, count, order)
             vmemmap.populate_section_memmap(pfn, count, nid, altmap, pgmap)
         self.init_one(nr, vmemmap.addresses.vmemmap_base, 0)

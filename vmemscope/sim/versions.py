@@ -3,12 +3,12 @@
 What the simulated kernels do differently, besides their types.
 
 They are Debian's: 6.1.192, 6.12.117 and 7.2.13, with the fixes of their stable
-series in.
+series in; and "next", which is 7.2 with what mm-unstable of September 2026 changes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ("BEHAVIOUR", "Behaviour")
 
@@ -43,6 +43,8 @@ class Behaviour:
     #: for its region: 6.1 has the platform device's, too; 7.2 keeps those of soft
     #: reserved memory in a tree of their own
     hmem_resources: tuple[str, ...]
+    #: name of the variable that has the highest section that there is
+    highest_section: str = "__highest_present_section_nr"
 
 
 BEHAVIOUR = {
@@ -83,3 +85,5 @@ BEHAVIOUR = {
         hmem_resources=(),
     ),
 }
+#: the coming kernel: the other differences follow from its structures
+BEHAVIOUR["next"] = replace(BEHAVIOUR["7.2"], highest_section="__highest_used_section_nr")

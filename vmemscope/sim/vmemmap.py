@@ -95,6 +95,20 @@ class Vmemmap:
             return VMEMMAP_RESERVE_NR * count // per_compound
         return 0 if pfn % per_compound else VMEMMAP_RESERVE_NR
 
+    def compound_nr_pages(
+        self, head: int, altmap: Struct | None, pgmap: Struct, is_early: bool
+    ) -> int:
+        """
+        ``mm/mm_init.c: compound_nr_pages()``: how many struct pages of a compound page to
+        initialise. Where tails share a frame, that frame's. (Since 6.1.184, 6.12.97 all of
+        them if the first section's memory map is from boot.)
+
+        :param is_early: whether it is
+        """
+        if not vmemmap_can_optimize(altmap, pgmap) or is_early:
+            return pgmap_vmemmap_nr(pgmap)
+        return VMEMMAP_RESERVE_NR * self.memmap.per_page
+
     # mm/sparse-vmemmap.c
 
     def vmemmap_populate_compound_pages(

@@ -12,7 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import entries, frames, hugetlb, pagemap, sections, struct_pages, unreadable  # noqa: F401
+from . import (  # noqa: F401
+    entries,
+    frames,
+    hugetlb,
+    pagemap,
+    sections,
+    shared_tails,
+    struct_pages,
+    unreadable,
+)
 from .planter import (
     Change,
     Finding,

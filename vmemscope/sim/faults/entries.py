@@ -35,6 +35,12 @@ def hole(p: Planter, at: Page = Page()) -> Planted:
     return p.planted(va, None, old_pfn=old, size=p.units.pmd_size)
 
 
+def _other_frame(p: Planter, head_va: int, va: int) -> int:
+    """Return the frame of another compound page's tails, or of its head if all share that."""
+    pfn = p.frame_at(head_va + p.units.page_size)
+    return p.frame_at(head_va) if pfn == p.frame_at(va) else pfn
+
+
 @fault("pgmap tail-frame", "pgmap frame-not-memory")
 def tail_wrong_frame(
     p: Planter,
@@ -56,11 +62,11 @@ def tail_wrong_frame(
         neighbour = head_va + compound_size
         if p.leaf(neighbour) is None:
             neighbour = head_va - compound_size
-        pfn = p.frame_at(neighbour + p.units.page_size)
+        pfn = _other_frame(p, neighbour, va)
     elif to == "other-pagemap":
         if not other:
             raise p.error("say which pagemap with other")
-        pfn = p.frame_at(p.page_va(p.pagemap(other).data_pfn) + p.units.page_size)
+        pfn = _other_frame(p, p.page_va(p.pagemap(other).data_pfn), va)
     elif to == "own-head":
         pfn = p.frame_at(head_va)
     elif to == "private":

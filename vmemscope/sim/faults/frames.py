@@ -16,7 +16,7 @@ def _change_refcount(p: Planter, at: Page, by: int) -> Planted:
     if before + by < 0:
         raise p.error(f"the reference count is {before} only")
     p.set_refcount(pfn, before + by)
-    return p.planted(va, pfn, expected=before, observed=before + by)
+    return p.planted_in_frame(va, pfn, expected=before, observed=before + by)
 
 
 @fault("pgmap refcount-low")
@@ -39,7 +39,7 @@ def frame_freed(p: Planter, at: Page = Page()) -> Planted:
     before = p.refcount(pfn)
     p.set_refcount(pfn, 0)
     p.free_page(pfn)
-    return p.planted(va, pfn, expected=before, observed=0)
+    return p.planted_in_frame(va, pfn, expected=before, observed=0)
 
 
 @fault("pgmap frame-free")
@@ -48,7 +48,7 @@ def frame_free(p: Planter, at: Page = Page()) -> Planted:
     va = p.place(at).page_va
     pfn = p.frame_at(va)
     p.set_page_type(pfn, "buddy")
-    return p.planted(va, pfn)
+    return p.planted_in_frame(va, pfn)
 
 
 def _marked(p: Planter, at: Page, use: str) -> Planted:
@@ -59,7 +59,7 @@ def _marked(p: Planter, at: Page, use: str) -> Planted:
         p.set_page_type(pfn, use)
     else:
         p.write(p.page_va(pfn), p.read(p.page_va(pfn)) | p.flag(use))
-    return p.planted(va, pfn, use=use)
+    return p.planted_in_frame(va, pfn, use=use)
 
 
 @fault("pgmap frame-foreign")

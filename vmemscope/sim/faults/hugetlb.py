@@ -215,7 +215,7 @@ def isolated(p: HugetlbPlanter, folio: int = 0) -> Planted:
     return p.planted(p.va(folio), p.frame_at(p.va(folio)))
 
 
-@hugetlb_fault("hugetlb hugetlb-shared-tail", kernels=("7.2",))
+@hugetlb_fault("hugetlb hugetlb-shared-tail", kernels=("7.2", "next"))
 def shared_tail(
     p: HugetlbPlanter,
     folio: int = 0,

@@ -10,7 +10,7 @@ dump of any other kernel (the tests' ``patched.py``).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -299,6 +299,35 @@ class Planter(ABC):
             frozenset(findings),
             tuple(self.changes),
         )
+
+    def planted_in_frame(self, va: int, pfn: int, **details: Any) -> Planted:
+        """
+        Report what was done to a frame, or to what is in it.
+
+        A frame that several devices share is reported with the first of them, where it is
+        mapped first; :meth:`shared_from` finds that.
+
+        :param va: address of what is wrong, through any entry that maps the frame
+        """
+        owner, first = self.shared_from(pfn) or (self.owner, va)
+        size = self.units.page_size
+        va = first // size * size + va % size
+        findings = [
+            Finding(command, rule, owner if command == "pgmap" else None, va)
+            for command, rule in self.rules
+        ]
+        return self.planted(va, pfn, findings=findings, **details)
+
+    def shared_from(self, pfn: int) -> tuple[str, int] | None:
+        """Return the first pagemap that shares a frame with others, and where; ``None`` if none."""
+        return None
+
+    def entries_of(self, pfn: int, start: int, end: int) -> Iterator[int]:
+        """Yield the pages of the memory map of page frames that map a frame with a base page."""
+        for va in range(self.page_va(start), self.page_va(end), self.units.page_size):
+            leaf = self.leaf(va)
+            if leaf and leaf[0] == self.units.page_shift and self.frame_at(va) == pfn:
+                yield va
 
     # Memory.
 
@@ -704,6 +733,20 @@ class SimPlanter(Planter):
 
     def has_boot_memmap(self, section: int) -> bool:
         return section in self.kernel.boot_memmap
+
+    def shared_from(self, pfn: int) -> tuple[str, int] | None:
+        devices = {
+            frame
+            for (_, zone, _), frame in self.kernel.shared_tails.frames.items()
+            if zone == "ZONE_DEVICE"
+        }
+        if pfn not in devices:
+            return None
+        ranges = [(*one, record) for record in self.kernel.pagemaps for one in record.ranges]
+        for start, end, record in sorted(ranges, key=lambda one: one[:2]):
+            for va in self.entries_of(pfn, start, end):
+                return record.name, va
+        return None
 
 
 class SimHugetlbPlanter(HugetlbPlanter, SimPlanter):

@@ -116,7 +116,7 @@ def leak(p: Planter, pages: int = 1, leaf: Literal["base", "large"] = "base") ->
     return p.planted(va, p.frame_at(va), size=pages * p.units.page_size)
 
 
-@fault("memmap memmap-counter", kernels=("6.12", "7.2"))
+@fault("memmap memmap-counter", kernels=("6.12", "7.2", "next"))
 def counter(
     p: Planter,
     of: Literal["nr_memmap_pages", "nr_memmap_boot_pages"] = "nr_memmap_pages",

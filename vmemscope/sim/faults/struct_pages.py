@@ -17,7 +17,7 @@ def _changed(p: Planter, va: int, at: int, value: int, size: int = 8) -> Planted
     """Write to a struct page whose address is ``va``."""
     before = p.read(at, size)
     p.write(at, value, size)
-    return p.planted(va, p.frame_at(va), expected=before, observed=p.read(at, size))
+    return p.planted_in_frame(va, p.frame_at(va), expected=before, observed=p.read(at, size))
 
 
 def _compound_word(p: Planter) -> int:
@@ -37,7 +37,7 @@ def tail_wrong_head(p: Planter, at: StructPage = StructPage(struct_page=5)) -> P
     return _changed(p, place.va, place.va + _compound_word(p), p.page_va(head) | 1)
 
 
-@fault("pgmap compound-head", kernels=("7.2",))
+@fault("pgmap compound-head", kernels=("7.2", "next"))
 def mask_missing(p: Planter, at: StructPage = StructPage(struct_page=5)) -> Planted:
     """A tail page holds nothing that leads to its head: it does not look like a tail."""
     va = p.tail(at).va
@@ -166,4 +166,4 @@ def uninitialised(
     data = b"\xff" if pattern == "ones" else b"\0"
     for pfn in range(place.pfn, place.pfn + count):
         p.write(p.page_va(pfn), int.from_bytes(data * STRUCT_PAGE_SIZE, "little"), STRUCT_PAGE_SIZE)
-    return p.planted(place.va, p.frame_at(place.va), count=count)
+    return p.planted_in_frame(place.va, p.frame_at(place.va), count=count)

@@ -13,6 +13,9 @@ a list of ``types``, one a line, close to what ``bpftool btf dump -j`` prints:
 * a member is ``[name, type, offset in bits]``, with the size in bits as a
   fourth item for a bit-field;
 * ``size`` is in bytes, ``count`` is the number of elements of an array.
+
+The coming kernel, which nobody has booted, has no file: :mod:`.coming` makes its types of
+those of 7.2.
 """
 
 from __future__ import annotations
@@ -28,10 +31,12 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
+from .coming import RELEASE, coming_types
+
 __all__ = ("VERSIONS", "Layouts", "Member")
 
-#: versions that there is a file for, oldest first
-VERSIONS = ("6.1", "6.12", "7.2")
+#: versions, oldest first: those that there is a file for, and the coming one
+VERSIONS = ("6.1", "6.12", "7.2", "next")
 
 _STEP = re.compile(r"\.?(\w+)|\[(\d+)\]")
 #: structures whose members are where they are in all kernels; page and folio are unions
@@ -285,6 +290,8 @@ class Layouts:
 
 @cache
 def _load(version: str) -> Layouts:
+    if version == "next":
+        return Layouts(RELEASE, coming_types(_load("7.2").types))
     text = files(__name__).joinpath(f"{version}.json").read_text(encoding="ascii")
     data = json.loads(text)
     return Layouts(data["release"], data["types"])
