@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -17,7 +17,17 @@ from vmemscope.sim.faults import Finding
 from vmemscope.sim.scenario import GIB, Pagemap, Scenario
 from vmemscope.target.elf import read_elf
 
-from .kernels import Audited, Dumps, able, audit_core, built, image, scenario_of, write
+from .kernels import (
+    KERNELS,
+    Audited,
+    Dumps,
+    able,
+    audit_core,
+    built,
+    image,
+    scenario_of,
+    write,
+)
 
 __all__ = ("audited_fault", "check_fault", "check_scenario", "damage", "holds", "sized")
 
@@ -29,6 +39,7 @@ BASE = ("arm64-16k", "arm64-64k")
 SHARED = {
     *("frame-freed", "frame-node", "head-on-tail", "head-shared", "huge-leaf", "missing-dedup"),
     *("refcount-low", "refcount-low-head", "several-faults", "tail-neighbour"),
+    "tail-other-order",
     *("tail-other-pagemap", "tail-outside", "tail-own-head", "tail-private", "tail-zero"),
     "unreadable-table",
 }
@@ -47,6 +58,7 @@ NONE: dict[str, dict[str, str]] = {
             # All frames have a reference of their own.
             "refcount-low": "the reference count is 1 only",
             "subsection-stale": _OTHER_SECTION,
+            "tail-other-order": "has no pages of 1G",
         }
         for arch in BASE
     },
@@ -61,7 +73,10 @@ IN_LEAF = {
     *("frame-offline", "frame-poisoned", "refcount-high", "refcount-high-head"),
 }
 #: faults that make two entries map a frame that nobody may share there
-ALIASED = {"head-on-tail", "tail-neighbour", "tail-other-pagemap", "tail-own-head"}
+ALIASED = {
+    *("head-on-tail", "tail-neighbour", "tail-other-order", "tail-other-pagemap"),
+    "tail-own-head",
+}
 #: faults of a device in a section with RAM, which sections of 16 MiB have not
 EARLY = {"early-stale", "early-uninitialised"}
 #: faults that need two sections, of which s390x's are twice as large
@@ -103,9 +118,9 @@ def sized(found: Scenario, fault: str, arch: str) -> Scenario:
     return replace(found, ram=ram, pagemaps=tuple(map(larger, found.pagemaps)))
 
 
-def audited_fault(dumps: Dumps, fault: str, arch: str) -> Audited:
+def audited_fault(dumps: Dumps, fault: str, arch: str, kernels: Sequence[str] = KERNELS) -> Audited:
     """Plant a fault, and audit the dump by all commands."""
-    kernel = able(fault)[-1]
+    kernel = able(fault, kernels)[-1]
     one = built(sized(scenario_of(fault, kernel), fault, arch), f"{kernel}@{arch}")
     path = dumps.directory / f"{fault}@{arch}.vmcore"
     one.write(path)

@@ -19,14 +19,14 @@ from vmemscope.machine import Kernel
 from vmemscope.sim import builtin_scenarios
 
 from .arch_matrix import check_fault, check_scenario, damage
-from .kernels import DEVICE, FAULTS, Dumps, audit_core, image, write
+from .kernels import COMING_FAULTS, DEVICE, FAULTS, Dumps, audit_core, image, write
 
 ARCHS = ("ppc64le", "s390x")
 #: s390x's altmap has no room for the large leaves that a part of a section needs there
 NO_ROOM = {("s390x", "partial-sections")}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", sorted(set(FAULTS) - COMING_FAULTS))
 @pytest.mark.parametrize("arch", ARCHS)
 def test_fault(dumps: Dumps, fault: str, arch: str) -> None:
     check_fault(dumps, fault, arch)

@@ -62,16 +62,17 @@ def test_reads_and_bytes(tmp_path: Path, scenario: str, monkeypatch: pytest.Monk
     assert sum(one.reads for one in memories) <= most_reads
 
 
+@pytest.mark.parametrize("kernel", ["6.12", "next"])
 @pytest.mark.parametrize("scenario", ["devdax-2m", "devdax-1g", "unaligned-1g"])
 def test_sound_compounds_are_not_judged_one_by_one(
-    tmp_path: Path, scenario: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scenario: str, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    core = write(image(scenario, "6.12"), tmp_path)
+    core = write(image(scenario, kernel), tmp_path)
     judged = []
 
-    def counting(runs, origin, size):  # type: ignore[no-untyped-def]
+    def counting(runs, origin, size, frame):  # type: ignore[no-untyped-def]
         judged.append(int(runs.length.sum()))
-        return judge(runs, origin, size)
+        return judge(runs, origin, size, frame)
 
     monkeypatch.setattr("vmemscope.audits.pagemaps.mapping.judge", counting)
     report = look(core)

@@ -33,7 +33,7 @@ from vmemscope.rules.bugs import BUGS
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.faults import HUGETLB_FAULTS as HUGETLB_KINDS
 
-from .kernels import KERNELS
+from .kernels import KERNELS, able
 from .test_hugetlb import BASE as HUGETLB_BASE
 from .test_hugetlb import FAULTS as HUGETLB_FAULTS
 from .test_hugetlb import fault as hugetlb_fault
@@ -99,6 +99,8 @@ CONTENTS = (
 HUGETLB_TELLS = ("read-only", "unreadable-node", "unreadable-table", "unreadable-table-pmd")
 #: how the faults start that another kernel may report in other words
 NEWEST = ("early-", "head-", "missing-", "stray-", "tail-", "uninitialised-", "wrong-")
+#: dumps of the coming kernel
+COMING = ("mixed", "two-nodes", "hugetlb", "unaligned-section-1g")
 #: pagemaps of "mixed"
 PAGEMAPS = ("dax0.0", "dax1.0", "dax2.0", "dax3.0", "pmem4")
 #: what "page" shows of "mixed": in a file's name -> arguments
@@ -175,7 +177,7 @@ def hugetlb_scenarios() -> dict[str, str]:
         kernels = HUGETLB_KINDS[kind].kernels
         text = HUGETLB_BASE.read_text() + hugetlb_fault(kind, **options)
         name = "-".join(["hugetlb", kind, *map(str, options.values())])
-        for kernel in sorted(kernels) or ["6.1", "7.2"]:
+        for kernel in [one for one in KERNELS if one in kernels] or ["6.1", "7.2"]:
             scenarios[f"{name}@{kernel}"] = text
     return scenarios
 
@@ -187,8 +189,9 @@ def other_kernels() -> list[str]:
     """Return the dumps that are made for other kernels than the scenario says."""
     mixed = [f"{name}@{kernel}" for name in ("mixed", "hugetlb") for kernel in KERNELS]
     scenarios = [name for name in SCENARIOS if name not in ("mixed", "hugetlb")]
-    faults = [name for name in FAULTS if name.startswith(NEWEST)]
-    return [*mixed, *(f"{name}@7.2" for name in (*scenarios, *faults))]
+    faults = [name for name in FAULTS if name.startswith(NEWEST) and "7.2" in able(name)]
+    coming = [f"{name}@next" for name in COMING]
+    return [*mixed, *coming, *(f"{name}@7.2" for name in (*scenarios, *faults))]
 
 
 def case(dump: str, form: str, command: str, *options: str, name: str = "") -> Case:

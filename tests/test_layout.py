@@ -9,14 +9,15 @@ import pytest
 from vmemscope.arch.x86_64 import ARCHITECTURE
 from vmemscope.kernel.dev_pagemap import Altmap, Pagemap
 from vmemscope.kernel.mem_section import Sections
+from vmemscope.vmemmap.dedup import dedup_of
 from vmemscope.vmemmap.layout import (
     Geometry,
     Populated,
-    dedup_of,
     expected_frames,
     first_compound,
     pieces_of,
 )
+from vmemscope.vmemmap.schemes import DEVICE_PAIRS
 
 GEOMETRY = Geometry(ARCHITECTURE, 4096, 64, 0xFFFF_EA00_0000_0000)
 ALTMAP = Altmap(base_pfn=0x120000, end_pfn=0x14FFFF, reserve=2, free=0xDFE, align=0, alloc=0)
@@ -45,8 +46,9 @@ def sections(*early: int) -> Sections:
 
 def pieces(start: int, end: int, shift: int, *early: int, altmap: Altmap | None = None):  # type: ignore[no-untyped-def]
     one = pagemap(shift, altmap)
-    dedup = bool(dedup_of(one, GEOMETRY, "6.12.0").expected)
-    return pieces_of(start >> 12, (end + 1) >> 12, one, GEOMETRY, sections(*early), dedup)
+    dedup = dedup_of(one, GEOMETRY, "6.12.0")
+    scheme = dedup.scheme if dedup.expected else None
+    return pieces_of(start >> 12, (end + 1) >> 12, one, GEOMETRY, sections(*early), scheme)
 
 
 def shapes(found) -> list[tuple[str, int]]:  # type: ignore[no-untyped-def]
@@ -72,7 +74,7 @@ def test_frames_of_layouts_seen_on_real_kernels(
     found = pieces(start, end, shift)
     assert sum(piece.end - piece.start for piece in found) == vpages
     size = GEOMETRY.compound_vpages(shift)
-    assert expected_frames(found, size) == frames
+    assert expected_frames(found, size, DEVICE_PAIRS) == frames
 
 
 def test_compound_pages_are_one_piece_across_sections() -> None:
@@ -96,7 +98,7 @@ def test_early_section_then_compound_pages() -> None:
     # The early part has the boot memory map's frames. The rest of the first
     # compound page is tails alone (1 frame); the second has a head and tails,
     # and is cut short by the end of the range.
-    assert expected_frames(found, 4096) == 256 + 1 + 2
+    assert expected_frames(found, 4096, DEVICE_PAIRS) == 256 + 1 + 2
 
 
 def test_whole_early_section_is_populated_anew() -> None:

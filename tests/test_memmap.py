@@ -36,6 +36,7 @@ from vmemscope.sim.pagetable import KERNEL, KERNEL_LARGE, NX, TABLE
 from vmemscope.sim.scenario import parse_scenario
 from vmemscope.target import open_core
 from vmemscope.vmemmap.layout import Geometry
+from vmemscope.vmemmap.schemes import DEVICE_PAIRS
 
 from . import kernels
 from .kernels import (
@@ -458,7 +459,8 @@ def test_counted_pages_against_the_kernels_loop(seed: int) -> None:
                 counted += 2
         start = stop
     geometry = Geometry(ARCHITECTURE, PAGE, STRUCT_PAGE, 0)
-    assert counted_pages(first, end, order, geometry, sections) == counted
+    scheme = DEVICE_PAIRS if order else None
+    assert counted_pages(first, end, order, geometry, sections, scheme) == counted
 
 
 # HugeTLB's optimization of the memory map of RAM.

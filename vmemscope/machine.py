@@ -30,6 +30,7 @@ from .kernel.page_state import PageStates, read_page_states
 from .kernel.pglist_data import DEVICE, read_zones
 from .kernel.resource import read_resources
 from .kernel.uevent import read_uevent_seqnum
+from .kernel.vmemmap_tails import Slot, read_slots, shares_devices
 from .spans import Spans, subtract, union
 from .target.base import page_table_of, target_of
 from .target.reads import READ_ERRORS
@@ -42,6 +43,7 @@ from .vmcoreinfo import physmem_bits, physmem_frames
 from .vmemmap.layout import Geometry, first_compound
 from .vmemmap.memory import PhysicalMemory
 from .vmemmap.pagemaps import PagemapLayout, layouts_of
+from .vmemmap.shared_tails import SharedTail, find_shared_tails
 from .vmemmap.struct_pages import flag_layout, read_struct_pages
 from .vmemmap.vmemmap import Vmemmap
 
@@ -345,6 +347,8 @@ class Kernel:
             self.physmem_bits,
             self.geometry,
             self.target.osrelease,
+            self.sections,
+            shares_devices(self.prog),
         )
 
     @cached_property
@@ -381,6 +385,22 @@ class Kernel:
         return self._zones[1]
 
     @cached_property
+    def _device_slots(self) -> tuple[list[Slot], list[Damage]]:
+        orders = {layout.order for layout in self.layouts if layout.dedup.scheme.per_zone}
+        zones = [zone for zone in self.zones if zone.name == DEVICE]
+        return read_slots(self.prog, zones, orders) if orders else ([], [])
+
+    @property
+    def device_slots(self) -> list[Slot]:
+        """The frames of tail pages that devices of a node share, by the orders of pagemaps."""
+        return self._device_slots[0]
+
+    @property
+    def device_slot_damage(self) -> list[Damage]:
+        """Slots that can't be read."""
+        return self._device_slots[1]
+
+    @cached_property
     def flags(self) -> FlagLayout:
         """
         The layout of flags, zone and node in ``page->flags``.
@@ -393,6 +413,18 @@ class Kernel:
             for start, _ in layout.pfns
         ]
         return flag_layout(self.prog, self.vmemmap, self.ram_zones, devices[:_MAX_DEVICE_PAGES])
+
+    @cached_property
+    def shared_tails(self) -> dict[int, SharedTail]:
+        """The frame of tail pages that a pagemap shares with others, by the pagemap's address."""
+        if not any(layout.dedup.scheme.per_zone for layout in self.layouts):
+            return {}
+        try:
+            flags = self.flags
+        except LookupError:
+            flags = None
+        complete = not (self.pagemap_damage or self.sections.damage)
+        return find_shared_tails(self.layouts, self.device_slots, self.vmemmap, flags, complete)
 
     @cached_property
     def page_states(self) -> PageStates:

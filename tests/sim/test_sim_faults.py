@@ -9,7 +9,17 @@ from dataclasses import replace
 import pytest
 from drgn import FaultError
 
-from tests.kernels import FAULTS, KERNELS, PAGE, STRUCT_PAGE, View, able, image, scenario_of
+from tests.kernels import (
+    FAULTS,
+    KERNELS,
+    PAGE,
+    SIMULATED,
+    STRUCT_PAGE,
+    View,
+    able,
+    image,
+    scenario_of,
+)
 from vmemscope.errors import UsageError
 from vmemscope.sim import build
 from vmemscope.sim.faults import FAULTS as KINDS
@@ -50,7 +60,7 @@ def sound():
 
 @pytest.mark.parametrize(
     ("name", "kernel"),
-    [(name, kernel) for name in FAULTS for kernel in able(name) if kernel != "6.12"],
+    [(name, kernel) for name in FAULTS for kernel in able(name, KERNELS) if kernel != "6.12"],
 )
 def test_fixture(dumps, name, kernel):
     view, planted = dumps.view(name, kernel), dumps.planted(name, kernel)
@@ -92,7 +102,9 @@ def test_contents_are_kept(dumps, sound, tmp_path, name):
             assert view.prog.read(where, size) == before.prog.read(where, size)
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if not name.startswith(_COUNTS)])
+@pytest.mark.parametrize(
+    "name", [name for name in FAULTS if able(name, KERNELS) and not name.startswith(_COUNTS)]
+)
 def test_references_are_kept(dumps, name):
     """Where the counts themselves are not the fault, each frame has one per entry."""
     kernel = able(name)[0]
@@ -114,7 +126,7 @@ def test_references_are_kept(dumps, name):
 
 def test_lost_frames_are_free(dumps):
     lost = 0
-    for name in FAULTS:
+    for name in (name for name in FAULTS if "7.2" in able(name)):
         view = dumps.view(name, "7.2")
         for planted in dumps.planted(name, "7.2"):
             old = planted.details.get("old_pfn")
@@ -160,12 +172,14 @@ def check_tail_wrong_frame(view, planted):
     assert frames[1:wrong] + frames[wrong + 1 :] == [tail] * 6
     assert frames[wrong] == planted.pfn != tail
     assert view.refcount(tail) == 6
-    references = {"neighbour": 8, "other-pagemap": 8, "own-head": 2, "private": 1, "zero": 2}
+    references = {"neighbour": {8}, "own-head": {2}, "private": {1}, "zero": {2}}
+    # Of 2 MiB and of 1 GiB.
+    references["other-pagemap"] = {8, 4096}
     if to == "outside":
         with pytest.raises(FaultError):
             view.prog.read(planted.vaddr, 8)
     else:
-        assert view.refcount(planted.pfn) == references[to]
+        assert view.refcount(planted.pfn) in references[to]
     if to == "neighbour":
         assert view.leaf(start + 0x9000).pfn == planted.pfn
     elif to == "own-head":
@@ -489,7 +503,7 @@ def test_places_that_there_are_not(fault, message):
 def test_faults_are_registered_whole():
     for kind in (*KINDS.values(), *HUGETLB_FAULTS.values()):
         assert (kind.plant.__doc__ or "").strip(), kind.name
-        assert set(kind.kernels) <= set(KERNELS)
+        assert set(kind.kernels) <= set(SIMULATED)
         assert {command for command, _ in kind.rules} <= {"pgmap", "memmap", "hugetlb"}
         for option in kind.options:
             assert not option.choices or option.default == option.choices[0]

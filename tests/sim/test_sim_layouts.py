@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
-from tests.kernels import KERNELS, image
+from tests.kernels import KERNELS, SIMULATED, image
 from vmemscope.sim import btf
 from vmemscope.sim.layouts import VERSIONS, Layouts
 from vmemscope.sim.layouts.extract import main
@@ -89,7 +89,7 @@ KEYS = {
 
 
 def test_versions():
-    assert VERSIONS == KERNELS
+    assert VERSIONS == SIMULATED
 
 
 def test_vmcoreinfo(dumps, kernel):
@@ -155,7 +155,7 @@ def test_members():
         layouts.offsetof("page", "flags[1]")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", KERNELS)
 def test_extraction_of_what_was_written(version, tmp_path):
     """Through BTF and back."""
     layouts = Layouts.load(version)

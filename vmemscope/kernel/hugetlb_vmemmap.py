@@ -1,30 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-HugeTLB vmemmap optimization (HVO): whether it is enabled, and the frames that zones share.
+HugeTLB vmemmap optimization (HVO): whether it is enabled, and which form of it a kernel has.
 
-Sources: ``mm/hugetlb_vmemmap.c``; ``include/linux/mmzone.h`` for
-``zone->vmemmap_tails``. Members and symbols say which form of HVO a kernel has.
+Source: ``mm/hugetlb_vmemmap.c``. Members and symbols say which form it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-from drgn import Object, sizeof
+from typing import TYPE_CHECKING
 
 from ..target.reads import READ_ERRORS
-from ..types.needs import has_member
-from . import Damage, word_of
+from . import Damage
+from .vmemmap_tails import TailSlots, slots_of
 
 if TYPE_CHECKING:
     from drgn import Program
 
-    from .pglist_data import Zone
-
-__all__ = ("Hvo", "TailPage", "read_hvo", "read_tail_pages")
+__all__ = ("Hvo", "read_hvo")
 
 
 @dataclass(frozen=True)
@@ -47,19 +40,6 @@ class Hvo:
     flag: int
 
 
-class TailPage(NamedTuple):
-    """A non-null element of ``zone->vmemmap_tails``."""
-
-    nid: int
-    #: number in ``enum zone_type``, and name
-    zone: int
-    zone_name: str
-    #: log2 of the base pages in the folios that it is for
-    order: int
-    #: virtual address of the ``struct page`` of the frame that holds the tail pages
-    page: int
-
-
 def read_hvo(prog: Program) -> tuple[Hvo, list[Damage]]:
     """Read whether the kernel optimizes, and how; and what can't be read."""
     damage: list[Damage] = []
@@ -67,7 +47,7 @@ def read_hvo(prog: Program) -> tuple[Hvo, list[Damage]]:
     # hugetlb_free_vmemmap_enabled from 5.14 on, the key alone in 5.18 and 5.19.
     enabled, has_switch = _read_switch(prog, damage)
     key, key_address = _read_key(prog, damage)
-    shared = has_member(prog, "struct zone.vmemmap_tails")
+    shared = slots_of(prog) is not TailSlots.NONE
     try:
         flag = 1 << int(prog.constant("HPG_vmemmap_optimized").value_())
     except LookupError:
@@ -100,34 +80,3 @@ def _read_key(prog: Program, damage: list[Damage]) -> tuple[int | None, int | No
     except READ_ERRORS:
         damage.append(Damage(key.address_ or 0, "hugetlb_optimize_vmemmap_key can't be read", True))
         return None, key.address_
-
-
-def read_tail_pages(prog: Program, zones: Sequence[Zone]) -> tuple[list[TailPage], list[Damage]]:
-    """Read the tail pages that zones share (``zone->vmemmap_tails``, 7.1+)."""
-    found: list[TailPage] = []
-    damage: list[Damage] = []
-    # VMEMMAP_TAIL_MIN_ORDER: the smallest folio with two pages of vmemmap.
-    page_size = int(prog["PAGE_SIZE"].value_())
-    min_order = (2 * page_size // sizeof(prog.type("struct page"))).bit_length() - 1
-    for zone in zones:
-        address = 0
-        try:
-            slots = _node(prog, zone.nid).node_zones[zone.index].vmemmap_tails
-            address = slots.address_ or 0
-            pointers = np.frombuffer(slots.to_bytes_(), word_of(prog))
-        except READ_ERRORS:
-            damage.append(Damage(address, "vmemmap_tails of a zone can't be read", True))
-            continue
-        for slot in np.flatnonzero(pointers).tolist():
-            found.append(
-                TailPage(zone.nid, zone.index, zone.name, min_order + slot, int(pointers[slot]))
-            )
-    return found, damage
-
-
-def _node(prog: Program, nid: int) -> Object:
-    try:
-        return prog["node_data"][nid]
-    except LookupError:
-        # CONFIG_NUMA=n
-        return prog["contig_page_data"]

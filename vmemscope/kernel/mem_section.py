@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -90,6 +91,9 @@ class Sections:
     usage: NDArray[np.uint64] = field(default_factory=_no_words)
     #: ``page_ext``, a pointer (uint64), 0 in kernels without it
     page_ext: NDArray[np.uint64] = field(default_factory=_no_words)
+    #: log2 of the pages in the compound pages that the memory map of each was populated for
+    #: (``compound_page_order``, uint64), 0 if for none; ``None`` in kernels without the member
+    orders: NDArray[np.uint64] | None = None
 
     @property
     def bases(self) -> NDArray[np.uint64]:
@@ -121,6 +125,31 @@ class Sections:
         if index < len(self.number) and self.number[index] == section:
             return index
         return None
+
+    def order_runs(self, first: int, end: int) -> list[tuple[int, int, int | None]]:
+        """
+        Return runs of sections that are populated for compound pages of one order.
+
+        :param first: section number
+        :param end: number of the first section after them
+        :return: first section, section after the last, and the order: ``None`` if the section is
+            not present, or the kernel's sections have none
+        """
+        if self.orders is None or first >= end:
+            return [(first, end, None)] if first < end else []
+        low, high = np.searchsorted(self.number, [first, end]).tolist()
+        number, orders = self.number[low:high], self.orders[low:high]
+        apart = (np.diff(number) != 1) | (orders[1:] != orders[:-1])
+        cuts = [0, *(np.flatnonzero(apart) + 1).tolist(), len(number)] if len(number) else []
+        runs: list[tuple[int, int, int | None]] = []
+        at = first
+        for start, stop in pairwise(cuts):
+            begin, after = int(number[start]), int(number[stop - 1]) + 1
+            if at < begin:
+                runs.append((at, begin, None))
+            runs.append((begin, after, int(orders[start])))
+            at = after
+        return [*runs, (at, end, None)] if at < end else runs
 
     def is_early(self, section: int) -> bool | None:
         """
@@ -210,6 +239,7 @@ def read_sections(
         map_mask=mask,
         usage=_column(found, section_type, "usage", word),
         page_ext=_column(found, section_type, "page_ext", word),
+        orders=_orders(found, section_type, word),
     )
 
 
@@ -251,6 +281,17 @@ def _column(
         return np.zeros(len(rows), dtype=np.uint64)
     column: NDArray[np.uint64] = rows[:, offset : offset + 8].copy().view(word)[:, 0]
     return column.astype(np.uint64, copy=False)
+
+
+def _orders(rows: NDArray[np.uint8], section_type: Type, word: str) -> NDArray[np.uint64] | None:
+    """Return ``compound_page_order``, an ``unsigned int``, of each ``struct mem_section``."""
+    try:
+        offset = offsetof(section_type, "compound_page_order")
+    except (LookupError, ValueError):
+        return None
+    half = word.replace("8", "4")
+    column: NDArray[np.uint64] = rows[:, offset : offset + 4].copy().view(half)[:, 0]
+    return column.astype(np.uint64)
 
 
 def _root_count(vmcoreinfo: Mapping[str, str]) -> int:

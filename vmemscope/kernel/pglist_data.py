@@ -41,6 +41,8 @@ class Zone:
     start: int
     end: int
     present: int
+    #: virtual address of the ``struct zone``
+    address: int = 0
 
 
 def zone_names(prog: Program) -> dict[int, str]:
@@ -85,7 +87,7 @@ def read_zones(prog: Program) -> tuple[list[Zone], list[Damage]]:
                 damage.append(Damage(at, f"zone {name} of node {nid} spans more than there can be"))
                 continue
             present = zone.present_pages.value_()
-            zones.append(Zone(nid, index, name, start, start + spanned, present))
+            zones.append(Zone(nid, index, name, start, start + spanned, present, at))
     return zones, damage
 
 

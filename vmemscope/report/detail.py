@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..rules.findings import Outcome
 from ..text import binary_size
 from .drawing import caption, draw
+from .table import shared_lines
 from .words import (
     bug_lines,
     count,
@@ -52,6 +53,8 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     lines += _most([_piece(piece, one, geometry) for piece in one.detail.pieces])
     lines += ["", "entries that map a frame: frames"]
     lines += _histogram(one.frames.sharing, width)
+    if shared := shared_lines(report, one):
+        lines += ["", *shared[:-1]]
     lines += ["", caption(one, geometry), ""]
     lines += draw(one, geometry, width)
     lines.append("")
@@ -149,7 +152,7 @@ def _piece(piece: Piece, one: PagemapReport, geometry: Geometry) -> str:
     start, last = geometry.address(piece.start), (geometry.address(piece.end) - 1) % (1 << 64)
     text = {
         "compound": "deduplicated: a frame for the head of each compound page,"
-        " one for its tail pages",
+        + (" the node's for all tail pages" if one.detail.per_zone else " one for its tail pages"),
         "early": "as at boot: it is in a section that has had a memory map since then",
         "leaf": f"leaves of {binary_size(geometry.leaf)}"
         + (" on the device (altmap)" if one.altmap else " of RAM")

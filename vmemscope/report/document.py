@@ -91,6 +91,8 @@ def _plain(value: Any) -> Any:
         found: dict[str, Any] = dict(head)
         for attribute, name, is_address in names:
             one = getattr(value, attribute)
+            if one is msgspec.UNSET:
+                continue
             found[name] = hexadecimal(one) if is_address else _plain(one)
         return found
     if isinstance(value, Mapping):

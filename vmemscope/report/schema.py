@@ -51,6 +51,8 @@ _ADDRESS = {
     "type": "string",
     "pattern": "^0x(0|[1-9a-f][0-9a-f]{0,15})$",
 }
+#: fields that only documents of some kernels have
+_OPTIONAL = {"device_tails"}
 #: of a field that no document has
 _NEVER: dict[str, Any] = {"not": {}}
 #: constraints that no type of a field expresses
@@ -100,7 +102,7 @@ def _strict(schema: Any) -> Any:
     found = {key: _strict(value) for key, value in schema.items() if key != "default"}
     if "properties" in found:
         found["properties"] = {k: v for k, v in found["properties"].items() if v != _NEVER}
-        found["required"] = list(found["properties"])
+        found["required"] = [one for one in found["properties"] if one not in _OPTIONAL]
         found["additionalProperties"] = False
     return found
 

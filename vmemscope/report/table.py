@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UnsetType
+
 from ..text import binary_size
 from .grid import grid
 from .words import (
@@ -109,6 +111,7 @@ def render_all(report: Report, width: int) -> str:
     if report.pagemaps:
         lines += [*_table(report.pagemaps, width), ""]
         lines += _reasons(report.pagemaps)
+        lines += shared_lines(report)
     else:
         lines += [
             "no pagemaps in what could be read"
@@ -178,6 +181,29 @@ def _reasons(pagemaps: tuple[PagemapReport, ...]) -> list[str]:
         if one.detail.savable_bytes:
             line += f"; deduplication would save {binary_size(one.detail.savable_bytes)}"
         lines.append(line)
+    return [*lines, ""] if lines else []
+
+
+def shared_lines(report: Report, only: PagemapReport | None = None) -> list[str]:
+    """
+    Return the frames of tail pages that devices share, a line for each, with a blank line.
+
+    :param only: a pagemap: those that it maps
+    """
+    if isinstance(report.device_tails, UnsetType):
+        return []
+    size = binary_size(report.target.page_size)
+    lines = []
+    for one in report.device_tails:
+        if only is not None and only.label not in one.pagemaps:
+            continue
+        node = "an unknown node" if one.node is None else f"node {one.node}"
+        where = "no frame" if one.pfn is None else f"pfn {one.pfn:#x}"
+        lines.append(
+            f"shared tail pages, order {one.order} of {node}: {where}, mapped"
+            f" {one.entries} times by {safe(', '.join(one.pagemaps))}; {size} for all of them, kept"
+            " until the next boot"
+        )
     return [*lines, ""] if lines else []
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
     from ..kernel.mem_section import Sections
     from ..vmemmap.layout import Geometry
+    from ..vmemmap.schemes import Scheme
 
 __all__ = (
     "HEAD_ALIGNMENT",
@@ -45,7 +46,11 @@ __all__ = (
     " happen.",
 )
 def section_alignment(
-    pagemap: Pagemap, ranges: Sequence[PhysicalRange], sections: Sections, geometry: Geometry
+    pagemap: Pagemap,
+    ranges: Sequence[PhysicalRange],
+    sections: Sections,
+    geometry: Geometry,
+    scheme: Scheme,
 ) -> Iterator[Violation | Skip]:
     if not pagemap.vmemmap_shift or 1 << pagemap.vmemmap_shift <= sections.pages:
         yield Skip("no compound pages larger than a section")
@@ -66,9 +71,16 @@ def section_alignment(
             lost, where_to = vpages - 1, "one frame (among them all heads but the first)"
         else:
             continue
+        what = f"maps {lost} of the {vpages} pages of its memory map to {where_to}"
+        if scheme.per_zone:
+            heads = -(-pages >> pagemap.vmemmap_shift)
+            what = (
+                f"puts {heads - 1} of its {heads} head pages into the frame of tail pages that all"
+                " devices of the node share, until the next boot"
+            )
         yield Violation(
             f"range {one.start:#x}-{one.end:#x} of compound pages of {size} starts {where}: this"
-            f" kernel maps {lost} of the {vpages} pages of its memory map to {where_to}, so that"
+            f" kernel {what}, so that"
             " mapping the device fails (SIGBUS), or I/O to it hangs; recreate the device at a"
             f" multiple of {size}, or with smaller pages",
             vaddr=geometry.page_address(first),

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..audits.hugetlb.walk import ReadOnly
-    from ..kernel.hugetlb_vmemmap import TailPage
     from ..kernel.page import PageLayout
+    from ..kernel.vmemmap_tails import TailPage
     from ..vmemmap.layout import Geometry
 
 __all__ = (

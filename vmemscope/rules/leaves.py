@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..arch import PageTable
     from ..vmemmap.layout import Geometry, Piece
     from ..vmemmap.runs import Judged, Runs
+    from ..vmemmap.shared_tails import SharedTail
     from ..vmemmap.tables import Leaves
 
 __all__ = (
@@ -97,15 +98,23 @@ class LeafFacts(NamedTuple):
     geometry: Geometry
     #: base pages in a section
     section: int
+    #: the frame of tail pages that the piece's share with other devices', ``None`` if none
+    shared: SharedTail | None
     #: which are mapped (bool), shape ``(n,)``
     mapped: NDArray[np.bool_]
 
     @classmethod
     def of(
-        cls, leaves: Leaves, piece: Piece, table: PageTable, geometry: Geometry, section: int
+        cls,
+        leaves: Leaves,
+        piece: Piece,
+        table: PageTable,
+        geometry: Geometry,
+        section: int,
+        shared: SharedTail | None,
     ) -> LeafFacts:
         """Return the facts with the mask of mapped leaves."""
-        return cls(leaves, piece, table, geometry, section, leaves.kind == Kind.MAPPED)
+        return cls(leaves, piece, table, geometry, section, shared, leaves.kind == Kind.MAPPED)
 
     @property
     def own(self) -> NDArray[np.bool_]:
@@ -201,7 +210,7 @@ def leaf_fallback(facts: LeafFacts) -> Iterator[Violations | Skip]:
     if reason:
         yield Skip(reason)
         return
-    facts = LeafFacts.of(facts.leaves.apart(), *facts[1:5])
+    facts = LeafFacts.of(facts.leaves.apart(), *facts[1:6])
     base = facts.mapped & ~facts.large
     if base.any():
         base &= facts.own
@@ -230,6 +239,9 @@ def read_only(facts: LeafFacts) -> Iterator[Violations | Skip]:
         yield Skip(reason)
         return
     where = facts.mapped & ~facts.leaves.writable
+    if facts.shared is not None and facts.shared.protected:
+        # The kernel protects what all devices of the node share: not so in the first postings.
+        where &= facts.leaves.pfn != np.uint64(facts.shared.pfn or 0)
     yield facts.violations(where, "a read-only entry", "writable", "read-only")
 
 
@@ -262,6 +274,8 @@ class ApartFacts(NamedTuple):
     #: vpages in a compound page
     size: int
     geometry: Geometry
+    #: the frame that the tail pages should share with other devices', ``None`` if none
+    shared: SharedTail | None = None
 
 
 @rule(
@@ -291,7 +305,9 @@ def not_deduplicated(facts: ApartFacts) -> Violations:
         if none
         else lambda row: f"the tail pages of compound page {facts.apart[row][1]} share no frame",
         vaddr=address,
-        expected=f"1 frame for {facts.size - 1} pages of tail pages",
+        expected=f"1 frame for {facts.size - 1} pages of tail pages"
+        if facts.shared is None
+        else f"the frame of {facts.shared.name}",
         observed="a frame for each",
     )
 
@@ -305,9 +321,17 @@ class TailFacts(NamedTuple):
     #: runs of the others that map another frame than the rest (bool), shape ``(n,)``
     wrong: NDArray[np.bool_]
     geometry: Geometry
+    #: the frame that the tail pages should share with other devices', ``None`` if none
+    shared: SharedTail | None = None
 
     @classmethod
-    def of(cls, judged: Judged, in_ram: NDArray[np.bool_], geometry: Geometry) -> TailFacts:
+    def of(
+        cls,
+        judged: Judged,
+        in_ram: NDArray[np.bool_],
+        geometry: Geometry,
+        shared: SharedTail | None = None,
+    ) -> TailFacts:
         """
         Return the facts with wrong frames that are memory; rule frame-not-memory reports the rest.
 
@@ -315,9 +339,9 @@ class TailFacts(NamedTuple):
         """
         wrong = judged.wrong & in_ram & (judged.runs.order == 0)
         if not wrong.any():
-            return cls(judged, np.empty(0, dtype=np.int64), wrong, geometry)
+            return cls(judged, np.empty(0, dtype=np.int64), wrong, geometry, shared)
         apart = _compounds_apart(judged)
-        return cls(judged, apart, wrong & ~np.isin(judged.compound, apart), geometry)
+        return cls(judged, apart, wrong & ~np.isin(judged.compound, apart), geometry, shared)
 
     @property
     def any_tail(self) -> bool:
@@ -335,7 +359,7 @@ def _compounds_apart(judged: Judged) -> NDArray[np.int64]:
         return compounds
     pages = np.add.reduceat(judged.runs.length[tails], first)
     right = np.add.reduceat((~judged.wrong[tails]).astype(np.int64), first)
-    apart: NDArray[np.int64] = compounds[(pages >= 3) & (runs == pages) & (right == 1)]
+    apart: NDArray[np.int64] = compounds[(pages >= 3) & (runs == pages) & (right <= 1)]
     return apart
 
 
@@ -349,7 +373,8 @@ def _compounds_apart(judged: Judged) -> NDArray[np.int64]:
     meaning="A tail page is written to, or read from, a frame that is not its compound page's:"
     " its struct page shows something else's contents, and compound_head() of it leads"
     " elsewhere. If the frame has another owner, initialising the device overwrote it, and"
-    " removing the device drops a reference that is not its own.",
+    " removing the device drops a reference that is not its own. Where the devices of a node"
+    " share tail pages, the frame must be that of the device's node and order.",
     look_at="Whose frame it is: the compound page's own head (population slipped by one"
     " entry), another compound page's (wrong reuse), or a frame of another owner (corrupted"
     " entry). The reference counts of both frames show which is older.",
@@ -358,13 +383,14 @@ def tail_frame(facts: TailFacts) -> Iterator[Violations | Skip]:
     judged, runs = facts.judged, facts.judged.runs
     if not facts.any_tail:
         yield Skip(NO_TAIL)
+    others = "the rest" if facts.shared is None else facts.shared.name
 
     def sentence(row: int) -> str:
         length, number = int(runs.length[row]), judged.compound[row]
         heads = judged.head & (judged.compound == number) & (runs.pfn == runs.pfn[row])
         return (
             f"{count(length, 'page')} of the tail pages of compound page {number}"
-            f" {agree(length, 'maps', 'map')} another frame than the rest"
+            f" {agree(length, 'maps', 'map')} another frame than {others}"
             + (", that of the head" if heads.any() else "")
         )
 

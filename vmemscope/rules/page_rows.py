@@ -74,6 +74,8 @@ class Expected:
     flags: FlagLayout | None
     #: node of the device; ``None``: not known
     nid: int | None = None
+    #: whether its tail pages share a frame with those of other devices
+    per_zone: bool = False
 
     @property
     def order(self) -> int:
@@ -149,6 +151,10 @@ class Expected:
         """
         mask = np.full(self.page.size // 8, _ONES)
         known = self.place[0] | self.page.pg_head | self.page.pg_reserved
+        if self.per_zone:
+            # vmemmap_shared_tail_page() leaves all else 0 that is no flag: the last CPU, a tag.
+            bits = max(self.flags.names, default=-1) + 1 if self.flags is not None else 0
+            known |= (1 << 64) - (1 << bits)
         mask[self.page.flags // 8] &= ~np.uint64(known)
         mask[self.page.compound // 8] = 0
         mask[self.page.refcount // 8] &= ~np.uint64(

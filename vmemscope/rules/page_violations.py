@@ -47,10 +47,14 @@ class Affected(NamedTuple):
     wrong: int
     tails: int
     pages: int
+    #: what it is, in words, if it is neither
+    title: str | None = None
 
     @property
     def name(self) -> str:
         """Return its name, in words."""
+        if self.title is not None:
+            return self.title
         if self.kind is PageKind.COMPOUND:
             return f"the compound page at pfn {self.head:#x}"
         return f"the base pages from pfn {self.head:#x} on"
@@ -150,10 +154,14 @@ class _Wrong(NamedTuple):
 
 
 class PageViolations:
-    """Sums violations of rules about ``struct page``s of one kind, and reports them."""
+    """
+    Sums violations of rules about ``struct page``s of one kind, and reports them.
 
-    def __init__(self, expected: Expected, kind: PageKind) -> None:
-        self._expected, self._kind = expected, kind
+    :param title: what they are in words, if they are of no single compound page
+    """
+
+    def __init__(self, expected: Expected, kind: PageKind, title: str | None = None) -> None:
+        self._expected, self._kind, self._title = expected, kind, title
         self._per_page = expected.geometry.row
         #: for each rule its sentence and its violations
         self._wrong: dict[PageRule, tuple[WrongPages, list[_Wrong]]] = {}
@@ -229,6 +237,7 @@ class PageViolations:
                 wrong=int(wrong.several[at:end].sum()),
                 tails=sum(tails for tails, _ in several),
                 pages=sum(pages for _, pages in several),
+                title=self._title,
             )
             return words.violation(one, int(wrong.frame[at]))
 

@@ -12,6 +12,7 @@ from . import (
     leaves,
     pagemap,
     sections,
+    shared_tails,
     struct_pages,
     target,
 )
@@ -21,8 +22,8 @@ __all__ = ("RULES", "rules_of")
 
 #: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
 _TOPICS = (
-    pagemap, target, alignment, sections, leaves, frames, struct_pages, hugetlb, hugetlb_tails,
-    hugetlb_vmemmap,
+    pagemap, target, alignment, sections, leaves, frames, shared_tails, struct_pages, hugetlb,
+    hugetlb_tails, hugetlb_vmemmap,
 )  # fmt: skip
 
 #: all rules by their identifiers
@@ -31,14 +32,17 @@ RULES: dict[str, Rule] = {
 }
 
 
-def rules_of(scope: Scope, arch: str) -> tuple[Rule, ...]:
+def rules_of(scope: Scope, arch: str, scheme: str | None = None) -> tuple[Rule, ...]:
     """
     Return the rules that are evaluated for a scope, in their order.
 
     :param arch: the architecture's name, as ``uname -m`` prints it
+    :param scheme: identifier of the way that the kernel shares tail pages in
     """
     return tuple(
         rule
         for rule in RULES.values()
-        if scope in rule.scope and (not rule.archs or arch in rule.archs)
+        if scope in rule.scope
+        and (not rule.archs or arch in rule.archs)
+        and (not rule.schemes or scheme in rule.schemes)
     )

@@ -175,6 +175,8 @@ class Rule:
     until: str | None = None
     #: architectures that it holds for, as ``uname -m`` prints them; none: all
     archs: tuple[str, ...] = ()
+    #: ways to share tail pages that it is about (:attr:`.Scheme.id`); none: all
+    schemes: tuple[str, ...] = ()
     scope: Scope = Scope.PAGEMAP
     #: facts -> violations
     check: Callable[..., Found]
@@ -182,6 +184,8 @@ class Rule:
     @property
     def versions(self) -> str:
         """Return the releases that it holds for, in words."""
+        if self.since is None and self.schemes:
+            return "kernels that share tail pages so: " + ", ".join(self.schemes)
         if self.since is None:
             return "all versions" if self.until is None else f"up to {self.until}"
         return f"{self.since}+" if self.until is None else f"{self.since} to {self.until}"

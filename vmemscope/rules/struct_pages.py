@@ -80,6 +80,11 @@ def compound_head(pages: StructPages) -> Iterator[WrongPages]:
     rows, expected = pages.rows, pages.expected
     address, goal = expected.addresses(pages.pfn), expected.addresses(rows.head)[:, None]
     wrong = pages.tail & (resolve_heads(pages.compound, address) != goal)
+    if expected.per_zone:
+        # What compound pages share may be right for one, and wrong for the next that shows it.
+        lone = ((rows.first != rows.head) & rows.shared)[:, None]
+        mask = np.uint64(-(expected.page.size << expected.order) & (1 << 64) - 1 | 1)
+        wrong = np.where(lone, pages.tail & (pages.compound != mask), wrong)
     yield _to_wrong_head(wrong, None)
     moved = rows.last - rows.first
     if moved.any():
@@ -95,10 +100,18 @@ def _to_wrong_head(where: NDArray[np.bool_], moved: NDArray[np.int64] | None) ->
         where,
         lambda one: (
             f"{part(one.wrong, one.tails, 'tail pages')} checked in {one.name}"
-            f" {agree(one.wrong, 'resolves', 'resolve')} to a wrong head"
+            + (
+                f" {agree(one.wrong, 'has', 'have')} the mask of another order"
+                if _head_of(one) == one.expected.geometry.page_address(one.head)
+                else f" {agree(one.wrong, 'resolves', 'resolve')} to a wrong head"
+            )
         ),
         expected=lambda one: f"{one.expected.geometry.page_address(one.head):#x}",
-        observed=lambda one: f"{_head_of(one):#x}",
+        observed=lambda one: (
+            f"{_head_of(one):#x}"
+            if _head_of(one) != one.expected.geometry.page_address(one.head)
+            else f"a mask of {one.word(one.expected.page.compound):#x}"
+        ),
         moved=moved,
     )
 

@@ -74,11 +74,14 @@ class _Compounds:
 
     :param vpage: first vpage of the first
     :param size: vpages in each
+    :param own: frames that each has for itself: 2 for the head and for the tails, or 1 if the
+        tails' is not theirs
     """
 
-    def __init__(self, vpage: int, size: int) -> None:
+    def __init__(self, vpage: int, size: int, own: int) -> None:
         self.vpage = vpage
         self.size = size
+        self.own = own
         #: frames of heads and tails in turn
         self.columns: list[_Column] = []
         self.count = 0
@@ -86,10 +89,10 @@ class _Compounds:
     @property
     def end(self) -> int:
         """First vpage after the last."""
-        return self.vpage + self.count // 2 * self.size
+        return self.vpage + self.count // self.own * self.size
 
     def add(self, frames: NDArray[np.uint64]) -> None:
-        """Add those that come next, shape ``(n, 2)``."""
+        """Add those that come next, shape ``(n, own)``."""
         # The kernel allocates them in turn, so they come nearly in order.
         self.columns.append(_Column.of(frames.reshape(-1)))
         self.count += frames.size
@@ -106,13 +109,13 @@ class _Compounds:
         if not pfns:
             return None
         pfn, place = _ordered(np.concatenate(pfns), np.concatenate(places))
-        tail = place & 1
+        compound, tail = np.divmod(place, self.own)
         one = np.ones(len(place), dtype=np.int64)
         return Frames(
             pfn,
             1 + tail * (self.size - 2),
             one,
-            self.vpage + (place >> 1) * self.size + tail,
+            self.vpage + compound * self.size + tail,
             np.zeros(len(place), dtype=np.bool_),
             one,
         )
@@ -123,11 +126,11 @@ class _Compounds:
             which = column.within(first, end)
             if which is None:
                 continue
-            for role, entries in ((0, 1), (1, self.size - 1)):
+            for role, entries in ((0, 1), (1, self.size - 1))[: self.own]:
                 if isinstance(which, slice):
-                    pfn = column.pfn[role::2]
+                    pfn = column.pfn[role :: self.own]
                 else:
-                    pfn = column.pfn[which[which & 1 == role]]
+                    pfn = column.pfn[which[which % self.own == role]]
                 if len(pfn):
                     low, high = max(column.low, first), min(column.high, end - 1)
                     yield _Owned(pfn, entries, low, high)
@@ -203,13 +206,15 @@ class FrameTable:
         """
         Add neighbouring compound pages that are mapped as they should be.
 
-        :param frames: of each one's head and of its tails, shape ``(n, 2)``, n at least 1
+        :param frames: of each one's head and of its tails, shape ``(n, 2)``, n at least 1; or of
+            its head alone, shape ``(n, 1)``
         :param vpage: first vpage of the first
         :param size: vpages in each
         """
         last = self._compounds[-1] if self._compounds else None
-        if last is None or last.size != size or last.end != vpage:
-            last = _Compounds(vpage, size)
+        own = frames.shape[1]
+        if last is None or (last.size, last.own, last.end) != (size, own, vpage):
+            last = _Compounds(vpage, size, own)
             self._compounds.append(last)
         last.add(frames)
 

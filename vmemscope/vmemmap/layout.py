@@ -8,8 +8,9 @@ boundaries (``mm/memory_hotplug.c: __add_pages()``). A chunk is one of:
 * **early**: part of a section that was there at boot. The section's memory
   map covers it already and is used as it is
   (``mm/sparse.c: section_activate()``, all versions).
-* **compound**: deduplicated (5.19+). Each compound page has one frame for its
-  head page and one that all its tail pages share
+* **compound**: deduplicated (5.19+), in one of the ways that :mod:`.schemes` describes. Each
+  compound page has one frame for its head page, and its tail pages share another, with each
+  other or with those of other devices
   (``mm/sparse-vmemmap.c: vmemmap_populate_compound_pages()``).
 * **leaf**: a whole section without deduplication, one large leaf, from RAM or
   from the altmap (``arch/x86/mm/init_64.c: vmemmap_populate()``; base pages
@@ -23,10 +24,10 @@ boundaries (``mm/memory_hotplug.c: __add_pages()``). A chunk is one of:
   :attr:`.Architecture.altmap_base_pages`). Where a neighbouring section has a leaf already that
   covers some of it, the kernel uses that leaf.
 
-The expected layout has one frame for the head of every compound page and one for its
-tails. ``vmemmap_populate_compound_pages()`` itself builds another for a compound page larger
-than a subsection, in a range that does not start on a section boundary or in a section
-that was there at boot: a finding.
+The expected layout has one frame for the head of every compound page, and of the tails what
+the scheme says. ``vmemmap_populate_compound_pages()`` itself builds another for a compound
+page larger than a subsection, in a range that does not start on a section boundary or in a
+section that was there at boot: a finding.
 
 A **vpage** is a page of the vmemmap, numbered from its start: the ``struct page`` of frame
 ``pfn`` lies in vpage
@@ -35,7 +36,6 @@ A **vpage** is a page of the vmemmap, numbered from its start: the ``struct page
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -45,20 +45,19 @@ import numpy as np
 from ..kernel import SUBSECTION_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from ..arch import Architecture
     from ..kernel.dev_pagemap import Pagemap
     from ..kernel.mem_section import Sections
+    from .schemes import Scheme
 
 __all__ = (
-    "Dedup",
     "Geometry",
     "Piece",
     "Populated",
-    "dedup_of",
     "expected_frames",
     "first_compound",
     "pieces_of",
@@ -205,86 +204,27 @@ class Piece:
     origin: int
 
 
-@dataclass(frozen=True)
-class Dedup:
-    """Whether a pagemap's tail pages should share frames."""
-
-    #: ``None``: this kernel may or may not do it; what is found decides
-    expected: bool | None
-    #: why not, where they should not
-    reason: str | None
-
-
-def dedup_of(pagemap: Pagemap, geometry: Geometry, osrelease: str) -> Dedup:
-    """
-    Return whether the kernel deduplicates a pagemap's vmemmap.
-
-    ``include/linux/mm.h: vmemmap_can_optimize()``, 5.19 to 7.2. Its conditions
-    grew over time (a Kconfig gate in 6.4, at least three vpages in a compound
-    page in 6.4), but what they added never changes an answer here: with two
-    vpages or fewer, a compound page has a frame for each either way.
-    """
-    if pagemap.altmap is not None:
-        return Dedup(False, "it has an altmap")
-    if pagemap.vmemmap_shift is None:
-        return Dedup(False, "kernel without compound pages of devices (before 5.17)")
-    if not pagemap.vmemmap_shift:
-        return Dedup(False, "base pages (vmemmap_shift 0)")
-    if geometry.struct_page_size & (geometry.struct_page_size - 1):
-        return Dedup(
-            False, f"struct page has {geometry.struct_page_size} bytes, not a power of two"
-        )
-    if geometry.compound_vpages(pagemap.vmemmap_shift) <= 2:
-        return Dedup(False, "compound pages too small to gain anything")
-    if not geometry.arch.optimizes_dax_vmemmap:
-        return Dedup(False, f"{geometry.arch.name} does not deduplicate device memory")
-    if _version(osrelease) < (5, 19):
-        # Distributors' kernels carry it under older version numbers.
-        return Dedup(None, "kernel without the feature (before 5.19)")
-    return Dedup(True, None)
-
-
-def _version(osrelease: str) -> tuple[int, int]:
-    match = re.match(r"(\d+)\.(\d+)", osrelease)
-    # A release without a version is taken for a current kernel.
-    return (int(match[1]), int(match[2])) if match else (1 << 16, 0)
-
-
 def pieces_of(
-    first: int, end: int, pagemap: Pagemap, geometry: Geometry, sections: Sections, dedup: bool
+    first: int,
+    end: int,
+    pagemap: Pagemap,
+    geometry: Geometry,
+    sections: Sections,
+    scheme: Scheme | None,
 ) -> list[Piece]:
     """
     Return the pieces of the vmemmap of one range, in order.
 
     :param first: first page frame of the range
     :param end: first page frame after it
-    :param dedup: whether the pagemap's tail pages should share frames
+    :param scheme: how the pagemap's tail pages should share frames, ``None`` if not at all
     """
-    pages = sections.pages
     origin = geometry.vpage(first)
     if geometry.arch.aligns_compounds and pagemap.vmemmap_shift:
         # radix__vmemmap_populate_compound_pages()
         origin = geometry.vpage(first >> pagemap.vmemmap_shift << pagemap.vmemmap_shift)
-    # Only the first and the last chunk can be part of a section.
-    whole = min(-(-first // pages) * pages, end)
-    whole_end = max(end // pages * pages, whole)
-    chunks = [(first, whole), (whole, whole_end), (whole_end, end)]
     found: list[Piece] = []
-    for start, stop in chunks:
-        if start >= stop:
-            continue
-        in_section = (start, stop) != (whole, whole_end) or stop - start < pages
-        early = in_section and sections.is_early(start // pages)
-        if early is None:
-            populated = Populated.UNKNOWN
-        elif early:
-            populated = Populated.EARLY
-        elif dedup:
-            populated = Populated.COMPOUND
-        elif in_section and not geometry.arch.leaves_in_parts:
-            populated = Populated.BASE
-        else:
-            populated = Populated.LEAF
+    for start, stop, populated in _chunks(first, end, pagemap, geometry, sections, scheme):
         piece = Piece(populated, geometry.vpage(start), geometry.vpage_after(stop), origin)
         if found and found[-1].populated is populated:
             piece = Piece(populated, found.pop().start, piece.end, origin)
@@ -297,17 +237,62 @@ def pieces_of(
     return found
 
 
+def _chunks(
+    first: int,
+    end: int,
+    pagemap: Pagemap,
+    geometry: Geometry,
+    sections: Sections,
+    scheme: Scheme | None,
+) -> Iterator[tuple[int, int, Populated]]:
+    """Yield chunks of a range that are populated alike: page frames, and how."""
+    pages = sections.pages
+    # Only the first and the last chunk can be part of a section.
+    whole = min(-(-first // pages) * pages, end)
+    whole_end = max(end // pages * pages, whole)
+    by_section = scheme is not None and scheme.by_section
+    for start, stop in ((first, whole), (whole, whole_end), (whole_end, end)):
+        if start >= stop:
+            continue
+        in_section = (start, stop) != (whole, whole_end) or stop - start < pages
+        early = in_section and sections.is_early(start // pages)
+        if early is None:
+            yield start, stop, Populated.UNKNOWN
+        elif early:
+            yield start, stop, Populated.EARLY
+        elif by_section and not in_section:
+            yield from _by_order(start, stop, pagemap, sections)
+        elif scheme is not None and not by_section:
+            yield start, stop, Populated.COMPOUND
+        elif in_section and not geometry.arch.leaves_in_parts:
+            yield start, stop, Populated.BASE
+        else:
+            yield start, stop, Populated.LEAF
+
+
+def _by_order(
+    start: int, stop: int, pagemap: Pagemap, sections: Sections
+) -> Iterator[tuple[int, int, Populated]]:
+    """Yield chunks of whole sections by their orders."""
+    populated = {0: Populated.LEAF, pagemap.vmemmap_shift: Populated.COMPOUND}
+    pages = sections.pages
+    for one, after, order in sections.order_runs(start // pages, stop // pages):
+        known = Populated.UNKNOWN if order is None else populated.get(order, Populated.UNKNOWN)
+        yield one * pages, after * pages, known
+
+
 def unknown_piece(first: int, end: int, geometry: Geometry) -> Piece:
     """Return the piece of a range whose expected layout is unknown."""
     start = geometry.vpage(first)
     return Piece(Populated.UNKNOWN, start, geometry.vpage_after(end), start)
 
 
-def expected_frames(pieces: Iterable[Piece], compound: int) -> int:
+def expected_frames(pieces: Iterable[Piece], compound: int, scheme: Scheme) -> int:
     """
-    Count the frames that should back pieces.
+    Count the frames that should back pieces, without those of a zone.
 
     :param compound: vpages in a compound page
+    :param scheme: how tail pages share frames
     """
     total = 0
     for piece in pieces:
@@ -319,9 +304,9 @@ def expected_frames(pieces: Iterable[Piece], compound: int) -> int:
         if into:
             # Tail pages of a compound page whose head lies in another piece.
             position = min(position + compound - into, piece.end)
-            total += 1
+            total += scheme.shared
         whole, rest = divmod(piece.end - position, compound)
-        total += whole * 2 + min(rest, 2)
+        total += whole * scheme.own_frames(compound) + scheme.own_frames(rest)
     return total
 
 

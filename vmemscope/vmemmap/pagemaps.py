@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from ..kernel import SUBSECTION_SIZE
 from ..spans import Spans
-from .layout import Dedup, dedup_of, pieces_of, unknown_piece
+from .dedup import Dedup, Evidence, dedup_of, usual_scheme
+from .layout import pieces_of, unknown_piece
 
 if TYPE_CHECKING:
     from ..kernel import Damage
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..kernel.mem_section import Sections
     from ..kernel.xarray import Entry
     from .layout import Geometry, Piece
+    from .schemes import Scheme
 
 __all__ = ("ArrayEntries", "PagemapLayout", "layouts_of", "range_problem", "shift_fits")
 
@@ -59,18 +61,18 @@ class PagemapLayout:
         return Spans.of([first for first, _ in self.pfns], [end for _, end in self.pfns])
 
     def pieces(
-        self, first: int, end: int, geometry: Geometry, sections: Sections, dedup: bool
+        self, first: int, end: int, geometry: Geometry, sections: Sections, scheme: Scheme | None
     ) -> list[Piece]:
         """
         Return the pieces of the vmemmap of one range, in order.
 
         :param first: first page frame of the range
         :param end: first page frame after it
-        :param dedup: whether the pagemap's tail pages should share frames
+        :param scheme: how the pagemap's tail pages should share frames, ``None`` if not at all
         """
         if not self.shift_sound:
             return [unknown_piece(first, end, geometry)]
-        return pieces_of(first, end, self.pagemap, geometry, sections, dedup)
+        return pieces_of(first, end, self.pagemap, geometry, sections, scheme)
 
     @property
     def label(self) -> str:
@@ -94,6 +96,8 @@ def layouts_of(
     physmem_bits: int,
     geometry: Geometry,
     osrelease: str,
+    sections: Sections,
+    shares_devices: bool,
 ) -> list[PagemapLayout]:
     """
     Return pagemaps with what of each is trusted, in order of their first page frame.
@@ -103,6 +107,8 @@ def layouts_of(
     :param physmem_bits: bits of a physical address
     :param osrelease: the kernel's release, used only where nothing else says whether
         the kernel deduplicates
+    :param sections: those that say for which compound pages they are populated
+    :param shares_devices: whether devices share tail pages by zone and order
     """
     layouts = []
     for pagemap in sorted(pagemaps, key=lambda one: _first(one, geometry.page_size)):
@@ -110,7 +116,12 @@ def layouts_of(
         entries = ArrayEntries.of(pagemap, valid, damage, geometry.page_size)
         ranges = tuple(entries.usable)
         sound = shift_fits(pagemap.vmemmap_shift, ranges, geometry.page_size)
-        dedup = dedup_of(pagemap, geometry, osrelease) if sound else Dedup(False, None)
+        size = geometry.page_size
+        pfns = [(one.start // size, (one.end + 1) // size) for one in ranges]
+        evidence = Evidence(sections, pfns, shares_devices)
+        dedup = Dedup(False, None, usual_scheme(geometry, evidence))
+        if sound:
+            dedup = dedup_of(pagemap, geometry, osrelease, evidence)
         name = names.get(pagemap.address)
         layouts.append(PagemapLayout(pagemap, name, valid, entries, ranges, sound, dedup))
     return layouts

@@ -143,13 +143,15 @@ def are_regular(leaves: Leaves, size: int, page_shift: int) -> bool:
     )
 
 
-def judge(runs: Runs, origin: int, size: int) -> Judged:
+def judge(runs: Runs, origin: int, size: int, frame: int | None = None) -> Judged:
     """
     Find each compound page's shared frame, and the tails that map another.
 
     :param runs: runs of whole compound pages
     :param origin: first vpage of the range
     :param size: vpages in a compound page
+    :param frame: the frame that the tails of all compound pages share, so that none of them
+        owns it; ``None`` if those of each have their own
     """
     compound, into = _places(runs, origin, size)
     if (into + runs.length > np.where(into == 0, 1, size)).any():
@@ -159,17 +161,17 @@ def judge(runs: Runs, origin: int, size: int) -> Judged:
     mapped = runs.kind == Kind.MAPPED
     tail = mapped & ~head
     owner = (mapped & head).astype(np.int64)
-    shared = np.zeros(len(runs.vpage), dtype=np.uint64)
-    if tail.any():
+    shared = np.full(len(runs.vpage), frame or 0, dtype=np.uint64)
+    if frame is None and tail.any():
         at = np.flatnonzero(tail)
         winner, leader = _majority(select(runs, at), compound[at])
         owner[at[leader]] = 1
         # Compound pages in order, each with its number among those of these runs.
         number = np.cumsum(compound[1:] != compound[:-1])
         number = np.concatenate(([0], number))
-        frame = np.zeros(int(number[-1]) + 1, dtype=np.uint64)
-        frame[number[at[leader]]] = winner
-        shared = frame[number]
+        frames = np.zeros(int(number[-1]) + 1, dtype=np.uint64)
+        frames[number[at[leader]]] = winner
+        shared = frames[number]
     wrong = tail & ((runs.pfn != shared) | (runs.order > 0))
     return Judged(runs, compound, head, shared, owner, wrong)
 

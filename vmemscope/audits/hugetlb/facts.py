@@ -17,8 +17,9 @@ from ...kernel.hugetlb_folio import (
     read_folio_layout,
     read_folios,
 )
-from ...kernel.hugetlb_vmemmap import Hvo, read_hvo, read_tail_pages
+from ...kernel.hugetlb_vmemmap import Hvo, read_hvo
 from ...kernel.vmemmap_restore import read_restore
+from ...kernel.vmemmap_tails import SlotState, read_slots
 from ...progress import counter
 from ...rules import rules_of
 from ...rules.findings import Collector
@@ -71,8 +72,8 @@ if TYPE_CHECKING:
     from ...kernel import Damage
     from ...kernel.hstate import Hstate
     from ...kernel.hugetlb_folio import Folios
-    from ...kernel.hugetlb_vmemmap import TailPage
     from ...kernel.vmemmap_restore import Restore
+    from ...kernel.vmemmap_tails import TailPage
     from ...machine import Kernel
     from ...progress import Progress
     from .tails import TailPages
@@ -141,7 +142,10 @@ class HugetlbFacts:
         self._take(self.kernel.zone_damage)
         if not self.hvo.shared_tails:
             return
-        self.tails, damage = read_tail_pages(self.prog, self.zones)
+        # Those of devices are none of HugeTLB's.
+        zones, orders = self.kernel.ram_zones, {one.order for one in self.hstates}
+        slots, damage = read_slots(self.prog, zones, orders)
+        self.tails = [one.tail for one in slots if one.state is SlotState.FILLED]
         self._take(damage)
         self.tails_complete = not (damage or self.kernel.zone_damage)
         self.shared = self._read_shared()

@@ -25,21 +25,27 @@ if TYPE_CHECKING:
     from ...kernel.vmstat import Counters
     from ...rules.findings import Collector
     from ...vmemmap.layout import Geometry
+    from ...vmemmap.schemes import Scheme
 
 __all__ = ("check_counter", "counted_pages")
 
-# include/linux/mm.h: VMEMMAP_RESERVE_NR: a frame for the head, one for the tails
-_RESERVE = 2
 
-
-def counted_pages(first: int, end: int, order: int, geometry: Geometry, sections: Sections) -> int:
+def counted_pages(
+    first: int,
+    end: int,
+    order: int,
+    geometry: Geometry,
+    sections: Sections,
+    scheme: Scheme | None,
+) -> int:
     """
     Count what ``section_nr_vmemmap_pages()`` adds up to for one range.
 
     :param first: first page frame
     :param end: first page frame after it
-    :param order: log2 of the pages in a compound page, 0 if not deduplicated:
-        before 6.12.101 and 7.2 kernels count everything as if it were not
+    :param order: log2 of the pages in a compound page
+    :param scheme: how tail pages share frames; ``None`` if not at all, and for kernels before
+        6.12.101 and 7.2, which count everything as if they did not
     """
     pages = sections.pages
     # __add_pages() cuts at section boundaries.
@@ -50,13 +56,18 @@ def counted_pages(first: int, end: int, order: int, geometry: Geometry, sections
     at_boot = np.isin(start // pages, sections.number[sections.early])
     added = ~(at_boot & (count < pages))
     start, count = start[added], count[added]
+    plain = -(-count * geometry.struct_page_size // geometry.page_size)
+    if scheme is None or scheme.counted is None:
+        return int(plain.sum())
     compound = 1 << order
-    if not order:
-        counted = -(-count * geometry.struct_page_size // geometry.page_size)
-    elif compound < pages:
-        counted = _RESERVE * count // compound
+    if compound < pages:
+        counted = scheme.counted * count // compound
     else:
-        counted = np.where(start % compound == 0, _RESERVE, 0)
+        counted = np.where(start % compound == 0, scheme.counted, 0)
+    if scheme.by_section and sections.orders is not None:
+        # VMEMMAP_OPTIMIZATION_PAGES, where the section has the order.
+        shared = np.isin(start // pages, sections.number[sections.orders == np.uint64(order)])
+        counted = np.where(shared & (count == pages), counted, plain)
     return int(counted.sum())
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ...report.documents.memmap import Counter
     from ...vmemmap.pagemaps import PagemapLayout
+    from ...vmemmap.schemes import Scheme
     from .facts import MemmapFacts
 
 __all__ = ("summarise",)
@@ -89,13 +90,14 @@ def _added(facts: MemmapFacts) -> list[tuple[int, int]]:
     geometry, sections = facts.vmemmap.geometry, facts.vmemmap.sections
     counts = []
     for layout, frames in zip(facts.layouts, facts.ranges, strict=True):
-        order = layout.order if layout.dedup.expected else 0
-        counts.append(
-            (
-                sum(counted_pages(*one, order, geometry, sections) for one in frames.pairs()),
-                sum(counted_pages(*one, 0, geometry, sections) for one in frames.pairs()),
+        scheme = layout.dedup.scheme if layout.dedup.expected else None
+        part, whole = (
+            sum(
+                counted_pages(*one, layout.order, geometry, sections, how) for one in frames.pairs()
             )
+            for how in (scheme, None)
         )
+        counts.append((part, whole))
     return counts
 
 
@@ -213,14 +215,18 @@ def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
             area = replace(area, kind="pagemap", name=name, pgmap=address, node=node, zone=DEVICE)
             counted += added[owner - len(zones)] - counts.late
         size = facts.vmemmap.sections.pages * facts.vmemmap.geometry.struct_page_size
-        found.append(_counted(area, counted, counts, whole=size % page_size == 0))
+        scheme = facts.layouts[owner - len(zones)].dedup.scheme if owner >= len(zones) else None
+        found.append(_counted(area, counted, counts, scheme, whole=size % page_size == 0))
     return tuple(found)
 
 
-def _counted(area: Area, counted: int, counts: OwnerCounts, *, whole: bool) -> Area:
+def _counted(
+    area: Area, counted: int, counts: OwnerCounts, scheme: Scheme | None, *, whole: bool
+) -> Area:
     """
     Add what the kernel's counters have for an area, and why that differs from its frames.
 
+    :param scheme: how a pagemap's tail pages share frames
     :param whole: whether the memory map of a section fills pages
     """
     if counts.unread_frames or counts.unreadable:
@@ -238,6 +244,15 @@ def _counted(area: Area, counted: int, counts: OwnerCounts, *, whole: bool) -> A
         )
     elif counted >= area.mapped:
         note = "counted as if nothing were shared"
+    elif scheme is not None and scheme.per_zone and excess == -1:
+        note = (
+            "not counted is the frame of tail pages that it shares with other devices of its node"
+        )
+    elif scheme is not None and scheme.per_zone:
+        note = (
+            "1 is counted for each compound page that starts at a multiple of its size, none for"
+            " the others, nor for the frame that devices share"
+        )
     else:
         note = (
             "2 are counted for each compound page that starts at a multiple of its size, none for"

@@ -191,8 +191,8 @@ class Examination:
 
     def _place(self, pfn: int, layout: PagemapLayout, first: int, end: int) -> Place:
         geometry, pagemap = self.vmemmap.geometry, layout.pagemap
-        dedup = bool(layout.dedup.expected)
-        pieces = layout.pieces(first, end, geometry, self.vmemmap.sections, dedup)
+        scheme = layout.dedup.scheme if layout.dedup.expected else None
+        pieces = layout.pieces(first, end, geometry, self.vmemmap.sections, scheme)
         vpage = geometry.vpage(pfn)
         populated = next((p.populated.value for p in pieces if p.start <= vpage < p.end), "unknown")
         data = first_compound(pagemap, first)

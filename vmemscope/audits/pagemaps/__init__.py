@@ -15,6 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from ...confirm import confirmed
 from ...progress import Progress, counter
 from ...report.documents.common import TargetInfo
@@ -29,6 +31,7 @@ from .backing import BackingChecked, check_backing
 from .contents import Contents, ContentsChecked, check_contents, frames_to_read
 from .mapping import map_pagemap
 from .parts import Pagemaps
+from .shared import take_shared
 from .structures import NO_ZONE_DEVICE, check_entries_of_processes, read_pagemaps
 from .symptoms import symptoms_of
 from .verdict import report_on
@@ -76,6 +79,8 @@ def once(
         states = kernel.page_states if pagemaps else None
         if pagemaps:
             unread += Counter(one.message for one in kernel.zone_damage if one.unreadable)
+        take_shared(pagemaps, kernel)
+        unread += Counter(one.message for one in kernel.device_slot_damage)
     with phase(timings, "audit"):
         check_entries_of_processes(
             kernel.prog,
@@ -129,6 +134,7 @@ def once(
                 one.name,
             )
         ),
+        device_tails=backing.shared or UNSET,
         no_pagemaps=None if kernel.zone_device else NO_ZONE_DEVICE,
         findings=findings.finish(),
         outcomes=findings.outcomes(rules_of(Scope.TARGET, kernel.arch.name)),

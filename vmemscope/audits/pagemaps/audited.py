@@ -7,14 +7,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...rules.findings import Collector
 from ...vmemmap.frame_table import FrameTable
+from ...vmemmap.frames import Frames
 from ...vmemmap.layout import Piece
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
     from ...report.documents.pgmap import FrameSpan
     from ...vmemmap.pagemaps import PagemapLayout
+    from ...vmemmap.schemes import Scheme
+    from ...vmemmap.shared_tails import SharedTail
 
 __all__ = ("AuditedPagemap",)
 
@@ -32,6 +37,13 @@ class AuditedPagemap:
     leaf_sizes: Counter[int] = field(default_factory=Counter)
     #: frames from the page allocator
     ram: FrameTable = field(default_factory=FrameTable)
+    #: frames of tail pages that it shares with other devices of its node
+    zone: FrameTable = field(default_factory=FrameTable)
+    #: entries of these, and the first vpage of them
+    zone_entries: int = 0
+    zone_vpage: int | None = None
+    #: which of these it should map, ``None`` if its tail pages share no frame with others'
+    shared: SharedTail | None = None
     #: frames of the altmap that the vmemmap maps
     in_altmap: int = 0
     #: whether some of its large leaves describe neighbouring sections, too
@@ -73,6 +85,29 @@ class AuditedPagemap:
         if not self.order:
             return "no compound pages"
         return None
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How its tail pages should share frames, ``None`` if not at all."""
+        return self.dedup.scheme if self.dedup.expected else None
+
+    def map_zone(self, vpage: int, entries: int) -> None:
+        """Count entries that map the frame that it shares with others, from a vpage on."""
+        number = np.zeros(1, dtype=np.int64)
+        self.zone.add_frames(
+            Frames(
+                np.array([self.shared_pfn], dtype=np.uint64), number + entries, number,
+                number + vpage, np.zeros(1, dtype=np.bool_), number + 1,
+            )
+        )  # fmt: skip
+        self.zone_entries += entries
+        if self.zone_vpage is None:
+            self.zone_vpage = vpage
+
+    @property
+    def shared_pfn(self) -> int | None:
+        """The frame that its tail pages should share with other devices', if there is one."""
+        return None if self.shared is None else self.shared.pfn
 
     @property
     def vpages(self) -> int:

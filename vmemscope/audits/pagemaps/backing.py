@@ -33,6 +33,7 @@ from ...vmemmap.frames import FrameTotals, expand, in_order, join_frames
 from ...vmemmap.layout import Populated, first_compound
 from ...vmemmap.tables import Kind
 from .mapping import judged_compounds, runs_of_piece
+from .shared import UNCOUNTED, SharedFrames
 from .sound import sound_frames
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...kernel.page_state import PageStates
+    from ...report.documents.pgmap import SharedTails
     from ...rules.findings import Collector
     from ...vmemmap.frames import Frames
     from ...vmemmap.vmemmap import Vmemmap
@@ -62,6 +64,8 @@ class BackingChecked:
     def __init__(self, pagemaps: int) -> None:
         self.refcounts_checked = 0
         self.refcounts_unreadable = 0
+        #: frames that several devices share
+        self.shared: tuple[SharedTails, ...] = ()
         #: frames of each audited, in its order
         self.frames = [FrameTotals() for _ in range(pagemaps)]
 
@@ -85,7 +89,7 @@ def check_backing(
     """
     frames = _Frames(pagemaps, vmemmap, states)
     for first, end in windows(
-        [table for one in pagemaps for table in (one.ram, one.device, one.boot)]
+        [table for one in pagemaps for table in (one.ram, one.device, one.boot, one.zone)]
     ):
         if not (LIMITS.short_cuts and frames.take_sound(first, end)):
             frames.check(first, end)
@@ -104,6 +108,7 @@ class _Frames:
         self._states = states
         self._ram = vmemmap.ram.frames
         self._by_vpage = _PagemapsByVpage(pagemaps)
+        self._shared = SharedFrames(pagemaps, vmemmap)
         self._nodes = _nodes_of(pagemaps, vmemmap, states)
         self._seen = [_Seen() for _ in pagemaps]
         self._several: list[Frames] = []
@@ -114,7 +119,9 @@ class _Frames:
     def take_sound(self, first: int, end: int) -> bool:
         """Count the frames of a window at once if all are sound; return whether they are."""
         if any(
-            table.touches(first, end) for one in self._pagemaps for table in (one.device, one.boot)
+            table.touches(first, end)
+            for one in self._pagemaps
+            for table in (one.device, one.boot, one.zone)
         ):
             return False
         here = [i for i, one in enumerate(self._pagemaps) if one.ram.touches(first, end)]
@@ -149,6 +156,10 @@ class _Frames:
             ram, device, boot = (
                 table.between(first, end) for table in (audited.ram, audited.device, audited.boot)
             )
+            if audited.shared is not None and audited.zone.touches(first, end):
+                zone = audited.zone.between(first, end)
+                is_first = audited.shared.is_first(audited.pagemap.address)
+                ram = join_frames([ram, zone._replace(owners=zone.owners + is_first)])
             ram = _check_memory(ram, audited, what, self._vmemmap)
             what.device |= bool(len(device.pfn))
             what.boot |= bool(len(boot.pfn))
@@ -163,9 +174,12 @@ class _Frames:
     def finish(self) -> None:
         """Check what takes all frames together."""
         owners = self._by_vpage
+        self.done.shared = self._shared.reports(self._pagemaps)
         for audited, what in zip(self._pagemaps, self._seen, strict=True):
             if what.memory:
                 audited.findings.checked(frame_shared)
+            if audited.shared is not None and not self._shared.counted:
+                audited.findings.skipped(UNCOUNTED, refcount_low, refcount_high)
             if owners.unseen:
                 audited.findings.skipped(
                     f"page tables that could not be read may have {owners.unseen} more entries"
@@ -183,7 +197,7 @@ class _Frames:
             if other is not None and other.first is not None:
                 audited.findings.check(frame_node, other)
         if self._several:
-            _report_shared(join(self._several), self._pagemaps, owners, self._vmemmap)
+            _report_shared(join(self._several), self._pagemaps, owners, self._shared, self._vmemmap)
 
     def _count(self, audited: AuditedPagemap) -> None:
         """Record that some frame of a pagemap was compared with its struct page."""
@@ -218,12 +232,16 @@ class _Frames:
         self.done.refcounts_unreadable += unread
         for audited in self._by_vpage.among(frames.vpage):
             self._count(audited)
-        wrong_at = np.flatnonzero(refcounts != frames.entries)
+        references = self._shared.references(frames)
+        wrong_at = np.flatnonzero(refcounts != references)
         for audited, index in self._by_vpage.split(frames.vpage[wrong_at]):
             which = wrong_at[index]
+            these = select(frames, which)
             wrong = RefcountFacts(
-                select(frames, which),
+                these,
                 refcounts[which],
+                references[which],
+                self._shared.open(these),
                 self._by_vpage.unseen,
                 self._vmemmap.geometry,
             )
@@ -280,10 +298,17 @@ def _in_memory(frames: Frames, vmemmap: Vmemmap) -> Frames:
 
 
 def _report_shared(
-    shared: Frames, pagemaps: Sequence[AuditedPagemap], owners: _PagemapsByVpage, vmemmap: Vmemmap
+    shared: Frames,
+    pagemaps: Sequence[AuditedPagemap],
+    owners: _PagemapsByVpage,
+    zones: SharedFrames,
+    vmemmap: Vmemmap,
 ) -> None:
     """Report frames with several owners, the first of them by who that is."""
     found = _find_owners(pagemaps, vmemmap, shared.pfn[:_MAX_SHARED])
+    for pfn, first in zip(shared.pfn.tolist(), shared.vpage.tolist(), strict=True):
+        if pfn in zones.by_pfn and pfn in found:
+            found[pfn].append((first, zones.by_pfn[pfn].name))
     entries = dict(zip(shared.pfn[:_MAX_SHARED].tolist(), shared.entries.tolist(), strict=False))
     sharers: dict[int, list[Sharer]] = {}
     for pfn, several in sorted(found.items()):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ from ...rules.leaves import (
     tail_frame,
 )
 from ...rules.pagemap import NO_RANGE
-from ...vmemmap.layout import Dedup, Populated
+from ...vmemmap.layout import Populated
 from ...vmemmap.runs import are_regular, judge, runs_of, whole_compounds
 from ...vmemmap.tables import Kind
 
@@ -59,10 +60,10 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
         return
     if audited.dedup.expected is None:
         shares = _shares(audited, vmemmap)
-        audited.dedup = Dedup(shares, None if shares else audited.dedup.reason)
-    dedup = bool(audited.dedup.expected)
+        reason = None if shares else audited.dedup.reason
+        audited.dedup = replace(audited.dedup, expected=shares, reason=reason)
     for first, end in audited.layout.pfns:
-        for piece in audited.layout.pieces(first, end, geometry, vmemmap.sections, dedup):
+        for piece in audited.layout.pieces(first, end, geometry, vmemmap.sections, audited.scheme):
             audited.pieces.append(piece)
             _map_piece(audited, piece, vmemmap, step)
     unread = audited.by_kind[Kind.UNREADABLE] > 0 or not audited.shift_sound
@@ -73,7 +74,8 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
     if audited.apart:
         size = geometry.compound_vpages(audited.order)
         audited.findings.check(
-            not_deduplicated, ApartFacts(audited.apart, audited.compounds, size, geometry)
+            not_deduplicated,
+            ApartFacts(audited.apart, audited.compounds, size, geometry, audited.shared),
         )
 
 
@@ -89,7 +91,7 @@ def judged_compounds(
     """Judge the compound pages of a piece, whole ones at a time."""
     size = vmemmap.geometry.compound_vpages(audited.order)
     for runs in whole_compounds(batches, piece, size):
-        yield judge(runs, piece.origin, size)
+        yield judge(runs, piece.origin, size, audited.shared_pfn)
 
 
 def _shares(audited: AuditedPagemap, vmemmap: Vmemmap) -> bool:
@@ -104,6 +106,8 @@ def _map_piece(
 ) -> None:
     if piece.populated is not Populated.COMPOUND:
         reason = NO_COMPOUNDS.get(piece.populated, audited.dedup.reason)
+        if reason is None and audited.dedup.scheme.by_section:
+            reason = "parts of sections, whose tail pages share nothing"
         audited.findings.skipped(reason or "it is not deduplicated", *COMPOUND_RULES)
     if audited.pagemap.altmap is None:
         audited.findings.skipped("no altmap", altmap_frame)
@@ -146,7 +150,7 @@ def _irregular(
     """
     geometry = vmemmap.geometry
     size, shift = geometry.compound_vpages(audited.order), geometry.page_size.bit_length() - 1
-    first = True
+    first, zone = True, audited.shared_pfn
     for leaves in walk:
         start = geometry.vpage_at(int(leaves.address[0]))
         end = geometry.vpage_at(int(leaves.address[-1])) + int(leaves.pieces[-1])
@@ -156,7 +160,10 @@ def _irregular(
         bounds = geometry.addresses(np.array([start, end]))
         begin, stop = np.searchsorted(leaves.address, bounds).tolist()
         whole = select(leaves, slice(begin, stop))
-        if not (LIMITS.short_cuts and start < end and are_regular(whole, size, shift)):
+        regular = LIMITS.short_cuts and start < end and are_regular(whole, size, shift)
+        if regular and zone is not None:
+            regular = bool((whole.pfn[1::2] == zone).all() and (whole.pfn[::2] != zone).all())
+        if not regular:
             yield leaves
             continue
         if begin:
@@ -170,7 +177,11 @@ def _irregular(
             audited.leaf_sizes[geometry.page_size] += pages
             audited.by_kind[Kind.MAPPED] += pages
             audited.compounds += len(frames)
-            audited.ram.add_compounds(frames, start, size)
+            if zone is None:
+                audited.ram.add_compounds(frames, start, size)
+            else:
+                audited.ram.add_compounds(frames[:, :1], start, size)
+                audited.map_zone(start + 1, len(frames) * (size - 1))
             step(pages)
         if stop < len(leaves.address):
             yield select(leaves, slice(stop, None))
@@ -190,7 +201,9 @@ def _checked_runs(
         for level in vmemmap.table.levels:
             if (here := mapped & (leaves.shift == level.shift)).any():
                 audited.leaf_sizes[level.size] += int(leaves.pieces.sum(where=here))
-        facts = LeafFacts.of(leaves, piece, vmemmap.table, geometry, vmemmap.sections.pages)
+        facts = LeafFacts.of(
+            leaves, piece, vmemmap.table, geometry, vmemmap.sections.pages, audited.shared
+        )
         for rule in LEAF_RULES:
             audited.findings.check(rule, facts)
         runs = runs_of(leaves, geometry, piece.start, piece.end)
@@ -241,7 +254,7 @@ def _take_compounds(
     roles = np.where(judged.head[:_DRAWN_SPANS], "head", "tail").tolist()
     _keep_first(audited, judged.runs, roles, vmemmap)
     in_ram = vmemmap.ram.contains(judged.runs.pfn) if judged.wrong.any() else judged.wrong
-    facts = TailFacts.of(judged, in_ram, vmemmap.geometry)
+    facts = TailFacts.of(judged, in_ram, vmemmap.geometry, audited.shared)
     audited.findings.check(tail_frame, facts)
     if facts.any_tail:
         audited.findings.checked(not_deduplicated)
@@ -253,8 +266,12 @@ def _take_compounds(
     if len(facts.apart):
         # Where nothing is shared, each page should at least own what it maps.
         owner = np.where(np.isin(judged.compound, facts.apart), 1, owner)
+    zone = ~judged.head & ~judged.wrong
     if not (mapped := runs.kind == Kind.MAPPED).all():
-        runs, owner = select(runs, mapped), owner[mapped]
+        runs, owner, zone = select(runs, mapped), owner[mapped], zone[mapped]
+    if audited.shared_pfn is not None and zone.any():
+        audited.map_zone(int(runs.vpage[zone][0]), int(runs.length.sum(where=zone)))
+        runs, owner = select(runs, ~zone), owner[~zone]
     audited.ram.add(runs, owner)
 
 

@@ -79,7 +79,14 @@ def read_pagemaps(
             reason = f"{geometry.arch.name} lays compound pages out by their address"
             findings.skipped(reason, section_alignment)
         elif layout.dedup.expected:
-            findings.check(section_alignment, pagemap, layout.ranges, kernel.sections, geometry)
+            findings.check(
+                section_alignment,
+                pagemap,
+                layout.ranges,
+                kernel.sections,
+                geometry,
+                layout.dedup.scheme,
+            )
         else:
             reason = audited.no_compounds or layout.dedup.reason or "it is not deduplicated"
             findings.skipped(reason, section_alignment)

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ("symptoms_of",)
 
-#: VMEMMAP_RESERVE_NR: pages of struct pages that the kernel initialises of a compound page whose
-#: tail pages share a frame
-_INITIALISED = 2
-
 
 def symptoms_of(
     audited: AuditedPagemap,
@@ -41,6 +37,8 @@ def symptoms_of(
     if not any(rule in violations for rule in UNINITIALISED):
         return Symptoms(violations, checked.compounds_checked)
     geometry, early, starts = vmemmap.geometry, 0, set()
+    # What kernels initialise of a compound page whose tail pages share a frame.
+    initialised = audited.dedup.scheme.initialised * geometry.row
     pieces = [piece for piece in audited.pieces if piece.populated is Populated.EARLY]
     for region in regions_of(audited, vmemmap):
         if not region.order:
@@ -60,6 +58,6 @@ def symptoms_of(
         violations,
         checked.compounds_checked,
         early,
-        starts == {_INITIALISED * geometry.page_size // geometry.struct_page_size},
+        starts == {initialised},
         geometry.arch.aligns_compounds,
     )

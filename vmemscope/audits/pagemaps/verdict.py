@@ -41,13 +41,15 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
     size = geometry.compound_vpages(audited.order)
     unknown = sum(p.end - p.start for p in audited.pieces if p.populated is Populated.UNKNOWN)
     known = bool(audited.ranges) and audited.shift_sound and not unknown
-    expected = expected_frames(audited.pieces, size) if known else None
+    scheme = audited.dedup.scheme
+    zone = int(any(p.populated is Populated.COMPOUND for p in audited.pieces) and scheme.per_zone)
+    expected = expected_frames(audited.pieces, size, scheme) + zone if known else None
     # What lies on the device is moved, not saved.
     moved = audited.pagemap.altmap is not None
     savable = 0
     if size > 2 and known and not geometry.straddles:
         ideal = [replace(piece, populated=Populated.COMPOUND) for piece in audited.pieces]
-        savable = max(backing - expected_frames(ideal, size), 0)
+        savable = max(backing - expected_frames(ideal, size, scheme) - int(scheme.per_zone), 0)
     state, reason = _state(audited, frames, expected)
     pagemap, pieces = audited.pagemap, audited.pieces
     return PagemapReport(
@@ -78,7 +80,7 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
         state=state,
         reason=reason,
         findings=audited.findings.finish(),
-        outcomes=audited.findings.outcomes(rules_of(Scope.PAGEMAP, geometry.arch.name)),
+        outcomes=audited.findings.outcomes(rules_of(Scope.PAGEMAP, geometry.arch.name, scheme.id)),
         detail=PagemapDetail(
             pagemap=pagemap,
             geometry=geometry,
@@ -87,6 +89,7 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
             first=tuple(audited.first),
             savable_bytes=savable * geometry.page_size,
             not_read=tuple(f"{what}: {n}" for what, n in sorted(audited.not_read.items()) if n),
+            per_zone=audited.shared is not None,
         ),
     )
 

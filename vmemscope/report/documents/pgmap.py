@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from msgspec import UNSET, field
+from msgspec import UNSET, UnsetType, field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Seconds, Text
 from ...rules.findings import Finding, Outcome, RuleOutcome
@@ -34,6 +34,7 @@ __all__ = (
     "PgmapTimings",
     "Range",
     "Report",
+    "SharedTails",
     "State",
     "Summary",
     "VmemmapCounts",
@@ -91,6 +92,23 @@ class FrameCounts(Facts, frozen=True):
     elsewhere: Count | None = None
 
 
+class SharedTails(Facts, frozen=True, kw_only=True):
+    """A frame of tail pages that all devices of a node and order share."""
+
+    #: ``None`` if that is not known
+    node: Count | None
+    #: log2 of the pages in the compound pages
+    order: Count
+    #: ``None`` if there is none, or it is not known
+    pfn: Count | None
+    #: entries that map it, of all these pagemaps
+    entries: Count
+    #: its reference count, ``None`` if that could not be read
+    refcount: int | None
+    #: names of the pagemaps that map it
+    pagemaps: tuple[Text, ...]
+
+
 class FrameSpan(Facts, frozen=True):
     """Neighbouring vpages that map one frame, or one large leaf, or nothing."""
 
@@ -119,6 +137,8 @@ class PagemapDetail(Facts, frozen=True, kw_only=True):
     savable_bytes: int
     #: what of it could not be read, in words
     not_read: tuple[str, ...] = ()
+    #: whether its tail pages share a frame with those of other devices
+    per_zone: bool = False
 
 
 if TYPE_CHECKING:
@@ -209,6 +229,8 @@ class Report(TargetReport, frozen=True, kw_only=True, tag="vmemscope.pgmap/1"):
     """An audit of all pagemaps of a target."""
 
     pagemaps: tuple[PagemapReport, ...] = field(name="pgmaps")
+    #: frames that several of them share; unset on kernels whose devices share none
+    device_tails: tuple[SharedTails, ...] | UnsetType = UNSET
     #: why the kernel can't have any; ``None`` if it can
     no_pagemaps: Text | None = None
     #: known bugs of the kernel that explain findings
@@ -249,12 +271,19 @@ class Report(TargetReport, frozen=True, kw_only=True, tag="vmemscope.pgmap/1"):
     def sums(self) -> dict[str, int]:
         """Return the fields of the summary that follow from the rest of the report."""
         rules = self.outcome_counts()
+        # A frame that several pagemaps map is among those of each.
+        backed = {one.label for one in self.pagemaps if one.frames.backing}
+        again = sum(
+            max(len(backed.intersection(one.pagemaps)) - 1, 0)
+            for one in (() if self.device_tails is UNSET else self.device_tails)
+        )
         return {
             **super().sums(),
             **{f"rules_{one.value}": rules[one] for one in Outcome},
             "pagemaps": len(self.pagemaps),
             "vmemmap_pages": sum(one.vmemmap.pages for one in self.pagemaps),
-            "backing_frames": sum(one.frames.backing for one in self.pagemaps),
-            "saved_bytes": sum(one.saved_bytes for one in self.pagemaps),
+            "backing_frames": sum(one.frames.backing for one in self.pagemaps) - again,
+            "saved_bytes": sum(one.saved_bytes for one in self.pagemaps)
+            + again * self.target.page_size,
             "savable_bytes": sum(one.detail.savable_bytes for one in self.pagemaps),
         }

@@ -29,6 +29,7 @@ from .check import (
 )
 from .compounds import check_compounds
 from .straddling import check_straddling
+from .zone_frame import check_zone_frame
 
 if TYPE_CHECKING:
     from ....kernel.page_flags import FlagLayout
@@ -88,11 +89,13 @@ def check_contents(
         findings.skipped(audited.no_compounds or "no compound pages", *_OF_COMPOUNDS)
     if audited.foreign:
         findings.skipped("compound pages in a frame that is another's", *_RULES)
-    expected = Expected(audited.pagemap, vmemmap.page, vmemmap.geometry, flags)
+    per_zone = audited.shared is not None
+    expected = Expected(audited.pagemap, vmemmap.page, vmemmap.geometry, flags, per_zone=per_zone)
     check = ContentsCheck(audited, vmemmap, expected, contents, step)
     for rule in RULES_BY_KIND[check.kind]:
         if (why_not_it := rule.why_not(expected, check.kind)) is not None:
             findings.skipped(why_not_it, rule)
+    check.zone_usual = check_zone_frame(check)
     for region in regions:
         if checked_apart(audited, vmemmap):
             check_straddling(check, region)
@@ -100,4 +103,6 @@ def check_contents(
             check_compounds(check, region)
         else:
             check_base_pages(check, region)
+    if check.heads_usual is not None:
+        check_zone_frame(check, check.heads_usual)
     return check.finish(regions)

@@ -189,6 +189,11 @@ class ContentsCheck:
         #: whether tail pages hold a mask; ``None`` while none was seen
         self.masked: bool | None = None
         self.heads: list[int] = []
+        #: what most tail pages hold in the frame that it shares with other devices (uint64),
+        #: shape ``(words,)``; ``None`` if there is none, or it could not be read
+        self.zone_usual: NDArray[np.uint64] | None = None
+        #: the same of the heads' frames, if all of them have others
+        self.heads_usual: NDArray[np.uint64] | None = None
 
     def own(self, vpage: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which vpages do not map another owner's frame."""

@@ -56,7 +56,11 @@ def check_compounds(check: ContentsCheck, region: Region) -> None:
         first, last = head // check.per_page, -(-end // check.per_page) - 1
         # That they map somebody else's frame is known, and what is read there is his. The
         # shared frame of the tails is known by the first of them.
-        own = check.own(np.stack((first, np.minimum(first + 1, last), last))).all(axis=0)
+        asked = [first, np.minimum(first + 1, last), last]
+        if check.audited.shared_pfn is not None:
+            # That frame is nobody's, and checked by itself.
+            del asked[1:]
+        own = check.own(np.stack(asked)).all(axis=0)
         if own.any():
             _CompoundBatch(check, violations, head[own], end[own]).check()
 
@@ -88,7 +92,9 @@ class _CompoundBatch:
         head, end, first, last = self.head, self.end, self.first, self.last
         some = np.stack((first, np.minimum(first + 1, last), np.minimum(first + 2, last), last))
         pfn, kind = self._frames_behind(some)
-        usual = majority(pfn[1:])
+        usual, zone = majority(pfn[1:]), check.audited.shared_pfn
+        if zone is not None:
+            usual = np.full(len(head), zone, dtype=np.uint64)
         at_usual = (kind[1:] == Kind.MAPPED) & (pfn[1:] == usual)
         shared = (at_usual.sum(axis=0) > 1) & (last > first + 1)
         heads = VpageRows(
@@ -105,6 +111,9 @@ class _CompoundBatch:
             np.full(len(head), Kind.MAPPED, dtype=np.uint8),
         )  # fmt: skip
         paired = np.flatnonzero(shared)
+        if zone is not None:
+            # What they share with others is checked by itself.
+            paired = paired[:0]
         self._check(
             join([heads, select(tails, paired)]),
             np.concatenate((np.arange(len(head)), paired)),
@@ -163,6 +172,12 @@ class _CompoundBatch:
                 vpage = np.where(nth == 3, last[one], vpage)
             begin = vpage * check.per_page
             pfn, kind = check.vmemmap.frames_of(vpage)
+            if (zone := check.audited.shared_pfn) is not None:
+                # What it shares with other devices is checked by itself.
+                own = (pfn != zone) | (kind != Kind.MAPPED)
+                one, vpage, begin, pfn, kind = (
+                    one[own], vpage[own], begin[own], pfn[own], kind[own],
+                )  # fmt: skip
             rows = VpageRows(
                 vpage, self.head[one], begin, begin, begin,
                 np.minimum(begin + check.per_page, self.end[one]),
@@ -205,6 +220,8 @@ class _CompoundBatch:
             both = seen.read[paired] & seen.read[len(rows.head) - len(paired) :]
             one, other = paired[both], len(rows.head) - len(paired) + np.flatnonzero(both)
             self._check_pairs(rows_of(rows, usual[:, None]), one, other)
+        if check.zone_usual is not None:
+            self._compare_with_zone(rows, np.flatnonzero(seen.read & rows.shared), usual)
         self._record(rows, seen, usual)
         self.counts.add(of, rows, seen.read)
         check.missed |= not seen.read.all()
@@ -256,6 +273,29 @@ class _CompoundBatch:
             odd = spread(select(rows, tail[some]), self.parent.per_page)
             usual = rows.words[head[some], 0]
             pages = StructPages(odd, expected, PageKind.COMPOUND, usual)
+            self.violations.check(pages, (tail_contents,))
+
+    def _compare_with_zone(
+        self, rows: VpageRows, which: NDArray[np.int64], usual: NDArray[np.uint64]
+    ) -> None:
+        """
+        Compare tail pages in the heads' frames with those that all devices share.
+
+        :param which: numbers of the rows with heads
+        :param usual: what most tail pages hold in each row, shape ``(n, words)``
+        """
+        check, zone = self.parent, self.parent.zone_usual
+        assert zone is not None
+        differs = (usual[which] ^ zone) & check.expected.mask_alike()
+        if len(which) and differs.any(axis=1).all():
+            # Then it is what they share that was written to.
+            check.heads_usual = usual[which[0]]
+            return
+        which = which[differs.any(axis=1)]
+        for words, some, at in Reading(select(rows, which), check.vmemmap).batches(_no_step):
+            part = rows_of(select(rows, which[some]), words[at])
+            model = np.repeat(zone[None], len(some), axis=0)
+            pages = StructPages(part, check.expected, PageKind.COMPOUND, model)
             self.violations.check(pages, (tail_contents,))
 
     def _record(self, rows: VpageRows, seen: FirstPages, usual: NDArray[np.uint64]) -> None:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Frames of tail pages that devices share: their slots, and how their references count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...report.documents.pgmap import SharedTails
+from ...rules.shared_tails import SlotFacts, shared_tail
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ...machine import Kernel
+    from ...vmemmap.frames import Frames
+    from ...vmemmap.shared_tails import SharedTail
+    from ...vmemmap.vmemmap import Vmemmap
+    from .audited import AuditedPagemap
+
+__all__ = ("UNCOUNTED", "SharedFrames", "take_shared")
+
+#: why references to shared frames are not compared
+UNCOUNTED = (
+    "each frame that devices share has one reference, whatever maps it: this kernel does not"
+    " count the entries"
+)
+
+
+def take_shared(pagemaps: Sequence[AuditedPagemap], kernel: Kernel) -> None:
+    """Give each pagemap the frame that it shares with others, and check the slot it is in."""
+    for audited in pagemaps:
+        audited.shared = kernel.shared_tails.get(audited.pagemap.address)
+        if audited.shared is None:
+            audited.findings.skipped("its tail pages share no frame with others'", shared_tail)
+        elif not audited.shared.is_first(audited.pagemap.address):
+            first = next(iter(audited.shared.pagemaps.values()))
+            audited.findings.skipped(f"checked with {first}", shared_tail)
+        else:
+            facts = SlotFacts(audited.shared, kernel.geometry)
+            audited.findings.check(shared_tail, facts)
+
+
+class SharedFrames:
+    """
+    The frames that devices share, and how many references each must have.
+
+    All of them tell whether the kernel counts entries: in the posted series it does, a later
+    one may count as HugeTLB does, and no type says which.
+    """
+
+    def __init__(self, pagemaps: Sequence[AuditedPagemap], vmemmap: Vmemmap) -> None:
+        shared = {
+            audited.shared.pfn: audited.shared
+            for audited in pagemaps
+            if audited.shared is not None and audited.shared.pfn is not None
+        }
+        #: in order (uint64), shape ``(n,)``
+        self.pfns: NDArray[np.uint64] = np.array(sorted(shared), dtype=np.uint64)
+        self.by_pfn: dict[int, SharedTail] = shared
+        self._open = np.array(
+            sorted(pfn for pfn, one in shared.items() if not one.complete), dtype=np.uint64
+        )
+        #: whether each entry has a reference
+        self.counted = True
+        #: reference count of each frame that could be read
+        self.counts: dict[int, int] = {}
+        if len(self.pfns):
+            counts, readable = vmemmap.refcounts(self.pfns)
+            self.counts = dict(
+                zip(self.pfns[readable].tolist(), counts[readable].tolist(), strict=True)
+            )
+            self.counted = not self.counts or set(self.counts.values()) != {1}
+
+    def reports(self, pagemaps: Sequence[AuditedPagemap]) -> tuple[SharedTails, ...]:
+        """Return what is reported of them, in the order of the pagemaps that map them."""
+        found: dict[int, list[AuditedPagemap]] = {}
+        for audited in pagemaps:
+            if audited.shared is not None and (audited.zone_entries or audited.shared.pfn is None):
+                found.setdefault(id(audited.shared), []).append(audited)
+        reports = []
+        for several in found.values():
+            shared = several[0].shared
+            assert shared is not None
+            reports.append(
+                SharedTails(
+                    node=shared.nid,
+                    order=shared.order,
+                    pfn=shared.pfn,
+                    entries=sum(one.zone_entries for one in several),
+                    refcount=None if shared.pfn is None else self.counts.get(shared.pfn),
+                    pagemaps=tuple(one.name or f"{one.pagemap.address:#x}" for one in several),
+                )
+            )
+        return tuple(reports)
+
+    def references(self, frames: Frames) -> NDArray[np.int64]:
+        """Return how many references frames must have (int64), shape ``(n,)``."""
+        if not len(self.pfns):
+            return frames.entries
+        zone = np.isin(frames.pfn, self.pfns)
+        if self.counted:
+            return frames.entries + zone
+        return np.where(zone, 1, frames.entries)
+
+    def open(self, frames: Frames) -> NDArray[np.bool_]:
+        """Return which frames somebody may map who could not be read (bool), shape ``(n,)``."""
+        if not len(self._open):
+            return np.zeros(len(frames.pfn), dtype=np.bool_)
+        found: NDArray[np.bool_] = np.isin(frames.pfn, self._open)
+        return found
