@@ -33,8 +33,9 @@ from tabulate import tabulate
 
 from vmemscope.machine import Kernel
 
+from .foreign import FOREIGN
 from .measure import measure
-from .targets import guest, simulated
+from .targets import foreign, guest, simulated
 
 _UNITS = {"G": 1 << 30, "T": 1 << 40, "M": 1 << 20}
 #: what is measured by default
@@ -117,6 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.layout", description=__doc__)
     parser.add_argument("--guest", nargs="*", metavar="SIZE:ALIGN", help=f"default: {_GUESTS}")
     parser.add_argument("--simulated", nargs="*", metavar="SIZE:ALIGN", help="default: 1T to 16T")
+    parser.add_argument(
+        "--arch",
+        nargs="*",
+        metavar="NAME",
+        help="other architectures, simulated with 1 TiB; default: all",
+    )
     parser.add_argument("--quick", action="store_true", help="small simulated dumps, for CI")
     parser.add_argument("--qemu", metavar="ADDRESS", help="a guest that runs already")
     parser.add_argument(
@@ -133,7 +140,8 @@ def main() -> None:
     clock = time.perf_counter
 
     wanted: list[tuple[str, Callable[..., Any], str]] = []
-    default = args.guest is None and args.simulated is None and not args.quick and not args.qemu
+    chosen = args.guest is not None or args.simulated is not None or args.arch is not None
+    default = not (chosen or args.quick or args.qemu)
     in_dumps = _QUICK if args.quick else _SIMULATED if default else args.simulated or ()
     wanted += [("guest", guest, one) for one in (_GUESTS if default else args.guest or ())]
     wanted += [("simulated", simulated, one) for one in in_dumps]
@@ -149,6 +157,14 @@ def main() -> None:
             if address:
                 found["memory"] = _memory(address)
         results.append({"where": where, "size": size, "align": align, **found})
+    archs = args.arch or (FOREIGN if default or args.arch is not None else ())
+    for name in archs:
+        align = f"{FOREIGN[name] >> 20}M"
+        print(f"{name} 1T in {align} ...", file=sys.stderr, flush=True)
+        with foreign(name) as (kernel, address):
+            found = measure(kernel, args.n, clock, False)
+            found["memory"] = _memory(address)
+        results.append({"where": name, "size": "1T", "align": align, **found})
     print(_table(results))
     for one in results:
         if "memory" in one:

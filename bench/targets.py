@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vmemscope.machine import Kernel
 
-__all__ = ("guest", "simulated")
+__all__ = ("foreign", "guest", "simulated")
 
 
 @contextmanager
@@ -27,6 +27,17 @@ def simulated(size: int, align: int) -> Iterator[tuple[Kernel, list[str]]]:
     with tempfile.TemporaryDirectory(prefix="vmemscope-bench-") as scratch:
         path = Path(scratch) / "vmcore"
         write_sparse(path, size, align)
+        yield Kernel.open_core(str(path)), ["-c", str(path)]
+
+
+@contextmanager
+def foreign(arch: str) -> Iterator[tuple[Kernel, list[str]]]:
+    """Make a dump of another architecture with one devdax of 1 TiB, otherwise as above."""
+    from .foreign import write_foreign
+
+    with tempfile.TemporaryDirectory(prefix="vmemscope-bench-") as scratch:
+        path = Path(scratch) / "vmcore"
+        write_foreign(path, arch)
         yield Kernel.open_core(str(path)), ["-c", str(path)]
 
 

@@ -32,7 +32,7 @@ from .kernels import (
 __all__ = ("audited_fault", "check_fault", "check_scenario", "damage", "holds", "sized")
 
 #: architectures without deduplication, whose memory map is in large leaves, and in base pages
-LARGE = ("arm64", "s390x")
+LARGE = ("arm64", "loongarch64", "s390x")
 BASE = ("arm64-16k", "arm64-64k")
 
 #: faults that need pages that devices share, or base pages

@@ -3,8 +3,10 @@
 
 import pytest
 
+from bench.foreign import FOREIGN, write_foreign
 from bench.sparse import write_sparse
 from vmemscope import Kernel, audit
+from vmemscope.sim.architectures import ARCHITECTURES
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -29,3 +31,17 @@ def test_sparse_dump(tmp_path, align, sharing):
     assert pagemap.frames.sharing == sharing
     assert {finding.rule for finding in pagemap.findings} == {"page-uninitialised"}
     assert report.findings == ()
+
+
+@pytest.mark.parametrize("arch", FOREIGN)
+def test_dump_of_another_architecture(tmp_path, arch):
+    """One device, and the frames that the architecture has for its memory map."""
+    there, size = ARCHITECTURES[arch], 8 * GIB
+    path = tmp_path / "vmcore"
+    write_foreign(path, arch, size)
+    (pagemap,) = audit(Kernel.open_core(str(path)), contents="none").pagemaps
+    pages = size // there.units.page_size * 64 // there.units.page_size
+    assert pagemap.vmemmap.mapped == pages
+    frames = 2 * size // FOREIGN[arch] if there.deduplicates else pages
+    assert pagemap.frames.backing == pagemap.frames.expected == frames
+    assert pagemap.findings == ()

@@ -212,6 +212,9 @@ class Architecture:
     #: numpy dtype of a constant in the bytes of an instruction, ``None`` if instructions
     #: split constants
     constant: str | None = None
+    #: addresses ``[first, end)`` that the CPU maps without page tables, to physical memory from
+    #: 0 on
+    windows: tuple[tuple[int, int], ...] = ()
     #: whether drgn can walk the page tables, from the keys of VMCOREINFO
     drgn_walks: Callable[[Mapping[str, str]], bool] = lambda keys: True
     #: variables that only this architecture has -> their C types, newest first

@@ -7,9 +7,8 @@ architecture has each entry in that architecture's format, and the keys of VMCOR
 say where the tables are. Where an architecture's own memory layout does not matter to its
 page tables, addresses are where x86-64 has them.
 
-Sources: ``arch/arm64/include/asm/pgtable-hwdef.h``, ``arch/riscv/include/asm/pgtable-64.h``,
-``pgtable-bits.h``, ``arch/powerpc/include/asm/book3s/64/pgtable.h``, ``radix.h``,
-``arch/s390/include/asm/pgtable.h``, and the ``vmcore_info.c`` (``crash_core.c``) of each.
+Sources: ``Kconfig``, ``asm/page.h``, ``asm/pgtable.h``, ``asm/sparsemem.h``, ``mm/init.c`` and
+``vmcore_info.c`` (``crash_core.c``) of each; :mod:`.entry_formats` has those of the entries.
 """
 
 from __future__ import annotations
@@ -19,19 +18,13 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .addresses import AddressSpace, place_image, randomize
-from .pagetable import ADDRESS, NX, PRESENT, PSE, RW
+from .entry_formats import LOONGARCH_WINDOW, arm64, loongarch64, ppc64, riscv64, s390x
 from .units import GIB, Units
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .kernel_image import KernelImage
     from .memory import Words
-
-    Flags = NDArray[np.bool_]
 
 __all__ = ("ARCHITECTURES", "SimulatedArch")
 
@@ -57,10 +50,14 @@ class SimulatedArch:
     #: in, both in bytes
     addresses: Callable[[int, int, int, Random], AddressSpace]
     #: the keys of VMCOREINFO that only this architecture has, from addresses of symbols
-    keys: Callable[[AddressSpace, Mapping[str, int]], list[str]]
+    keys: Callable[[AddressSpace, Mapping[str, int]], list[str] | None]
     #: converts entries of a table whose entries cover ``1 << shift`` bytes, of the last level or
     #: of another; ``None``: they have this format
     convert: Callable[[Words, int, bool], Words] | None = None
+    #: e_machine, if the ELF files are not those of ``elf``
+    machine: int | None = None
+    #: directory entries that are empty point to a table without entries (``invalid_pte_table``)
+    invalid_tables: bool = False
     #: byte order of entries, as numpy writes it
     entries: str = "<u8"
     #: the kernels that it can be simulated with; empty: all
@@ -82,6 +79,8 @@ class SimulatedArch:
     bootmem_info: bool = False
     #: there is a PAGE_KERNEL_RO
     read_only: bool = True
+    #: RAM and the image are in page tables, not in a window of the CPU
+    maps_memory: bool = True
     #: processes' top-level tables have copies of the kernel's entries
     copies_entries: bool = False
     #: POISON_POINTER_DELTA
@@ -101,18 +100,8 @@ def _shape(top: int, page_shift: int = 12, bits: int = 9) -> Shape:
     return tuple((shift, min(bits, top - shift)) for shift in reversed(shifts))
 
 
-def _x86_64_keys(addresses: AddressSpace, symbols: Mapping[str, int]) -> list[str]:
-    return []
-
-
-def _riscv64(entry: Words, shift: int, last: bool) -> Words:
-    present, leaf = _kinds(entry, last)
-    flags = np.where(leaf, np.uint64(0xE3), np.uint64(1))
-    flags |= np.where(leaf & (entry & np.uint64(RW) != 0), np.uint64(1 << 2), np.uint64(0))
-    flags |= np.where(leaf & (entry & np.uint64(NX) == 0), np.uint64(1 << 3), np.uint64(0))
-    pfn = (entry & np.uint64(ADDRESS)) >> np.uint64(12)
-    found: Words = np.where(present, pfn << np.uint64(10) | flags, entry & ~np.uint64(PRESENT))
-    return found
+def _x86_64_keys(addresses: AddressSpace, symbols: Mapping[str, int]) -> None:
+    """Those of x86-64 are between the others."""
 
 
 def _riscv64_keys(addresses: AddressSpace, symbols: Mapping[str, int]) -> list[str]:
@@ -139,20 +128,6 @@ def _riscv64_addresses(levels: int, end: int, ram_end: int, random: Random) -> A
     )
 
 
-def _arm64(entry: Words, shift: int, last: bool) -> Words:
-    present, leaf = _kinds(entry, last)
-    # PTE_AF, inner shareable, PTE_UXN; a block has bit 1 clear.
-    block = 0x0040_0000_0000_0701 | (2 if last else 0)
-    flags = np.where(leaf, np.uint64(block), np.uint64(3))
-    written = entry & np.uint64(RW) != 0
-    flags |= np.where(leaf & written, np.uint64(1 << 51), np.uint64(0))
-    flags |= np.where(leaf & ~written, np.uint64(1 << 7), np.uint64(0))
-    flags |= np.where(leaf & (entry & np.uint64(NX) != 0), np.uint64(1 << 53), np.uint64(0))
-    address = entry & np.uint64(ADDRESS & (1 << 48) - 1)
-    found: Words = np.where(present, address | flags, entry & ~np.uint64(PRESENT))
-    return found
-
-
 def _arm64_keys(addresses: AddressSpace, symbols: Mapping[str, int]) -> list[str]:
     return [
         "NUMBER(VA_BITS)=48",
@@ -166,22 +141,6 @@ def _arm64_keys(addresses: AddressSpace, symbols: Mapping[str, int]) -> list[str
 
 def _arm64_addresses(levels: int, end: int, ram_end: int, random: Random) -> AddressSpace:
     return replace(randomize(4, end, ram_end, random), levels=levels)
-
-
-def _ppc64(page_shift: int) -> Callable[[Words, int, bool], Words]:
-    below = {39: 9, 30: 9, 21: 21 - page_shift}
-
-    def convert(entry: Words, shift: int, last: bool) -> Words:
-        present, leaf = _kinds(entry, last)
-        # _PAGE_PRESENT, _PAGE_PTE, ACCESSED, DIRTY, PRIVILEGED, READ; a pointer has
-        # RADIX_PxD_INDEX_SIZE of the table that it points to (PMD_VAL_BITS).
-        flags = np.where(leaf, np.uint64(3 << 62 | 0x18C), np.uint64(1 << 63 | below.get(shift, 0)))
-        flags |= np.where(leaf & (entry & np.uint64(RW) != 0), np.uint64(2), np.uint64(0))
-        flags |= np.where(leaf & (entry & np.uint64(NX) == 0), np.uint64(1), np.uint64(0))
-        found: Words = np.where(present, entry & np.uint64(ADDRESS) | flags, np.uint64(0))
-        return found
-
-    return convert
 
 
 #: MMU_FTR_TYPE_RADIX, and OFFSET(cpu_spec.mmu_features)
@@ -217,23 +176,6 @@ def _ppc64_addresses(levels: int, end: int, ram_end: int, random: Random) -> Add
         modules=0xC008_0000_0010_0000,
         kernel_offset=physical,
     )
-
-
-def _s390x(entry: Words, shift: int, last: bool) -> Words:
-    present, leaf = _kinds(entry, last)
-    written, executable = entry & np.uint64(RW) != 0, entry & np.uint64(NX) == 0
-    # _REGION_ENTRY_TYPE_*, and _REGION_ENTRY_LENGTH of what points to a region or segment table
-    kind = {20: 0, 31: 0x4, 42: 0x8, 53: 0xC}.get(shift, 0)
-    # YOUNG, DIRTY, READ, WRITE and PRESENT of the last level; _SEGMENT_ENTRY_LARGE and
-    # _REGION3_ENTRY_LARGE above
-    flags = np.where(leaf, np.uint64(0x3D if last else 0x400 | kind), np.uint64(kind))
-    flags |= np.where(leaf & ~written, np.uint64(0x200), np.uint64(0))
-    flags |= np.where(leaf & ~executable, np.uint64(0x100), np.uint64(0))
-    flags |= np.where(~leaf, np.uint64(3 if kind else 0), np.uint64(0))
-    # _PAGE_INVALID; _REGION_ENTRY_INVALID and _SEGMENT_ENTRY_INVALID
-    empty = np.uint64(0x400 if last else 0x20 | kind)
-    found: Words = np.where(present, entry & np.uint64(ADDRESS) | flags, empty)
-    return found
 
 
 def _s390x_keys(addresses: AddressSpace, symbols: Mapping[str, int]) -> list[str]:
@@ -274,12 +216,6 @@ def _s390x_addresses(levels: int, end: int, ram_end: int, random: Random) -> Add
     )
 
 
-def _kinds(entry: Words, last: bool) -> tuple[Flags, Flags]:
-    """Return which entries are present, and which of them are leaves."""
-    present = entry & np.uint64(PRESENT) != 0
-    return present, present if last else present & (entry & np.uint64(PSE) != 0)
-
-
 _RISCV64 = SimulatedArch(
     name="riscv64",
     elf="riscv64",
@@ -291,7 +227,7 @@ _RISCV64 = SimulatedArch(
     bootmem_info=True,
     read_only=False,
     copies_entries=True,
-    convert=_riscv64,
+    convert=riscv64,
     keys=_riscv64_keys,
 )
 _ARM64 = SimulatedArch(
@@ -302,7 +238,7 @@ _ARM64 = SimulatedArch(
     addresses=_arm64_addresses,
     altmap_in_parts=True,
     bootmem_info=True,
-    convert=_arm64,
+    convert=arm64,
     keys=_arm64_keys,
 )
 _PPC64LE = SimulatedArch(
@@ -320,13 +256,45 @@ _PPC64LE = SimulatedArch(
     falls_back=True,
     altmap_in_parts=True,
     radix=True,
-    convert=_ppc64(12),
+    convert=ppc64(12),
     entries=">u8",
     keys=_ppc64_keys,
     # CONFIG_ILLEGAL_POINTER_VALUE
     poison=0x5DEA_DBEE_F000_0000,
     define=_ppc64_variables,
 )
+
+
+def _loongarch64_keys(addresses: AddressSpace, symbols: Mapping[str, int]) -> list[str]:
+    # There is no arch_crash_save_vmcoreinfo().
+    return []
+
+
+def _loongarch64_variables(image: KernelImage) -> None:
+    """``arch/loongarch/mm/init.c: pagetable_init()``: what empty directory entries point to."""
+    size = image.memory.units.page_size
+    last = image.define("invalid_pte_table", size, "bss", size)
+    image.memory.write(last, bytes(size))
+    upper = image.define("invalid_pmd_table", size, "bss", size)
+    image.memory.write(upper, last.to_bytes(8, image.memory.units.order) * (size // 8))
+
+
+def _loongarch64_addresses(levels: int, end: int, ram_end: int, random: Random) -> AddressSpace:
+    """``asm/addrspace.h``: image and direct map in a window of the CPU, the rest in page tables."""
+    physical = place_image(ram_end, random)
+    return AddressSpace(
+        levels=levels,
+        # 48; but the tables of holes are there, and take long to go through.
+        max_physmem_bits=43,
+        page_offset_base=LOONGARCH_WINDOW,
+        vmalloc_base=0xFFFF_8000_2000_0000,
+        vmemmap_base=0xFFFF_8A00_0000_0000,
+        text=LOONGARCH_WINDOW + physical,
+        text_phys=physical,
+        modules=0xFFFF_8000_0010_0000,
+        kernel_offset=0,
+    )
+
 
 #: by what a scenario calls them: with the size of base pages where there are several
 ARCHITECTURES = {
@@ -360,7 +328,25 @@ ARCHITECTURES = {
         _PPC64LE,
         units=Units(page_shift=16, section_bits=24),
         levels={4: ((39, 13), (30, 9), (21, 9), (16, 5))},
-        convert=_ppc64(16),
+        convert=ppc64(16),
+    ),
+    # The worked example of docs/architectures.md: the audits refuse it.
+    "loongarch64": SimulatedArch(
+        name="loongarch64",
+        # kdumpling does not know it: the machine's number is written over.
+        elf="riscv64",
+        machine=258,
+        units=Units(page_shift=14, section_bits=29, pmd_shift=25, pud_shift=36),
+        levels={3: _shape(47, 14, 11)},
+        addresses=_loongarch64_addresses,
+        kernels=("7.2",),
+        leaves_in_parts=True,
+        read_only=False,
+        convert=loongarch64,
+        invalid_tables=True,
+        maps_memory=False,
+        keys=_loongarch64_keys,
+        define=_loongarch64_variables,
     ),
     "s390x": SimulatedArch(
         name="s390x",
@@ -378,7 +364,7 @@ ARCHITECTURES = {
         marks_unused=True,
         falls_back=True,
         altmap_in_parts=True,
-        convert=_s390x,
+        convert=s390x,
         entries=">u8",
         keys=_s390x_keys,
         define=_s390x_variables,

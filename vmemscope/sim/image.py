@@ -25,6 +25,9 @@ from .scenario import Scenario
 
 __all__ = ("Image",)
 
+#: of struct elf64_hdr
+_E_MACHINE = 18
+
 #: program headers are counted in 16 bits, of which one value and the note go away
 _MAX_SEGMENTS = 0xFFFF - 2
 
@@ -69,6 +72,9 @@ class Image:
         # whole, zeros included.
         builder.write(os.fspath(path))
         with open(path, "r+b") as file:
+            if (machine := self.kernel.arch.machine) is not None:
+                file.seek(_E_MACHINE)
+                file.write(machine.to_bytes(2, units.order))
             offset = file.seek(0, os.SEEK_END)
             for pfn, pages in segments:
                 if tables:
@@ -92,6 +98,9 @@ class Image:
                 entries = entries.astype(np.uint64)
                 count = 1 << bits
                 converted = kernel.arch.convert(entries[:count], shift, lower is None)
+                if lower is not None and kernel.arch.invalid_tables:
+                    name = "pte" if lower is levels[-1] else "pmd"
+                    converted[converted == 0] = np.uint64(kernel.image[f"invalid_{name}_table"])
                 data = np.concatenate((converted, entries[count:])).astype(kernel.arch.entries)
                 for pfn, page in zip(frames, data.reshape(len(frames), -1), strict=True):
                     found[pfn] = page.view(np.uint8)

@@ -184,6 +184,8 @@ class SimulatedKernel:
         )
         for pfn in range(self.tables.root, self.tables.root + size // self.units.page_size):
             self.physical.page(pfn)
+        if not self.arch.maps_memory:
+            return
         va, pa = self.addresses.text, self.addresses.text_phys
         for i, flags in enumerate(
             (KERNEL_LARGE_EXEC_RO, KERNEL_LARGE_RO, KERNEL_LARGE, KERNEL_LARGE)
@@ -429,7 +431,9 @@ class SimulatedKernel:
         flags = IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
         self.iomem.insert(b"System RAM", block.start, block.end - 1, flags=flags)
         start, end = block.start >> self.units.page_shift, block.end >> self.units.page_shift
-        self.tables.map_range(self.addresses.va(block.start), block.start, block.size, KERNEL_LARGE)
+        if self.arch.maps_memory:
+            va = self.addresses.va(block.start)
+            self.tables.map_range(va, block.start, block.size, KERNEL_LARGE)
         size = self.units.pages_per_section * self.addresses.struct_page_size
         held = -(-size // self.units.page_size) if block.self_hosted else 0
         for first in range(start, end, self.units.pages_per_section):

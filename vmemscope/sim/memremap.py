@@ -146,7 +146,7 @@ class Memremap:
         """``pagemap_range()``: of pfns."""
         altmap = self.altmap(pgmap)
         self.pgmap_array.store_range(start, end - 1, pgmap.va)
-        if linear:
+        if linear and self.memory.arch.maps_memory:
             # arch_add_memory(); private memory can't be accessed, so it has none.
             pa = start * self.units.page_size
             size = (end - start) * self.units.page_size

@@ -62,14 +62,14 @@ def vmcoreinfo(
     section_roots: int,
     build_id: str,
     units: Units,
-    arch_keys: list[str],
+    arch_keys: list[str] | None,
     sme_mask: int,
 ) -> str:
     """
     Make the text.
 
     :param symbols: addresses of kernel variables
-    :param arch_keys: the lines of another architecture than x86-64
+    :param arch_keys: the lines of another architecture; ``None``: x86-64's
     :param mem_section: value of the variable (what SYMBOL() of an array yields)
     """
     lines = [
@@ -126,15 +126,15 @@ def vmcoreinfo(
     for name in _KALLSYMS:
         if name in symbols:
             symbol(name)
-    lines += arch_keys
-    if not arch_keys:
+    lines += arch_keys or []
+    if arch_keys is None:
         number("phys_base", addresses.phys_base)
         symbol("init_top_pgt")
         number("pgtable_l5_enabled", int(addresses.levels == 5))
     symbol("node_data")
     lines.append(f"LENGTH(node_data)={MAX_NUMNODES}")
     lines.append(f"KERNELOFFSET={addresses.kernel_offset:x}")
-    if not arch_keys:
+    if arch_keys is None:
         number("KERNEL_IMAGE_SIZE", KERNEL_IMAGE_SIZE)
         number("sme_mask", sme_mask)
     return "\n".join(lines) + "\n"

@@ -20,6 +20,8 @@ from .base import page_table_of, release_address
 from .reads import READ_ERRORS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from drgn import Program
 
     from ..arch import PageTable
@@ -60,7 +62,7 @@ def attach_virtual_memory(prog: Program) -> None:
     """
     arch = architecture_of(prog.platform)
     keys = parse(prog["VMCOREINFO"].string_())
-    walk = _Walk(prog, page_table_of(prog, keys))
+    walk = _Walk(prog, page_table_of(prog, keys), arch.windows)
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         data = bytearray()
@@ -85,7 +87,9 @@ def found_by_walk(prog: Program, text: bytes) -> bool:
     keys = parse(text)
     try:
         release = release_address(keys)
-        place, left = _Walk(prog, page_table_of(prog, keys)).translate(release)
+        place, left = _Walk(
+            prog, page_table_of(prog, keys), architecture_of(prog.platform).windows
+        ).translate(release)
         expected = keys.get("OSRELEASE", "").encode() + b"\0"
         found = prog.read(place, min(len(expected), left), True)
     except (VmemscopeError, LookupError, ValueError, *READ_ERRORS):
@@ -96,8 +100,12 @@ def found_by_walk(prog: Program, text: bytes) -> bool:
 class _Walk:
     """Translates one address at a time."""
 
-    def __init__(self, prog: Program, table: PageTable) -> None:
+    def __init__(
+        self, prog: Program, table: PageTable, windows: Sequence[tuple[int, int]] = ()
+    ) -> None:
         from drgn import ProgramFlags
+
+        self._windows = windows
 
         self._root = table.root
         self._levels = table.levels
@@ -112,6 +120,9 @@ class _Walk:
 
     def translate(self, address: int) -> tuple[int, int]:
         """Return the physical address, and how many bytes are mapped from there on."""
+        for first, end in self._windows:
+            if first <= address < end:
+                return address - first, end - address
         table = self._root
         for level in self._levels:
             form = level.format
