@@ -6,11 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests import kernels
+from tests.logs import BAD_PAGE, GENERAL_PROTECTION, MEMORY_FAILURE, PAGE_FAULT, log
 
 __all__ = ("IMAGES", "write_image")
 
 #: every type of pagemap there is, on two nodes, and huge pages of both kinds
-_ALL = """
+_ALL = (
+    """
 [[node]]
 start = 0
 size = "256M"
@@ -56,7 +58,20 @@ name = "pmem3"
 type = "fsdax"
 start = 0x2d0000000
 size = "128M"
+
 """
+    + log(
+        BAD_PAGE.format(comm="x", pfn=0x200203),
+        MEMORY_FAILURE.format(pfn=0x300),
+        PAGE_FAULT.format(pfn=0x240003, other=0x100601),
+        GENERAL_PROTECTION.format(pfn=0x2D0000),
+    )
+    + """
+[crash]
+cpu = 1
+registers = {RDI = "{page:0x200204}"}
+"""
+)
 
 #: name -> scenario and kernel
 IMAGES = {

@@ -150,6 +150,7 @@ _SPECIAL: dict[str, tuple[Callable[[_At], _Writes], ...]] = {
     "whole table": (_entry,) * 8,
     "name": (_string,) * 16,
     "vmcoreinfo": (_number,) * 16,
+    "log text": (_string, _number) * 8,
 }
 
 #: what nothing can be read without
@@ -161,7 +162,7 @@ KINDS = (
     "page table", "page table", "page table", "whole table", "xarray", "xarray", "pagemap",
     "pagemap", "resource", "section", "section table", "usage", "page", "frame", "device", "module",
     "module btf", "node", "hugetlb", "hugetlb", "global", "kallsyms", "btf", "btf header",
-    "vmcoreinfo", "elf", "name", "anywhere", _ABSENT, _ABSENT, _LENGTH,
+    "vmcoreinfo", "elf", "name", "log", "log text", "anywhere", _ABSENT, _ABSENT, _LENGTH,
 )  # fmt: skip
 
 

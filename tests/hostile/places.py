@@ -94,7 +94,7 @@ def find(dump: Dump) -> Map:
     """Find all places."""
     found = Map(dump, View(dump.path))
     for part in (
-        _pagemaps, _resources, _sections, _pages, _devices, _modules, _nodes, _hugetlb,
+        _pagemaps, _resources, _sections, _pages, _devices, _modules, _nodes, _hugetlb, _log,
         _globals, _symbols, _tables,
     ):  # fmt: skip
         part(found)
@@ -251,6 +251,19 @@ def _hugetlb(found: Map) -> None:
                 found.pfns.append((page.value_() - view.vmemmap) // STRUCT_PAGE)
 
 
+def _log(found: Map) -> None:
+    """The ring of the log, and what is in use of its arrays."""
+    ring = found.view.prog["prb"]
+    found.add_object("log", ring)
+    found.add_object("log", ring[0])
+    descs, texts = ring.desc_ring, ring.text_data_ring
+    used = 1 << descs.count_bits.value_()
+    found.add("log", descs.descs.value_(), 32 * sizeof(descs.descs[0]))
+    found.add("log", descs.descs[used - 1].address_, sizeof(descs.descs[0]))
+    found.add("log", descs.infos.value_(), 32 * sizeof(descs.infos[0]))
+    found.add("log text", texts.data.value_(), 2048)
+
+
 def _globals(found: Map) -> None:
     prog = found.view.prog
     for name in (
@@ -258,7 +271,7 @@ def _globals(found: Map) -> None:
         "nr_memmap_boot_pages", "vmemmap_base", "page_offset_base", "nr_node_ids",
         "hugetlb_max_hstate", "hugetlb_optimize_vmemmap_key", "vmemmap_optimize_enabled",
         "dax_bus_type", "bus_kset", "btf_modules", "node_states", "__per_cpu_offset",
-        "nr_cpu_ids", "saved_command_line", "init_uts_ns",
+        "nr_cpu_ids", "saved_command_line", "init_uts_ns", "panic_cpu",
     ):  # fmt: skip
         try:
             variable = prog[name]

@@ -22,8 +22,8 @@ __all__ = ("Case", "Session")
 
 #: kinds of damage that no type can suffer from
 _NO_TYPES = {
-    "device", "frame", "hugetlb", "name", "node", "page", "pagemap", "resource", "section",
-    "section table", "usage", "xarray",
+    "device", "frame", "hugetlb", "log", "log text", "name", "node", "page", "pagemap", "resource",
+    "section", "section table", "usage", "xarray",
 }  # fmt: skip
 
 
@@ -130,5 +130,6 @@ class Session:
             ("page", *page, *core, "--format", "json"),
             ("diff", str(self._document), path),
             ("diff", path, str(self._document), "--format", "json"),
+            ("report", *core, "--format", rng.choice(("html", "json", "json", "markdown", "text"))),
             ("vmcoreinfo", *core, "-o", os.devnull),
         ]
