@@ -22,13 +22,12 @@ from vmemscope.collect.verdict import MAX_LINES
 from vmemscope.machine import Kernel
 from vmemscope.report.document import schema_text
 from vmemscope.report.documents.full import FullReport
-from vmemscope.rules.bugs import BUGS
 from vmemscope.sim import builtin_scenarios
 from vmemscope.types import Need, NeedKind
 from vmemscope.types.globals import GLOBALS
 from vmemscope.types.names import HUGETLB
 
-from .kernels import DEVICE, FAULTS, FIXTURES, KERNELS, image, undocumented, write
+from .kernels import DEVICE, FAULTS, FIXTURES, KERNELS, able, image, undocumented, write
 from .logs import BAD_PAGE, GENERAL_PROTECTION, MEMORY_FAILURE, PAGE_FAULT, SYSRQ, log
 
 #: a page of the device, and one of RAM
@@ -123,21 +122,29 @@ def test_the_verdict_leads_with_the_bug_or_takes_three_lines(
         assert len(lines) == 3
 
 
-def test_some_scenarios_have_bugs() -> None:
-    # Else the test above proves nothing.
-    assert {bug.id for bug in BUGS} >= {"mask-unaligned", "section-unaligned"}
+@pytest.mark.parametrize(
+    ("scenario", "kernel", "bug"),
+    [
+        ("mixed", "7.2", "mask-unaligned"),
+        ("unaligned-1g", "7.2", "mask-unaligned"),
+        ("unaligned-section-1g", "6.1", "section-unaligned"),
+        ("unaligned-section-1g", "6.12", "section-unaligned"),
+        ("early-1g", "6.12", "section-early"),
+    ],
+)
+def test_a_known_bug_leads(
+    scenario: str, kernel: str, bug: str, reported: Callable[[str, str], FullReport]
+) -> None:
+    report = reported(scenario, kernel)
+    assert report.verdict.lines[0].startswith(f"kernel bug {bug} in dax")
 
 
 @pytest.mark.parametrize("fixture", FAULTS[::7])
 def test_findings_are_those_of_the_commands(
     fixture: str, reported: Callable[[str, str], FullReport]
 ) -> None:
-    kernel = "7.2"
-    try:
-        built = image(fixture, kernel)
-    except Exception:
-        kernel = "6.1"
-        built = image(fixture, kernel)
+    kernel = able(fixture)[-1]
+    built = image(fixture, kernel)
     report = reported(fixture, kernel)
     planted = {
         (finding.command, finding.rule, finding.vaddr)
