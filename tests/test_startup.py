@@ -14,7 +14,9 @@ import pytest
 from .kernels import image, write
 
 _CODE = """
-import sys
+import argparse, sys
+# What argparse itself takes for help depends on the version of Python.
+argparse.ArgumentParser().format_help()
 before = set(sys.modules)
 from vmemscope.cli.main import main
 try:
