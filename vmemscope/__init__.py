@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from ._lazy import lazy
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .audits import audit, audit_hugetlb, audit_memmap, audit_page
