@@ -10,10 +10,12 @@ VMCOREINFO is. What to expect is what :mod:`.mmu` saw, and the kernel's rules.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -405,3 +407,50 @@ def test_dump_that_is_cut_off(foreign: GuestTargets, tmp_path: Path) -> None:
         if not has_the_ppc64_bug(foreign):
             assert document["summary"]["errors"] == 0
             assert result.returncode == 4
+
+
+def test_what_changes_is_reported(foreign: GuestTargets, tmp_path: Path) -> None:
+    """
+    ``--watch`` and ``diff`` name the device that went, and no other. The last test of a guest:
+    the device does not come back.
+    """
+    truth = next(one for one in foreign.witness["pgmaps"] if one["vmemmap_shift"])
+    name, target = truth["name"], ("--qemu", f"unix:{foreign.qmp}")
+    before, after, shown = tmp_path / "before", tmp_path / "after", tmp_path / "shown"
+    first = vmemscope("pgmap", "--format", "json", "-o", str(before), *target)
+    assert first.returncode == has_the_ppc64_bug(foreign)
+    with (
+        shown.open("w") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "vmemscope", "pgmap", "--all", "--watch", "0.5", *target],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as watching,
+    ):
+        try:
+            _until(lambda: shown.read_text().count("audit ") >= 2)
+            foreign.guest.run(f"echo {name} > /sys/bus/dax/drivers/device_dax/unbind")
+            _until(lambda: "gone: " in shown.read_text())
+        finally:
+            watching.send_signal(signal.SIGINT)
+            _, errors = watching.communicate(timeout=60)
+    assert "Traceback" not in errors
+    gone = [line for line in shown.read_text().splitlines() if "gone: " in line]
+    assert [line for line in gone if name in line]
+    assert not [line for line in shown.read_text().splitlines() if "new: error" in line]
+    vmemscope("pgmap", "--format", "json", "-o", str(after), *target)
+    result = vmemscope("diff", str(before), str(after), "--format", "json")
+    document = json.loads(result.stdout)
+    assert [one["name"] for one in document["pgmaps"]["gone"]] == [name]
+    assert document["worse"] == []
+    assert result.returncode == 0
+    names = [one["name"] for one in json.loads(after.read_text())["pgmaps"]]
+    assert names == [one["name"] for one in foreign.witness["pgmaps"] if one["name"] != name]
+
+
+def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
