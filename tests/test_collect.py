@@ -27,7 +27,7 @@ from vmemscope.types import Need, NeedKind
 from vmemscope.types.globals import GLOBALS
 from vmemscope.types.names import HUGETLB
 
-from .kernels import DEVICE, FAULTS, FIXTURES, KERNELS, able, image, undocumented, write
+from .kernels import DEVICE, FAULTS, FIXTURES, KERNELS, SIMULATED, able, image, undocumented, write
 from .logs import BAD_PAGE, GENERAL_PROTECTION, MEMORY_FAILURE, PAGE_FAULT, SYSRQ, log
 
 #: a page of the device, and one of RAM
@@ -40,6 +40,22 @@ def reported(tmp_path: Path) -> Callable[[str, str], FullReport]:
         return collect(Kernel.open_core(write(image(scenario, kernel), tmp_path)))
 
     return run
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "7.2", "6.12@arm64", "6.12@riscv64", "7.2@s390x"])
+def test_a_fault_in_the_direct_map_leads_to_its_page(
+    kernel: str, reported: Callable[[str, str], FullReport]
+) -> None:
+    page_size = 4096
+    physical = RAM * page_size + 0x123
+    lines = (
+        f"BUG: unable to handle page fault for address: {{direct:{physical:#x}}}",
+        # Nothing is said of a user's address.
+        "BUG: unable to handle page fault for address: 00007f0000001000",
+    )
+    report = reported("\n" + log(*lines), kernel)
+    assert [one.pfn for one in report.pages] == [RAM]
+    assert [one.kind for one in report.log.events] == ["page fault"]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -107,7 +123,7 @@ def test_since_when_a_bug_is_in_the_log(reported: Callable[[str, str], FullRepor
 
 
 @pytest.mark.parametrize("scenario", builtin_scenarios())
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", SIMULATED)
 def test_the_verdict_leads_with_the_bug_or_takes_three_lines(
     scenario: str, kernel: str, reported: Callable[[str, str], FullReport]
 ) -> None:

@@ -27,6 +27,7 @@ print(status, *(sys.modules.keys() - before), file=sys.stderr)
 """
 #: what no format but the table takes, and what nothing does
 _HEAVY = {
+    "jinja2", "vmemscope.collect", "vmemscope.helpers", "vmemscope.kernel.printk",
     "numpy.ma", "tabulate", "tqdm", "asyncio", "multiprocessing", "kdumpling",
     "vmemscope.sim", "vmemscope.audits.hugetlb", "vmemscope.target.qemu", "vmemscope.target.live",
 }  # fmt: skip
@@ -72,6 +73,13 @@ def test_a_format_takes_what_is_its_own(core: str, name: str) -> None:
     assert not modules & _HEAVY
     others = {"vmemscope.report.detail", "vmemscope.report.diff", "vmemscope.report.ktap"}
     assert not modules & (others - {_FORMATS[name]})
+
+
+@pytest.mark.parametrize("form", ["html", "json", "text"])
+def test_templates_are_taken_for_html_only(core: str, form: str) -> None:
+    modules = loaded("report", "--format", form, "-c", core)
+    assert ("jinja2" in modules) == (form == "html")
+    assert not modules & {"tqdm", "asyncio", "multiprocessing", "kdumpling", "vmemscope.sim"}
 
 
 def test_the_table_takes_no_more(core: str) -> None:

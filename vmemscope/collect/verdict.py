@@ -106,6 +106,7 @@ def _findings(report: FullReport) -> Iterator[str]:
         and (one.owner, one.finding.rule) not in explained
     ]
     rules = Counter(one.finding.rule for one in rest)
+    violations = _violations(report)
     severities = {one.finding.rule: one.finding.severity for one in reversed(rest)}
     for number, (name, found) in enumerate(
         sorted(rules.items(), key=lambda item: severities[item[0]])
@@ -116,11 +117,21 @@ def _findings(report: FullReport) -> Iterator[str]:
         owners = dict.fromkeys(one.owner for one in rest if one.finding.rule == name and one.owner)
         where = f" in {', '.join(list(owners)[:3])}" if owners else ""
         rule = RULES.get(name)
-        must = f", it must hold that {rule.holds}" if rule is not None else ""
-        yield f"{count(found, str(severities[name]))} {name}{where}{must}"
+        must = f" (must hold: {rule.holds})" if rule is not None else ""
+        number_of = max(found, violations[name] if not report.summary.left_out.findings else 0)
+        yield f"{count(number_of, str(severities[name]))} {name}{where}{must}"
         if not number and not report.bugs and rule is not None:
             yield f"what it means: {rule.meaning}"
             yield f"what to check next: {rule.look_at}"
+
+
+def _violations(report: FullReport) -> Counter[str]:
+    """Count violations by rule, with those that are not listed one by one."""
+    counted: Counter[str] = Counter()
+    for audit in (report.pgmap, report.hugetlb, report.memmap):
+        for outcome in audit.all_outcomes() if audit is not None else ():
+            counted[outcome.rule] += outcome.violations
+    return counted
 
 
 def _log(report: FullReport) -> Iterator[str]:
