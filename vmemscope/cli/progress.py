@@ -17,13 +17,14 @@ _DELAY = 1.0
 
 @contextmanager
 def shown_progress(
-    args: argparse.Namespace, what: str, unit: str
+    args: argparse.Namespace, what: str, unit: str, *, scaled: bool = True
 ) -> Iterator[Callable[[int, int], None] | None]:
     """
     Show a progress bar on stderr if it is a terminal and the work is long.
 
     :param what: shown before the bar
     :param unit: unit that is counted, with a space before it
+    :param scaled: write numbers as 1.23k
     :return: function that takes the number done and the total; ``None`` without a bar
     """
     if args.quiet or not sys.stderr.isatty():
@@ -41,7 +42,7 @@ def shown_progress(
             from tqdm import tqdm
 
             bar = tqdm(
-                desc=what, unit=unit, unit_scale=True, leave=False, file=sys.stderr,
+                desc=what, unit=unit, unit_scale=scaled, leave=False, file=sys.stderr,
                 total=total, initial=done,
             )  # fmt: skip
         bar.update(done - bar.n)

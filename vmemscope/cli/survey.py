@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"there is no vmcore in {', '.join(args.paths)}")
         with (
             _executor(args) as (executor, jobs),
-            shown_progress(args, "survey", " vmcores") as progress,
+            shown_progress(args, "survey", " vmcores", scaled=False) as progress,
         ):
             audited = survey(
                 dumps,
