@@ -288,7 +288,7 @@ align = "2M"
         """``percpu_ref_kill()``"""
         kernel.pagemap("dax1.0").pgmap["ref.percpu_count_ptr"] |= 2
 
-    @pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+    @pytest.mark.parametrize("kernel", ["6.1", "7.2", "next"])
     @pytest.mark.parametrize("way", ["up", "down"])
     def test_half_done(
         self, tmp_path: Path, kernel: str, way: str, capsys: pytest.CaptureFixture[str]

@@ -97,7 +97,19 @@ def examine(
     backs = reader.backing(pfn)
     findings = reader.check(pfn, place, layout)
     state = describe(
-        pfn, section, place, zone, nid, resources, page, way, frame, sharing, backs, geometry
+        pfn,
+        section,
+        place,
+        zone,
+        nid,
+        resources,
+        page,
+        way,
+        frame,
+        sharing,
+        backs,
+        geometry,
+        reader.shared,
     )
     report = PageReport(
         target=TargetInfo.about(kernel),
@@ -143,6 +155,8 @@ class Examination:
         self.zones, self.resources, self.flags = kernel.zones, kernel.resources, kernel.flags
         self.again()
         self.names = word_names(self.prog)
+        #: the frames of tail pages that devices share, by pfn
+        self.shared = {one.pfn: one for one in kernel.shared_tails.values() if one.pfn is not None}
         self.pagemaps_lost = bool(kernel.pagemap_damage) or not all(
             layout.complete for layout in self.layouts
         )

@@ -10,7 +10,7 @@ from ...text import binary_size, count
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ...kernel.resource import Resource
     from ...report.documents.page import (
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         StructPage,
     )
     from ...vmemmap.layout import Geometry
+    from ...vmemmap.shared_tails import SharedTail
     from ...vmemmap.tables import Trace
 
 __all__ = ("describe",)
@@ -41,8 +42,13 @@ def describe(
     sharing: Sharing | None,
     backs: Backing | None,
     geometry: Geometry,
+    shared: Mapping[int, SharedTail],
 ) -> Iterator[str]:
-    """Yield sentences: owner of the page, its use, the frame behind its ``struct page``."""
+    """
+    Yield sentences: owner of the page, its use, the frame behind its ``struct page``.
+
+    :param shared: the frames of tail pages that devices share, by pfn
+    """
     yield _whose(section, place, zone, nid, resources)
     if not section.present:
         yield "there is no struct page for it: its section is not present"
@@ -62,8 +68,14 @@ def describe(
         yield "its struct page could not be read, so nothing is said of its use"
     if backs is not None:
         yield from _backs(backs, page.poisoned == "page")
+    if pfn in shared:
+        devices = ", ".join(shared[pfn].pagemaps.values())
+        yield (
+            f"it holds {shared[pfn].name}, now those of {devices}: it stays until the next boot,"
+            " also without them"
+        )
     if frame is not None and sharing is not None:
-        yield from _behind(frame, sharing, place, geometry)
+        yield from _behind(frame, sharing, place, geometry, shared.get(frame.pfn))
 
 
 def _whose(
@@ -207,7 +219,11 @@ def _by_pagemap(pfn: int, place: Place, compound: Compound | None) -> Iterator[s
 
 
 def _behind(
-    frame: Frame, sharing: Sharing, place: Place | None, geometry: Geometry
+    frame: Frame,
+    sharing: Sharing,
+    place: Place | None,
+    geometry: Geometry,
+    shared: SharedTail | None,
 ) -> Iterator[str]:
     others = sharing.pages - 1
     where = {"RAM": "RAM", "device": "the device"}.get(frame.memory, "no memory that is known")
@@ -226,6 +242,11 @@ def _behind(
             f"its struct page lies in pfn {frame.pfn:#x} of {where}{leaf}, which no other page of"
             f" the {sharing.what}'s memory map has"
         )
+    if shared is not None:
+        others_named = [] if place is None else shared.others(place.address)
+        yield f"that frame holds {shared.name}" + (
+            f", with those of {', '.join(others_named)}" if others_named else ""
+        )
     if frame.memory == "no memory":
         yield "that is no memory: what is read there means nothing"
     page = frame.page
@@ -237,7 +258,8 @@ def _behind(
         # For the memory map of RAM the count proves nothing: HugeTLB's optimization does
         # not count entries, and boot memory has counts of its own.
         counted = place.populated in ("compound", "base") and frame.leaf_size == geometry.page_size
-        if counted and page.refcount != sharing.pages:
+        # Of what devices share, entries elsewhere count, too.
+        if counted and shared is None and page.refcount != sharing.pages:
             yield (
                 f"that frame has reference count {page.refcount}, not {sharing.pages}: others map"
                 " it, or a count is wrong (vmemscope pgmap checks it)"

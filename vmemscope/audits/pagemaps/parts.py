@@ -35,13 +35,19 @@ class Pagemaps:
 
     def changed(self, report: Report, before: Kernel, after: Kernel) -> set[Key]:
         now = {pagemap.address: pagemap for pagemap in after.pagemaps}
-        return {
+        changed: set[Key] = {
             one.address
             for one in report.pagemaps
             if one.detail.pagemap.changing
             or now.get(one.address) != one.detail.pagemap
             or (one.findings and _moved(one, after))
         }
+        if changed or len(now) != len(report.pagemaps):
+            # What devices share counts the entries of all of them.
+            changed |= {
+                one.address for one in report.pagemaps if one.findings and one.detail.per_zone
+            }
+        return changed
 
     def half_done(self, report: Report, kernel: Kernel) -> set[Key]:
         return {one.address for one in report.pagemaps if one.findings and _half_done(one)}
