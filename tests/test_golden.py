@@ -177,7 +177,8 @@ def hugetlb_scenarios() -> dict[str, str]:
         kernels = HUGETLB_KINDS[kind].kernels
         text = HUGETLB_BASE.read_text() + hugetlb_fault(kind, **options)
         name = "-".join(["hugetlb", kind, *map(str, options.values())])
-        for kernel in [one for one in KERNELS if one in kernels] or ["6.1", "7.2"]:
+        several = [one for one in kernels if one in KERNELS] or kernels or ("6.1", "7.2")
+        for kernel in several:
             scenarios[f"{name}@{kernel}"] = text
     return scenarios
 

@@ -29,7 +29,7 @@ from vmemscope.rules.rule import Scope
 from vmemscope.sim.faults import HUGETLB_FAULTS, Planted
 from vmemscope.sim.image import Image
 
-from .kernels import KERNELS, Dumps, image, write
+from .kernels import KERNELS, SIMULATED, Dumps, image, write
 
 BASE = Path(__file__).parent.parent / "vmemscope/sim/scenarios/hugetlb.toml"
 #: folios of the scenario: not optimized, optimized; and on a second node, optimized
@@ -171,6 +171,8 @@ def test_gigantic_pages_without_tail_mapping(
 #: kinds of fault, each with the options that make a difference
 FAULTS = (
     ("tail-writable", "{}"),
+    ("half-optimized", "{}"),
+    ("half-optimized", '{"folio": 3, "pages": 5}'),
     ("head-read-only", "{}"),
     ("hole", "{}"),
     ("executable", "{}"),
@@ -207,7 +209,7 @@ FAULTS = (
 CASES = [
     pytest.param(kind, options, kernel, id=f"{kind}-{options}-{kernel}")
     for kind, options in FAULTS
-    for kernel in HUGETLB_FAULTS[kind].kernels or KERNELS
+    for kernel in HUGETLB_FAULTS[kind].kernels or SIMULATED
 ]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..kernel.hstate import Hstate
     from ..kernel.hugetlb_folio import Folios
     from ..vmemmap.layout import Geometry
+    from ..vmemmap.schemes import Scheme
 
 __all__ = (
     "UNREAD_LISTS",
@@ -59,13 +60,21 @@ class FolioFacts(NamedTuple):
     #: frame that the read-only pages should map (uint64), and whether that is known (bool)
     tail_pfn: NDArray[np.uint64]
     tail_known: NDArray[np.bool_]
-    #: whether that frame is the zone's, not the folio's own
-    shared_tails: bool
+    #: how tail pages share it: it is the zone's, or the folio's own
+    scheme: Scheme
+    #: tail pages with frames of their own where the rest shares, as the kernel may leave a
+    #: folio (int64)
+    half: NDArray[np.int64]
     geometry: Geometry
     #: whether all lists of folios could be followed
     complete: bool
     #: walks the vmemmap of a folio once more
     entries: Callable[[int], FolioEntries]
+
+    @property
+    def shared_tails(self) -> bool:
+        """Return whether the frame is the zone's, not the folio's own."""
+        return self.scheme.per_zone
 
     @property
     def shared_word(self) -> str:
@@ -378,7 +387,11 @@ def hugetlb_mapping(facts: FolioFacts) -> Iterator[Violations | Skip]:
                 observed=observed,
             )
 
-        yield Violations.each(optimized & (counts > 0), wrong)
+        where = optimized & (counts > 0)
+        if counts is maps.writable:
+            # Rule hugetlb-half reports those.
+            where &= facts.half == 0
+        yield Violations.each(where, wrong)
 
 
 @rule(
@@ -459,6 +472,7 @@ def hugetlb_tail_frame(facts: FolioFacts) -> Iterator[Violations | Skip]:
         )
 
     other = (maps.low != facts.tail_pfn) | (maps.high != facts.tail_pfn)
+    optimized &= facts.half == 0
     yield Violations.each(optimized & ((maps.low != maps.high) | (known & other)), another)
 
 

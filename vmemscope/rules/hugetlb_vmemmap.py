@@ -16,6 +16,7 @@ from .hugetlb import (
     hugetlb_tail_frame,
     hugetlb_unprotected,
 )
+from .hugetlb_halves import hugetlb_half
 from .hugetlb_tails import hugetlb_restore, hugetlb_tail_page
 from .page_rows import holds_mask, refcounts
 from .rule import Scope, Severity, Skip, Violation, Violations, rule
@@ -250,6 +251,7 @@ def _odd_words(
 #: rules that apply only to kernels with the optimization
 OPTIMIZATION_RULES = (
     hugetlb_mapping,
+    hugetlb_half,
     hugetlb_tail_frame,
     hugetlb_unprotected,
     hugetlb_head_frame,

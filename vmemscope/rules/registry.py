@@ -7,6 +7,7 @@ from . import (
     alignment,
     frames,
     hugetlb,
+    hugetlb_halves,
     hugetlb_tails,
     hugetlb_vmemmap,
     leaves,
@@ -23,7 +24,7 @@ __all__ = ("RULES", "rules_of")
 #: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
 _TOPICS = (
     pagemap, target, alignment, sections, leaves, frames, shared_tails, struct_pages, hugetlb,
-    hugetlb_tails, hugetlb_vmemmap,
+    hugetlb_halves, hugetlb_tails, hugetlb_vmemmap,
 )  # fmt: skip
 
 #: all rules by their identifiers

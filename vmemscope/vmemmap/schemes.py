@@ -14,6 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = (
     "DEVICE_PAIRS",
@@ -102,11 +108,15 @@ class Scheme:
         """
         return min(vpages, self.kept + self.shared)
 
-    def references_of(self, entries: int) -> int:
-        """Return the references that a shared frame must have if that many entries map it."""
+    def references_of(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
+        """
+        Return the references that shared frames must have.
+
+        :param entries: how many map each, shape ``(n,)``
+        """
         if self.references is References.ALLOCATION:
-            return 1
-        return entries + (self.references is References.ZONE_AND_ENTRIES)
+            return np.ones_like(entries)
+        return entries + int(self.references is References.ZONE_AND_ENTRIES)
 
 
 DEVICE_PAIRS = Scheme(

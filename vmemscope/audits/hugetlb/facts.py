@@ -39,6 +39,7 @@ from ...rules.hugetlb import (
     hugetlb_tail_frame,
     hugetlb_unprotected,
 )
+from ...rules.hugetlb_halves import HalfFacts, hugetlb_half
 from ...rules.hugetlb_tails import (
     RestoreFacts,
     TailFacts,
@@ -58,8 +59,10 @@ from ...rules.hugetlb_vmemmap import (
 )
 from ...rules.rule import Scope
 from ...spans import Spans, union
+from ...vmemmap.schemes import hugetlb_scheme
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
+from .halves import find_halves
 from .tails import read_tail_pages_of
 from .walk import entries_of, walk_folios
 
@@ -95,6 +98,8 @@ class HugetlbFacts:
         self.unread: Counter[str] = Counter()
         self.present = has_hugetlb(self.prog)
         self.hvo = Hvo(False, None, None, None, False, 0)
+        #: how folios share tail pages
+        self.scheme = hugetlb_scheme(1, False, False)
         self.hstates: list[Hstate] = []
         self._orders = self._kept = np.zeros(0, dtype=np.int64)
         self.folios: Folios = no_folios()
@@ -119,6 +124,11 @@ class HugetlbFacts:
         self._take(damage)
         self._orders = np.array([one.order for one in self.hstates], dtype=np.int64)
         self._kept = np.array([one.kept for one in self.hstates], dtype=np.int64)
+        self.scheme = hugetlb_scheme(
+            int(self._kept.max(initial=1)),
+            self.hvo.shared_tails,
+            self.kernel.sections.orders is not None,
+        )
         #: whether all sizes are known, and all folios that are on lists
         self.sized = self.complete = not damage
         self.layout = read_folio_layout(self.prog, self.kernel.target.vmcoreinfo, self.vmemmap.page)
@@ -275,7 +285,7 @@ class HugetlbFacts:
                 "the kernel has no HugeTLB",
                 *(
                     rule
-                    for rule in rules_of(Scope.HUGETLB, self.kernel.arch.name)
+                    for rule in rules_of(Scope.HUGETLB, self.kernel.arch.name, self.scheme.id)
                     if rule is not hugetlb_read_only
                 ),
             )
@@ -309,6 +319,7 @@ class HugetlbFacts:
             findings.skipped("the kernel has no such optimization", *OPTIMIZATION_RULES)
             return
         findings.check(hugetlb_mapping, facts)
+        findings.check(hugetlb_half, HalfFacts(facts, self._halves_left))
         findings.check(hugetlb_tail_frame, facts)
         findings.check(hugetlb_unprotected, facts)
         in_ram = self.vmemmap.ram.contains(self.found.maps.head_pfn)
@@ -365,13 +376,15 @@ class HugetlbFacts:
                         & (order == one.tail.order)
                     )
                     tail_pfn[here] = 0 if one.pfn is None else one.pfn
-        return self._of(self.folios)._replace(
+        facts = self._of(self.folios)._replace(
             maps=maps,
             flagged=(self.folios.private & np.uint64(self.hvo.flag)) != 0,
             readable=maps.unreadable == 0,
             tail_pfn=tail_pfn,
             tail_known=known,
         )
+        half, self._halves_left = find_halves(facts, self.vmemmap)
+        return facts._replace(half=half)
 
     def _of(self, folios: Folios) -> FolioFacts:
         """Return facts about folios whose mapping is unknown."""
@@ -380,8 +393,8 @@ class HugetlbFacts:
         nothing = np.zeros(len(folios.head), dtype=np.uint64)
         maps = self.found.maps._replace(head_kind=kinds, head_pfn=nothing)
         return FolioFacts(
-            folios, self.hstates, maps, none, none, nothing, none, self.hvo.shared_tails,
-            self.vmemmap.geometry,
+            folios, self.hstates, maps, none, none, nothing, none, self.scheme,
+            none.astype(np.int64), self.vmemmap.geometry,
             self.complete,
             lambda i: entries_of(
                 self.vmemmap, int(self.found.maps.first[i]), int(self.found.maps.end[i])

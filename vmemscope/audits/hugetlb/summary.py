@@ -45,7 +45,9 @@ def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
     """
     hstates = tuple(_hstate(facts, index) for index in range(len(facts.hstates)))
     found = facts.found
-    outcomes = facts.findings.outcomes(rules_of(Scope.HUGETLB, facts.kernel.arch.name))
+    outcomes = facts.findings.outcomes(
+        rules_of(Scope.HUGETLB, facts.kernel.arch.name, facts.scheme.id)
+    )
     report = HugetlbReport(
         target=TargetInfo.about(facts.kernel),
         present=facts.present,

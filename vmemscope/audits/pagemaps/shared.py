@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...report.documents.pgmap import SharedTails
 from ...rules.shared_tails import SlotFacts, shared_tail
+from ...vmemmap.schemes import DEVICE_ZONE, References
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,8 +65,8 @@ class SharedFrames:
         self._open = np.array(
             sorted(pfn for pfn, one in shared.items() if not one.complete), dtype=np.uint64
         )
-        #: whether each entry has a reference
-        self.counted = True
+        #: how references count
+        self._scheme = DEVICE_ZONE
         #: reference count of each frame that could be read
         self.counts: dict[int, int] = {}
         if len(self.pfns):
@@ -72,7 +74,13 @@ class SharedFrames:
             self.counts = dict(
                 zip(self.pfns[readable].tolist(), counts[readable].tolist(), strict=True)
             )
-            self.counted = not self.counts or set(self.counts.values()) != {1}
+            if set(self.counts.values()) == {1}:
+                self._scheme = replace(DEVICE_ZONE, references=References.ALLOCATION)
+
+    @property
+    def counted(self) -> bool:
+        """Whether each entry has a reference."""
+        return self._scheme.references is not References.ALLOCATION
 
     def reports(self, pagemaps: Sequence[AuditedPagemap]) -> tuple[SharedTails, ...]:
         """Return what is reported of them, in the order of the pagemaps that map them."""
@@ -101,9 +109,7 @@ class SharedFrames:
         if not len(self.pfns):
             return frames.entries
         zone = np.isin(frames.pfn, self.pfns)
-        if self.counted:
-            return frames.entries + zone
-        return np.where(zone, 1, frames.entries)
+        return np.where(zone, self._scheme.references_of(frames.entries), frames.entries)
 
     def open(self, frames: Frames) -> NDArray[np.bool_]:
         """Return which frames somebody may map who could not be read (bool), shape ``(n,)``."""

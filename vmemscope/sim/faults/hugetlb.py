@@ -31,6 +31,24 @@ def tail_writable(p: HugetlbPlanter, folio: int = 0, page: int = 3) -> Planted:
     return _change(p, p.va(folio, page), set_=RW)
 
 
+@hugetlb_fault("hugetlb hugetlb-half", kernels=("next",))
+def half_optimized(p: HugetlbPlanter, folio: int = 0, pages: int = 3) -> Planted:
+    """
+    The last pages of a folio's vmemmap have frames of their own again: the kernel ran out of
+    memory on the way (VMEMMAP_REMAP_INCOMPLETE). No fault of the mapping.
+    """
+    one = p.folio(folio)
+    if not one.optimized:
+        raise p.error("this folio is not optimized")
+    for page in range(one.vmemmap_pages - pages, one.vmemmap_pages):
+        va = p.va(folio, page)
+        pfn = p.alloc_pages(0, one.nid)
+        p.set_frame_bytes(pfn, p.frame_bytes(p.frame_at(va)))
+        _change(p, va, ~ADDRESS, pfn * p.units.page_size | RW)
+        p.count("nr_memmap_pages", 1)
+    return p.planted(p.va(folio), p.frame_at(p.va(folio)), pages=pages)
+
+
 @hugetlb_fault("hugetlb hugetlb-mapping")
 def head_read_only(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """The page with the head can't be written through."""
