@@ -18,7 +18,7 @@ from vmemscope.errors import TargetError, UsageError
 from vmemscope.report import schema_text
 from vmemscope.report.documents.survey import SurveyRecord
 from vmemscope.report.survey import render_survey
-from vmemscope.survey import worker
+from vmemscope.survey import child, worker
 from vmemscope.survey.dumps import Dump, find_dumps
 from vmemscope.survey.run import survey
 from vmemscope.survey.store import Store, opened_store
@@ -98,6 +98,14 @@ class TestWorker:
         assert {one.audit for one in found.audits} == {"pgmap", "hugetlb", "memmap", "page"}
         (pagemap,) = found.pagemaps
         assert (pagemap.name, pagemap.type, pagemap.state) == ("dax0.0", "generic", "partial")
+
+    def test_a_record_is_bounded(self, core: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path, size, modified = dump_of(core)
+        whole = child.audit_dump(path, size, modified)
+        monkeypatch.setattr(child, "_LIMIT", 1)
+        one = child.audit_dump(path, size, modified)
+        assert (len(whole.findings), len(one.findings)) == (2, 1)
+        assert one.errors == whole.errors == 2
 
     def test_a_limit_of_memory(self, core: Path) -> None:
         found = parse_record(audited(dump_of(core), Limits(memory=8 << 20)))

@@ -29,6 +29,8 @@ __all__ = ("audit_dump", "main")
 
 #: pages that the audit of single pages reads: the first of that many pagemaps
 _PAGES = 16
+#: findings, pagemaps, and things not read in a record, at most: a dump may have any number
+_LIMIT = 1000
 #: seconds after which the process ends by itself, beyond the time limit
 _GRACE = 5
 
@@ -143,9 +145,9 @@ def _record(kernel: Kernel, path: str, size: int, modified: int, watch: Stopwatc
         warnings=counted[Severity.WARNING],
         notes=counted[Severity.NOTE],
         bugs=tuple(sorted({bug.bug for one in reports for bug in getattr(one, "bugs", ())})),
-        findings=tuple(findings),
+        findings=tuple(sorted(findings, key=lambda one: one.severity)[:_LIMIT]),
         pagemaps=() if pgmap is None else _pagemaps(pgmap),
-        not_read=not_read,
+        not_read=not_read[:_LIMIT],
         memmap_bytes=None if memory is None else memory.summary.frame_bytes,
         saved_bytes=None if memory is None else memory.summary.saved_bytes,
         audits=tuple(audits),
@@ -177,7 +179,7 @@ def _pagemaps(pgmap: Any) -> Any:
             saved_bytes=one.saved_bytes,
             savable_bytes=one.detail.savable_bytes,
         )
-        for one in pgmap.pagemaps
+        for one in pgmap.pagemaps[:_LIMIT]
     )
 
 
