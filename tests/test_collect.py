@@ -198,6 +198,30 @@ def test_an_audit_that_types_do_not_suffice_for_is_not_made(
     assert report.verdict.state == "partial"
 
 
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("x.html", "<!doctype html>"),
+        ("x", "<!doctype html>"),
+        ("x.md", "## vmemscope: sound"),
+        ("x.json", '{\n  "schema": "vmemscope.report/1"'),
+        ("x.txt", "core dump "),
+        (None, "core dump "),
+        ("-", "core dump "),
+    ],
+)
+def test_the_name_of_the_file_says_the_format(
+    name: str | None, start: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    core = write(image("devdax-2m", "6.12"), tmp_path)
+    if name is None or not name[0].isalpha():
+        assert main(["report", "-c", core, "-q", *(["-o", name] if name else [])]) == 0
+        assert capfd.readouterr().out.startswith(start)
+    else:
+        assert main(["report", "-c", core, "-q", "-o", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_text().startswith(start)
+
+
 def test_findings_that_the_user_leaves_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

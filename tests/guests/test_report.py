@@ -28,7 +28,9 @@ from vmemscope.kernel.printk import read_log
 
 from .devices import MIB, Nvdimm
 from .guest import Guest
+from .matrix import at_least
 from .packages import get_kernel
+from .targets import GuestTargets
 
 #: pages of RAM that may be free, far from what a kernel takes at first
 CANDIDATES = range(0x20000, 0x24000, 0x111)
@@ -87,6 +89,21 @@ def prog(poisoned: Poisoned) -> Program:
     prog.set_core_dump(poisoned.core)
     vmemscope.attach_btf(prog)
     return prog
+
+
+def test_a_known_bug_leads(guest: GuestTargets) -> None:
+    """Of five devices, one has pages of 1 GiB that are not aligned to their size."""
+    document = json.loads(report("-c", str(guest.vmcore)).stdout)
+    lines = document["verdict"]["lines"]
+    assert len(lines) <= 10
+    if at_least(guest.guest.kernel.series, "7.1"):
+        assert lines[0].startswith("kernel bug mask-unaligned in dax1.0: ")
+        assert "what to do: make the namespace start at a multiple of its alignment" in lines
+    else:
+        assert not document["pgmap"]["bugs"]
+        # The device with an altmap is not in the dump.
+        assert lines[0] == "nothing is wrong in what could be read"
+        assert document["verdict"]["state"] == "partial"
 
 
 def test_a_sound_guest_has_three_lines(poisoned: Poisoned) -> None:

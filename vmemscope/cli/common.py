@@ -42,10 +42,16 @@ RECORDS = ("ndjson", "openmetrics")
 _WIDTH = 100
 
 
-def add_audit_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
-    """Add the options that choose the target, the format and the output file."""
+def add_audit_options(
+    parser: argparse.ArgumentParser, formats: tuple[str, ...], default: str | None = None
+) -> None:
+    """
+    Add the options that choose the target, the format and the output file.
+
+    :param default: how the default format is chosen, in words; the first if ``None``
+    """
     add_target_options(parser)
-    add_output_options(parser, formats)
+    add_output_options(parser, formats, default)
 
 
 def check_type_options(args: argparse.Namespace) -> None:

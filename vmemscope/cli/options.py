@@ -75,11 +75,20 @@ def add_types_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
-    """Add the options for the output: format, file, progress."""
+def add_output_options(
+    parser: argparse.ArgumentParser, formats: tuple[str, ...], default: str | None = None
+) -> None:
+    """
+    Add the options for the output: format, file, progress.
+
+    :param default: how the default is chosen, in words; the first format if ``None``
+    """
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--format", choices=formats, default=formats[0], help=f"default: {formats[0]}"
+        "--format",
+        choices=formats,
+        default=formats[0] if default is None else None,
+        help=f"default: {default or formats[0]}",
     )
     group.add_argument(
         "-o", "--output", metavar="FILE", help="write there, whole or not at all; - is stdout"

@@ -21,15 +21,19 @@ without a network.
 EXAMPLES = """\
 examples:
   vmemscope report -c vmcore -o report.html            a dump, without debug symbols
-  vmemscope report -c vmcore --format markdown         for a bug report
-  vmemscope report -c vmcore --format text | less
+  vmemscope report -c vmcore -o report.md              for a bug report
+  vmemscope report -c vmcore | less
   vmemscope report --sim mixed -o mixed.html           a simulated kernel
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
-    add_audit_options(parser, ("html", "markdown", "json", "text"))
+    add_audit_options(
+        parser,
+        ("html", "markdown", "json", "text"),
+        "by the end of the output file's name (.md, .json, .txt, else html); text to stdout",
+    )
     add_selection_options(parser)
     parser.add_argument(
         "--contents",
@@ -42,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
+    form = args.format or _format_of(args.output)
     selected = selection(args)
     with opened_kernel(args) as kernel:
         from ..collect import collect
@@ -52,17 +57,25 @@ def run(args: argparse.Namespace) -> int:
             shown=lambda: vmemmap_progress(args),
             selected=selected,
         )
-    if args.format == "html":
+    if form == "html":
         from ..report.html import render_html
 
         write(render_html(report), args)
-    elif args.format == "json":
+    elif form == "json":
         from ..report import render_json
 
         write(render_json(report), args)
     else:
         from ..report.full import render_full, render_full_markdown
 
-        render = render_full if args.format == "text" else render_full_markdown
+        render = render_full if form == "text" else render_full_markdown
         write(render(report, columns(args)), args)
     return report.status
+
+
+def _format_of(output: str | None) -> str:
+    """Return the format that a file's name asks for."""
+    if output in (None, "-"):
+        return "text"
+    endings = {"md": "markdown", "markdown": "markdown", "json": "json", "txt": "text"}
+    return endings.get(str(output).rpartition(".")[2].lower(), "html")
