@@ -520,7 +520,12 @@ def _keys(serieses: Sequence[str], cpus: Sequence[Cpu]) -> Iterator[Key]:
 
 
 #: what every run of the tests boots, and what ``--full`` does
-SHORT = (*_keys(("6.1",), ("qemu64",)), *_keys(("7.2",), ("max",)))
+SHORT = (
+    *_keys(("6.1",), ("qemu64",)),
+    *_keys(("7.2",), ("max",)),
+    # The newest that there is, one guest of it.
+    Key("7.3", "max", "devices"),
+)
 FULL = (
     *_keys(("6.1", "6.12", "7.2"), ("qemu64", "max")),
     *_keys(("6.16", "6.17", "6.18", "7.3"), ("max",)),

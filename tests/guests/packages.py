@@ -38,11 +38,13 @@ __all__ = (
     "KernelNotFoundError",
     "Source",
     "cache_directory",
+    "get_candidate",
     "get_kernel",
     "get_python",
     "get_user_space",
     "look_up",
     "machine_sources",
+    "newest_of",
     "unpack_packages",
 )
 
@@ -407,6 +409,52 @@ class Candidate:
         return cache_directory() / "kernels" / f"{self.release}_{self.version}"
 
 
+def _candidate(suite: _Suite, release: str) -> Candidate:
+    # A kernel that a suite has.
+    image = suite.show(f"linux-image-{release}")
+    # Newer ones are an empty package that depends on the parts.
+    parts = re.findall(
+        rf"\b(linux-(?:base|binary|modules)-{re.escape(release)}) ", image.get("Depends", "")
+    )
+    split = f"linux-binary-{release}" in parts
+    packages = tuple(parts) if split else (f"linux-image-{release}",)
+    return Candidate(suite.name, release, image["Version"], packages)
+
+
+def newest_of(name: str, flavour: str = "amd64") -> Candidate | None:
+    """
+    Look up the kernel that a suite is at, whatever its series.
+
+    :param name: of the suite
+    :return: ``None`` if the suite has none
+    :raises KernelNotFoundError: if the suite can't be read
+    """
+
+    def newest() -> Candidate | None:
+        suite = _Suite(name, FLAVOURS[flavour])
+        suite.update()
+        depends = suite.show(f"linux-image-{flavour}").get("Depends", "")
+        match = re.search(r"(?:^|, *)linux-image-(\d\S*)", depends)
+        return _candidate(suite, match[1]) if match else None
+
+    with _locked(cache_directory()):
+        return _retry(f"kernel of {name}", newest)
+
+
+def get_candidate(found: Candidate, flavour: str = "amd64") -> Kernel:
+    """Download a kernel that was looked up, if it is not there yet."""
+
+    def download() -> None:
+        packages = dict.fromkeys(found.packages, found.version)
+        suite = _Suite(found.suite, FLAVOURS[flavour])
+        unpack_packages(suite, packages, found.directory / "root")
+
+    with _locked(cache_directory()):
+        _retry(f"kernel {found.release}", download)
+    series = ".".join(found.release.split(".")[:2])
+    return Kernel(series, found.suite, found.release, found.version, found.directory, flavour)
+
+
 def _candidates(series: str, flavour: str) -> Iterator[Candidate]:
     # Kernels of a series, the one to take first.
     seen, found = [], False
@@ -417,15 +465,8 @@ def _candidates(series: str, flavour: str) -> Iterator[Candidate]:
         seen += [f"{name} has {release}" for release in releases]
         for release in releases:
             if release.startswith(f"{series}."):
-                image = suite.show(f"linux-image-{release}")
-                # Newer ones are an empty package that depends on the parts.
-                parts = re.findall(
-                    rf"\b(linux-(?:base|binary|modules)-{re.escape(release)}) ", image["Depends"]
-                )
-                split = f"linux-binary-{release}" in parts
-                packages = tuple(parts) if split else (f"linux-image-{release}",)
                 found = True
-                yield Candidate(name, release, image["Version"], packages)
+                yield _candidate(suite, release)
     if not found:
         raise KernelNotFoundError(
             f"Debian has no {series} kernel where it was looked for:"
