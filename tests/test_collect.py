@@ -118,7 +118,8 @@ def test_since_when_a_bug_is_in_the_log(reported: Callable[[str, str], FullRepor
     kernelless = "\n".join(line for line in text.splitlines() if not line.startswith("kernel"))
     report = reported(kernelless + "\n" + log(BAD_PAGE.format(comm="x", pfn=start + 5)), "7.2")
     assert report.verdict.lines[0].startswith("kernel bug mask-unaligned in ")
-    assert any(line.startswith("since: 10.000 s after boot") for line in report.verdict.lines)
+    since = "since: 10.000 s after boot, bad page in bad_page.cold() about a page of it"
+    assert f"{since} (pfn {start + 5:#x})" in report.verdict.lines
     assert report.pages[0].bugs == ("mask-unaligned",)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drgn import Program
-from drgn.helpers.linux.mm import PFN_PHYS, pfn_to_page
+from drgn import Object, Program
+from drgn.helpers.linux.mm import PFN_PHYS, page_to_pfn, pfn_to_page
 from drgn.helpers.linux.printk import get_printk_records
 
 import vmemscope
 from vmemscope.kernel.printk import read_log
 
-from .devices import MIB, Nvdimm
+from .devices import FIVE_DEVICES, MIB, Nvdimm
 from .guest import Guest
 from .matrix import at_least
 from .packages import get_kernel
@@ -89,6 +90,49 @@ def prog(poisoned: Poisoned) -> Program:
     prog.set_core_dump(poisoned.core)
     vmemscope.attach_btf(prog)
     return prog
+
+
+#: maps the device and reads from it, which a bug of 7.1 and newer turns into SIGBUS
+MAP = """
+import mmap, os
+memory = mmap.mmap(os.open("/dev/dax1.0", os.O_RDWR), 1 << 30, mmap.MAP_SHARED)
+memory[0:4]
+"""
+
+
+def test_from_a_warning_to_its_cause(tmp_path: Path) -> None:
+    """
+    A process gets SIGBUS of a device, and the kernel a warning with a struct page in a register.
+
+    That page is a tail that finds a wrong head, as the device's compound pages are not aligned.
+    """
+    core = tmp_path / "vmcore"
+    with Guest(get_kernel("7.2"), FIVE_DEVICES, host_files=True) as guest:
+        done = guest.run_on_host_files(shlex.join([sys.executable, "-c", MAP]), check=False)
+        assert "Bus error" in done.stdout
+        dmesg = guest.run("dmesg").stdout
+        guest.dump(core)
+    warning = re.search(r"^\[ *([0-9.]+)\] WARNING: .* vmf_insert_folio_pud\+", dmesg, re.M)
+    register = re.search(r"\bRAX: ([0-9a-f]{16})\b", dmesg)
+    assert warning is not None
+    assert register is not None
+    prog = Program()
+    prog.set_core_dump(core)
+    vmemscope.attach_btf(prog)
+    pfn = page_to_pfn(Object(prog, "struct page *", int(register[1], 16))).value_()
+
+    document = json.loads(report("-c", str(core)).stdout)
+    (event,) = document["log"]["events"]
+    assert event["kind"] == "warning"
+    assert event["time"] == pytest.approx(float(warning[1]), abs=1e-5)
+    assert event["functions"][0] == "vmf_insert_folio_pud"
+    assert event["pages"] == [pfn]
+    (page,) = document["pages"]
+    assert page["bugs"] == ["mask-unaligned"]
+    assert {one["finding"]["rule"] for one in page["findings"]} >= {"mask-alignment"}
+    lines = document["verdict"]["lines"]
+    assert lines[0].startswith("kernel bug mask-unaligned in dax1.0: ")
+    assert f"vmf_insert_folio_pud() about a page of it (pfn {pfn:#x})" in " ".join(lines)
 
 
 def test_a_known_bug_leads(guest: GuestTargets) -> None:

@@ -73,9 +73,11 @@ def _bugs(report: FullReport) -> Iterator[str]:
             yield f"what it means: {bug.meaning}"
             since = _since(report, bug.bug)
             if since is not None:
+                where = f" in {since.functions[0]}()" if since.functions else ""
+                named = ", ".join(f"{pfn:#x}" for pfn in since.pages[:4])
                 yield (
-                    f"since: {since.time:.3f} s after boot the log has {since.kind!r} about a page"
-                    " of it"
+                    f"since: {since.time:.3f} s after boot, {since.kind}{where} about a page of"
+                    f" it (pfn {named})"
                 )
             yield f"what to do: {bug.action}"
 

@@ -21,6 +21,8 @@ __all__ = ("heading", "parts", "render_full", "render_full_markdown", "seen")
 
 #: lines of an event that text and Markdown show; HTML and JSON have more
 _LINES = 6
+#: how lines start that say nothing of memory
+_NOISE = ("Modules linked in:", "Unloaded tainted modules:", "Hardware name:", "Code:", "raw:")
 
 
 def render_full(report: FullReport, width: int) -> str:
@@ -123,8 +125,9 @@ def _log(report: FullReport) -> Iterator[str]:
 
 
 def _event(event: LogEvent) -> Iterator[str]:
-    yield from (f"[{event.time:12.6f}] {safe(line)}" for line in event.lines[:_LINES])
-    more = len(event.lines) - _LINES + event.lines_left_out
+    telling = [line for line in event.lines if not line.startswith(_NOISE)][:_LINES]
+    yield from (f"[{event.time:12.6f}] {safe(line)}" for line in telling)
+    more = len(event.lines) - len(telling) + event.lines_left_out
     if more > 0:
         yield f"{'':15}and {count(more, 'more line')}"
     if event.functions:
