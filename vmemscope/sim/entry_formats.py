@@ -66,7 +66,10 @@ def ppc64(page_shift: int) -> Callable[[Words, int, bool], Words]:
         flags = np.where(leaf, np.uint64(3 << 62 | 0x18C), np.uint64(1 << 63 | below.get(shift, 0)))
         flags |= np.where(leaf & (entry & np.uint64(RW) != 0), np.uint64(2), np.uint64(0))
         flags |= np.where(leaf & (entry & np.uint64(NX) == 0), np.uint64(1), np.uint64(0))
-        found: Words = np.where(present, entry & np.uint64(ADDRESS) | flags, np.uint64(0))
+        # Tables of base pages of 64 KiB are smaller than a page: see PageTables.
+        within = np.where(leaf, np.uint64(0), entry >> np.uint64(44) & np.uint64(0xF00))
+        address = entry & np.uint64(ADDRESS) | within
+        found: Words = np.where(present, address | flags, np.uint64(0))
         return found
 
     return convert
@@ -83,9 +86,11 @@ def s390x(entry: Words, shift: int, last: bool) -> Words:
     flags |= np.where(leaf & ~written, np.uint64(0x200), np.uint64(0))
     flags |= np.where(leaf & ~executable, np.uint64(0x100), np.uint64(0))
     flags |= np.where(~leaf, np.uint64(3 if kind else 0), np.uint64(0))
+    # Of the second half of a page: see PageTables.
+    within = np.where(leaf, np.uint64(0), entry >> np.uint64(44) & np.uint64(0xF00))
     # _PAGE_INVALID; _REGION_ENTRY_INVALID and _SEGMENT_ENTRY_INVALID
     empty = np.uint64(0x400 if last else 0x20 | kind)
-    found: Words = np.where(present, entry & np.uint64(ADDRESS) | flags, empty)
+    found: Words = np.where(present, entry & np.uint64(ADDRESS) | within | flags, empty)
     return found
 
 

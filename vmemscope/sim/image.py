@@ -20,7 +20,6 @@ from ..errors import UsageError
 from .faults import Planted, plant, plant_hugetlb
 from .kernel import SimulatedKernel
 from .memory import Bytes
-from .pagetable import ADDRESS, PRESENT, PSE
 from .scenario import Scenario
 
 __all__ = ("Image",)
@@ -88,28 +87,32 @@ class Image:
         if kernel.arch.convert is None:
             return {}
         found: dict[int, Bytes] = {}
-        pending = [kernel.tables.root]
+        pending = [kernel.tables.root << units.page_shift]
         levels = kernel.tables.levels
         for (shift, bits), lower in zip(levels, (*levels[1:], None), strict=True):
             below: list[int] = []
-            for table in pending:
-                frames = range(table, table + kernel.tables.table_frames(shift))
+            for address in pending:
+                first, into = divmod(address, units.page_size)
+                frames = range(first, first + kernel.tables.table_frames(shift))
                 entries = np.concatenate([kernel.physical.words(pfn) for pfn in frames])
-                entries = entries.astype(np.uint64)
-                count = 1 << bits
-                converted = kernel.arch.convert(entries[:count], shift, lower is None)
+                entries = entries[into // 8 :][: 1 << bits].astype(np.uint64)
+                converted = kernel.arch.convert(entries, shift, lower is None)
                 if lower is not None and kernel.arch.invalid_tables:
                     name = "pte" if lower is levels[-1] else "pmd"
                     converted[converted == 0] = np.uint64(kernel.image[f"invalid_{name}_table"])
-                data = np.concatenate((converted, entries[count:])).astype(kernel.arch.entries)
-                for pfn, page in zip(frames, data.reshape(len(frames), -1), strict=True):
-                    found[pfn] = page.view(np.uint8)
+                data = converted.astype(kernel.arch.entries).view(np.uint8)
+                for i, pfn in enumerate(frames):
+                    page = found.setdefault(pfn, kernel.physical.page(pfn).copy())
+                    part = data[i * units.page_size :][: units.page_size]
+                    page[into : into + len(part)] = part
                 if lower is not None:
-                    pointers = (entries & np.uint64(PRESENT | PSE)) == np.uint64(PRESENT)
-                    address = entries[pointers] & np.uint64(ADDRESS)
-                    below += (address >> np.uint64(units.page_shift)).tolist()
+                    below += kernel.tables.below(entries)
             # Several entries may share a table, and a fault make one of anything.
-            pending = [pfn for pfn in dict.fromkeys(below) if pfn in kernel.physical]
+            pending = [
+                table
+                for table in dict.fromkeys(below)
+                if table // units.page_size in kernel.physical
+            ]
         return found
 
 

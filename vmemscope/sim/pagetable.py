@@ -4,7 +4,8 @@ Page tables, in simulated memory.
 
 Their entries have the format of x86-64 whatever the architecture, in the kernel's byte
 order, until the dump is written (:mod:`.architectures`). Levels, and how many entries a
-table has, are the architecture's.
+table has, are the architecture's. Where tables are smaller than a page, several lie in one,
+and bits 55:52 of an entry that points to one are bits 11:8 of its address.
 
 Sources: ``arch/x86/include/asm/pgtable_types.h`` and ``pgtable_64_types.h``.
 """
@@ -34,6 +35,8 @@ KERNEL_LARGE_EXEC_RO = 0x1A1
 KERNEL_LARGE_RO = NX | 0x1A1
 
 ADDRESS = 0x000F_FFFF_FFFF_F000
+#: bits of a small table's address: how far they are shifted left in an entry
+_WITHIN, _WITHIN_SHIFT = 0xF00, 44
 
 
 class PageTables:
@@ -62,6 +65,8 @@ class PageTables:
         self.shifts = tuple(shift for shift, _ in levels)
         self._masks = {shift: (1 << bits) - 1 for shift, bits in levels}
         self.alloc = alloc
+        #: bytes of a small table -> address of room for more, and its bytes that are left
+        self._room: dict[int, tuple[int, int]] = {}
         #: bits of an entry that hold an address
         self.address = ADDRESS
 
@@ -73,11 +78,32 @@ class PageTables:
         """Return the frames that a table of a level takes."""
         return max(8 * (self._masks[shift] + 1) >> self.units.page_shift, 1)
 
-    def _entry(self, pfn: int, va: int, shift: int) -> tuple[Words, int]:
+    def _entry(self, table: int, va: int, shift: int) -> tuple[Words, int]:
         """Return the frame that holds an entry of a table, as words, and which of them it is."""
-        at = va >> shift & self._masks[shift]
-        per_page = self.units.page_size // 8
-        return self.memory.words(pfn + at // per_page), at % per_page
+        address = table + 8 * (va >> shift & self._masks[shift])
+        page_shift = self.units.page_shift
+        return self.memory.words(address >> page_shift), (address & (1 << page_shift) - 1) >> 3
+
+    def _below(self, entry: int) -> int:
+        """Return the physical address of the table that an entry points to."""
+        return entry & self.address | entry >> _WITHIN_SHIFT & _WITHIN
+
+    def _new_table(self, va: int, shift: int) -> int:
+        """Return the physical address of a new table of a level, all zeros."""
+        size, page = 8 * (self._masks[shift] + 1), self.units.page_size
+        if size >= page:
+            pfn = self.alloc(va, size // page)
+            for i in range(size // page):
+                self.memory.page(pfn + i)[:] = 0
+            return pfn * page
+        # arch/powerpc/mm/pgtable-frag.c: pte_fragment_alloc(); init-common.c: pgtable_cache_add()
+        room, left = self._room.get(size, (0, 0))
+        if not left:
+            pfn, left = self.alloc(va, 1), page
+            room = pfn * page
+            self.memory.page(pfn)[:] = 0
+        self._room[size] = room + size, left - size
+        return room
 
     def frame(self, entry: int) -> int:
         """Return the pfn that an entry of a base page or table holds."""
@@ -89,27 +115,27 @@ class PageTables:
 
     def tables(self, va: int) -> Iterator[tuple[int, int, int]]:
         """Go down: shift, pfn of the table at that level, its entry for an address."""
-        pfn = self.root
+        table = self.root << self.units.page_shift
         for shift in self.shifts:
-            words, at = self._entry(pfn, va, shift)
+            words, at = self._entry(table, va, shift)
             entry = int(words[at])
-            yield shift, pfn, entry
+            yield shift, table >> self.units.page_shift, entry
             if not entry & PRESENT or (entry & PSE and shift > self.units.page_shift):
                 return
-            pfn = (entry & self.address) >> self.units.page_shift
+            table = self._below(entry)
 
     def leaf(self, va: int) -> tuple[int, int] | None:
         """Return shift and entry of the leaf that maps an address, if there is one."""
         page_shift = self.units.page_shift
-        pfn = self.root
+        table = self.root << page_shift
         for shift in self.shifts:
-            words, at = self._entry(pfn, va, shift)
+            words, at = self._entry(table, va, shift)
             entry = int(words[at])
             if not entry & PRESENT:
                 return None
             if shift == page_shift or entry & PSE:
                 return shift, entry
-            pfn = (entry & self.address) >> page_shift
+            table = self._below(entry)
         return None
 
     def translate(self, va: int) -> int | None:
@@ -128,32 +154,32 @@ class PageTables:
         :return: as many entries as it has; ``None`` if there is a large leaf above it
         """
         shift = self.units.page_shift
-        pfn = self._table(va, shift)
-        return None if pfn is None else self.memory.words(pfn)[: self._masks[shift] + 1]
+        table = self._table(va, shift)
+        if table is None:
+            return None
+        first = (table & self.units.page_size - 1) >> 3
+        return self.memory.words(table >> shift)[first : first + self._masks[shift] + 1]
 
     def _table(self, va: int, shift: int) -> int | None:
         """
-        Return the pfn of the table whose entry of that shift covers an address, making what
-        is missing above it; ``None`` if there is a large leaf above it.
+        Return the physical address of the table whose entry of that shift covers an address,
+        making what is missing above it; ``None`` if there is a large leaf above it.
         """
-        pfn = self.root
+        table = self.root << self.units.page_shift
         for level, below in zip(self.shifts, self.shifts[1:], strict=False):
             if level == shift:
-                return pfn
-            words, at = self._entry(pfn, va, level)
+                return table
+            words, at = self._entry(table, va, level)
             entry = int(words[at])
             if not entry & PRESENT:
-                count = self.table_frames(below)
-                pfn = self.alloc(va, count)
-                for i in range(count):
-                    self.memory.page(pfn + i)[:] = 0
-                words[at] = pfn << self.units.page_shift | TABLE
+                table = self._new_table(va, below)
+                words[at] = table & ADDRESS | (table & _WITHIN) << _WITHIN_SHIFT | TABLE
                 continue
             if entry & PSE:
                 return None
-            pfn = (entry & self.address) >> self.units.page_shift
+            table = self._below(entry)
         if shift == self.shifts[-1]:
-            return pfn
+            return table
         raise ValueError(f"no level of shift {shift}")
 
     def entry(self, va: int, shift: int) -> int:
@@ -165,10 +191,10 @@ class PageTables:
 
     def set(self, va: int, shift: int, entry: int) -> None:
         """Set an entry, making the tables above it."""
-        pfn = self._table(va, shift)
-        if pfn is None:
+        table = self._table(va, shift)
+        if table is None:
             raise ValueError(f"{va:#x} is below a large leaf")
-        words, at = self._entry(pfn, va, shift)
+        words, at = self._entry(table, va, shift)
         words[at] = entry
 
     def map_range(self, va: int, pa: int, size: int, flags: int) -> None:
@@ -189,6 +215,13 @@ class PageTables:
             self.set(va, shift, pa | (flags if shift > units.page_shift else flags & ~PSE))
             va += 1 << shift
             pa += 1 << shift
+
+    def below(self, entries: Words) -> list[int]:
+        """Return the physical addresses of the tables that entries of a table point to."""
+        pointers = entries[(entries & np.uint64(PRESENT | PSE)) == np.uint64(PRESENT)]
+        within = pointers >> np.uint64(_WITHIN_SHIFT) & np.uint64(_WITHIN)
+        found: list[int] = (pointers & np.uint64(ADDRESS) | within).tolist()
+        return found
 
     def encrypt(self, mask: int, roots: Iterable[int]) -> None:
         """

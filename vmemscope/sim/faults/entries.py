@@ -123,7 +123,9 @@ def huge_leaf(p: Planter, range_: int = 0, section: int = 0) -> Planted:
         p.put_page(p.frame(p.base_page(va + i * p.units.page_size)))
     table = p.frame(p.entry(va, p.units.pmd_shift))
     p.set_entry(va, p.units.pmd_shift, p.pte(block, KERNEL_LARGE | PSE))
-    p.put_page(table)
+    if 8 * p.units.pmd_pages >= p.units.page_size:
+        # Otherwise other tables lie in the page, too.
+        p.put_page(table)
     return p.planted(va, block)
 
 
