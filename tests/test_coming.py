@@ -24,6 +24,7 @@ from vmemscope.audits.pagemaps.parts import Pagemaps
 from vmemscope.kernel.vmemmap_tails import SlotState, TailSlots, shares_devices, slots_of
 from vmemscope.machine import Kernel
 from vmemscope.report.documents.pgmap import Report, SharedTails
+from vmemscope.report.memmap import render_memmap
 from vmemscope.rules.findings import Outcome
 from vmemscope.sim import kernel as sim_kernel
 from vmemscope.sim.image import Image
@@ -143,7 +144,9 @@ def test_devices_of_one_node(opened: Opened) -> None:
     assert [one.frames.backing for one in report.pagemaps] == [257, 513]
     assert report.summary.backing_frames == 769
     assert report.summary.saved_bytes == (6144 - 769) * PAGE
-    area = {one.name: one for one in memmap.audit(kernel).areas if one.kind == "pagemap"}
+    whole = memmap.audit(kernel)
+    assert "described by 6144 pages in 769 frames" in render_memmap(whole, 100)
+    area = {one.name: one for one in whole.areas if one.kind == "pagemap"}
     assert [(one.frames, one.counted) for one in area.values()] == [(257, 256), (513, 512)]
 
 

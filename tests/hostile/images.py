@@ -75,7 +75,7 @@ registers = {RDI = "{page:0x200204}"}
 
 #: name -> scenario and kernel
 IMAGES = {
-    **{f"{kernel}-all": (_ALL, kernel) for kernel in ("6.1", "6.12", "7.2")},
+    **{f"{kernel}-all": (_ALL, kernel) for kernel in ("6.1", "6.12", "7.2", "next")},
     "6.1-several-ranges": ("several-ranges", "6.1"),
     "7.2-4-level": ("4-level", "7.2"),
     "6.12-early-section": ("early-section", "6.12"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UnsetType
+
 from ..text import binary_size
 from .grid import fitting_grid
 from .words import amount, count, ending, header, safe, vmemmap_in_frames
@@ -74,7 +76,9 @@ def render_memmap(report: MemmapReport, width: int) -> str:
         ("no known zone", "unknown"),
         ("nothing", "nothing"),
     ):
-        lines += _sum(what, [area for area in report.areas if area.kind == kind], page_size)
+        areas = [area for area in report.areas if area.kind == kind]
+        again = _shared_again(report) if kind == "pagemap" else 0
+        lines += _sum(what, areas, page_size, again)
     lines += [_total(report.summary, report.vmemmap.sections, page_size), ""]
     lines += [_counter(one) for one in report.counters]
     lines += [f"  {safe(line)}" for line in report.explanation]
@@ -89,11 +93,26 @@ def render_memmap(report: MemmapReport, width: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sum(what: str, areas: Iterable[Area], page_size: int) -> list[str]:
+def _shared_again(report: MemmapReport) -> int:
+    """Count how often a frame of a pagemap is one of another's, too."""
+    if isinstance(report.device_tails, UnsetType):
+        return 0
+    mapping = {area.label for area in report.areas if area.kind == "pagemap" and area.frames}
+    several = (len(mapping.intersection(one.pagemaps)) for one in report.device_tails)
+    return sum(max(count - 1, 0) for count in several)
+
+
+def _sum(what: str, areas: Iterable[Area], page_size: int, again: int = 0) -> list[str]:
+    """
+    Return the sum of areas.
+
+    :param again: how often a frame is among those of an area that are another's, too
+    """
     areas = list(areas)
     if not areas:
         return []
-    mapped, frames = sum(area.mapped for area in areas), sum(area.frames for area in areas)
+    mapped = sum(area.mapped for area in areas)
+    frames = sum(area.frames for area in areas) - again
     text = (
         f"{what}: {binary_size(sum(area.described_bytes for area in areas))} described by"
         f" {count(mapped, 'page')} in {count(frames, 'frame')} ({binary_size(frames * page_size)})"

@@ -197,12 +197,9 @@ def shared_lines(report: Report, only: PagemapReport | None = None) -> list[str]
     for one in report.device_tails:
         if only is not None and only.label not in one.pagemaps:
             continue
-        node = "an unknown node" if one.node is None else f"node {one.node}"
-        where = "no frame" if one.pfn is None else f"pfn {one.pfn:#x}"
         lines.append(
-            f"shared tail pages, order {one.order} of {node}: {where}, mapped"
-            f" {one.entries} times by {safe(', '.join(one.pagemaps))}; {size} for all of them, kept"
-            " until the next boot"
+            f"{one.place}, mapped {one.entries} times by {safe(', '.join(one.pagemaps))};"
+            f" {size} for all of them, kept until the next boot"
         )
     return [*lines, ""] if lines else []
 

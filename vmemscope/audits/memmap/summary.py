@@ -6,11 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from ...kernel.pglist_data import DEVICE
 from ...kernel.vmstat import read_page_ext_size
-from ...report.documents.common import TargetInfo
+from ...report.documents.common import DeviceTails, TargetInfo
 from ...report.documents.memmap import Area, Leak, MemmapReport, MemmapSummary, WalkedVmemmap
 from ...rules import rules_of
 from ...rules.rule import Scope
@@ -68,6 +69,7 @@ def summarise(facts: MemmapFacts) -> MemmapReport:
             sections=len(facts.vmemmap.sections.number),
         ),
         areas=areas,
+        device_tails=_device_tails(facts) or UNSET,
         summary=totals,
         leaks=tuple(
             Leak(geometry.address(start), end - start)
@@ -79,6 +81,17 @@ def summarise(facts: MemmapFacts) -> MemmapReport:
         outcomes=facts.findings.outcomes(rules_of(Scope.MEMORY_MAP, facts.kernel.arch.name)),
     )
     return report.changed()
+
+
+def _device_tails(facts: MemmapFacts) -> tuple[DeviceTails, ...]:
+    """Return the frames of tail pages that devices share."""
+    distinct = {id(one): one for one in facts.kernel.shared_tails.values()}
+    return tuple(
+        DeviceTails(
+            node=one.nid, order=one.order, pfn=one.pfn, pagemaps=tuple(one.pagemaps.values())
+        )
+        for one in distinct.values()
+    )
 
 
 def _added(facts: MemmapFacts) -> list[tuple[int, int]]:

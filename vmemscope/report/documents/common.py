@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ...machine import Kernel
 
 __all__ = (
+    "DeviceTails",
     "Document",
     "LeftOut",
     "PagemapName",
@@ -95,6 +96,26 @@ class PagemapName(Facts, frozen=True, kw_only=True):
     def label(self) -> str:
         """Return its name, or the address of its structure."""
         return self.name or f"{self.address:#x}"
+
+
+class DeviceTails(Facts, frozen=True, kw_only=True):
+    """A frame of tail pages that all devices of a node and order share."""
+
+    #: ``None`` if that is not known
+    node: Count | None
+    #: log2 of the pages in the compound pages
+    order: Count
+    #: ``None`` if there is none, or it is not known
+    pfn: Count | None
+    #: names of the pagemaps that map it
+    pagemaps: tuple[Text, ...]
+
+    @property
+    def place(self) -> str:
+        """Return which it is, in words."""
+        node = "an unknown node" if self.node is None else f"node {self.node}"
+        where = "no frame" if self.pfn is None else f"pfn {self.pfn:#x}"
+        return f"shared tail pages, order {self.order} of {node}: {where}"
 
 
 _T = TypeVar("_T", bound="Timings")

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Name, Seconds, Text, one_of
 from ...rules.findings import Finding, RuleOutcome
-from .common import LeftOut, Summed, TargetReport, Timings
+from .common import DeviceTails, LeftOut, Summed, TargetReport, Timings
 
 __all__ = (
     "Area",
@@ -143,6 +143,8 @@ class MemmapReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.memma
 
     vmemmap: WalkedVmemmap
     areas: tuple[Area, ...]
+    #: frames that are among those of several pagemaps; unset on kernels whose devices share none
+    device_tails: tuple[DeviceTails, ...] | UnsetType = UNSET
     leaks: tuple[Leak, ...]
     counters: tuple[Counter, ...]
     #: how frames and counters go together, in words, a line each

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType, field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Seconds, Text
 from ...rules.findings import Finding, Outcome, RuleOutcome
-from .common import LeftOut, PagemapName, PagemapType, Summed, TargetReport, Timings
+from .common import DeviceTails, LeftOut, PagemapName, PagemapType, Summed, TargetReport, Timings
 from .finding import BugReport
 
 if TYPE_CHECKING:
@@ -92,21 +92,13 @@ class FrameCounts(Facts, frozen=True):
     elsewhere: Count | None = None
 
 
-class SharedTails(Facts, frozen=True, kw_only=True):
-    """A frame of tail pages that all devices of a node and order share."""
+class SharedTails(DeviceTails, frozen=True, kw_only=True):
+    """The same, with how it is mapped and counted."""
 
-    #: ``None`` if that is not known
-    node: Count | None
-    #: log2 of the pages in the compound pages
-    order: Count
-    #: ``None`` if there is none, or it is not known
-    pfn: Count | None
-    #: entries that map it, of all these pagemaps
+    #: entries of tail pages that map it, of all these pagemaps
     entries: Count
     #: its reference count, ``None`` if that could not be read
     refcount: int | None
-    #: names of the pagemaps that map it
-    pagemaps: tuple[Text, ...]
 
 
 class FrameSpan(Facts, frozen=True):
