@@ -277,6 +277,21 @@ def test_only_slots_of_orders_in_use_are_read(opened: Opened) -> None:
     assert once(kernel).all_findings() == []
 
 
+def test_sections_that_a_dump_lacks_prove_nothing(opened: Opened) -> None:
+    """Nor do references that entries of other devices may have."""
+
+    def change(kernel: SimulatedKernel) -> None:
+        section = kernel.sections.get(0x200000 // 32768)
+        assert section is not None
+        kernel.physical.missing.add(kernel.memory.pa(section.va) // PAGE)
+
+    _, kernel = opened(ONE + OTHER, change)
+    report = once(kernel)
+    assert report.all_findings() == []
+    assert any("section table" in line for line in report.summary.not_read)
+    assert {one.name: one.frames.expected for one in report.pagemaps}["dax1.0"] is None
+
+
 # What later postings may do otherwise.
 
 

@@ -94,7 +94,10 @@ def _by_sections(pagemap: Pagemap, geometry: Geometry, osrelease: str, evidence:
         for first, end in evidence.pfns
         for run in evidence.sections.order_runs(-(-first // pages), end // pages)
     ]
-    if _can_share(pagemap, geometry) and any(order == shift for _, _, order in whole):
+    orders = {order for _, _, order in whole}
+    # Of a section that could not be read, nothing is known: its piece says so.
+    unread = None in orders and evidence.shares_devices
+    if _can_share(pagemap, geometry) and (shift in orders or unread):
         return Dedup(True, None, DEVICE_ZONE)
     if not evidence.shares_devices or dedup.expected is False:
         return dedup
