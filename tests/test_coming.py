@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from vmemscope.audits import memmap
+from vmemscope.audits import hugetlb, memmap
 from vmemscope.audits.page import audit as audit_page
 from vmemscope.audits.pagemaps import once
 from vmemscope.audits.pagemaps.parts import Pagemaps
@@ -334,8 +334,10 @@ def test_shared_tail_pages_that_are_protected(opened: Opened) -> None:
         start = kernel.addresses.pfn_to_page(0x100000)
         protect(kernel, (start + PAGE * i for i in range(2048) if i % 8))
 
-    report = once(opened(ONE, all_of_them)[1])
+    _, kernel = opened(ONE, all_of_them)
+    report = once(kernel)
     assert report.all_findings() == []
+    assert hugetlb.audit(kernel).findings == ()
 
     def one(kernel: SimulatedKernel) -> None:
         protect(kernel, iter([kernel.addresses.pfn_to_page(0x100000) + 3 * PAGE]))

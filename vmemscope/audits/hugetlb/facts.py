@@ -298,6 +298,9 @@ class HugetlbFacts:
             before = self.vmemmap.read(stray.vpage[start : start + _BATCH] - 1)
             known[start : start + _BATCH] = before.readable | before.hole
         self.unread["pages of vmemmap in front of read-only ones"] += int(np.count_nonzero(~known))
+        # A kernel may protect what all devices of a node share.
+        shared = [one.pfn for one in self.kernel.shared_tails.values() if one.protected]
+        known &= ~np.isin(stray.pfn, np.array(shared, dtype=np.uint64))
         return select(stray, known)
 
     def _check_folios(self) -> None:
