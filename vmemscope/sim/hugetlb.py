@@ -74,7 +74,7 @@ class Hugetlb:
         enabled: bool,
     ) -> None:
         self.memory, self.nodes, self.vmemmap = image.memory, nodes, vmemmap
-        self.units = self.memory.units
+        self.units = units = self.memory.units
         self.layouts, self.addresses = self.memory.layouts, self.memory.addresses
         self.tables, self.pages, self.memmap = vmemmap.tables, vmemmap.pages, vmemmap.memmap
         self.shared, self.has_shared_tails = shared, shared.exist
@@ -85,7 +85,7 @@ class Hugetlb:
         self.freed = 0
         #: address of vmemmap_restore_pte()
         self.restore = image.define("vmemmap_restore_pte", _RESTORE_SIZE, "text", 16, static=True)
-        orders = self.units.huge_orders
+        orders = units.huge_orders
         size = self.layouts.sizeof("hstate")
         base = image.define("hstates", len(orders) * size, "bss", 64)
         # All of it is in memory, as much as is zeros.
@@ -94,13 +94,13 @@ class Hugetlb:
         for i, order in enumerate(orders):
             hstate = self.memory.struct("hstate", base + i * size)
             hstate["order"] = order
-            hstate["mask"] = -(self.units.page_size << order)
-            hstate.set_bytes("name", b"hugepages-%dkB" % (self.units.page_size << order >> 10))
+            hstate["mask"] = -(units.page_size << order)
+            hstate.set_bytes("name", b"hugepages-%dkB" % (units.page_size << order >> 10))
             hstate.init_list("hugepage_activelist")
             # hugetlb_add_hstate(): also the lists of nodes that do not exist.
             base_of = hstate.addr("hugepage_freelists")
             lists = base_of + 16 * np.arange(MAX_NUMNODES, dtype=np.uint64)
-            self.memory.write(base_of, lists.repeat(2).astype(self.units.word).tobytes())
+            self.memory.write(base_of, lists.repeat(2).astype(units.word).tobytes())
             self.hstates[order] = hstate
         word = image.define_word
         word("hugetlb_max_hstate", len(orders), 4)
@@ -218,28 +218,29 @@ class Hugetlb:
 
     def optimize(self, folio: Folio) -> None:
         """``hugetlb_vmemmap_optimize_folio()``, ``vmemmap_remap_free()``."""
+        units = self.units
         tables, start = self.tables, self.address(folio)
-        for va in range(start, self.address(folio, folio.vmemmap_pages), self.units.pmd_size):
+        for va in range(start, self.address(folio, folio.vmemmap_pages), units.pmd_size):
             self.split(va)
         self.set_private(folio, self.private(folio) | 1 << self.optimized_bit)
         if self.key is not None:
             self.key["key.enabled.counter"] = self.key["key.enabled.counter"] + 1
         old = [
-            self.tables.frame(tables.entry(self.address(folio, page), self.units.page_shift))
+            self.tables.frame(tables.entry(self.address(folio, page), units.page_shift))
             for page in range(folio.vmemmap_pages)
         ]
         head = old.pop(0)
         if self.replaces_head:
             head, replaced = self.pages.alloc_page(folio.nid), head
             self.memory.physical.page(head)[:] = self.memory.physical.page(replaced)
-            tables.set(start, self.units.page_shift, self.tables.pte(head))
+            tables.set(start, units.page_shift, self.tables.pte(head))
             old.append(replaced)
             self.vmemmap.nr_memmap_pages += 1
         tail = self.shared_tail(folio) if self.has_shared_tails else head
         for page in range(1, folio.vmemmap_pages):
             tables.set(
                 self.address(folio, page),
-                self.units.page_shift,
+                units.page_shift,
                 self.tables.pte(tail, self.pte_read_only),
             )
         for pfn in old:
@@ -270,22 +271,23 @@ class Hugetlb:
 
     def split(self, va: int) -> None:
         """``vmemmap_split_pmd()``: map with base pages what a large leaf maps."""
+        units = self.units
         tables = self.tables
-        va = va // self.units.pmd_size * self.units.pmd_size
-        entry = tables.entry(va, self.units.pmd_shift)
+        va = va // units.pmd_size * units.pmd_size
+        entry = tables.entry(va, units.pmd_shift)
         if not entry & PSE:
             return
         first = self.tables.frame(entry & ~PSE)
         if not int(self.memmap.words(first)[0]) & self.memmap.flag("reserved"):
             # split_page(): what the page allocator gave as one block
-            for pfn in range(first, first + self.units.pmd_size // self.units.page_size):
+            for pfn in range(first, first + units.pmd_size // units.page_size):
                 self.memmap.set_refcount(pfn, 1)
         table = self.pages.alloc_page()
         words = self.memory.physical.words(table)
         words[:] = (
-            self.tables.frame(entry & ~PSE) + np.arange(len(words), dtype=self.units.word)
-        ) * np.uint64(self.units.page_size) | np.uint64(KERNEL)
-        tables.set(va, self.units.pmd_shift, table * self.units.page_size | TABLE)
+            self.tables.frame(entry & ~PSE) + np.arange(len(words), dtype=units.word)
+        ) * np.uint64(units.page_size) | np.uint64(KERNEL)
+        tables.set(va, units.pmd_shift, table * units.page_size | TABLE)
 
     def shared_tail(self, folio: Folio) -> int:
         """``vmemmap_get_tail()``: the frame of a zone's tail pages of an order."""

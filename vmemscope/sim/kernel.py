@@ -134,39 +134,41 @@ class SimulatedKernel:
     # Boot, until there is a page allocator.
 
     def _choose_addresses(self) -> None:
-        last = max(end for _, end, _ in self.ram) << self.units.page_shift
+        units = self.units
+        last = max(end for _, end, _ in self.ram) << units.page_shift
         last = max([last, *(block.end for block in self.scenario.blocks)])
         last = max([last, *(s + n for p in self.scenario.pagemaps for s, n in p.ranges)])
-        low_end = next(end for start, end, _ in self.ram if start == MIB >> self.units.page_shift)
+        low_end = next(end for start, end, _ in self.ram if start == MIB >> units.page_shift)
         self.addresses = self.arch.addresses(
-            self.scenario.levels, last, low_end << self.units.page_shift, self.random
+            self.scenario.levels, last, low_end << units.page_shift, self.random
         )
         self.addresses = replace(
             self.addresses,
             struct_page_size=self.scenario.struct_page,
-            page_shift=self.units.page_shift,
+            page_shift=units.page_shift,
         )
         if last > 1 << self.addresses.max_physmem_bits:
             raise UsageError(f"scenario {self.scenario.name}: memory ends above what paging allows")
         self.memory = KernelMemory(self.physical, self.addresses, self.layouts, self.arch)
         self.image = KernelImage(self.memory)
         self.memblock = Memblock(self.ram)
-        self.memblock.reserve(0, MIB >> self.units.page_shift)
-        text = self.addresses.text_phys >> self.units.page_shift
-        self.memblock.reserve(text, text + (IMAGE_SIZE >> self.units.page_shift))
+        self.memblock.reserve(0, MIB >> units.page_shift)
+        text = self.addresses.text_phys >> units.page_shift
+        self.memblock.reserve(text, text + (IMAGE_SIZE >> units.page_shift))
         self._boot_heap = (0, 0)
 
     def _memblock_alloc(self, size: int) -> int:
         """Return zeroed boot memory, as a virtual address."""
+        units = self.units
         size = -(-size // 64) * 64
         va, left = self._boot_heap
         if size > left:
-            count = -(-size // self.units.page_size)
+            count = -(-size // units.page_size)
             pfn = self.memblock.alloc(count)
             self.physical.run(pfn, count)
             va, left = (
-                self.addresses.va(pfn << self.units.page_shift),
-                count << self.units.page_shift,
+                self.addresses.va(pfn << units.page_shift),
+                count << units.page_shift,
             )
         self._boot_heap = (va + size, left - size)
         return va
@@ -197,8 +199,9 @@ class SimulatedKernel:
 
     def _setup_sections(self) -> None:
         """``sparse_init()``: sections with RAM get a memory map, mapped with large leaves."""
-        bits = self.addresses.max_physmem_bits - self.units.section_bits
-        per_root = self.units.page_size // self.layouts.sizeof("mem_section")
+        units = self.units
+        bits = self.addresses.max_physmem_bits - units.section_bits
+        per_root = units.page_size // self.layouts.sizeof("mem_section")
         self.section_roots = (1 << bits) // per_root
         self.mem_section = self._memblock_alloc(self.section_roots * 8)
         self.sections = Sections(
@@ -213,15 +216,15 @@ class SimulatedKernel:
         self.boot_memmap: dict[int, list[int]] = {}
         for start, end, nid in self.ram:
             for nr in range(
-                start // self.units.pages_per_section, (end - 1) // self.units.pages_per_section + 1
+                start // units.pages_per_section, (end - 1) // units.pages_per_section + 1
             ):
                 if nr not in self.boot_memmap:
                     self.boot_memmap[nr] = self._boot_memmap(nr, nid)
                     self.sections.init_one(nr, self.addresses.vmemmap_base, flags)
                 # subsection_map_init(); the kernel counts the holes in the
                 # first megabyte in.
-                first = max(start, nr * self.units.pages_per_section)
-                count = min(end, (nr + 1) * self.units.pages_per_section) - first
+                first = max(start, nr * units.pages_per_section)
+                count = min(end, (nr + 1) * units.pages_per_section) - first
                 self.sections.fill_subsection_map(first, count)
 
     def _boot_memmap(self, nr: int, nid: int) -> list[int]:
@@ -230,32 +233,32 @@ class SimulatedKernel:
 
         :return: the blocks that were not there already, for a neighbouring section
         """
-        start = self.addresses.pfn_to_page(nr * self.units.pages_per_section)
-        end = self.addresses.pfn_to_page((nr + 1) * self.units.pages_per_section)
+        units = self.units
+        start = self.addresses.pfn_to_page(nr * units.pages_per_section)
+        end = self.addresses.pfn_to_page((nr + 1) * units.pages_per_section)
         blocks = []
-        count = self.units.leaf_pages
-        size = count * self.units.page_size
+        count = units.leaf_pages
+        size = count * units.page_size
         shift = size.bit_length() - 1
         for va in range(start // size * size, end, size):
             if not self.tables.entry(va, shift):
                 blocks.append(self.memblock.alloc(count, count, nid))
-                flags = KERNEL_LARGE if self.units.large_leaves else KERNEL
+                flags = KERNEL_LARGE if units.large_leaves else KERNEL
                 self.tables.set(va, shift, self.tables.pte(blocks[-1], flags))
         return blocks
 
     def _setup_nodes(self) -> None:
+        units = self.units
         pgdats = {}
-        count = -(-self.layouts.sizeof("pglist_data") // self.units.page_size)
+        count = -(-self.layouts.sizeof("pglist_data") // units.page_size)
         for nid in sorted({nid for _, _, nid in self.ram}):
             if "NUMA" in self.off:
-                size = count * self.units.page_size
-                pgdats[nid] = self.image.define(
-                    "contig_page_data", size, "data", self.units.page_size
-                )
+                size = count * units.page_size
+                pgdats[nid] = self.image.define("contig_page_data", size, "data", units.page_size)
                 continue
             pfn = self.memblock.alloc(count, nid=nid)
             self.physical.run(pfn, count)
-            pgdats[nid] = self.addresses.va(pfn << self.units.page_shift)
+            pgdats[nid] = self.addresses.va(pfn << units.page_shift)
         node_data = self.image.define("node_data", MAX_NUMNODES * 8, "bss")
         states = self.layouts.constant("NR_NODE_STATES")
         mask = self.layouts.sizeof("nodemask_t")
@@ -311,12 +314,13 @@ class SimulatedKernel:
         Write the struct pages of a section. What is not RAM
         (``init_unavailable_range()``) and what memblock handed out is reserved.
         """
-        first = nr * self.units.pages_per_section
+        units = self.units
+        first = nr * units.pages_per_section
         for block in blocks:
-            self.physical.run(block, self.units.leaf_pages)
+            self.physical.run(block, units.leaf_pages)
         start = first
-        while start < first + self.units.pages_per_section:
-            zone, count = next(_by_zone(self.memmap, start, first + self.units.pages_per_section))
+        while start < first + units.pages_per_section:
+            zone, count = next(_by_zone(self.memmap, start, first + units.pages_per_section))
             pages = self.memmap.fresh(start, count, zone, self.memmap.nid(start))
             reserved = np.ones(count, bool)
             for run_start, run_end, _ in free:
@@ -399,17 +403,16 @@ class SimulatedKernel:
 
     def _add_ram_resources(self) -> None:
         """``e820__reserve_resources()`` and the kernel image's own."""
+        units = self.units
         insert = self.iomem.insert
-        insert(b"Reserved", 0, self.units.page_size - 1, "RESERVED")
+        insert(b"Reserved", 0, units.page_size - 1, "RESERVED")
         system = IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
         image = self.addresses.text_phys
-        ranges = [
-            (self.units.page_size, _LOW_RAM_END // self.units.page_size * self.units.page_size)
-        ]
+        ranges = [(units.page_size, _LOW_RAM_END // units.page_size * units.page_size)]
         ranges += _merge_runs(
-            (start << self.units.page_shift, end << self.units.page_shift)
+            (start << units.page_shift, end << units.page_shift)
             for start, end, _ in self.ram
-            if start >= MIB >> self.units.page_shift
+            if start >= MIB >> units.page_shift
         )
         for start, end in ranges:
             ram = insert(b"System RAM", start, end - 1, flags=system)
@@ -428,19 +431,18 @@ class SimulatedKernel:
         online. The frames of the memory map come from the page allocator as they are:
         nothing is written to the struct pages before the block is online.
         """
+        units = self.units
         flags = IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
         self.iomem.insert(b"System RAM", block.start, block.end - 1, flags=flags)
-        start, end = block.start >> self.units.page_shift, block.end >> self.units.page_shift
+        start, end = block.start >> units.page_shift, block.end >> units.page_shift
         if self.arch.maps_memory:
             va = self.addresses.va(block.start)
             self.tables.map_range(va, block.start, block.size, KERNEL_LARGE)
-        size = self.units.pages_per_section * self.addresses.struct_page_size
-        held = -(-size // self.units.page_size) if block.self_hosted else 0
-        for first in range(start, end, self.units.pages_per_section):
+        size = units.pages_per_section * self.addresses.struct_page_size
+        held = -(-size // units.page_size) if block.self_hosted else 0
+        for first in range(start, end, units.pages_per_section):
             altmap = self._altmap(first, held) if held else None
-            self.memremap.add_pages(
-                first, first + self.units.pages_per_section, block.nid, altmap, None
-            )
+            self.memremap.add_pages(first, first + units.pages_per_section, block.nid, altmap, None)
         if not block.online:
             for pages in self.memmap.views(start, end - start):
                 pages[:] = self._left_behind(len(pages))
@@ -453,7 +455,7 @@ class SimulatedKernel:
         self._managed[block.nid, "ZONE_NORMAL"] = (
             self._managed.get((block.nid, "ZONE_NORMAL"), 0) + end - start
         )
-        for first in range(start, end, self.units.pages_per_section):
+        for first in range(start, end, units.pages_per_section):
             if held:
                 # mhp_init_memmap_on_memory()
                 pages = self.memmap.fresh(first, held, "ZONE_NORMAL", block.nid)
@@ -461,7 +463,7 @@ class SimulatedKernel:
                     "vmemmap_self_hosted"
                 )
                 self.memmap.store(first, pages)
-            self.pages.add(first + held, first + self.units.pages_per_section, block.nid)
+            self.pages.add(first + held, first + units.pages_per_section, block.nid)
         self.sections.online_mem_sections(start, end)
 
     def _altmap(self, pfn: int, count: int) -> Struct:
@@ -498,6 +500,7 @@ class SimulatedKernel:
 
         :return: the text of VMCOREINFO
         """
+        units = self.units
         write_log(self.image, [*boot_messages(self.layouts.release), *self.scenario.messages])
         free = self.nodes.add_free_pages(self.pages, self.memmap)
         self.nodes.set_managed_pages(self._managed)
@@ -525,12 +528,8 @@ class SimulatedKernel:
             self.sme_mask,
         )
         # update_vmcoreinfo_note(): an ELF note at the start of a page
-        note = (
-            struct.pack(f"{self.units.mark}III12s", 11, len(text), 0, b"VMCOREINFO") + text.encode()
-        )
-        self.memory.write(
-            self.image.room("data", 2 * self.units.page_size, self.units.page_size), note
-        )
+        note = struct.pack(f"{units.mark}III12s", 11, len(text), 0, b"VMCOREINFO") + text.encode()
+        self.memory.write(self.image.room("data", 2 * units.page_size, units.page_size), note)
         if self.sme_mask:
             self.tables.encrypt(self.sme_mask, self.tasks.pgds)
         return text

@@ -129,38 +129,37 @@ class MemMap:
 
         :raises KeyError: if the vmemmap has a hole there
         """
+        units = self.units
         pa = self.tables.translate(self.addresses.pfn_to_page(pfn))
         if pa is None:
             raise KeyError(pfn)
         if self.straddles:
-            found: Words = self._section(pfn)[pfn % self.units.pages_per_section]
+            found: Words = self._section(pfn)[pfn % units.pages_per_section]
             return found
-        return self.memory.words(pa // self.units.page_size)[pa % self.units.page_size // 8 :][
+        return self.memory.words(pa // units.page_size)[pa % units.page_size // 8 :][
             : self.size // 8
         ]
 
     def _section(self, pfn: int) -> Words:
         """Return the struct pages of a section of a kernel in which some lie across pages."""
-        number = pfn // self.units.pages_per_section
+        units = self.units
+        number = pfn // units.pages_per_section
         if number not in self._apart:
-            self._apart[number] = np.zeros(
-                (self.units.pages_per_section, self.size // 8), self.units.word
-            )
+            self._apart[number] = np.zeros((units.pages_per_section, self.size // 8), units.word)
         return self._apart[number]
 
     def words_at(self, va: int, count: int = 1) -> Words:
         """Return words of the vmemmap, in place: up to ``count``, fewer at the end of a page."""
-        count = min(count, (self.units.page_size - va % self.units.page_size) // 8)
-        number = self.addresses.page_to_pfn(va) // self.units.pages_per_section
+        units = self.units
+        count = min(count, (units.page_size - va % units.page_size) // 8)
+        number = self.addresses.page_to_pfn(va) // units.pages_per_section
         if self.straddles and number in self._apart:
-            start = self.addresses.pfn_to_page(number * self.units.pages_per_section)
+            start = self.addresses.pfn_to_page(number * units.pages_per_section)
             words: Words = self._apart[number].reshape(-1)[(va - start) // 8 :][:count]
             return words
         pa = self.tables.translate(va)
         assert pa is not None
-        return self.memory.words(pa // self.units.page_size)[pa % self.units.page_size // 8 :][
-            :count
-        ]
+        return self.memory.words(pa // units.page_size)[pa % units.page_size // 8 :][:count]
 
     def mark_unused(self, start: int, end: int) -> None:
         """``memset(..., PAGE_UNUSED, ...)`` of virtual addresses of the vmemmap."""
@@ -171,17 +170,18 @@ class MemMap:
 
     def flush(self) -> None:
         """Write the struct pages that are kept apart to where the page tables say they are."""
+        units = self.units
         for number, pages in self._apart.items():
-            start = self.addresses.pfn_to_page(number * self.units.pages_per_section)
+            start = self.addresses.pfn_to_page(number * units.pages_per_section)
             data = pages.reshape(-1).view(np.uint8)
             at = 0
             while at < len(data):
                 va = start + at
-                count = min(self.units.page_size - va % self.units.page_size, len(data) - at)
+                count = min(units.page_size - va % units.page_size, len(data) - at)
                 pa = self.tables.translate(va)
                 if pa is not None:
-                    page = self.memory.page(pa // self.units.page_size).view(np.uint8)
-                    page[pa % self.units.page_size :][:count] = data[at : at + count]
+                    page = self.memory.page(pa // units.page_size).view(np.uint8)
+                    page[pa % units.page_size :][:count] = data[at : at + count]
                 at += count
 
     def exists(self, pfn: int) -> bool:
@@ -245,11 +245,12 @@ class MemMap:
 
         :raises KeyError: if the vmemmap has a hole there
         """
+        units = self.units
         while count and self.straddles:
             if not self.exists(pfn):
                 raise KeyError(pfn)
-            first = pfn % self.units.pages_per_section
-            step = min(count, self.units.pages_per_section - first)
+            first = pfn % units.pages_per_section
+            step = min(count, units.pages_per_section - first)
             yield self._section(pfn)[first : first + step]
             pfn += step
             count -= step
@@ -259,7 +260,7 @@ class MemMap:
             pa = self.tables.translate(self.addresses.pfn_to_page(pfn))
             if pa is None:
                 raise KeyError(pfn)
-            yield self.memory.words(pa // self.units.page_size).reshape(-1, self.size // 8)[
+            yield self.memory.words(pa // units.page_size).reshape(-1, self.size // 8)[
                 first : first + step
             ]
             pfn += step

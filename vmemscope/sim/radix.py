@@ -134,11 +134,12 @@ class RadixVmemmap(Vmemmap):
         :param offset: page frames from the compound page's head
         :return: ``None`` if a large leaf maps that page
         """
-        size = self.units.page_size
+        units = self.units
+        size = units.page_size
         second = addr - offset * self.size + size
-        if self.tables.entry(second, self.units.pmd_shift) & PSE:
+        if self.tables.entry(second, units.pmd_shift) & PSE:
             return None
-        if not self.tables.entry(second, self.units.page_shift):
+        if not self.tables.entry(second, units.page_shift):
             self.pte_populate(second - size, nid, None, None)
             return self.pte_populate(second, nid, None, None)
-        return self.tables.frame(self.tables.entry(second, self.units.page_shift))
+        return self.tables.frame(self.tables.entry(second, units.page_shift))

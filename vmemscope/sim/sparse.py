@@ -108,15 +108,16 @@ class Sections:
 
     def fill_subsection_map(self, pfn: int, count: int) -> None:
         """``fill_subsection_map()``: of pages in one section."""
-        section = self.get(pfn // self.units.pages_per_section, create=True)
+        units = self.units
+        section = self.get(pfn // units.pages_per_section, create=True)
         assert section is not None
         usage = (
             self.memory.struct("mem_section_usage", section["usage"])
             if section["usage"]
             else self._new_usage(section)
         )
-        first = pfn % self.units.pages_per_section // self.units.pages_per_subsection
-        last = (pfn + count - 1) % self.units.pages_per_section // self.units.pages_per_subsection
+        first = pfn % units.pages_per_section // units.pages_per_subsection
+        last = (pfn + count - 1) % units.pages_per_section // units.pages_per_subsection
         mask = (1 << last + 1) - (1 << first)
         for word in range(first // 64, last // 64 + 1):
             name = f"subsection_map[{word}]"
@@ -169,8 +170,9 @@ class Sections:
         ``sparse_add_section()`` and ``section_activate()``: add pages that lie in
         one section.
         """
-        nr = pfn // self.units.pages_per_section
-        if count < self.units.pages_per_section and self.compound_order(nr):
+        units = self.units
+        nr = pfn // units.pages_per_section
+        if count < units.pages_per_section and self.compound_order(nr):
             raise UsageError(
                 f"part of section {nr}, whose memory map is made for compound pages, can't be added"
                 " (EOPNOTSUPP)"
@@ -178,7 +180,7 @@ class Sections:
         self.fill_subsection_map(pfn, count)
         # "The early init code does not consider partially populated initial
         # sections": whatever is added to one uses the memory map made at boot.
-        if count == self.units.pages_per_section or not self.is_early(nr):
+        if count == units.pages_per_section or not self.is_early(nr):
             if self.have_orders:
                 optimize = vmemmap_can_optimize(altmap, pgmap)
                 order = pgmap["vmemmap_shift"] if pgmap is not None and optimize else 0

@@ -150,20 +150,22 @@ class Vmemmap:
         below a large leaf (of the memory map made at boot) it takes the mapped
         struct pages themselves for one.
         """
-        addr -= self.units.page_size
+        units = self.units
+        addr -= units.page_size
         leaf = self.tables.leaf(addr)
         if leaf is None:
             raise ValueError(f"nothing mapped at {addr:#x}")
         shift, entry = leaf
-        if shift == self.units.pmd_shift:
-            index = self.tables.index(addr, self.units.page_shift)
+        if shift == units.pmd_shift:
+            index = self.tables.index(addr, units.page_shift)
             entry = int(self.memory.words(self.tables.frame(entry))[index])
         return self.tables.frame(entry)
 
     def vmemmap_populate_range(self, start: int, end: int, nid: int, reuse: int) -> None:
         """``vmemmap_populate_range()`` with a page to reuse; a table at a time."""
+        units = self.units
         while start < end:
-            next_table = min((start // self.units.pmd_size + 1) * self.units.pmd_size, end)
+            next_table = min((start // units.pmd_size + 1) * units.pmd_size, end)
             table = self.tables.last(start)
             if table is None:
                 # The kernel would take struct pages of the leaf for a table.
@@ -171,8 +173,8 @@ class Vmemmap:
                     f"on {self.arch.name}, no part of a section can be deduplicated after one that"
                     " was not"
                 )
-            index = self.tables.index(start, self.units.page_shift)
-            entries = table[index : index + (next_table - start) // self.units.page_size]
+            index = self.tables.index(start, units.page_shift)
+            entries = table[index : index + (next_table - start) // units.page_size]
             empty = entries == 0
             entries[empty] = self.tables.pte(reuse)
             self.get_page(reuse, int(empty.sum()))
@@ -190,10 +192,11 @@ class Vmemmap:
 
         :return: its frame
         """
+        units = self.units
         table = self.tables.last(addr)
-        index = self.tables.index(addr, self.units.page_shift)
+        index = self.tables.index(addr, units.page_shift)
         if table is None:
-            leaf = addr // self.units.pmd_size * self.units.pmd_size
+            leaf = addr // units.pmd_size * units.pmd_size
             table, index = self.memmap.words_at(leaf + index * 8), 0
         if not int(table[index]):
             if reuse is None and altmap is not None:
@@ -279,9 +282,10 @@ class Vmemmap:
 
     def vmemmap_use_new_sub_pmd(self, start: int, end: int) -> None:
         """``vmemmap_use_new_sub_pmd()``."""
+        units = self.units
         self.vmemmap_flush_unused_pmd()
-        self.memmap.mark_unused(start // self.units.pmd_size * self.units.pmd_size, start)
-        if end % self.units.pmd_size:
+        self.memmap.mark_unused(start // units.pmd_size * units.pmd_size, start)
+        if end % units.pmd_size:
             self.unused_pmd_start = end
 
     @staticmethod

@@ -498,10 +498,11 @@ class Planter(ABC):
 
     def alloc_block(self, va: int) -> int:
         """Allocate 2 MiB and copy what is mapped there now."""
-        block = self.alloc_pages(self.units.pmd_shift - self.units.page_shift, self.record.nid)
-        for i in range(self.units.pmd_pages):
+        units = self.units
+        block = self.alloc_pages(units.pmd_shift - units.page_shift, self.record.nid)
+        for i in range(units.pmd_pages):
             self.set_frame_bytes(
-                block + i, self.frame_bytes(self.frame_at(va + i * self.units.page_size))
+                block + i, self.frame_bytes(self.frame_at(va + i * units.page_size))
             )
         return block
 
@@ -535,6 +536,7 @@ class Planter(ABC):
 
     def place(self, at: Compound) -> Place:
         """Find the page of the vmemmap, or the struct page, that the options name."""
+        units = self.units
         record = self.record
         start, end = self.pfns(at.range)
         if record.altmap:
@@ -544,13 +546,13 @@ class Planter(ABC):
             head += at.compound * record.per_compound
         elif at.compound:
             raise self.error(f"{record.name} has no compound pages")
-        pfn = head + getattr(at, "page", 0) * self.units.page_size // STRUCT_PAGE_SIZE
+        pfn = head + getattr(at, "page", 0) * units.page_size // STRUCT_PAGE_SIZE
         pfn += getattr(at, "struct_page", 0)
         limit = min(end, head + record.per_compound) if record.vmemmap_shift else end
         if not start <= head < end or pfn >= limit:
             raise self.error(f"that is outside {record.name}")
         va = self.page_va(pfn)
-        return Place(head, pfn, va, va // self.units.page_size * self.units.page_size)
+        return Place(head, pfn, va, va // units.page_size * units.page_size)
 
     def compound(self, at: Compound) -> Place:
         """The same, where it must be a compound page."""
@@ -572,10 +574,11 @@ class Planter(ABC):
 
     def section_va(self, number: int, range_index: int = 0) -> int:
         """Return where the memory map of one of the pagemap's sections starts."""
+        units = self.units
         start, end = self.record.ranges[range_index]
-        pfn = -(-start // self.units.pages_per_section) * self.units.pages_per_section
-        pfn += number * self.units.pages_per_section
-        if pfn + self.units.pages_per_section > end:
+        pfn = -(-start // units.pages_per_section) * units.pages_per_section
+        pfn += number * units.pages_per_section
+        if pfn + units.pages_per_section > end:
             raise self.error(f"that is outside {self.record.name}")
         return self.page_va(pfn)
 
