@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -426,6 +427,8 @@ def test_what_changes_is_reported(foreign: GuestTargets, tmp_path: Path) -> None
             stdout=out,
             stderr=subprocess.PIPE,
             text=True,
+            # A shell lets what runs in its background ignore it, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as watching,
     ):
         try:
@@ -434,7 +437,10 @@ def test_what_changes_is_reported(foreign: GuestTargets, tmp_path: Path) -> None
             _until(lambda: "gone: " in shown.read_text())
         finally:
             watching.send_signal(signal.SIGINT)
-            _, errors = watching.communicate(timeout=60)
+            timer = threading.Timer(60, watching.kill)
+            timer.start()
+            _, errors = watching.communicate()
+            timer.cancel()
     assert "Traceback" not in errors
     gone = [line for line in shown.read_text().splitlines() if "gone: " in line]
     assert [line for line in gone if name in line]
