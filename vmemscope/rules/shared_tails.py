@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .rule import Severity, Skip, Violation, rule
 
 if TYPE_CHECKING:
+    from ..kernel.mem_section import Sections
     from ..vmemmap.layout import Geometry
     from ..vmemmap.shared_tails import SharedTail
 
-__all__ = ("SlotFacts", "shared_tail")
+__all__ = ("OrderFacts", "SlotFacts", "section_order", "shared_tail")
 
 
 class SlotFacts(NamedTuple):
@@ -20,6 +21,43 @@ class SlotFacts(NamedTuple):
 
     shared: SharedTail
     geometry: Geometry
+
+
+class OrderFacts(NamedTuple):
+    """The sections of a pagemap."""
+
+    #: log2 of the pages in its compound pages, 0 if their tail pages share nothing
+    order: int
+    #: page frames ``[first, end)`` of its trusted ranges
+    pfns: Sequence[tuple[int, int]]
+    sections: Sections
+    geometry: Geometry
+
+
+@rule(
+    "section-order",
+    Severity.ERROR,
+    holds="the sections that a device has as a whole are populated for compound pages of its order",
+    source="mm/sparse-vmemmap.c: section_activate()",
+    schemes=("device-zone",),
+    meaning="The order in struct mem_section says how the section's memory map was populated. The"
+    " kernel goes by it when it initialises struct pages, when it counts what it saved, and when it"
+    " takes the memory map down. vmemscope does not know how such a section should be mapped, and"
+    " checks nothing there.",
+    look_at="The struct mem_section: all of it overwritten, or the order alone. A section of order"
+    " 0 among others was added by code that does not know the device's compound pages.",
+)
+def section_order(facts: OrderFacts) -> Iterator[Violation]:
+    pages = facts.sections.pages
+    for first, end in facts.pfns:
+        for start, _, order in facts.sections.order_runs(-(-first // pages), end // pages):
+            if order not in (None, facts.order):
+                yield Violation(
+                    f"section {start} is populated for compound pages of order {order}",
+                    vaddr=facts.geometry.page_address(start * pages),
+                    expected=facts.order,
+                    observed=order,
+                )
 
 
 @rule(

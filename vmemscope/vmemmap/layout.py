@@ -273,12 +273,15 @@ def _chunks(
 def _by_order(
     start: int, stop: int, pagemap: Pagemap, sections: Sections
 ) -> Iterator[tuple[int, int, Populated]]:
-    """Yield chunks of whole sections by their orders."""
-    populated = {0: Populated.LEAF, pagemap.vmemmap_shift: Populated.COMPOUND}
+    """
+    Yield chunks of whole sections by their orders.
+
+    The kernel gives all whole sections of a device the same (rule section-order).
+    """
     pages = sections.pages
     for one, after, order in sections.order_runs(start // pages, stop // pages):
-        known = Populated.UNKNOWN if order is None else populated.get(order, Populated.UNKNOWN)
-        yield one * pages, after * pages, known
+        known = order == pagemap.vmemmap_shift
+        yield one * pages, after * pages, Populated.COMPOUND if known else Populated.UNKNOWN
 
 
 def unknown_piece(first: int, end: int, geometry: Geometry) -> Piece:

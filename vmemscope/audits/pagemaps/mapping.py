@@ -231,6 +231,12 @@ def _take_plain(audited: AuditedPagemap, runs: Runs, piece: Piece, vmemmap: Vmem
             audited.shared_leaves = True
             audited.boot.add(*_owned(select(mapped, shared)))
             mapped = select(mapped, ~shared)
+    if piece.populated is Populated.UNKNOWN and audited.shared_pfn is not None:
+        # Its references are counted, whatever these pages are.
+        zone = (mapped.order == 0) & (mapped.pfn == np.uint64(audited.shared_pfn))
+        if zone.any():
+            audited.map_zone(int(mapped.vpage[zone][0]), int(mapped.length.sum(where=zone)))
+            mapped = select(mapped, ~zone)
     mapped, owners = _owned(mapped)
     altmap = audited.pagemap.altmap
     if piece.populated in (Populated.EARLY, Populated.UNKNOWN):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...report.documents.pgmap import SharedTails
-from ...rules.shared_tails import SlotFacts, shared_tail
+from ...rules.shared_tails import OrderFacts, SlotFacts, section_order, shared_tail
 from ...vmemmap.schemes import DEVICE_ZONE, References
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def take_shared(pagemaps: Sequence[AuditedPagemap], kernel: Kernel) -> None:
     """Give each pagemap the frame that it shares with others, and check the slot it is in."""
     for audited in pagemaps:
         audited.shared = kernel.shared_tails.get(audited.pagemap.address)
+        _check_orders(audited, kernel)
         if audited.shared is None:
             audited.findings.skipped("its tail pages share no frame with others'", shared_tail)
         elif not audited.shared.is_first(audited.pagemap.address):
@@ -43,6 +44,19 @@ def take_shared(pagemaps: Sequence[AuditedPagemap], kernel: Kernel) -> None:
         else:
             facts = SlotFacts(audited.shared, kernel.geometry)
             audited.findings.check(shared_tail, facts)
+
+
+def _check_orders(audited: AuditedPagemap, kernel: Kernel) -> None:
+    """Check the orders of the sections that a pagemap has as a whole."""
+    layout = audited.layout
+    if not audited.shift_sound or kernel.sections.orders is None:
+        audited.findings.skipped("its order is not known", section_order)
+        return
+    order = layout.order if layout.dedup.expected else 0
+    facts = OrderFacts(order, layout.pfns, kernel.sections, kernel.geometry)
+    audited.findings.check(section_order, facts)
+    if kernel.sections.damage:
+        audited.findings.skipped("sections that could not be read", section_order)
 
 
 class SharedFrames:

@@ -75,6 +75,19 @@ def section_map(p: Planter, section: int = 0, bit: int = 20) -> Planted:
     return p.planted(va, section=found.va, expected=before, observed=before ^ 1 << bit)
 
 
+@fault("pgmap section-order", "memmap memmap-counter", kernels=("next",))
+def section_order(p: Planter, section: int = 0, value: int = 0) -> Planted:
+    """A section says that it is populated, and was counted, for compound pages of another order."""
+    found, va = _section(p, section)
+    before = found["compound_page_order"]
+    found["compound_page_order"] = value
+    findings = [
+        p.finding("pgmap", "section-order", va),
+        p.finding("memmap", "memmap-counter", p.symbol("nr_memmap_pages")),
+    ]
+    return p.planted(va, findings=findings, section=found.va, expected=before, observed=value)
+
+
 @fault("memmap section-usage")
 def usage_lost(p: Planter, section: int = 0) -> Planted:
     """A section has a memory map, but does not say what of it is valid."""
