@@ -148,7 +148,9 @@ def test_conditions() -> None:
     assert found(Symptoms(stale, 32, 32, False)) == []
     assert found(Symptoms(zone, 40, 40, True)) == []
     tails = {"hugetlb-shared-tail": 2}
-    assert found(Symptoms(tails, gigantic_tails=True)) == ["hugetlb-gigantic-boot"]
+    assert found(Symptoms(tails, gigantic_tails=1)) == ["hugetlb-gigantic-boot"]
+    assert found(Symptoms(tails, gigantic_tails=2)) == []
+    assert found(Symptoms({"hugetlb-shared-tail": 3}, gigantic_tails=1)) == []
     assert found(Symptoms(tails)) == []
     assert found(Symptoms({})) == []
 
@@ -160,3 +162,38 @@ def test_hugetlb(dumps: Dumps) -> None:
     report = dumps.audited(text, "6.12").hugetlb
     assert [one.bug for one in report.bugs] == ["hugetlb-restore"]
     assert dumps.audited("[[hugetlb]]\ncount = 3\n", "6.12").hugetlb.bugs == ()
+
+
+GIGANTIC = """
+ram = "5G"
+[[hugetlb]]
+size = "1G"
+[[hugetlb]]
+"""
+
+
+def shared_tail(what: str, folio: int = 0) -> str:
+    return f'[[hugetlb_fault]]\nkind = "shared-tail"\nwhat = "{what}"\nfolio = {folio}\n'
+
+
+@pytest.mark.parametrize("kernel", ["7.2", "next"])
+@pytest.mark.parametrize(
+    ("faults", "bugs"),
+    [
+        # Each has a reference and a list of its own, as in a real 7.2.13.
+        ([("again", 0)], ["hugetlb-gigantic-boot"]),
+        # Other damage to it, or more, has another cause.
+        *(([(what, 0)], []) for what in ("one", "order", "refcount", "zone", "freed")),
+        *(([("again", 0), (what, 0)], []) for what in ("one", "order", "zone", "freed")),
+        # So has what no gigantic folio shares.
+        *(([(what, 1)], []) for what in ("one", "refcount", "again")),
+        ([("again", 0), ("one", 1)], []),
+    ],
+)
+def test_gigantic_pages_from_boot(
+    dumps: Dumps, kernel: str, faults: list[tuple[str, int]], bugs: list[str]
+) -> None:
+    scenario = GIGANTIC + "".join(shared_tail(*fault) for fault in faults)
+    report = dumps.audited(scenario, kernel).hugetlb
+    assert [one.bug for one in report.bugs] == bugs
+    assert {one.rule for one in report.findings} >= {"hugetlb-shared-tail"}

@@ -33,6 +33,29 @@ from .logs import BAD_PAGE, GENERAL_PROTECTION, MEMORY_FAILURE, PAGE_FAULT, SYSR
 #: a page of the device, and one of RAM
 PFN, RAM = 0x100203, 0x300
 
+DAX = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0xa000000
+size = "64M"
+align = "2M"
+"""
+#: a device in a section of RAM, of which all struct pages from the 129th on were left out
+EARLY = DAX + "".join(
+    f'[[fault]]\nkind = "early-uninitialised"\npagemap = "dax0.0"\ncompound = {n}\n'
+    for n in range(32)
+)
+RESTORED = '[[hugetlb]]\ncount = 3\n[[hugetlb_fault]]\nkind = "restore"\n'
+GIGANTIC = """
+ram = "5G"
+[[hugetlb]]
+size = "1G"
+[[hugetlb_fault]]
+kind = "shared-tail"
+what = "again"
+"""
+
 
 @pytest.fixture
 def reported(tmp_path: Path) -> Callable[[str, str], FullReport]:
@@ -147,13 +170,19 @@ def test_the_verdict_leads_with_the_bug_or_takes_three_lines(
         ("unaligned-section-1g", "6.1", "section-unaligned"),
         ("unaligned-section-1g", "6.12", "section-unaligned"),
         ("early-1g", "6.12", "section-early"),
+        pytest.param(EARLY, "6.1", "early-uninitialised", id="early-uninitialised"),
+        ("devdax-2m", "6.12@ppc64le", "radix-population"),
+        pytest.param(RESTORED, "6.12", "hugetlb-restore", id="restore"),
+        pytest.param(GIGANTIC, "7.2", "hugetlb-gigantic-boot", id="gigantic"),
     ],
 )
 def test_a_known_bug_leads(
     scenario: str, kernel: str, bug: str, reported: Callable[[str, str], FullReport]
 ) -> None:
     report = reported(scenario, kernel)
-    assert report.verdict.lines[0].startswith(f"kernel bug {bug} in dax")
+    where = "HugeTLB" if bug.startswith("hugetlb") else "dax"
+    assert report.verdict.lines[0].startswith(f"kernel bug {bug} in {where}")
+    assert report.verdict.state == "wrong"
 
 
 @pytest.mark.parametrize("fixture", FAULTS[::7])

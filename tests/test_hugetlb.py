@@ -203,6 +203,7 @@ FAULTS = (
     ("shared-tail", '{"what": "refcount"}'),
     ("shared-tail", '{"what": "zone"}'),
     ("shared-tail", '{"what": "freed"}'),
+    ("shared-tail", '{"what": "again"}'),
     ("unreadable", "{}"),
     ("unreadable", '{"of": "head"}'),
 )

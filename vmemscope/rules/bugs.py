@@ -44,8 +44,8 @@ class Symptoms(NamedTuple):
     from_129th: bool = False
     #: whether the architecture lays compound pages out by their address (ppc64)
     by_address: bool = False
-    #: whether there are shared tail pages of gigantic folios
-    gigantic_tails: bool = False
+    #: frames of shared tail pages of gigantic folios that were initialised again
+    gigantic_tails: int = 0
 
 
 _CONTENTS = (
@@ -175,4 +175,7 @@ def _is_there(bug: KnownBug, found: Symptoms) -> bool:
         # Some that are right, or the other layouts, have another cause.
         others = violations.get("section-alignment", 0)
         return not others and violations["compound-head"] == found.compounds
-    return bug.id != "hugetlb-gigantic-boot" or found.gigantic_tails
+    if bug.id == "hugetlb-gigantic-boot":
+        # Each frame's tail pages have a reference, and are not alike. More has another cause.
+        return violations["hugetlb-shared-tail"] == 2 * found.gigantic_tails
+    return True

@@ -39,6 +39,7 @@ __all__ = (
     "hugetlb_key",
     "hugetlb_read_only",
     "hugetlb_shared_tail",
+    "initialised_again",
 )
 
 
@@ -205,6 +206,24 @@ def hugetlb_shared_tail(facts: SharedTailFacts) -> Iterator[Violation | Skip]:
     there = [one for one in facts.pages if one.pfn is not None]
     if there and all(one.words is None and one.refcount is None for one in there):
         yield Skip("no frame of shared tail pages could be read")
+
+
+def initialised_again(words: NDArray[np.uint64], layout: PageLayout) -> bool:
+    """
+    Return whether shared tail pages went through ``mm/mm_init.c: __init_single_page()`` again.
+
+    Each then has a reference and a list of its own; ``prep_compound_tail()`` gave them back the
+    mask only, which lies over the list's first pointer. Seen in 7.2.13, for gigantic pages from
+    boot.
+
+    :param words: a row for each ``struct page``, as read
+    """
+    previous = layout.compound // 8 + 1
+    others = np.delete(words, previous, axis=1)
+    lists = np.diff(words[:, previous]) == np.uint64(layout.size)
+    return bool(
+        lists.all() and (others == others[0]).all() and int(refcounts(words[0], layout)) == 1
+    )
 
 
 def _odd_words(

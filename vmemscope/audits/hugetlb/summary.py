@@ -22,6 +22,7 @@ from ...report.documents.hugetlb import (
 )
 from ...rules import rules_of
 from ...rules.bugs import Symptoms
+from ...rules.hugetlb_vmemmap import initialised_again
 from ...rules.rule import Scope
 from ...vmemmap.struct_pages import self_hosted
 from ...vmemmap.tables import Kind
@@ -73,11 +74,7 @@ def summarise(facts: HugetlbFacts, folios: bool) -> HugetlbReport:
         bugs=BugReport.found_by(
             Symptoms(
                 {one.rule: one.violations for one in outcomes if one.violations},
-                gigantic_tails=any(
-                    one.order == hstate.order and hstate.gigantic
-                    for one in _tails(facts)
-                    for hstate in facts.hstates
-                ),
+                gigantic_tails=_initialised_again(facts),
             )
         ),
         findings=facts.findings.finish(),
@@ -159,6 +156,16 @@ def _by_node(
             )
         )
     return tuple(counts)
+
+
+def _initialised_again(facts: HugetlbFacts) -> int:
+    gigantic = {hstate.order for hstate in facts.hstates if hstate.gigantic}
+    return sum(
+        one.tail.order in gigantic
+        and one.words is not None
+        and initialised_again(one.words, facts.vmemmap.page)
+        for one in facts.shared
+    )
 
 
 def _tails(facts: HugetlbFacts) -> tuple[TailFrame, ...]:

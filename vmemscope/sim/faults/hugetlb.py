@@ -237,7 +237,7 @@ def isolated(p: HugetlbPlanter, folio: int = 0) -> Planted:
 def shared_tail(
     p: HugetlbPlanter,
     folio: int = 0,
-    what: Literal["one", "order", "refcount", "zone", "freed"] = "one",
+    what: Literal["one", "order", "refcount", "zone", "freed", "again"] = "one",
     number: int = 7,
 ) -> Planted:
     """What all folios of a zone show as their tail pages is wrong."""
@@ -255,8 +255,12 @@ def shared_tail(
             # A mask: of the next order, one bit less of it is set.
             info = va + p.offset("page", "compound_info")
             p.write(info, (p.read(info) & ~1) << 1 | 1)
-        elif what == "refcount":
+        elif what in ("refcount", "again"):
             p.write(va + p.offset("page", "_refcount"), 1, 4)
+            if what == "again":
+                # INIT_LIST_HEAD(), of which prep_compound_tail() overwrites the first pointer.
+                previous = p.offset("page", "compound_info") + 8
+                p.write(va + previous, va + previous - 8)
         elif what == "zone":
             change = p.constant("ZONE_MOVABLE") << ZONES_PGSHIFT
             p.write(va, p.read(va) & ~(7 << ZONES_PGSHIFT) | change)
