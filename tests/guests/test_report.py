@@ -9,6 +9,7 @@ the kernel lets an administrator say; it is dumped, and the report must explain 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -214,5 +215,7 @@ def test_at_drgns_prompt(poisoned: Poisoned) -> None:
         capture_output=True,
         text=True,
         timeout=300,
+        # vmemscope's command line, in this process, needs no commands of drgn's.
+        env={name: value for name, value in os.environ.items() if name != "DRGN_DISABLE_PLUGINS"},
     )
     assert "poisoned: its memory failed (PG_hwpoison)" in done.stdout, done.stderr
