@@ -27,8 +27,9 @@ from .packages import Kernel
 __all__ = ("CrashingGuest",)
 
 #: bytes of RAM: the second kernel copies what is not its own page by page, which
-#: takes long without KVM
-_MEMORY = 704 * MIB
+#: takes long without KVM. Wherever KASLR puts the kernel, in the middle, too, what is
+#: reserved must have room on one side of it.
+_MEMORY = 896 * MIB
 #: of these, for the second kernel
 _RESERVED = 320 * MIB
 #: what the copy says when it is done, at the end of the disk

@@ -192,7 +192,9 @@ def test_failed_memory_is_explained(poisoned: Poisoned, prog: Program) -> None:
         stamp = f"[{event['time']:12.6f}] {event['lines'][0]}"
         assert stamp[:10] in poisoned.dmesg
     assert document["verdict"]["state"] == "trouble"
-    assert f"{poisoned.ram:#x}" in " ".join(document["verdict"]["lines"])
+    # The kernel may not have been able to give others up: the verdict has the first few.
+    named = " ".join(document["verdict"]["lines"])
+    assert all(f"{page['pfn']:#x}" in named for page in document["pages"][:4])
 
 
 def test_the_html_document_has_them(poisoned: Poisoned, tmp_path: Path) -> None:
