@@ -25,21 +25,12 @@ class SectionVmemmap(Vmemmap):
 
     def optimizable(self, pfn: int) -> bool:
         """``section_vmemmap_optimizable()``: whether the section of a pfn shares tail pages."""
-        least = (2 * self.units.page_size // self.size).bit_length() - 1
         order = self.sections.compound_order(pfn // self.units.pages_per_section)
-        return order >= least and not self.size & self.size - 1
+        return order >= self.tails.min_order and not self.size & self.size - 1
 
-    def populate_section_memmap(
-        self, pfn: int, count: int, nid: int, altmap: Struct | None, pgmap: Struct | None
-    ) -> None:
-        """``__populate_section_memmap()``."""
-        start = self.addresses.pfn_to_page(pfn)
-        end = self.addresses.pfn_to_page(pfn + count)
-        if pgmap is not None and self.optimizable(pfn):
-            self.vmemmap_populate_compound_pages(pfn, start, end, nid, pgmap)
-        else:
-            self.vmemmap_populate(start, end, nid, altmap)
-        self.nr_memmap_pages += self.section_nr_vmemmap_pages(pfn, count, altmap, pgmap)
+    def can_optimize(self, pfn: int, altmap: Struct | None, pgmap: Struct) -> bool:
+        """Only the section decides."""
+        return self.optimizable(pfn)
 
     def section_nr_vmemmap_pages(
         self, pfn: int, count: int, altmap: Struct | None, pgmap: Struct | None

@@ -42,6 +42,11 @@ class SharedTails:
         #: (node, zone, order) -> frame of the tail pages
         self.frames: dict[tuple[int, str, int], int] = {}
 
+    @property
+    def min_order(self) -> int:
+        """VMEMMAP_TAIL_MIN_ORDER: of the smallest compound page with two pages of vmemmap."""
+        return (2 * self.memory.units.page_size // self.memmap.size).bit_length() - 1
+
     def page(self, nid: int, zone: str, order: int) -> int:
         """Return the frame of a zone's tail pages of an order, made if there is none yet."""
         key = nid, zone, order
@@ -70,8 +75,7 @@ class SharedTails:
         return pages.ravel()
 
     def _set_slot(self, nid: int, zone: str, order: int, pfn: int) -> None:
-        # VMEMMAP_TAIL_MIN_ORDER: the smallest compound page with two pages of vmemmap
-        slot = order - ((2 * self.memory.units.page_size // self.memmap.size).bit_length() - 1)
+        slot = order - self.min_order
         struct = self.nodes.zone(nid, zone)
         page = self.memory.addresses.pfn_to_page(pfn)
         if self.embedded:

@@ -78,11 +78,15 @@ class Vmemmap:
         """``__populate_section_memmap()``: of pages that lie in one section."""
         start = self.addresses.pfn_to_page(pfn)
         end = self.addresses.pfn_to_page(pfn + count)
-        if pgmap is not None and vmemmap_can_optimize(altmap, pgmap):
+        if pgmap is not None and self.can_optimize(pfn, altmap, pgmap):
             self.vmemmap_populate_compound_pages(pfn, start, end, nid, pgmap)
         else:
             self.vmemmap_populate(start, end, nid, altmap)
         self.nr_memmap_pages += self.section_nr_vmemmap_pages(pfn, count, altmap, pgmap)
+
+    def can_optimize(self, pfn: int, altmap: Struct | None, pgmap: Struct) -> bool:
+        """Whether tail pages in the section of a pfn share frames."""
+        return vmemmap_can_optimize(altmap, pgmap)
 
     def section_nr_vmemmap_pages(
         self, pfn: int, count: int, altmap: Struct | None, pgmap: Struct | None
