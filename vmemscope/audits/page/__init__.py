@@ -43,6 +43,7 @@ def audit(
     number: int,
     meaning: str | None = None,
     *,
+    reader: Examination | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> PageReport:
     """
@@ -50,20 +51,18 @@ def audit(
 
     :param number: page frame number, physical or virtual address
     :param meaning: which of these: pfn, phys, address, or ``None`` to find out
+    :param reader: has read other pages of the same kernel; on later passes it is of no use
     :param sleep: waits that many seconds between passes
     :raises VmemscopeError: if types are missing, or there is no such page
     """
-    return confirmed(kernel, partial(once, number=number, meaning=meaning), DIVISION, sleep)
+    check = partial(once, number=number, meaning=meaning, reader=reader)
+    return confirmed(kernel, check, DIVISION, sleep)
 
 
 def once(
     kernel: Kernel, number: int, meaning: str | None = None, reader: Examination | None = None
 ) -> PageReport:
-    """
-    Read a page in one pass; other parameters and errors are those of :func:`audit`.
-
-    :param reader: has read other pages of the same kernel; on later passes it is of no use
-    """
+    """Read a page in one pass; parameters and errors are those of :func:`audit`."""
     kernel.require(PAGE)
     if reader is not None and reader.kernel is not kernel:
         reader = None
@@ -85,5 +84,4 @@ def audit_each(
     """
     kernel.require(PAGE)
     reader = Examination(kernel, pfns)
-    check = partial(once, meaning="pfn", reader=reader)
-    return [confirmed(kernel, partial(check, number=pfn), DIVISION, sleep) for pfn in pfns]
+    return [audit(kernel, pfn, "pfn", reader=reader, sleep=sleep) for pfn in pfns]
