@@ -96,7 +96,7 @@ def pagemap_of(prog: Program, page: Object | int) -> Object | None:
     kernel.require()
     geometry = kernel.geometry
     address = page if isinstance(page, int) else int(page.value_())
-    pfn, into = divmod(address - geometry.vmemmap, geometry.struct_page_size)
+    pfn, into = geometry.pfn_at(address)
     if into or not 0 <= pfn < kernel.max_frames:
         raise UsageError(f"{address:#x} is not the address of a struct page")
     for layout in kernel.layouts:

@@ -95,7 +95,6 @@ class _Resolver:
         self.kernel = kernel
         self.geometry, self.sections = kernel.geometry, kernel.sections
         self.devices = [span for layout in kernel.layouts for span in layout.pfns]
-        self.end = self.geometry.end(kernel.max_frames)
         self.page_offset: int | None
         try:
             self.page_offset = int(kernel.prog["page_offset_base"].value_())
@@ -109,7 +108,8 @@ class _Resolver:
         if meaning is Meaning.PFN:
             return number if number < self.kernel.max_frames else None
         if meaning is Meaning.PHYSICAL:
-            return number // self.kernel.page_size if not number >> self.physmem_bits else None
+            there_is = not number >> self.kernel.physmem_bits
+            return number // self.kernel.page_size if there_is else None
         pfn = self._struct_page(number, exact=meaning is Meaning.REGISTER)
         if pfn is not None or meaning is Meaning.REGISTER:
             return pfn
@@ -132,10 +132,6 @@ class _Resolver:
                 return number
         return None
 
-    @property
-    def physmem_bits(self) -> int:
-        return self.kernel.physmem_bits
-
     def _struct_page(self, address: int, exact: bool) -> int | None:
         """
         Return the page whose ``struct page`` is at an address.
@@ -143,10 +139,9 @@ class _Resolver:
         :param exact: whether the address must be that of its first byte, and the page in a
             section that is present
         """
-        geometry = self.geometry
-        if not max(geometry.vmemmap, geometry.bounds[0]) <= address < self.end:
+        if not self.geometry.has(address, self.kernel.max_frames):
             return None
-        pfn, into = divmod(address - geometry.vmemmap, geometry.struct_page_size)
+        pfn, into = self.geometry.pfn_at(address)
         if exact and (into or self.sections.index(pfn // self.sections.pages) is None):
             return None
         return pfn
@@ -165,7 +160,7 @@ class _Resolver:
         return way.pfn if vmemmap.ram.contains(np.array([way.pfn], np.uint64))[0] else None
 
     def _is_memory(self, physical: int) -> bool:
-        if physical < 0 or physical >> self.physmem_bits:
+        if physical < 0 or physical >> self.kernel.physmem_bits:
             return False
         pfn = physical // self.kernel.page_size
         return self.sections.index(pfn // self.sections.pages) is not None

@@ -130,11 +130,14 @@ class Sections:
         """
         Return runs of sections that are populated for compound pages of one order.
 
-        :param first: section number
-        :param end: number of the first section after them
+        Sections that the page frames have only a part of are left out.
+
+        :param first: page frame
+        :param end: first page frame after them
         :return: first section, section after the last, and the order: ``None`` if the section is
             not present, or the kernel's sections have none
         """
+        first, end = -(-first // self.pages), end // self.pages
         if self.orders is None or first >= end:
             return [(first, end, None)] if first < end else []
         low, high = np.searchsorted(self.number, [first, end]).tolist()

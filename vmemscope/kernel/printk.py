@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from drgn import offsetof
 
 from ..target.reads import READ_ERRORS
 from ..text import count, printable
 from . import word_of
 
 if TYPE_CHECKING:
-    from drgn import Program, Type
+    from drgn import Program
     from numpy.typing import NDArray
 
 __all__ = ("MAX_RECORDS", "Log", "Message", "read_log")
@@ -113,7 +114,7 @@ class _Layout:
                 "names": ["state", "begin", "next"],
                 "formats": [self.word] * 3,
                 "offsets": [
-                    _offset(desc, one)
+                    offsetof(desc, one)
                     for one in ("state_var.counter", "text_blk_lpos.begin", "text_blk_lpos.next")
                 ],
                 "itemsize": desc.size,
@@ -127,19 +128,13 @@ class _Layout:
                 "names": ["seq", "time", "length", "caller", "level"],
                 "formats": [self.word, self.word, f"{order}u2", f"{order}u4", "u1"],
                 "offsets": [
-                    *(_offset(info, one) for one in ("seq", "ts_nsec", "text_len", "caller_id")),
+                    *(offsetof(info, one) for one in ("seq", "ts_nsec", "text_len", "caller_id")),
                     # The byte after the facility.
-                    _offset(info, "facility") + 1,
+                    offsetof(info, "facility") + 1,
                 ],
                 "itemsize": info.size,
             }
         )
-
-
-def _offset(struct: Type, member: str) -> int:
-    from drgn import offsetof
-
-    return int(offsetof(struct, member))
 
 
 def _read(

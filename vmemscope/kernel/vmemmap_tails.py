@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = (
     "Slot",
     "SlotState",
-    "TailPage",
     "TailSlots",
     "least_order",
     "read_slots",
@@ -62,36 +61,21 @@ class SlotState(Enum):
     UNREADABLE = "unreadable"
 
 
-class TailPage(NamedTuple):
-    """A filled slot."""
+class Slot(NamedTuple):
+    """The slot of a zone for an order."""
 
     nid: int
     #: number in ``enum zone_type``, and name
     zone: int
     zone_name: str
-    #: log2 of the base pages in the folios that it is for
-    order: int
-    #: virtual address of the ``struct page`` of the frame that holds the tail pages
-    page: int
-
-
-class Slot(NamedTuple):
-    """The slot of a zone for an order."""
-
-    nid: int
-    zone: int
-    zone_name: str
+    #: log2 of the base pages in the compound pages that it is for
     order: int
     state: SlotState
-    #: virtual address of a ``struct page``, 0 if it is not filled
+    #: virtual address of the ``struct page`` of the frame that holds the tail pages, 0 if the
+    #: slot is not filled
     page: int
     #: virtual address of the slot, 0 if there is none
     address: int
-
-    @property
-    def tail(self) -> TailPage:
-        """Return what it points to."""
-        return TailPage(self.nid, self.zone, self.zone_name, self.order, self.page)
 
 
 def slots_of(prog: Program) -> TailSlots:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..audits.hugetlb.walk import ReadOnly
     from ..kernel.page import PageLayout
-    from ..kernel.vmemmap_tails import TailPage
+    from ..kernel.vmemmap_tails import Slot
     from ..vmemmap.layout import Geometry
 
 __all__ = (
@@ -133,7 +133,7 @@ def hugetlb_key(facts: KeyFacts) -> Iterator[Violation | Skip]:
 class SharedPage(NamedTuple):
     """A frame that the tail pages of a zone share, as read."""
 
-    tail: TailPage
+    tail: Slot
     #: its number, ``None`` if the zone points to no struct page
     pfn: int | None
     #: shape ``(struct pages, words)`` (uint64), ``None`` if it could not be read

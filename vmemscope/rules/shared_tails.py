@@ -48,13 +48,12 @@ class OrderFacts(NamedTuple):
     " 0 among others was added by code that does not know the device's compound pages.",
 )
 def section_order(facts: OrderFacts) -> Iterator[Violation]:
-    pages = facts.sections.pages
-    for first, end in facts.pfns:
-        for start, _, order in facts.sections.order_runs(-(-first // pages), end // pages):
+    for pfns in facts.pfns:
+        for start, _, order in facts.sections.order_runs(*pfns):
             if order not in (None, facts.order):
                 yield Violation(
                     f"section {start} is populated for compound pages of order {order}",
-                    vaddr=facts.geometry.page_address(start * pages),
+                    vaddr=facts.geometry.page_address(start * facts.sections.pages),
                     expected=facts.order,
                     observed=order,
                 )

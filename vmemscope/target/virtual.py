@@ -20,11 +20,9 @@ from .base import page_table_of, release_address
 from .reads import READ_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from drgn import Program
-
-    from ..arch import PageTable
 
 __all__ = ("attach_virtual_memory", "complete", "found_by_walk")
 
@@ -61,8 +59,7 @@ def attach_virtual_memory(prog: Program) -> None:
     :raises UnsupportedError: if the architecture is not supported
     """
     arch = architecture_of(prog.platform)
-    keys = parse(prog["VMCOREINFO"].string_())
-    walk = _Walk(prog, page_table_of(prog, keys), arch.windows)
+    walk = _Walk(prog, parse(prog["VMCOREINFO"].string_()))
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         data = bytearray()
@@ -87,9 +84,7 @@ def found_by_walk(prog: Program, text: bytes) -> bool:
     keys = parse(text)
     try:
         release = release_address(keys)
-        place, left = _Walk(
-            prog, page_table_of(prog, keys), architecture_of(prog.platform).windows
-        ).translate(release)
+        place, left = _Walk(prog, keys).translate(release)
         expected = keys.get("OSRELEASE", "").encode() + b"\0"
         found = prog.read(place, min(len(expected), left), True)
     except (VmemscopeError, LookupError, ValueError, *READ_ERRORS):
@@ -100,13 +95,11 @@ def found_by_walk(prog: Program, text: bytes) -> bool:
 class _Walk:
     """Translates one address at a time."""
 
-    def __init__(
-        self, prog: Program, table: PageTable, windows: Sequence[tuple[int, int]] = ()
-    ) -> None:
+    def __init__(self, prog: Program, keys: Mapping[str, str]) -> None:
         from drgn import ProgramFlags
 
-        self._windows = windows
-
+        self._windows = architecture_of(prog.platform).windows
+        table = page_table_of(prog, keys)
         self._root = table.root
         self._levels = table.levels
         order = "big" if table.dtype[0] == ">" else "little"

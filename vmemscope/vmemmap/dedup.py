@@ -37,6 +37,11 @@ class Dedup:
     #: how they share them, or would
     scheme: Scheme = DEVICE_PAIRS
 
+    @property
+    def applied(self) -> Scheme | None:
+        """How they should share them, ``None`` if not at all."""
+        return self.scheme if self.expected else None
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -88,12 +93,7 @@ def _by_sections(pagemap: Pagemap, geometry: Geometry, osrelease: str, evidence:
     scheme = usual_scheme(geometry, evidence)
     dedup = replace(_by_conditions(pagemap, geometry, osrelease), scheme=scheme)
     shift = pagemap.vmemmap_shift
-    pages = evidence.sections.pages
-    whole = [
-        run
-        for first, end in evidence.pfns
-        for run in evidence.sections.order_runs(-(-first // pages), end // pages)
-    ]
+    whole = [run for pfns in evidence.pfns for run in evidence.sections.order_runs(*pfns)]
     orders = {order for _, _, order in whole}
     # Of a section that could not be read, nothing is known: its piece says so.
     unread = None in orders and evidence.shares_devices

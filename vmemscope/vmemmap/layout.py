@@ -166,6 +166,22 @@ class Geometry:
         """Return the virtual address of the ``struct page`` of a frame (``pfn_to_page()``)."""
         return (self.vmemmap + pfn * self.struct_page_size) % (1 << 64)
 
+    def pfn_at(self, address: int) -> tuple[int, int]:
+        """
+        Return the frame whose ``struct page`` is at a virtual address, and the bytes into that.
+
+        Only for addresses in the vmemmap there is such a frame.
+        """
+        return divmod(address - self.vmemmap, self.struct_page_size)
+
+    def has(self, address: int, frames: int) -> bool:
+        """
+        Return whether a virtual address is in the vmemmap.
+
+        :param frames: page frames that there can be
+        """
+        return max(self.vmemmap, self.bounds[0]) <= address < self.end(frames)
+
     def end(self, frames: int) -> int:
         """
         Return the first virtual address after the vmemmap.
@@ -279,7 +295,7 @@ def _by_order(
     The kernel gives all whole sections of a device the same (rule section-order).
     """
     pages = sections.pages
-    for one, after, order in sections.order_runs(start // pages, stop // pages):
+    for one, after, order in sections.order_runs(start, stop):
         known = order == pagemap.vmemmap_shift
         yield one * pages, after * pages, Populated.COMPOUND if known else Populated.UNKNOWN
 

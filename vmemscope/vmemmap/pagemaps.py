@@ -52,8 +52,7 @@ class PagemapLayout:
     @property
     def pfns(self) -> list[tuple[int, int]]:
         """The trusted ranges as page frames ``[first, end)``."""
-        size = self.entries.page_size
-        return [(one.start // size, (one.end + 1) // size) for one in self.ranges]
+        return _pfns(self.ranges, self.entries.page_size)
 
     @property
     def frames(self) -> Spans:
@@ -89,6 +88,11 @@ class PagemapLayout:
         )
 
 
+def _pfns(ranges: Sequence[PhysicalRange], page_size: int) -> list[tuple[int, int]]:
+    """Return ranges as page frames ``[first, end)``."""
+    return [(one.start // page_size, (one.end + 1) // page_size) for one in ranges]
+
+
 def layouts_of(
     pagemaps: Sequence[Pagemap],
     names: Mapping[int, str],
@@ -116,9 +120,7 @@ def layouts_of(
         entries = ArrayEntries.of(pagemap, valid, damage, geometry.page_size)
         ranges = tuple(entries.usable)
         sound = shift_fits(pagemap.vmemmap_shift, ranges, geometry.page_size)
-        size = geometry.page_size
-        pfns = [(one.start // size, (one.end + 1) // size) for one in ranges]
-        evidence = Evidence(sections, pfns, shares_devices)
+        evidence = Evidence(sections, _pfns(ranges, geometry.page_size), shares_devices)
         dedup = Dedup(False, None, usual_scheme(geometry, evidence))
         if sound:
             dedup = dedup_of(pagemap, geometry, osrelease, evidence)

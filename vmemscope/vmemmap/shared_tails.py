@@ -215,7 +215,7 @@ def _shared(
 def _pfn_of(slot: Slot, vmemmap: Vmemmap) -> int | None:
     """Return the frame that a slot points to, ``None`` if it points to no ``struct page``."""
     geometry = vmemmap.geometry
-    pfn, into = divmod(slot.page - geometry.vmemmap, geometry.struct_page_size)
+    pfn, into = geometry.pfn_at(slot.page)
     if slot.state is not SlotState.FILLED or into or not 0 <= pfn < 1 << 52:
         return None
     _, kind = vmemmap.frames_of(np.array([geometry.vpage(pfn)]))

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from ...kernel.hstate import Hstate
     from ...kernel.hugetlb_folio import Folios
     from ...kernel.vmemmap_restore import Restore
-    from ...kernel.vmemmap_tails import TailPage
+    from ...kernel.vmemmap_tails import Slot
     from ...machine import Kernel
     from ...progress import Progress
     from .tails import TailPages
@@ -103,7 +103,7 @@ class HugetlbFacts:
         self.hstates: list[Hstate] = []
         self._orders = self._kept = np.zeros(0, dtype=np.int64)
         self.folios: Folios = no_folios()
-        self.tails: list[TailPage] = []
+        self.tails: list[Slot] = []
         self.shared: list[SharedPage] = []
         self.nid: NDArray[np.int64] | None = None
         self._damage: list[Damage] = []
@@ -155,7 +155,7 @@ class HugetlbFacts:
         # Those of devices are none of HugeTLB's.
         zones, orders = self.kernel.ram_zones, {one.order for one in self.hstates}
         slots, damage = read_slots(self.prog, zones, orders)
-        self.tails = [one.tail for one in slots if one.state is SlotState.FILLED]
+        self.tails = [one for one in slots if one.state is SlotState.FILLED]
         self._take(damage)
         self.tails_complete = not (damage or self.kernel.zone_damage)
         self.shared = self._read_shared()
@@ -164,7 +164,7 @@ class HugetlbFacts:
         """Read the frames of shared tail pages, and their reference counts."""
         geometry, found = self.vmemmap.geometry, []
         for tail in self.tails:
-            pfn, into = divmod(tail.page - geometry.vmemmap, geometry.struct_page_size)
+            pfn, into = geometry.pfn_at(tail.page)
             if into or not 0 <= pfn < self.kernel.max_frames:
                 found.append(SharedPage(tail, None, None, None, None))
                 continue

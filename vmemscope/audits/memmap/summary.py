@@ -103,12 +103,11 @@ def _added(facts: MemmapFacts) -> list[tuple[int, int]]:
     geometry, sections = facts.vmemmap.geometry, facts.vmemmap.sections
     counts = []
     for layout, frames in zip(facts.layouts, facts.ranges, strict=True):
-        scheme = layout.dedup.scheme if layout.dedup.expected else None
         part, whole = (
             sum(
                 counted_pages(*one, layout.order, geometry, sections, how) for one in frames.pairs()
             )
-            for how in (scheme, None)
+            for how in (layout.dedup.applied, None)
         )
         counts.append((part, whole))
     return counts

@@ -205,8 +205,7 @@ class Examination:
 
     def _place(self, pfn: int, layout: PagemapLayout, first: int, end: int) -> Place:
         geometry, pagemap = self.vmemmap.geometry, layout.pagemap
-        scheme = layout.dedup.scheme if layout.dedup.expected else None
-        pieces = layout.pieces(first, end, geometry, self.vmemmap.sections, scheme)
+        pieces = layout.pieces(first, end, geometry, self.vmemmap.sections, layout.dedup.applied)
         vpage = geometry.vpage(pfn)
         populated = next((p.populated.value for p in pieces if p.start <= vpage < p.end), "unknown")
         data = first_compound(pagemap, first)
@@ -354,8 +353,7 @@ class Examination:
 
     def _pfn_of(self, address: int) -> int | None:
         """Return the page frame of the ``struct page`` at an address, ``None`` if none is there."""
-        geometry = self.vmemmap.geometry
-        pfn, into = divmod(address - geometry.vmemmap, geometry.struct_page_size)
+        pfn, into = self.vmemmap.geometry.pfn_at(address)
         return pfn if not into and 0 <= pfn < 1 << self.kernel.physmem_bits else None
 
     def _order(self, head: int | None) -> int | None:

@@ -64,8 +64,8 @@ def _is_present(pfn: int, vmemmap: Vmemmap) -> bool:
 
 def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> tuple[int, Meaning]:
     geometry = vmemmap.geometry
-    if max(geometry.vmemmap, geometry.bounds[0]) <= number < geometry.end(frames):
-        pfn, into = divmod(number - geometry.vmemmap, geometry.struct_page_size)
+    if geometry.has(number, frames):
+        pfn, into = geometry.pfn_at(number)
         words = "address of a struct page" if not into else f"{into} bytes into a struct page"
         return pfn, Meaning(number, "struct-page", words)
     # What the top table decodes, the kernel's addresses have in common above it.

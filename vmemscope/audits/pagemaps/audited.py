@@ -89,7 +89,7 @@ class AuditedPagemap:
     @property
     def scheme(self) -> Scheme | None:
         """How its tail pages should share frames, ``None`` if not at all."""
-        return self.dedup.scheme if self.dedup.expected else None
+        return self.dedup.applied
 
     def map_zone(self, vpage: int, entries: int) -> None:
         """Count entries that map the frame that it shares with others, from a vpage on."""

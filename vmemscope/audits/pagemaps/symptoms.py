@@ -51,7 +51,7 @@ def symptoms_of(
         early += int(np.count_nonzero(inside))
         for finding in report.findings:
             if finding.rule in UNINITIALISED and finding.vaddr is not None:
-                pfn = (finding.vaddr - geometry.vmemmap) // geometry.struct_page_size
+                pfn, _ = geometry.pfn_at(finding.vaddr)
                 if region.start <= pfn < region.end:
                     starts.add((pfn - region.start) % (1 << region.order))
     return Symptoms(
