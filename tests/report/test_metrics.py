@@ -173,6 +173,20 @@ def test_without_the_library_one_line_says_so() -> None:
     )
 
 
+def test_without_the_library_nothing_is_audited(dumps: Dumps) -> None:
+    code = "import sys; sys.modules['prometheus_client'] = None\n"
+    code += "from vmemscope.cli.main import main; status = main(sys.argv[1:])\n"
+    code += "assert 'drgn' not in sys.modules; sys.exit(status)"
+    core = str(dumps.core("mixed", "6.12"))
+    done = subprocess.run(
+        [sys.executable, "-c", code, "pgmap", "-c", core, "--format", "openmetrics"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'vmemscope[openmetrics]'" in done.stderr
+
+
 def test_the_manual_names_every_metric(dumps: Dumps, capsys: pytest.CaptureFixture[str]) -> None:
     text = DOCS.read_text(encoding="utf-8")
     for command in ("pgmap", "hugetlb", "memmap"):

@@ -365,3 +365,5 @@ def test_without_an_extra_one_line_says_so(core: Path, module: str, args: list[s
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'vmemscope[" in done.stderr
     assert done.stderr.count("\n") == 1
+    # Before any dump was audited.
+    assert not (core.parent / "out.parquet.journal").exists()

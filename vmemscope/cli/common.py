@@ -97,7 +97,7 @@ def recorded(args: argparse.Namespace) -> Iterator[Stopwatch]:
     watch = Stopwatch()
     if args.format == "openmetrics":
         # It may not be installed, which the user should read at once.
-        pass
+        from ..report import render_openmetrics  # noqa: F401
     try:
         yield watch
     except UsageError:

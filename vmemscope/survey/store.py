@@ -100,7 +100,7 @@ def opened_store(path: str | None) -> Iterator[Store]:
         return
     if path.endswith(_PARQUET):
         # It may not be installed, which the user should read at once.
-        pass
+        from . import parquet  # noqa: F401
     name = f"{path}.journal"
     try:
         journal = open(name, "a+b")  # noqa: SIM115
