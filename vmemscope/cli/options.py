@@ -157,8 +157,7 @@ def _open(core: str | None, args: argparse.Namespace) -> Target:
     from .. import target
 
     _set_up_logging(args)
-    # These commands are for drgn's shell, and take 0.1 s to import.
-    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "builtin_commands,crash_commands,vmemscope")
+    target.without_plugins()
     if core is not None:
         return target.open_core(core, args.vmcoreinfo)
     if args.qemu is not None:

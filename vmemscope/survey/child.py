@@ -48,8 +48,10 @@ def main(argv: list[str]) -> int:
     # What is printed is no record.
     out = os.dup(1)
     os.dup2(2, 1)
-    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "builtin_commands,crash_commands")
     from ..report.document import json_text, to_document
+    from ..target import without_plugins
+
+    without_plugins()
 
     text = json_text(to_document(audit_dump(path, size, modified)))
     with os.fdopen(out, "w", encoding="ascii") as file:
@@ -110,10 +112,13 @@ def _record(kernel: Kernel, path: str, size: int, modified: int, watch: Stopwatc
     memory: Any = make("memmap", lambda: memmap.audit(kernel))
     assert pgmap is None or isinstance(pgmap, Report)
     assert memory is None or isinstance(memory, MemmapReport)
-    part, error = Stopwatch(), None
-    for number in _first_pages(pgmap):
+    part, error, reader = Stopwatch(), None, None
+    numbers = _first_pages(pgmap)
+    for number in numbers:
         try:
-            reports.append(page.audit(kernel, number, "pfn"))
+            # One walk over the vmemmap serves all of them.
+            reader = reader or page.reader_of(kernel, numbers)
+            reports.append(page.audit(kernel, number, "pfn", reader=reader))
         except UsageError:
             # The pagemap is wrong about it, which is a finding.
             continue

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...machine import Kernel
     from ...report.documents.page import PageReport
 
-__all__ = ("DIVISION", "audit", "audit_each", "once")
+__all__ = ("DIVISION", "audit", "audit_each", "once", "reader_of")
 
 
 class _Division(Whole["PageReport"]):
@@ -82,6 +82,16 @@ def audit_each(
 
     :param pfns: page frame numbers
     """
-    kernel.require(PAGE)
-    reader = Examination(kernel, pfns)
+    reader = reader_of(kernel, pfns)
     return [audit(kernel, pfn, "pfn", reader=reader, sleep=sleep) for pfn in pfns]
+
+
+def reader_of(kernel: Kernel, pfns: Sequence[int]) -> Examination:
+    """
+    Return what reads several pages in one walk over the vmemmap.
+
+    :param pfns: their page frame numbers
+    :raises VmemscopeError: if types are missing
+    """
+    kernel.require(PAGE)
+    return Examination(kernel, pfns)
