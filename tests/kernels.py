@@ -40,6 +40,7 @@ from .oracle import FRAME, PRESENT, PSE, Step, walk
 __all__ = (
     "COMING_FAULTS",
     "DEVICE",
+    "EARLY",
     "FAULTS",
     "FIXTURES",
     "FRAME",
@@ -83,6 +84,15 @@ PAGE = 4096
 PTE_SHIFT, PMD_SHIFT = 12, 21
 STRUCT_PAGE = 64
 RW = 2
+#: a device in a section of RAM, whose memory map is there since boot
+EARLY = """
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0xa000000
+size = "64M"
+align = "2M"
+"""
 #: one device, of which each compound page takes 2 MiB
 DEVICE = """
 [[pagemap]]

@@ -14,16 +14,7 @@ from vmemscope.report import schema_text
 from vmemscope.rules import RULES
 from vmemscope.rules.bugs import BUGS, Symptoms, known_bugs
 
-from .kernels import FIXTURES, KERNELS, Dumps
-
-EARLY = """
-[[pagemap]]
-name = "dax0.0"
-type = "devdax"
-start = 0xa000000
-size = "64M"
-align = "2M"
-"""
+from .kernels import EARLY, FIXTURES, KERNELS, Dumps
 
 
 def fault(compound: int, kind: str = "early-uninitialised") -> str:

@@ -27,22 +27,25 @@ from vmemscope.types import Need, NeedKind
 from vmemscope.types.globals import GLOBALS
 from vmemscope.types.names import HUGETLB
 
-from .kernels import DEVICE, FAULTS, FIXTURES, KERNELS, SIMULATED, able, image, undocumented, write
+from .kernels import (
+    DEVICE,
+    EARLY,
+    FAULTS,
+    FIXTURES,
+    KERNELS,
+    SIMULATED,
+    able,
+    image,
+    undocumented,
+    write,
+)
 from .logs import BAD_PAGE, GENERAL_PROTECTION, MEMORY_FAILURE, PAGE_FAULT, SYSRQ, log
 
 #: a page of the device, and one of RAM
 PFN, RAM = 0x100203, 0x300
 
-DAX = """
-[[pagemap]]
-name = "dax0.0"
-type = "devdax"
-start = 0xa000000
-size = "64M"
-align = "2M"
-"""
-#: a device in a section of RAM, of which all struct pages from the 129th on were left out
-EARLY = DAX + "".join(
+#: all struct pages from the 129th on were left out
+UNINITIALISED = EARLY + "".join(
     f'[[fault]]\nkind = "early-uninitialised"\npagemap = "dax0.0"\ncompound = {n}\n'
     for n in range(32)
 )
@@ -170,7 +173,7 @@ def test_the_verdict_leads_with_the_bug_or_takes_three_lines(
         ("unaligned-section-1g", "6.1", "section-unaligned"),
         ("unaligned-section-1g", "6.12", "section-unaligned"),
         ("early-1g", "6.12", "section-early"),
-        pytest.param(EARLY, "6.1", "early-uninitialised", id="early-uninitialised"),
+        pytest.param(UNINITIALISED, "6.1", "early-uninitialised", id="early-uninitialised"),
         ("devdax-2m", "6.12@ppc64le", "radix-population"),
         pytest.param(RESTORED, "6.12", "hugetlb-restore", id="restore"),
         pytest.param(GIGANTIC, "7.2", "hugetlb-gigantic-boot", id="gigantic"),

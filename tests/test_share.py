@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +56,7 @@ def test_no_page_is_left_over() -> None:
     assert pages == {"vmemscope.1", *(f"vmemscope-{name}.1" for name in COMMANDS)}, AGAIN
 
 
-@pytest.mark.skipif(not shutil.which("man"), reason="no man here")
+@pytest.mark.share
 def test_pages_are_good_roff() -> None:
     for path in (SHARE / "man" / "man1").iterdir():
         done = subprocess.run(
@@ -100,10 +99,9 @@ complete_line vmemscope pgmap --core vmc
     assert done.stdout.splitlines() == ["pgmap", "--format", "ktap", "vmcore"]
 
 
+@pytest.mark.share
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_can_read_theirs(shell: str) -> None:
-    if not shutil.which(shell):
-        pytest.skip(f"no {shell} here")
     subprocess.run([shell, "-n", str(generate.COMPLETIONS[shell])], check=True)
 
 
