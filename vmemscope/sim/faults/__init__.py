@@ -22,16 +22,10 @@ from . import (  # noqa: F401
     struct_pages,
     unreadable,
 )
-from .planter import (
-    Change,
-    Finding,
-    HugetlbPlanter,
-    Planted,
-    Planter,
-    SimHugetlbPlanter,
-    SimPlanter,
-)
+from .planted import Change, Finding, Planted
+from .planter import HugetlbPlanter, Planter
 from .registry import FAULTS, HUGETLB_FAULTS, FaultKind
+from .simulated import SimHugetlbPlanter, SimPlanter
 
 if TYPE_CHECKING:
     from ..kernel import SimulatedKernel

@@ -8,8 +8,10 @@ from typing import Literal
 from ..addresses import STRUCT_PAGE_SIZE
 from ..pagetable import KERNEL_LARGE, NX, PSE, RW, TABLE
 from ..units import GIB
-from .planter import Finding, Planted, Planter, SimPlanter
+from .planted import Finding, Planted
+from .planter import Planter
 from .registry import Compound, Page, fault
+from .simulated import SimPlanter
 
 
 @fault("pgmap hole", "memmap section-unmapped")

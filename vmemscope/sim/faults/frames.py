@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .planter import Planted, Planter
+from .planted import Planted
+from .planter import Planter
 from .registry import Page, fault
 
 

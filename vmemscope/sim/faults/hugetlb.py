@@ -9,8 +9,10 @@ from ..addresses import STRUCT_PAGE_SIZE
 from ..memmap import ZONES_PGSHIFT
 from ..pagetable import ADDRESS, NX, RW
 from ..units import GIB
-from .planter import Finding, HugetlbPlanter, Planted, SimHugetlbPlanter
+from .planted import Finding, Planted
+from .planter import HugetlbPlanter
 from .registry import hugetlb_fault
+from .simulated import SimHugetlbPlanter
 
 
 def _change(p: HugetlbPlanter, va: int, keep: int = -1, set_: int = 0) -> Planted:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from .planter import Finding, Planted, Planter, SimPlanter
+from .planted import Finding, Planted
+from .planter import Planter
 from .registry import fault
+from .simulated import SimPlanter
 
 
 @fault("pgmap range-invalid")

@@ -3,16 +3,15 @@
 What faults are planted with: a kernel's memory, and a pagemap of it.
 
 :class:`Planter` is written against the few primitives that it declares, so that the
-same fault can be planted in the simulator's memory (:class:`SimPlanter`) and in a
+same fault can be planted in the simulator's memory (:mod:`.simulated`) and in a
 dump of any other kernel (the tests' ``patched.py``).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
 from ..addresses import STRUCT_PAGE_SIZE
@@ -21,129 +20,12 @@ from ..layouts import Member
 from ..memmap import NODES_PGSHIFT
 from ..pagetable import ADDRESS, KERNEL, PRESENT, PSE
 from ..units import Units
+from .planted import Change, Finding, Place, Planted, Record, Struct
 
 if TYPE_CHECKING:
-    from ..kernel import SimulatedKernel
     from .registry import Compound
 
-__all__ = (
-    "Change",
-    "Finding",
-    "HugetlbPlanter",
-    "Place",
-    "Planted",
-    "Planter",
-    "Record",
-    "SimHugetlbPlanter",
-    "SimPlanter",
-)
-
-
-class Finding(NamedTuple):
-    """A finding that a command must give for a fault."""
-
-    command: str
-    rule: str
-    #: name of the pagemap that it is of; ``None``: of none
-    pagemap: str | None
-    vaddr: int
-
-
-class Change(NamedTuple):
-    """Bytes that a fault changed, in the order of the changes."""
-
-    #: virtual address of the bytes, or that an entry of a page table maps
-    vaddr: int
-    #: bytes; of an entry: log2 of the bytes that it maps
-    size: int
-    is_entry: bool
-    before: int
-    after: int
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A fault where it was put."""
-
-    kind: str
-    #: name of the pagemap
-    pagemap: str
-    #: virtual address that is wrong: of a page of the vmemmap, of a struct page
-    #: in it, or of the structure
-    vaddr: int
-    #: the frame that is wrong: the one that is mapped now, if an entry was
-    #: changed (``None``: none is); the one whose struct page is wrong
-    pfn: int | None = None
-    #: what else there is to know, by kind
-    details: Mapping[str, Any] = field(default_factory=dict)
-    #: all findings that it must give
-    findings: frozenset[Finding] = frozenset()
-    changes: tuple[Change, ...] = ()
-
-
-class Record(Protocol):
-    """What a planter knows of a pagemap; page frames, ends are exclusive."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def nid(self) -> int: ...
-    @property
-    def altmap(self) -> bool: ...
-    @property
-    def per_compound(self) -> int:
-        """Pages in a compound page."""
-
-    ranges: list[tuple[int, int]]
-    #: first page frame of the data: after an altmap
-    data_pfn: int
-    vmemmap_shift: int
-
-    @property
-    def va(self) -> int:
-        """Address of the ``struct dev_pagemap``."""
-
-
-class Struct:
-    """A structure at a virtual address; members are items: ``node["slots[3]"]``."""
-
-    def __init__(self, planter: Planter, name: str, va: int) -> None:
-        self.planter = planter
-        self.name = name
-        self.va = va
-
-    def addr(self, path: str) -> int:
-        """Return the virtual address of a member."""
-        return self.va + self.planter.member(self.name, path).offset
-
-    def __getitem__(self, path: str) -> int:
-        member = self.planter.member(self.name, path)
-        value = self.planter.read(self.va + member.offset, member.size)
-        if member.bits is not None:
-            shift, bits = member.shift(self.planter.units.order), member.bits[1]
-            value = value >> shift & ((1 << bits) - 1)
-        return value
-
-    def __setitem__(self, path: str, value: int) -> None:
-        member = self.planter.member(self.name, path)
-        va = self.va + member.offset
-        if member.bits is not None:
-            shift, bits = member.shift(self.planter.units.order), member.bits[1]
-            mask = ((1 << bits) - 1) << shift
-            value = self.planter.read(va, member.size) & ~mask | value << shift & mask
-        self.planter.write(va, value, member.size)
-
-
-class Place(NamedTuple):
-    """A page of the vmemmap, or a struct page in it."""
-
-    #: first pfn of the compound page, or of the range
-    head_pfn: int
-    #: pfn whose struct page is at the address
-    pfn: int
-    #: virtual address, and that of the page of the vmemmap
-    va: int
-    page_va: int
+__all__ = ("HugetlbPlanter", "Planter")
 
 
 class Planter(ABC):
@@ -631,133 +513,3 @@ class HugetlbPlanter(Planter):
         if self.has_shared_tails:
             return None
         return self.struct("static_key_false", self.symbol("hugetlb_optimize_vmemmap_key"))
-
-
-class SimPlanter(Planter):
-    """The same, in the simulator's memory."""
-
-    def __init__(
-        self,
-        kernel: SimulatedKernel,
-        kind: str,
-        rules: Collection[tuple[str, str]],
-        record: Record | None,
-    ) -> None:
-        super().__init__(kind, rules, record)
-        self.kernel = kernel
-        self.units = kernel.units
-        self.tables = kernel.tables
-        self.memmap = kernel.memmap
-        self.layouts = kernel.layouts
-
-    def error(self, message: str) -> UsageError:
-        return UsageError(f"scenario {self.kernel.scenario.name}: {super().error(message)}")
-
-    def member(self, name: str, path: str) -> Member:
-        if not path:
-            return Member(0, self.layouts.sizeof(name))
-        return self.layouts.member(name, path)
-
-    def constant(self, name: str) -> int:
-        return self.layouts.constant(name)
-
-    def symbol(self, name: str) -> int:
-        # Variables of numbers are written when all else has been.
-        return self.kernel.image[name]
-
-    def page_va(self, pfn: int) -> int:
-        return self.kernel.addresses.pfn_to_page(pfn)
-
-    def _physical(self, va: int) -> int:
-        if self.kernel.addresses.vmemmap_base <= va < self.kernel.addresses.vmemmap_end:
-            pa = self.tables.translate(va)
-            assert pa is not None, hex(va)
-            return pa
-        return self.kernel.memory.pa(va)
-
-    def read_bytes(self, va: int, size: int) -> bytes:
-        return self.kernel.physical.read(self._physical(va), size)
-
-    def write_bytes(self, va: int, data: bytes) -> None:
-        self.kernel.physical.write(self._physical(va), data)
-
-    def frame_bytes(self, pfn: int) -> bytes:
-        return self.kernel.physical.page(pfn).tobytes()
-
-    def set_frame_bytes(self, pfn: int, data: bytes) -> None:
-        self.kernel.physical.write(pfn * self.units.page_size, data)
-
-    def path(self, va: int) -> list[tuple[int, int, int]]:
-        return list(self.tables.tables(va))
-
-    def write_entry(self, va: int, shift: int, entry: int) -> None:
-        self.tables.set(va, shift, entry)
-
-    def alloc_pages(self, order: int = 0, nid: int = 0) -> int:
-        pages = self.kernel.pages
-        return pages.alloc_pages(order, nid) if order else pages.alloc_page(nid)
-
-    def free_page(self, pfn: int) -> None:
-        self.kernel.pages.free_page(pfn)
-
-    def is_ram(self, pfn: int) -> bool:
-        return any(start <= pfn < end for start, end, _ in self.kernel.ram)
-
-    def pagemap(self, name: str) -> Record:
-        return self.kernel.pagemap(name)
-
-    @property
-    def memory_end(self) -> int:
-        return self.kernel.memory_end
-
-    def per_cpu(self, pointer: int, cpu: int) -> int:
-        return self.kernel.percpu.address(pointer, cpu)
-
-    def process_pgd(self, number: int) -> int:
-        return self.kernel.addresses.va(self.kernel.tasks.pgds[number] * self.units.page_size)
-
-    def resource(self) -> int:
-        return self.kernel.pagemap(self.record.name).resources[0].va
-
-    def section(self, number: int) -> Struct | None:
-        found = self.kernel.sections.get(number)
-        return None if found is None else self.struct("mem_section", found.va)
-
-    def at_last(self, va: int, shift: int, entry: int) -> None:
-        # Until then struct pages of RAM are written to.
-        self.changes.append(Change(va, shift, True, self.entry(va, shift), entry))
-        self.kernel.last_steps.append(lambda: self.write_entry(va, shift, entry))
-
-    def count(self, name: str, by: int) -> None:
-        self.kernel.counters[name] += by
-
-    def counts(self, name: str) -> bool:
-        return name in self.kernel.counters
-
-    def has_boot_memmap(self, section: int) -> bool:
-        return section in self.kernel.boot_memmap
-
-    def shared_from(self, pfn: int) -> tuple[str, int] | None:
-        devices = {
-            frame
-            for (_, zone, _), frame in self.kernel.shared_tails.frames.items()
-            if zone == "ZONE_DEVICE"
-        }
-        if pfn not in devices:
-            return None
-        ranges = [(*one, record) for record in self.kernel.pagemaps for one in record.ranges]
-        for start, end, record in sorted(ranges, key=lambda one: one[:2]):
-            for va in self.entries_of(pfn, start, end):
-                return record.name, va
-        return None
-
-
-class SimHugetlbPlanter(HugetlbPlanter, SimPlanter):
-    """Plants faults in the HugeTLB of the simulator."""
-
-    @property
-    def folios(self) -> Sequence[Folio]:
-        return self.kernel.hugetlb.folios
-
-    def forget_reset(self) -> None:
-        self.kernel.hugetlb.write_restore(resets=False)

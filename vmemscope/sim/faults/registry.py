@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .planter import Planted
+from .planted import Planted
 
 __all__ = (
     "FAULTS",

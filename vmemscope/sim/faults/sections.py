@@ -7,8 +7,10 @@ from typing import Literal
 
 from ..addresses import STRUCT_PAGE_SIZE
 from ..pagetable import KERNEL_LARGE, PSE
-from .planter import Planted, Planter, SimPlanter, Struct
+from .planted import Planted, Struct
+from .planter import Planter
 from .registry import fault
+from .simulated import SimPlanter
 
 
 @fault("pgmap subsection-map", "memmap subsection-map", "memmap vmemmap-leak")

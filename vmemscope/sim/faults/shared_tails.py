@@ -7,8 +7,9 @@ from typing import Literal
 
 from ..addresses import STRUCT_PAGE_SIZE
 from ..memmap import ZONES_PGSHIFT
-from .planter import Finding, Planted, SimPlanter
+from .planted import Finding, Planted
 from .registry import fault
+from .simulated import SimPlanter
 
 _ONLY = ("next",)
 

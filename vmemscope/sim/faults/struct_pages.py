@@ -9,8 +9,10 @@ import numpy as np
 
 from ..addresses import STRUCT_PAGE_SIZE
 from ..memmap import NODES_PGSHIFT, ZONES_PGSHIFT
-from .planter import Place, Planted, Planter, SimPlanter
+from .planted import Place, Planted
+from .planter import Planter
 from .registry import Compound, StructPage, fault
+from .simulated import SimPlanter
 
 
 def _changed(p: Planter, va: int, at: int, value: int, size: int = 8) -> Planted:

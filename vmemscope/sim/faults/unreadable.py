@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .planter import Planted, SimPlanter
+from .planted import Planted
 from .registry import Page, fault
+from .simulated import SimPlanter
 
 
 @fault()
