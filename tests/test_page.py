@@ -26,7 +26,7 @@ from drgn.helpers.linux.mm import (
 )
 from drgn.helpers.linux.mmzone import decode_section_flags, pfn_to_section
 
-from vmemscope.audits.page import audit
+from vmemscope.audits.page import audit, audit_each
 from vmemscope.cli.main import main
 from vmemscope.errors import UsageError
 from vmemscope.machine import Kernel
@@ -35,7 +35,18 @@ from vmemscope.report.documents.page import PageReport
 from vmemscope.report.page import render_page
 
 from . import kernels
-from .kernels import DEVICE, KERNELS, PAGE, STRUCT_PAGE, Dumps, View, undocumented
+from .kernels import (
+    DEVICE,
+    KERNELS,
+    PAGE,
+    STRUCT_PAGE,
+    Dumps,
+    View,
+    filtered,
+    image,
+    undocumented,
+    write,
+)
 from .patched import Memory
 from .test_memmap import optimise, struct_page
 
@@ -597,3 +608,26 @@ def test_no_number(capsys: pytest.CaptureFixture[str], number: str) -> None:
 def test_the_manual_names_every_field_of_the_document(pages: Make) -> None:
     document = to_document(pages("mixed", "7.2").page(0x100243))
     assert undocumented(document, "page") == set()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_several_pages_at_once_are_as_each_alone(tmp_path: Path, kernel: str) -> None:
+    """What can't be read for one of them is not said of another."""
+    one = image("[[hugetlb]]\noptimized = false\n", kernel)
+    whole = write(one, tmp_path)
+    pages = Kernel.open_core(str(whole))
+    (folio,) = one.kernel.hugetlb.folios
+    # Frames of its memory map: that of the head is lost, the next has tail pages only.
+    lost, tails = (
+        follow_phys(pages.prog["init_mm"].address_of_(), pfn_to_page(pages.prog, pfn).value_())
+        .value_() // PAGE
+        for pfn in (folio.pfn, folio.pfn + PAGE // STRUCT_PAGE)
+    )  # fmt: skip
+    core = str(filtered(Path(whole), tmp_path / "without", {lost}))
+    pfns = [0x10, tails, lost, 0x11]
+    together = map(to_document, audit_each(Kernel.open_core(core), pfns))
+    alone = [to_document(audit(Kernel.open_core(core), pfn, "pfn")) for pfn in pfns]
+    assert [{**one, "timings": None} for one in together] == [
+        {**one, "timings": None} for one in alone
+    ]
+    assert [bool(one["summary"]["not_read"]) for one in alone] == [False, True, False, False]

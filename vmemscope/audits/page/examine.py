@@ -42,6 +42,7 @@ from ...vmemmap.layout import first_compound
 from ...vmemmap.runs import runs_of
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind, trace
+from .mappers import Mappers, find_mappers
 from .meaning import understand
 from .state import describe
 
@@ -149,7 +150,7 @@ class Examination:
     def __init__(self, kernel: Kernel, pfns: Sequence[int] = ()) -> None:
         self.kernel = kernel
         self.pfns = tuple(pfns)
-        self._backings: tuple[dict[int, Backing], int] | None = None
+        self._mappers: Mappers | None = None
         self.prog, self.vmcoreinfo = kernel.prog, kernel.target.vmcoreinfo
         self.layouts, self.vmemmap = kernel.layouts, kernel.vmemmap
         self.zones, self.resources, self.flags = kernel.zones, kernel.resources, kernel.flags
@@ -444,46 +445,15 @@ class Examination:
 
     def backing(self, pfn: int) -> Backing | None:
         """Find what of the memory map lies in a page: one walk over the whole vmemmap."""
-        if self._backings is None or pfn not in self.pfns:
+        if self._mappers is None or pfn not in self.pfns:
             if pfn not in self.pfns:
                 self.pfns = (pfn,)
-            self._backings = self._walk(self.pfns)
-        found, unread = self._backings
-        if unread:
+            self._mappers = find_mappers(self.vmemmap, self.kernel.vmemmap_end, self.pfns)
+        if self._mappers.unread:
             self.unread[
                 "pages of vmemmap whose page tables are missing, and which may map this page"
-            ] += unread
-        return found.get(pfn)
-
-    def _walk(self, pfns: Sequence[int]) -> tuple[dict[int, Backing], int]:
-        """Find what of the memory map lies in pages, and count pages of it that are unreadable."""
-        geometry = self.vmemmap.geometry
-        shift = geometry.page_size.bit_length() - 1
-        wanted = np.array(sorted(pfns), dtype=np.uint64)
-        vpages: dict[int, list[NDArray[np.int64]]] = {}
-        pages: dict[int, list[NDArray[np.int64]]] = {}
-        unread = 0
-        for leaves in self.vmemmap.leaves(geometry.start, self.kernel.vmemmap_end):
-            unread += int(leaves.pieces[leaves.kind == Kind.UNREADABLE].sum())
-            # The first wanted frame from the leaf's first on: is it in the leaf?
-            first = wanted[np.minimum(np.searchsorted(wanted, leaves.pfn), len(wanted) - 1)]
-            within = leaves.shift - np.uint8(shift)
-            near = (leaves.kind == Kind.MAPPED) & (first - leaves.pfn >> within == 0)
-            if not near.any():
-                continue
-            some, within = select(leaves, near), within[near]
-            for pfn in pfns:
-                into = np.uint64(pfn) - some.pfn
-                here = into >> within == 0
-                if here.any():
-                    at = geometry.vpages_at(some.address[here]) + into[here].astype(np.int64)
-                    vpages.setdefault(pfn, []).append(at)
-                    pages.setdefault(pfn, []).append(some.pieces[here])
-        found = {
-            pfn: self._backing(np.concatenate(vpages[pfn]), np.concatenate(pages[pfn]))
-            for pfn in vpages
-        }
-        return found, unread
+            ] += self._mappers.unread
+        return self._backing(*self._mappers.of[pfn]) if pfn in self._mappers.of else None
 
     def _backing(self, vpage: NDArray[np.int64], pages: NDArray[np.int64]) -> Backing:
         """Say what runs of ``pages`` vpages describe, each from a ``vpage`` on."""
