@@ -19,6 +19,7 @@ import base64
 import gzip
 import re
 import struct
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +36,8 @@ _PT_LOAD = 1
 _NOT_RAM = (1 << 64) - 1
 #: pages whose flags are read at once
 _FLAGS_BLOCK = 8192
+#: times that an address must be unmapped
+_ATTEMPTS = 4
 
 
 def _file(guest: Guest, command: str) -> bytes:
@@ -108,7 +111,22 @@ def _boot_memory(guest: Guest, ram: Sequence[tuple[int, int]]) -> list[tuple[int
 
 
 def _ask(guest: Guest, addresses: Sequence[int], page_size: int) -> list[int | None]:
-    # The pfn behind each address, None where nothing is mapped.
+    # The pfn behind each address, None where nothing is mapped. The processor is asked as it
+    # is at that moment: while it runs a process, it may not have the kernel's addresses (one
+    # answer of 2048 was wrong in some boots of s390x and ppc64). So "Unmapped" holds if it is
+    # said each time.
+    frames: dict[int, int | None] = dict.fromkeys(addresses)
+    for attempt in range(_ATTEMPTS):
+        left = [address for address, frame in frames.items() if frame is None]
+        if attempt and left:
+            time.sleep(0.2)
+        frames |= zip(left, _ask_once(guest, left, page_size), strict=True)
+    return [frames[address] for address in addresses]
+
+
+def _ask_once(guest: Guest, addresses: Sequence[int], page_size: int) -> list[int | None]:
+    if not addresses:
+        return []
     with guest.monitor() as monitor:
         answers = monitor([f"gva2gpa {address:#x}" for address in addresses])
     frames: list[int | None] = []
