@@ -140,7 +140,7 @@ def frame_owners(prog: Program, pfn: int) -> Backing | None:
     kernel = kernel_of(prog)
     kernel.require(PAGE)
     _check_pfn(kernel, pfn)
-    return Examination(kernel).backing(pfn)
+    return Examination(kernel).frames.backing(pfn)
 
 
 def _check_pfn(kernel: Kernel, pfn: int) -> None:

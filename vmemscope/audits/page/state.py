@@ -7,49 +7,39 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...text import binary_size, count
-from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from ...kernel.resource import Resource
     from ...report.documents.page import (
         Backing,
         Compound,
         Frame,
+        PageReport,
         Place,
         Section,
         Sharing,
         StructPage,
     )
-    from ...vmemmap.layout import Geometry
     from ...vmemmap.shared_tails import SharedTail
-    from ...vmemmap.tables import Trace
 
 __all__ = ("describe",)
 
 
 def describe(
-    pfn: int,
-    section: Section,
-    place: Place | None,
-    zone: str | None,
-    nid: int | None,
-    resources: Sequence[Resource],
-    page: StructPage,
-    way: Trace,
-    frame: Frame | None,
-    sharing: Sharing | None,
-    backs: Backing | None,
-    geometry: Geometry,
-    shared: Mapping[int, SharedTail],
+    report: PageReport, in_ram: bool, page_size: int, shared: Mapping[int, SharedTail]
 ) -> Iterator[str]:
     """
     Yield sentences: owner of the page, its use, the frame behind its ``struct page``.
 
+    :param report: all that was read of it
+    :param in_ram: whether a resource says that it is System RAM
+    :param page_size: bytes in a base page
     :param shared: the frames of tail pages that devices share, by pfn
     """
-    yield _whose(section, place, zone, nid, resources)
+    pfn, section, place, page = report.pfn, report.section, report.place, report.page
+    mapped = report.walk[-1].kind != "hole" if report.walk else True
+    yield _whose(report, in_ram)
     if not section.present:
         yield "there is no struct page for it: its section is not present"
     elif section.valid is False:
@@ -62,29 +52,25 @@ def describe(
         yield from _use(pfn, place, page)
     elif page.readable:
         yield _not_initialised(section, place)
-    elif way.kind is Kind.HOLE and section.present:
-        yield "its struct page is not mapped: an access to it crashes"
-    elif way.kind is not Kind.HOLE:
+    elif mapped:
         yield "its struct page could not be read, so nothing is said of its use"
-    if backs is not None:
-        yield from _backs(backs, page.poisoned == "page")
+    elif section.present:
+        yield "its struct page is not mapped: an access to it crashes"
+    if report.backs is not None:
+        yield from _backs(report.backs, page.poisoned == "page")
     if pfn in shared:
         devices = ", ".join(shared[pfn].pagemaps.values())
         yield (
             f"it holds {shared[pfn].name}, now those of {devices}: it stays until the next boot,"
             " also without them"
         )
-    if frame is not None and sharing is not None:
-        yield from _behind(frame, sharing, place, geometry, shared.get(frame.pfn))
+    if report.frame is not None and report.sharing is not None:
+        zone_frame = shared.get(report.frame.pfn)
+        yield from _behind(report.frame, report.sharing, place, page_size, zone_frame)
 
 
-def _whose(
-    section: Section,
-    place: Place | None,
-    zone: str | None,
-    nid: int | None,
-    resources: Sequence[Resource],
-) -> str:
+def _whose(report: PageReport, in_ram: bool) -> str:
+    section, place, zone, nid = report.section, report.place, report.zone, report.node
     node = f"node {nid}" if nid is not None else "an unknown node"
     if place is not None:
         what = (
@@ -95,14 +81,13 @@ def _whose(
         elif place.altmap == "map":
             what += ", in what its altmap takes for the memory map"
         return f"{what}, {node}"
-    ram = any(one.is_system_ram for one in resources)
     if section.present and not section.online:
-        if ram:
+        if in_ram:
             return "System RAM that is not online: it is in no zone"
         if zone is not None:
             return f"memory of no pagemap that could be read, {node}, {_zone(zone)}"
         return "memory of no pagemap, in a section that is not online: it is in no zone"
-    if ram:
+    if in_ram:
         return f"System RAM, {node}, {_zone(zone)}"
     if section.present:
         return f"no memory: a hole in a section, {node}, {_zone(zone)}"
@@ -222,15 +207,13 @@ def _behind(
     frame: Frame,
     sharing: Sharing,
     place: Place | None,
-    geometry: Geometry,
+    page_size: int,
     shared: SharedTail | None,
 ) -> Iterator[str]:
     others = sharing.pages - 1
     where = {"RAM": "RAM", "device": "the device"}.get(frame.memory, "no memory that is known")
     leaf = (
-        f", part of a leaf of {binary_size(frame.leaf_size)}"
-        if frame.leaf_size > geometry.page_size
-        else ""
+        f", part of a leaf of {binary_size(frame.leaf_size)}" if frame.leaf_size > page_size else ""
     )
     if others > 0:
         yield (
@@ -257,7 +240,7 @@ def _behind(
     elif page.refcount is not None and place is not None and frame.memory == "RAM":
         # For the memory map of RAM the count proves nothing: HugeTLB's optimization does
         # not count entries, and boot memory has counts of its own.
-        counted = place.populated in ("compound", "base") and frame.leaf_size == geometry.page_size
+        counted = place.populated in ("compound", "base") and frame.leaf_size == page_size
         # Of what devices share, entries elsewhere count, too.
         if counted and shared is None and page.refcount != sharing.pages:
             yield (
