@@ -15,23 +15,18 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .arch import architecture_of
-from .columns import numbered
 from .errors import TargetError
-from .kernel import SUBSECTION_SIZE
-from .kernel.dev_pagemap import read_pagemap, read_pagemaps
-from .kernel.device import dax_pagemaps, name_pagemaps
+from .kernel.dev_pagemap import read_pagemaps
+from .kernel.device import name_pagemaps
 from .kernel.mem_section import Sections, read_sections
-from .kernel.mem_section_usage import read_subsections
 from .kernel.page import PageLayout, read_page_layout
 from .kernel.page_state import PageStates, read_page_states
 from .kernel.pglist_data import DEVICE, read_zones
 from .kernel.resource import read_resources
 from .kernel.uevent import read_uevent_seqnum
 from .kernel.vmemmap_tails import Slot, read_slots, shares_devices
-from .spans import Spans, subtract, union
+from .spans import union
 from .target.base import page_table_of, target_of
 from .target.reads import READ_ERRORS
 from .target.virtual import complete
@@ -41,10 +36,11 @@ from .types.names import DEVICES, MEMORY_MAP
 from .types.options import check_memory_model, has_zone_device
 from .vmcoreinfo import physmem_bits, physmem_frames
 from .vmemmap.layout import Geometry, first_compound
+from .vmemmap.lost import online_memory, recovered_pagemaps
 from .vmemmap.memory import PhysicalMemory
 from .vmemmap.pagemaps import PagemapLayout, layouts_of
 from .vmemmap.shared_tails import SharedTail, find_shared_tails
-from .vmemmap.struct_pages import flag_layout, read_struct_pages
+from .vmemmap.struct_pages import flag_layout
 from .vmemmap.vmemmap import Vmemmap
 
 if TYPE_CHECKING:
@@ -63,8 +59,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Kernel",)
 
-#: subsections whose struct pages are asked for pagemaps that were lost, and pagemaps found so
-_MAX_SAMPLES, _MAX_RECOVERED = 1 << 16, 1 << 12
 #: pages of devices that are asked where the node is in page flags
 _MAX_DEVICE_PAGES = 16
 
@@ -288,44 +282,10 @@ class Kernel:
             return [], []
         found, damage = read_pagemaps(self.prog)
         if any(one.unreadable for one in damage):
-            found += self._recovered({one.address for one in found})
-        return found, damage
-
-    def _recovered(self, known: set[int]) -> list[Pagemap]:
-        """
-        Find the pagemaps that an unreadable part of ``pgmap_array`` has.
-
-        Devices on the dax bus have theirs, and the first ``struct page`` of a subsection
-        can be a head, which points to its pagemap.
-
-        :param known: addresses of the other pagemaps
-        """
-        page, sections = self.page, self.sections
-        valid = read_subsections(
-            self.prog, sections, self.page_size, np.flatnonzero(~sections.online)
-        ).valid
-        pages = SUBSECTION_SIZE // self.page_size
-        which, nth = numbered(-(-(valid.end - valid.start) // pages))
-        pfns = (valid.start[which] + nth * pages)[:: max(len(which) // _MAX_SAMPLES, 1)]
-        everything = [(0, (1 << self.physmem_bits) - 1)]
-        ram = [(one.start, one.end) for one in self.resources if one.is_system_ram]
-        memory = PhysicalMemory(self.prog, self.page_size, ram if self.live else everything)
-        vmemmap = Vmemmap(self.geometry, self.table, sections, page, memory, memory, memory)
-        read = read_struct_pages(vmemmap, pfns)
-        pointers = read.word(page.pgmap, vmemmap.word)
-        plausible = (pointers >= np.uint64(self.arch.kernel_space)) & (pointers % np.uint64(8) == 0)
-        named = set(pointers[plausible & read.readable].tolist())
-        found = []
-        for address in sorted((named | dax_pagemaps(self.prog)[0].keys()) - known)[:_MAX_RECOVERED]:
-            one = read_pagemap(self.prog, address)
-            frames = Spans.of(
-                [r.start // self.page_size for r in one.ranges],
-                [(r.end + 1) // self.page_size for r in one.ranges],
+            found += recovered_pagemaps(
+                self.prog, self._on_all_memory, {one.address for one in found}
             )
-            # Its ranges are valid subsections, as a whole: nothing else looks like that.
-            if one.ranges and not one.damage and not subtract(frames, valid).total:
-                found.append(one)
-        return found
+        return found, damage
 
     @property
     def pagemaps(self) -> list[Pagemap]:
@@ -440,44 +400,44 @@ class Kernel:
     @cached_property
     def vmemmap(self) -> Vmemmap:
         """The vmemmap, and the physical memory behind it."""
-        ram = [(one.start, one.end) for one in self.resources if one.is_system_ram]
         devices = [(one.start, one.end) for layout in self.layouts for one in layout.ranges]
+        ram = self._ram
         if self.resource_damage:
-            ram += self._online_memory()
-        memory = PhysicalMemory(self.prog, self.page_size, ram + devices)
-        # To read a device of a running machine can have effects; a dump has what it has.
-        everything = [(0, (1 << self.physmem_bits) - 1)]
+            in_pagemaps = union(layout.frames for layout in self.layouts)
+            ram = ram + online_memory(
+                self.prog, self._on_all_memory, in_pagemaps, self.physmem_bits
+            )
+        return self._vmemmap(ram, ram + devices)
+
+    @cached_property
+    def _on_all_memory(self) -> Vmemmap:
+        """The same, before it is known what pagemaps there are."""
+        return self._vmemmap(self._ram, self._ram if self.live else self._everything)
+
+    @property
+    def _ram(self) -> list[tuple[int, int]]:
+        """System RAM by its resources: physical addresses, both inclusive."""
+        return [(one.start, one.end) for one in self.resources if one.is_system_ram]
+
+    @property
+    def _everything(self) -> list[tuple[int, int]]:
+        return [(0, (1 << self.physmem_bits) - 1)]
+
+    def _vmemmap(self, ram: list[tuple[int, int]], memory: list[tuple[int, int]]) -> Vmemmap:
+        readable = self._memory(memory)
         return Vmemmap(
             geometry=self.geometry,
             table=self.table,
             sections=self.sections,
             page=self.page,
-            ram=PhysicalMemory(self.prog, self.page_size, ram),
-            memory=memory,
-            page_tables=(
-                memory if self.live else PhysicalMemory(self.prog, self.page_size, everything)
-            ),
+            ram=self._memory(ram),
+            memory=readable,
+            # To read a device of a running machine can have effects; a dump has what it has.
+            page_tables=readable if self.live else self._memory(self._everything),
         )
 
-    def _online_memory(self) -> list[tuple[int, int]]:
-        """
-        Find System RAM without resources: valid subsections of online sections.
-
-        They are 2 MiB each, so the holes in them count as memory. What pagemaps have of
-        sections of RAM is theirs. If the section table is lost, too, all else may be RAM.
-        """
-        devices = union(layout.frames for layout in self.layouts)
-        size = self.page_size
-        if self.sections.damage:
-            rest = subtract(
-                Spans.of([0], [1 << self.physmem_bits >> size.bit_length() - 1]), devices
-            )
-            return [(first * size, end * size - 1) for first, end in rest.pairs()]
-        which = np.flatnonzero(self.sections.online)
-        found = read_subsections(self.prog, self.sections, self.page_size, which)
-        online = union((found.valid, found.unknown))
-        online = subtract(online, devices)
-        return [(first * size, end * size - 1) for first, end in online.pairs()]
+    def _memory(self, ranges: list[tuple[int, int]]) -> PhysicalMemory:
+        return PhysicalMemory(self.prog, self.page_size, ranges)
 
     @cached_property
     def unread(self) -> Counter[str]:

@@ -202,7 +202,8 @@ class TestTypes:
 
     @staticmethod
     def type_id(session: Session, name: str) -> int:
-        from vmemscope.types.btf import Btf, BtfKind
+        from vmemscope.types.btf import Btf
+        from vmemscope.types.btf_records import BtfKind
 
         prog = session.map.view.prog
         start, stop = (prog.symbol(one).address for one in ("__start_BTF", "__stop_BTF"))

@@ -11,7 +11,8 @@ import pytest
 from btf_writer import BtfWriter
 
 from vmemscope.errors import TypesError
-from vmemscope.types.btf import Btf, BtfKind, Enumerator, Member, Parameter
+from vmemscope.types.btf import Btf
+from vmemscope.types.btf_records import BtfKind, Enumerator, Member, Parameter
 from vmemscope.types.btf_sections import BtfError
 
 BOTH_ORDERS = pytest.mark.parametrize("byteorder", ["little", "big"])

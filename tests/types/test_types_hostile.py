@@ -13,7 +13,8 @@ from test_types_btf import every_kind
 from test_types_kallsyms import some_symbols
 
 from vmemscope.errors import TypesError
-from vmemscope.types.btf import Btf, BtfKind
+from vmemscope.types.btf import Btf
+from vmemscope.types.btf_records import BtfKind
 from vmemscope.types.kallsyms import KallsymsImage
 
 #: the same examples in every run

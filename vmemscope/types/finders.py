@@ -38,7 +38,8 @@ from drgn import (
 
 from ..errors import TypesError
 from ._hints import GIVE_VMLINUX
-from .btf import Btf, BtfKind, Record
+from .btf import Btf
+from .btf_records import BtfKind, Record
 from .btf_sections import BtfError
 from .globals import Variables, variables_of
 
