@@ -2,25 +2,25 @@
 """
 What faults are planted with: a kernel's memory, and a pagemap of it.
 
-:class:`Planter` is written against the few primitives that it declares, so that the
+:class:`Planter` is written against the few :class:`~.primitives.Primitives`, so that the
 same fault can be planted in the simulator's memory (:mod:`.simulated`) and in a
 dump of any other kernel (the tests' ``patched.py``).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
 from ..addresses import STRUCT_PAGE_SIZE
 from ..hugetlb import Folio
-from ..layouts import Member
 from ..memmap import NODES_PGSHIFT
 from ..pagetable import ADDRESS, KERNEL, PRESENT, PSE
 from ..units import Units
 from .planted import Change, Finding, Place, Planted, Record, Struct
+from .primitives import Primitives
 
 if TYPE_CHECKING:
     from .registry import Compound
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ("HugetlbPlanter", "Planter")
 
 
-class Planter(ABC):
+class Planter(Primitives):
     """
     A kernel's memory as a fault changes it.
 
@@ -51,81 +51,6 @@ class Planter(ABC):
             self.record = record
             self.owner = record.name
         self.changes: list[Change] = []
-
-    # What a kernel's memory has to offer.
-
-    @abstractmethod
-    def member(self, name: str, path: str) -> Member:
-        """Find a member of a structure; KeyError if there is none."""
-
-    @abstractmethod
-    def constant(self, name: str) -> int:
-        """Return the value of an enumerator; KeyError if there is none."""
-
-    @abstractmethod
-    def symbol(self, name: str) -> int:
-        """Return the address of a variable; KeyError if there is none."""
-
-    @abstractmethod
-    def page_va(self, pfn: int) -> int:
-        """Return the address of a struct page."""
-
-    @abstractmethod
-    def read_bytes(self, va: int, size: int) -> bytes:
-        """Read kernel memory; a structure is never cut by the end of a page."""
-
-    @abstractmethod
-    def write_bytes(self, va: int, data: bytes) -> None:
-        """Write to kernel memory."""
-
-    @abstractmethod
-    def frame_bytes(self, pfn: int) -> bytes:
-        """Read a page of physical memory."""
-
-    @abstractmethod
-    def set_frame_bytes(self, pfn: int, data: bytes) -> None:
-        """Write a page of physical memory."""
-
-    @abstractmethod
-    def path(self, va: int) -> Sequence[tuple[int, int, int]]:
-        """Go down the page tables: shift, pfn of the table, entry of each level."""
-
-    @abstractmethod
-    def write_entry(self, va: int, shift: int, entry: int) -> None:
-        """Write an entry of a page table, making the tables above it."""
-
-    @abstractmethod
-    def alloc_pages(self, order: int = 0, nid: int = 0) -> int:
-        """Allocate frames, of which the first gets a reference; return the first."""
-
-    @abstractmethod
-    def free_page(self, pfn: int) -> None:
-        """Give a frame to the page allocator, its reference count being 0."""
-
-    @abstractmethod
-    def is_ram(self, pfn: int) -> bool:
-        """Whether a frame is RAM, so that references to it count."""
-
-    @abstractmethod
-    def pagemap(self, name: str) -> Record:
-        """Return another pagemap."""
-
-    @property
-    @abstractmethod
-    def memory_end(self) -> int:
-        """The page frame after all memory and devices."""
-
-    @abstractmethod
-    def per_cpu(self, pointer: int, cpu: int) -> int:
-        """Return the address of a CPU's own counter."""
-
-    @abstractmethod
-    def process_pgd(self, number: int) -> int:
-        """Return the address of the top-level table of a process; IndexError if there is none."""
-
-    @abstractmethod
-    def resource(self) -> int:
-        """Return the address of the innermost ``struct resource`` of the pagemap."""
 
     def has_boot_memmap(self, section: int) -> bool:
         """Whether the memory map of a section was made at boot, of one large leaf."""
