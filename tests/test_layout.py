@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
-from vmemscope.kernel.dev_pagemap import Altmap, Pagemap
+from vmemscope.kernel.dev_pagemap import Pagemap, VmemAltmap
 from vmemscope.kernel.mem_section import Sections
 from vmemscope.vmemmap.dedup import dedup_of
 from vmemscope.vmemmap.layout import (
@@ -20,10 +20,10 @@ from vmemscope.vmemmap.layout import (
 from vmemscope.vmemmap.schemes import DEVICE_PAIRS
 
 GEOMETRY = Geometry(ARCHITECTURE, 4096, 64, 0xFFFF_EA00_0000_0000)
-ALTMAP = Altmap(base_pfn=0x120000, end_pfn=0x14FFFF, reserve=2, free=0xDFE, align=0, alloc=0)
+ALTMAP = VmemAltmap(base_pfn=0x120000, end_pfn=0x14FFFF, reserve=2, free=0xDFE, align=0, alloc=0)
 
 
-def pagemap(shift: int | None = 0, altmap: Altmap | None = None) -> Pagemap:
+def pagemap(shift: int | None = 0, altmap: VmemAltmap | None = None) -> Pagemap:
     return Pagemap(
         address=0xFFFF_8880_0000_0000,
         type="generic",
@@ -44,7 +44,7 @@ def sections(*early: int) -> Sections:
     )
 
 
-def pieces(start: int, end: int, shift: int, *early: int, altmap: Altmap | None = None):  # type: ignore[no-untyped-def]
+def pieces(start: int, end: int, shift: int, *early: int, altmap: VmemAltmap | None = None):  # type: ignore[no-untyped-def]
     one = pagemap(shift, altmap)
     dedup = dedup_of(one, GEOMETRY, "6.12.0")
     scheme = dedup.scheme if dedup.expected else None
@@ -135,7 +135,7 @@ def test_leaf_pieces_join_across_sections() -> None:
 )
 def test_conditions_of_deduplication(
     shift: int | None,
-    altmap: Altmap | None,
+    altmap: VmemAltmap | None,
     release: str,
     struct_page: int,
     expected: bool | None,

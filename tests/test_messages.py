@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from vmemscope.kernel.printk import Message
-from vmemscope.messages import Event, Meaning, Subject, search
+from vmemscope.messages import Event, NumberKind, Subject, search
 
 from .logs import BAD_PAGE, MEMORY_FAILURE, PAGE_FAULT, SYSRQ
 
@@ -29,7 +29,7 @@ def events(*texts: str) -> list[Event]:
 
 
 def pfns(event: Event) -> list[int]:
-    return [number for meaning, number in event.subjects if meaning is Meaning.PFN]
+    return [number for meaning, number in event.subjects if meaning is NumberKind.PFN]
 
 
 def test_a_bad_page_is_one_event() -> None:
@@ -38,7 +38,7 @@ def test_a_bad_page_is_one_event() -> None:
     assert pfns(event) == [0x100003]
     assert event.functions == ("bad_page.cold", "free_unref_page")
     # The words of a struct page are no registers.
-    assert all(meaning is not Meaning.REGISTER for meaning, _ in event.subjects)
+    assert all(meaning is not NumberKind.REGISTER for meaning, _ in event.subjects)
     assert len(event.lines) == 15
 
 
@@ -63,8 +63,8 @@ def test_a_page_fault_and_its_registers() -> None:
     (event,) = events(text)
     assert event.kind == "page fault"
     assert event.needs_trace
-    assert Subject(Meaning.ADDRESS, 0xFFFFEA0004000040) in event.subjects
-    assert Subject(Meaning.REGISTER, 0xFFFFEA0004000080) in event.subjects
+    assert Subject(NumberKind.ADDRESS, 0xFFFFEA0004000040) in event.subjects
+    assert Subject(NumberKind.REGISTER, 0xFFFFEA0004000080) in event.subjects
     # Where it happened, and what is on the stack for certain ("?" is not).
     assert event.functions == ("get_page_from_freelist", "zap_huge_pud")
 
@@ -131,11 +131,11 @@ def test_an_event_ends() -> None:
 )  # fmt: skip
 def test_messages_of_kernels(line: str, kind: str, subject: tuple[str, int] | None) -> None:
     meanings = {
-        "pfn": Meaning.PFN, "phys": Meaning.PHYSICAL, "address": Meaning.ADDRESS
+        "pfn": NumberKind.PFN, "phys": NumberKind.PHYSICAL, "address": NumberKind.ADDRESS
     }  # fmt: skip
     (event,) = events(line)
     assert (event.kind, event.trouble) == (kind, True)
-    named = [one for one in event.subjects if one.meaning is not Meaning.REGISTER]
+    named = [one for one in event.subjects if one.meaning is not NumberKind.REGISTER]
     assert named == ([Subject(meanings[subject[0]], subject[1])] if subject else [])
 
 

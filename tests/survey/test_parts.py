@@ -22,7 +22,7 @@ from vmemscope.survey import child, worker
 from vmemscope.survey.dumps import Dump, find_dumps
 from vmemscope.survey.run import survey
 from vmemscope.survey.store import Store, opened_store
-from vmemscope.survey.worker import Limits, audited, parse_record
+from vmemscope.survey.worker import ProcessLimits, audited, parse_record
 
 from ..kernels import image
 from ..report.builders import hostile
@@ -89,7 +89,7 @@ class TestDumps:
 
 class TestWorker:
     def test_record(self, core: Path) -> None:
-        found = parse_record(audited(dump_of(core), Limits()))
+        found = parse_record(audited(dump_of(core), ProcessLimits()))
         assert (found.path, found.size) == (str(core), core.stat().st_size)
         assert (found.status, found.error, found.osrelease) == (1, None, "6.1.0-56-amd64")
         # What single pages have of it is not counted twice.
@@ -108,13 +108,13 @@ class TestWorker:
         assert one.errors == whole.errors == 2
 
     def test_a_limit_of_memory(self, core: Path) -> None:
-        found = parse_record(audited(dump_of(core), Limits(memory=8 << 20)))
+        found = parse_record(audited(dump_of(core), ProcessLimits(memory=8 << 20)))
         assert found.status == 3
         assert found.error is not None
 
     def test_a_limit_of_time(self, core: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         stand_in(monkeypatch, "import time; print('{', flush=True); time.sleep(100)")
-        found = parse_record(audited(dump_of(core), Limits(seconds=0.5)))
+        found = parse_record(audited(dump_of(core), ProcessLimits(seconds=0.5)))
         assert (found.status, found.error) == (3, "its audit took longer than 0.5 s")
         assert 0.5 <= found.seconds < 30
 
@@ -148,13 +148,13 @@ class TestWorker:
         self, core: Path, monkeypatch: pytest.MonkeyPatch, code: str, error: str
     ) -> None:
         stand_in(monkeypatch, f"{code}\n")
-        found = parse_record(audited(dump_of(core), Limits()))
+        found = parse_record(audited(dump_of(core), ProcessLimits()))
         assert (found.status, found.error) == (3, error)
 
     def test_hostile_names(self, core: Path, tmp_path: Path) -> None:
         path = tmp_path / f"{hostile()[:6]}\udcff"
         os.link(core, path)
-        found = parse_record(audited(dump_of(path), Limits()))
+        found = parse_record(audited(dump_of(path), ProcessLimits()))
         assert found.status == 1
         assert found.path.isprintable()
         store = Store(None, None)
@@ -236,7 +236,7 @@ class TestRun:
 class TestStore:
     def test_round_trip(self, tmp_path: Path, suffix: str, core: Path) -> None:
         path = str(tmp_path / f"out.{suffix}")
-        real = parse_record(audited(dump_of(core), Limits()))
+        real = parse_record(audited(dump_of(core), ProcessLimits()))
         with opened_store(path) as store:
             store.add(record())
             store.add(real)

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from ..survey.dumps import find_dumps
     from ..survey.run import survey
     from ..survey.store import opened_store
-    from ..survey.worker import Limits
+    from ..survey.worker import ProcessLimits
 
     again = {None: (), "failed": (ExitStatus.CANNOT_AUDIT,), "all": tuple(ExitStatus)}[args.again]
     with opened_store(args.output) as store:
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
                 executor,
                 store,
                 jobs=jobs,
-                limits=Limits(args.time_limit, args.memory_limit),
+                limits=ProcessLimits(args.time_limit, args.memory_limit),
                 again=lambda status: status in again,
                 progress=progress,
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..kernel.panic import read_panic_cpu
-from ..messages import Meaning, search
+from ..messages import NumberKind, search
 from ..report.documents.full import CpuReport, LogEvent, LogReport, RegisterReport, Sighting
 from ..target.reads import READ_ERRORS
 from ..vmemmap.tables import Kind, trace
@@ -105,13 +105,13 @@ class _Resolver:
     def pfn_of(self, subject: Subject) -> int | None:
         """Return the page frame that a number in the log leads to, ``None`` if to none."""
         meaning, number = subject
-        if meaning is Meaning.PFN:
+        if meaning is NumberKind.PFN:
             return number if number < self.kernel.max_frames else None
-        if meaning is Meaning.PHYSICAL:
+        if meaning is NumberKind.PHYSICAL:
             there_is = not number >> self.kernel.physmem_bits
             return number // self.kernel.page_size if there_is else None
-        pfn = self._struct_page(number, exact=meaning is Meaning.REGISTER)
-        if pfn is not None or meaning is Meaning.REGISTER:
+        pfn = self._struct_page(number, exact=meaning is NumberKind.REGISTER)
+        if pfn is not None or meaning is NumberKind.REGISTER:
             return pfn
         return self._direct_map(number)
 

@@ -23,7 +23,7 @@ from .xarray import Entry, entries
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ("Altmap", "Pagemap", "PhysicalRange", "read_pagemap", "read_pagemaps")
+__all__ = ("Pagemap", "PhysicalRange", "VmemAltmap", "read_pagemap", "read_pagemaps")
 
 # include/linux/memremap.h: a macro, so not in the types
 _PGMAP_ALTMAP_VALID = 1 << 0
@@ -55,7 +55,7 @@ class PhysicalRange:
 
 
 @dataclass(frozen=True)
-class Altmap:
+class VmemAltmap:
     """``struct vmem_altmap``: where its memory map is on the device; all in frames."""
 
     base_pfn: int
@@ -79,7 +79,7 @@ class Pagemap:
     #: ``nr_range``, as it stands
     nr_range: int
     ranges: tuple[PhysicalRange, ...]
-    altmap: Altmap | None
+    altmap: VmemAltmap | None
     #: entries of ``pgmap_array`` that point to the pagemap
     entries: tuple[Entry, ...]
     #: parts that can't be read
@@ -202,9 +202,9 @@ def _read_ranges(
     return tuple(ranges), damage
 
 
-def _read_altmap(pgmap: Object) -> Altmap:
+def _read_altmap(pgmap: Object) -> VmemAltmap:
     altmap = pgmap.altmap
-    return Altmap(
+    return VmemAltmap(
         base_pfn=altmap.base_pfn.value_(),
         end_pfn=altmap.end_pfn.value_(),
         reserve=altmap.reserve.value_(),

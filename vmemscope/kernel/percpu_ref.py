@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from drgn import Program
     from numpy.typing import NDArray
 
-__all__ = ("PERCPU_REF_DEAD", "References", "read_references")
+__all__ = ("PERCPU_REF_DEAD", "RefCount", "read_references")
 
 # include/linux/percpu-refcount.h: an anonymous enum
 _PERCPU_REF_ATOMIC = 1 << 0
@@ -40,7 +40,7 @@ _MAX_CPUS = 8192
 
 
 @dataclass(frozen=True)
-class References:
+class RefCount:
     """The references that a ``struct percpu_ref`` counts."""
 
     #: without the initial reference; ``None`` if it is not known
@@ -51,7 +51,7 @@ class References:
     unreadable: bool = False
 
 
-def read_references(prog: Program, address: int) -> References:
+def read_references(prog: Program, address: int) -> RefCount:
     """
     Count the references to a pagemap.
 
@@ -63,35 +63,35 @@ def read_references(prog: Program, address: int) -> References:
     try:
         return _read(prog, Object(prog, "struct dev_pagemap", address=address))
     except READ_ERRORS:
-        return References(None, "its reference count could not be read", unreadable=True)
+        return RefCount(None, "its reference count could not be read", unreadable=True)
     except (AttributeError, LookupError):
-        return References(None, "types or variables of per-CPU counters are missing")
+        return RefCount(None, "types or variables of per-CPU counters are missing")
 
 
-def _read(prog: Program, pgmap: Object) -> References:
+def _read(prog: Program, pgmap: Object) -> RefCount:
     ref = pgmap.ref
     if ref.type_.kind == TypeKind.POINTER:
         # Before b80892ca022e ("memremap: remove support for external pgmap
         # refcounts") (in v5.17) a driver could use its own count, which counts other
         # references, too: nd_pmem used its request queue's.
         if ref.value_() != pgmap.internal_ref.address_of_().value_():
-            return References(None, "the reference count is its driver's own")
+            return RefCount(None, "the reference count is its driver's own")
         ref = ref[0]
     pointer = ref.percpu_count_ptr.value_()
     if pointer & _FLAGS:
-        return References(None, "the reference count was killed: it is being torn down")
+        return RefCount(None, "the reference count was killed: it is being torn down")
     # In struct percpu_ref itself before 2b0d3d3e4fcf ("percpu_ref: reduce memory
     # footprint of percpu_ref in fast path") (in v5.10).
     data = ref.data[0] if ref.type_.has_member("data") else ref
     offsets = _cpu_offsets(prog)
     if not len(offsets):
-        return References(None, "no CPU is possible")
+        return RefCount(None, "no CPU is possible")
     first = _sum(prog, pointer, offsets)
     shared = data.count.counter.value_()
     if not np.array_equal(first, _sum(prog, pointer, offsets)):
-        return References(None, "references were taken or dropped while they were counted")
+        return RefCount(None, "references were taken or dropped while they were counted")
     total = (int(np.sum(first, dtype=np.uint64)) + shared - _BIAS - _INITIAL) % _WORD
-    return References(total - _WORD if total >> 63 else total)
+    return RefCount(total - _WORD if total >> 63 else total)
 
 
 def _sum(prog: Program, pointer: int, offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:

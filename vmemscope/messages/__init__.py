@@ -8,6 +8,6 @@ belong together, and finds the page frames and addresses in them.
 
 from __future__ import annotations
 
-from .search import Event, Meaning, Subject, search
+from .search import Event, NumberKind, Subject, search
 
-__all__ = ("Event", "Meaning", "Subject", "search")
+__all__ = ("Event", "NumberKind", "Subject", "search")

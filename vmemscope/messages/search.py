@@ -12,7 +12,7 @@ from .patterns import ENDS, NOTICES, TRACE, TROUBLE, WORDS_OF, Pattern, is_about
 if TYPE_CHECKING:
     from ..kernel.printk import Message
 
-__all__ = ("Event", "Meaning", "Subject", "search")
+__all__ = ("Event", "NumberKind", "Subject", "search")
 
 #: what one event writes at most, in lines, and in nanoseconds from its first
 _MAX_LINES, _MAX_TIME = 256, 2_000_000_000
@@ -24,7 +24,7 @@ _MAX_SUBJECTS = 64
 _NO_REGISTERS = ("Code: ", "raw: ", "head: ", "page:")
 
 
-class Meaning(Enum):
+class NumberKind(Enum):
     """What a number in the log is."""
 
     PFN = "pfn"
@@ -38,7 +38,7 @@ class Meaning(Enum):
 class Subject(NamedTuple):
     """A number in the log that may lead to a page."""
 
-    meaning: Meaning
+    meaning: NumberKind
     number: int
 
 
@@ -81,7 +81,7 @@ class _Open:
             self.functions[found[1]] = None
         if not text.lstrip().startswith(_NO_REGISTERS):
             for word in WORDS_OF.findall(text):
-                self._add_subject(Subject(Meaning.REGISTER, int(word, 16)))
+                self._add_subject(Subject(NumberKind.REGISTER, int(word, 16)))
 
     def _add_subject(self, subject: Subject) -> None:
         if len(self.subjects) < _MAX_SUBJECTS:
@@ -157,9 +157,9 @@ def _subjects(pattern: Pattern, text: str) -> Iterator[Subject]:
     if found is None:
         return
     for name, meaning in (
-        ("pfn", Meaning.PFN),
-        ("phys", Meaning.PHYSICAL),
-        ("address", Meaning.ADDRESS),
+        ("pfn", NumberKind.PFN),
+        ("phys", NumberKind.PHYSICAL),
+        ("address", NumberKind.ADDRESS),
     ):
         value = found.groupdict().get(name)
         if value is not None and len(value) <= 16:

@@ -21,7 +21,7 @@ from .words import agree
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..kernel.dev_pagemap import Altmap, Pagemap
+    from ..kernel.dev_pagemap import Pagemap, VmemAltmap
     from ..kernel.page_state import PageStates
     from ..vmemmap.frames import Frames
     from ..vmemmap.layout import Geometry
@@ -177,7 +177,7 @@ class AltmapFacts(NamedTuple):
     """Mapped runs of a piece that an altmap backs."""
 
     runs: Runs
-    altmap: Altmap
+    altmap: VmemAltmap
     geometry: Geometry
 
 

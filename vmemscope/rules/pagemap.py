@@ -11,7 +11,7 @@ from .rule import Severity, Skip, Violation, rule
 
 if TYPE_CHECKING:
     from ..kernel.dev_pagemap import Pagemap, PhysicalRange
-    from ..kernel.percpu_ref import References
+    from ..kernel.percpu_ref import RefCount
 
 __all__ = (
     "NO_RANGE",
@@ -193,7 +193,7 @@ class ReferenceFacts(NamedTuple):
     ranges: Sequence[PhysicalRange]
     #: log2 of the pages in a compound page, ``None`` where ``vmemmap_shift`` makes no sense
     order: int | None
-    references: References
+    references: RefCount
     #: bytes
     page_size: int
 

@@ -10,7 +10,7 @@ from ..progress import Progress
 from ..timing import Stopwatch
 from .dumps import Dump
 from .store import Store
-from .worker import Limits, audited, failure, parse_record, start, stop
+from .worker import ProcessLimits, audited, failure, parse_record, start, stop
 
 __all__ = ("survey",)
 
@@ -24,7 +24,7 @@ def survey(
     store: Store,
     *,
     jobs: int,
-    limits: Limits | None = None,
+    limits: ProcessLimits | None = None,
     again: Callable[[int], bool] = lambda status: False,
     progress: Progress | None = None,
 ) -> int:
@@ -40,7 +40,7 @@ def survey(
     :param progress: called with the dumps done and how many there are
     :return: how many dumps were audited
     """
-    limits = limits or Limits()
+    limits = limits or ProcessLimits()
     listed = list(dumps)
     left = [one for one in listed if _is_due(one, store, again)]
     total, done, queue = len(listed), len(listed) - len(left), iter(left)

@@ -24,7 +24,7 @@ from ..text import binary_size
 from ..timing import Stopwatch
 from .dumps import Dump
 
-__all__ = ("Limits", "audited", "failure", "parse_record", "start", "stop")
+__all__ = ("ProcessLimits", "audited", "failure", "parse_record", "start", "stop")
 
 #: the process; a test puts another in its place
 COMMAND = (sys.executable, "-m", "vmemscope.survey.child")
@@ -36,7 +36,7 @@ _lock = threading.Lock()
 _stopped = threading.Event()
 
 
-class Limits(NamedTuple):
+class ProcessLimits(NamedTuple):
     """What the audit of one dump may take."""
 
     seconds: float = 600.0
@@ -44,7 +44,7 @@ class Limits(NamedTuple):
     memory: int = 4 << 30
 
 
-def audited(dump: Dump, limits: Limits) -> str:
+def audited(dump: Dump, limits: ProcessLimits) -> str:
     """Audit a dump, and return its record as a line of JSON."""
     watch = Stopwatch()
     # An archive of Python code may have put itself there.
@@ -128,7 +128,7 @@ def stop() -> None:
             process.kill()
 
 
-def _why(status: int, err: bytes, limits: Limits) -> str | None:
+def _why(status: int, err: bytes, limits: ProcessLimits) -> str | None:
     """Return why a process left no record, ``None`` if it ended well."""
     if status == 0:
         return None

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ("Event", "Monitor", "MonitorError")
+__all__ = ("Monitor", "MonitorError", "QmpEvent")
 
 #: bytes of one message; the longest is the answer to ``info mtree``, about 100 KiB
 _MAX_MESSAGE = 16 << 20
@@ -24,7 +24,7 @@ class MonitorError(Exception):
 
 
 @dataclass(frozen=True)
-class Event:
+class QmpEvent:
     """An event, with QEMU's time."""
 
     #: ``STOP``, for example
@@ -46,7 +46,7 @@ class Monitor:
         self._connection = connection
         self._received = bytearray()
         #: all events received
-        self.events: list[Event] = []
+        self.events: list[QmpEvent] = []
         if "QMP" not in self._message():
             raise MonitorError("QEMU sent no QMP greeting")
         self.execute("qmp_capabilities")
@@ -79,7 +79,7 @@ class Monitor:
                 raise MonitorError(str(description or error))
             self._note(answer)
 
-    def wait_for(self, event: str) -> Event:
+    def wait_for(self, event: str) -> QmpEvent:
         """Return the last event of a name; wait for it if there is none."""
         while True:
             for one in reversed(self.events):
@@ -91,7 +91,7 @@ class Monitor:
         try:
             time = message["timestamp"]
             seconds = time["seconds"] + time["microseconds"] / 1e6
-            self.events.append(Event(str(message["event"]), float(seconds)))
+            self.events.append(QmpEvent(str(message["event"]), float(seconds)))
         except (KeyError, TypeError, ValueError):
             raise MonitorError("QEMU sent neither an answer nor an event") from None
 
