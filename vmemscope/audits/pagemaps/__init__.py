@@ -31,6 +31,7 @@ from .backing import BackingChecked, check_backing
 from .contents import Contents, ContentsChecked, check_contents, frames_to_read
 from .mapping import map_pagemap
 from .parts import Pagemaps
+from .places import settle_cells
 from .shared import take_shared
 from .structures import NO_ZONE_DEVICE, check_entries_of_processes, read_pagemaps
 from .symptoms import symptoms_of
@@ -104,6 +105,8 @@ def once(
             ]
     with phase(timings, "frames"):
         backing = check_backing(pagemaps, vmemmap, states) if states else BackingChecked(0)
+        for audited, frames in zip(pagemaps, backing.frames, strict=True):
+            settle_cells(audited, frames.sharing, vmemmap)
     with phase(timings, "contents"):
         flags = states.layout if states else None
         checked = []

@@ -17,6 +17,7 @@ from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
     from ...report.documents.pgmap import FrameSpan
+    from ...vmemmap.cells import Cells
     from ...vmemmap.pagemaps import PagemapLayout
     from ...vmemmap.schemes import Scheme
     from ...vmemmap.shared_tails import SharedTail
@@ -63,6 +64,8 @@ class AuditedPagemap:
     not_read: Counter[str] = field(default_factory=Counter)
     #: the first compound page as mapped, for drawing
     first: list[FrameSpan] = field(default_factory=list)
+    #: what is mapped by place, for drawing; ``None`` if it has no valid range
+    cells: Cells | None = None
 
     def __post_init__(self) -> None:
         self.pagemap = self.layout.pagemap

@@ -26,6 +26,7 @@ from ...rules.leaves import (
     tail_frame,
 )
 from ...rules.pagemap import NO_RANGE
+from ...vmemmap.cells import Cells
 from ...vmemmap.layout import Populated
 from ...vmemmap.runs import are_regular, judge, runs_of, whole_compounds
 from ...vmemmap.tables import Kind
@@ -63,16 +64,19 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
         reason = None if shares else audited.dedup.reason
         audited.dedup = replace(audited.dedup, expected=shares, reason=reason)
     for first, end in audited.layout.pfns:
-        for piece in audited.layout.pieces(first, end, geometry, vmemmap.sections, audited.scheme):
-            audited.pieces.append(piece)
-            _map_piece(audited, piece, vmemmap, step)
+        audited.pieces += audited.layout.pieces(
+            first, end, geometry, vmemmap.sections, audited.scheme
+        )
+    size = geometry.compound_vpages(audited.order)
+    audited.cells = Cells(audited.pieces, size, vmemmap.table.levels, geometry)
+    for piece in audited.pieces:
+        _map_piece(audited, audited.cells, piece, vmemmap, step)
     unread = audited.by_kind[Kind.UNREADABLE] > 0 or not audited.shift_sound
     reason = "not all of its vmemmap is known" if unread else None
     if audited.shared_leaves:
         reason = "large leaves that it shares with neighbouring sections"
     audited.findings.check(altmap_alloc, AltmapUse(audited.pagemap, audited.in_altmap, reason))
     if audited.apart:
-        size = geometry.compound_vpages(audited.order)
         audited.findings.check(
             not_deduplicated,
             ApartFacts(audited.apart, audited.compounds, size, geometry, audited.shared),
@@ -102,7 +106,11 @@ def _shares(audited: AuditedPagemap, vmemmap: Vmemmap) -> bool:
 
 
 def _map_piece(
-    audited: AuditedPagemap, piece: Piece, vmemmap: Vmemmap, step: Callable[[int], None]
+    audited: AuditedPagemap,
+    cells: Cells,
+    piece: Piece,
+    vmemmap: Vmemmap,
+    step: Callable[[int], None],
 ) -> None:
     if piece.populated is not Populated.COMPOUND:
         reason = NO_COMPOUNDS.get(piece.populated, audited.dedup.reason)
@@ -115,13 +123,15 @@ def _map_piece(
         audited.findings.skipped("parts that have base pages of RAM, altmap or not", altmap_frame)
     walk = vmemmap.leaves(piece.start, piece.end)
     if piece.populated is Populated.COMPOUND:
-        walk = _irregular(walk, audited, piece, vmemmap, step)
+        walk = _irregular(walk, audited, cells, piece, vmemmap, step)
     batches = _checked_runs(walk, audited, piece, vmemmap, step)
     if piece.populated is Populated.COMPOUND:
         for judged in judged_compounds(batches, piece, audited, vmemmap):
+            cells.add(judged.runs, piece, audited.shared_pfn)
             _take_compounds(audited, judged, piece, vmemmap)
     else:
         for runs in batches:
+            cells.add(runs, piece, audited.shared_pfn)
             _take_plain(audited, runs, piece, vmemmap)
 
 
@@ -136,6 +146,7 @@ def _in_altmap(audited: AuditedPagemap, piece: Piece, vmemmap: Vmemmap) -> bool:
 def _irregular(
     walk: Iterator[Leaves],
     audited: AuditedPagemap,
+    cells: Cells,
     piece: Piece,
     vmemmap: Vmemmap,
     step: Callable[[int], None],
@@ -177,6 +188,7 @@ def _irregular(
             audited.leaf_sizes[geometry.page_size] += pages
             audited.by_kind[Kind.MAPPED] += pages
             audited.compounds += len(frames)
+            cells.add_compounds(start, len(frames), size, piece, zone is not None)
             if zone is None:
                 audited.ram.add_compounds(frames, start, size)
             else:

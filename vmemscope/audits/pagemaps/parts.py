@@ -128,5 +128,11 @@ def _unsettled(one: PagemapReport, reason: str) -> PagemapReport:
         outcomes=tuple(
             RuleOutcome(outcome.rule, Outcome.SKIPPED, reason) for outcome in one.outcomes
         ),
-        detail=replace(one.detail, savable_bytes=0, not_read=(reason,), first=()),
+        detail=replace(
+            one.detail,
+            savable_bytes=0,
+            not_read=(reason,),
+            first=(),
+            cells=one.detail.cells and one.detail.cells.unread(),
+        ),
     )

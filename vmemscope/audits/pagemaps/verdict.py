@@ -87,6 +87,7 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
             ranges=audited.ranges,
             pieces=tuple(pieces),
             first=tuple(audited.first),
+            cells=audited.cells,
             savable_bytes=savable * geometry.page_size,
             not_read=tuple(f"{what}: {n}" for what, n in sorted(audited.not_read.items()) if n),
             per_zone=audited.shared is not None,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ...kernel.dev_pagemap import Pagemap, PhysicalRange
+    from ...vmemmap.cells import Cells
     from ...vmemmap.layout import Geometry, Piece
 
 __all__ = (
@@ -125,6 +126,8 @@ class PagemapDetail(Facts, frozen=True, kw_only=True):
     pieces: tuple[Piece, ...]
     #: the first compound page (or the first pages) as mapped, for drawing
     first: tuple[FrameSpan, ...] = ()
+    #: what is mapped by place; ``None`` if it has no valid range
+    cells: Cells | None = None
     #: what deduplicating would save on top, if the kernel did it
     savable_bytes: int
     #: what of it could not be read, in words

@@ -1,35 +1,29 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Strips and bars: boxes in a width of 1000, whatever the size of what they show.
+Bars: boxes in a width of 1000, whatever the size of what they show.
 
-A strip has a bounded number of boxes: neighbours that look alike become one, and what is
-left over is one box of its own. Nothing is told by colour alone: each kind has a pattern,
-and the numbers stand beside it as text.
+Colour alone says nothing: each kind has a pattern, and the numbers stand beside it as text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...text import binary_size, count
 
 if TYPE_CHECKING:
-    from ...rules.findings import Finding
     from ..documents.hugetlb import HstateReport
     from ..documents.memmap import Area
     from ..documents.pgmap import PagemapReport
 
-__all__ = ("Box", "Mark", "Picture", "area_bar", "folio_bar", "frame_bar", "leaf_bar", "strip")
+__all__ = ("WIDTH", "Box", "Picture", "area_bar", "folio_bar", "frame_bar")
 
 WIDTH = 1000.0
-#: half of the width of a mark
-_MARK = 6.0
-_MAX_BOXES, _MAX_MARKS, _MAX_TICKS = 96, 64, 64
 
 
 class Box(NamedTuple):
-    """A box of a strip."""
+    """A box of a bar or a strip."""
 
     x: float
     width: float
@@ -38,23 +32,12 @@ class Box(NamedTuple):
     text: str
 
 
-class Mark(NamedTuple):
-    """A finding at its place."""
-
-    x: float
-    severity: str
-    text: str
-
-
 class Picture(NamedTuple):
-    """A strip, with what it says in words."""
+    """A bar, with what it says in words."""
 
     title: str
     text: str
     boxes: Sequence[Box]
-    marks: Sequence[Mark] = ()
-    ticks: Sequence[float] = ()
-    marks_left_out: int = 0
     #: part of the width that it takes
     width: float = WIDTH
 
@@ -74,88 +57,6 @@ LOOKS = {
     "hole": "not mapped",
     "unknown": "not known or not read",
 }
-#: by :attr:`.Piece.populated`
-_PIECES = {
-    "compound": "shared",
-    "leaf": "leaf",
-    "base": "own",
-    "early": "early",
-    "unknown": "unknown",
-}
-
-
-def strip(one: PagemapReport, findings: Iterable[Finding], section_size: int) -> Picture:
-    """
-    Draw the vmemmap of a pagemap as the kernel should have populated it, and findings in it.
-
-    Gaps between its ranges are left out.
-
-    :param findings: of all audits; those elsewhere are left out
-    :param section_size: bytes of physical memory in a section
-    """
-    geometry = one.detail.geometry
-    pieces = one.detail.pieces
-    total = sum(piece.end - piece.start for piece in pieces)
-    if not total:
-        return Picture("its vmemmap", "none of its vmemmap was audited", ())
-    scale = WIDTH / total
-    deduplicated = one.state in ("deduplicated", "partial")
-    boxes: list[Box] = []
-    places: list[tuple[int, int, int]] = []
-    at = 0
-    for piece in pieces:
-        look = _PIECES[piece.populated.value]
-        if look == "shared" and not deduplicated:
-            look = "own"
-        places.append((piece.start, piece.end, at))
-        size = piece.end - piece.start
-        if boxes and boxes[-1].look == look:
-            boxes[-1] = boxes[-1]._replace(width=boxes[-1].width + size * scale)
-        elif len(boxes) == _MAX_BOXES:
-            boxes.append(Box(at * scale, WIDTH - at * scale, "unknown", "not drawn"))
-        elif len(boxes) < _MAX_BOXES:
-            boxes.append(Box(at * scale, size * scale, look, LOOKS[look]))
-        at += size
-
-    def place(address: int) -> float | None:
-        vpage = geometry.vpage_at(address)
-        return next(
-            ((at + vpage - start) * scale for start, end, at in places if start <= vpage < end),
-            None,
-        )
-
-    marks = [
-        Mark(
-            min(max(x, _MARK), WIDTH - _MARK),
-            str(finding.severity),
-            f"{finding.severity} {finding.rule} at {finding.vaddr:#x}",
-        )
-        for finding in findings
-        if finding.vaddr is not None and (x := place(finding.vaddr)) is not None
-    ]
-    per_section = max(section_size // geometry.page_size * geometry.struct_page_size, 1)
-    step = per_section // geometry.page_size
-    borders = []
-    for start, end, first in places:
-        if step and (end - start) // step <= _MAX_TICKS:
-            number = -(-start // step) * step
-            borders += [(first + at - start) * scale for at in range(number, end, step)]
-    ticks = borders if len(borders) <= _MAX_TICKS else []
-    sections = max(total // step, 1) if step else 1
-    text = (
-        f"{count(total, 'page')} of vmemmap, {binary_size(total * geometry.page_size)}, in"
-        f" {count(sections, 'section')}"
-    )
-    if marks:
-        text += f"; {count(len(marks), 'finding')} in it"
-    return Picture(
-        "its vmemmap, from the first to the last page",
-        text,
-        boxes,
-        marks[:_MAX_MARKS],
-        ticks,
-        max(len(marks) - _MAX_MARKS, 0),
-    )
 
 
 def _bar(title: str, parts: Sequence[tuple[int, str, str]], whole: float = WIDTH) -> Picture:
@@ -168,21 +69,6 @@ def _bar(title: str, parts: Sequence[tuple[int, str, str]], whole: float = WIDTH
             boxes.append(Box(at, width, look, text))
             at += width
     return Picture(title, "; ".join(box.text for box in boxes) or "nothing", boxes, width=at)
-
-
-def leaf_bar(one: PagemapReport) -> Picture:
-    """Draw how the pages of a pagemap's vmemmap are mapped: leaf sizes, and holes."""
-    vmemmap, page_size = one.vmemmap, one.detail.geometry.page_size
-    parts = []
-    for size, entries in sorted(vmemmap.leaf_sizes.items()):
-        pages = entries * max(size // page_size, 1)
-        look = "own" if size == page_size else "leaf"
-        leaves = count(entries, "leaf", "leaves")
-        parts.append((pages, look, f"{leaves} of {binary_size(size)}"))
-    parts.append((vmemmap.unmapped, "hole", f"{count(vmemmap.unmapped, 'page')} not mapped"))
-    unreadable = f"{count(vmemmap.unreadable, 'page')} could not be read"
-    parts.append((vmemmap.unreadable, "unknown", unreadable))
-    return _bar("how it is mapped", parts)
 
 
 def frame_bar(one: PagemapReport) -> Picture:

@@ -14,7 +14,8 @@ from ...rules.rule import Severity
 from ..table import totals
 from ..words import outcome_counts
 from .compound import Drawing, draw
-from .pictures import Picture, area_bar, folio_bar, frame_bar, leaf_bar, strip
+from .pictures import Picture, area_bar, folio_bar, frame_bar
+from .strip import Strip, draw_strip
 
 if TYPE_CHECKING:
     from ...rules.findings import RuleOutcome
@@ -37,7 +38,8 @@ class Device(NamedTuple):
     #: in links
     anchor: str
     bytes: int
-    strips: Sequence[Picture]
+    strip: Strip
+    frames: Picture
     drawing: Drawing | None
 
 
@@ -93,11 +95,8 @@ class View:
                 report=one,
                 anchor=anchors[one.address],
                 bytes=sum(part.size for part in one.detail.ranges),
-                strips=(
-                    strip(one, findings, self.report.section_size),
-                    leaf_bar(one),
-                    frame_bar(one),
-                ),
+                strip=draw_strip(one, findings, self.report.section_size),
+                frames=frame_bar(one),
                 drawing=draw(one),
             )
             for one in pagemaps
