@@ -7,6 +7,7 @@ import contextlib
 import random
 import struct
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -30,41 +31,55 @@ NUMBER(pgtable_l5_enabled)=0
 
 
 def kdump_file(
-    pages: dict[int, bytes], *, compressed: bool, order: str = "<", vmcoreinfo: str = VMCOREINFO
+    pages: Mapping[int, bytes],
+    *,
+    compressed: bool = False,
+    order: str = "<",
+    vmcoreinfo: str = VMCOREINFO,
+    machine: str = "x86_64",
+    codec: tuple[int, Callable[[bytes], bytes]] | None = None,
 ) -> bytes:
     """
     Make a kdump file as makedumpfile does, of version 6.
 
-    :param pages: page frame number -> content
+    :param pages: page frame number -> content; all of one size
+    :param compressed: with zlib
+    :param machine: what the kernel calls its architecture
+    :param codec: flag and function of another way to compress; pages that grow stay as they are
     """
-    status, max_pfn = int(compressed), max(pages) + 1
-    bitmap = bytearray(-(-max_pfn // 8 // PAGE) * PAGE or PAGE)
+    flag, compress = codec or ((1, zlib.compress) if compressed else (0, bytes))
+    size = len(next(iter(pages.values())))
+    max_pfn = max(pages) + 1
+    bitmap = bytearray(-(-max_pfn // 8 // size) * size or size)
     for pfn in pages:
         bitmap[pfn // 8] |= 1 << pfn % 8
     note = struct.pack(f"{order}III", 11, len(vmcoreinfo), 0) + b"VMCOREINFO\0\0"
     note += vmcoreinfo.encode() + bytes(-len(vmcoreinfo) % 4)
-    machine = b"x86_64".ljust(65, b"\0")
-    uts = b"".join(text.ljust(65, b"\0") for text in (b"Linux", b"host", b"6.1.0", b"1"))
-    header = b"KDUMP   " + struct.pack(f"{order}i", 6) + uts + machine + bytes(65 + 6 + 16)
+    names = (b"Linux", b"host", b"6.1.0", b"1", machine.encode())
+    uts = b"".join(text.ljust(65, b"\0") for text in names)
+    header = b"KDUMP   " + struct.pack(f"{order}i", 6) + uts + bytes(65 + 6 + 16)
     header += struct.pack(
-        f"{order}10I", status, PAGE, 1, 2 * len(bitmap) // PAGE, max_pfn, 0, 0, 0, 0, 1
+        *(f"{order}10I", flag, size, 1, 2 * len(bitmap) // size),
+        *(min(max_pfn, 0xFFFFFFFF), 0, 0, 0, 0, 1),
     )
     sub_header = struct.pack(f"{order}Qii", 0, 31, 0) + struct.pack(
         f"{order}11Q",
         *(0, 0),
         *(0, 0),
-        *(2 * PAGE - len(note), len(note)),
+        *(2 * size - len(note), len(note)),
         *(0, 0),
         *(0, 0),
         max_pfn,
     )
-    descriptors, data = b"", b""
-    start = 2 * PAGE + 2 * len(bitmap) + 24 * len(pages)
+    descriptors, data = bytearray(), bytearray()
+    start = 2 * size + 2 * len(bitmap) + 24 * len(pages)
     for _, page in sorted(pages.items()):
-        stored = zlib.compress(page) if compressed else page
-        descriptors += struct.pack(f"{order}QIIQ", start + len(data), len(stored), status, 0)
+        stored, flags = compress(page), flag
+        if len(stored) >= size:
+            stored, flags = page, 0
+        descriptors += struct.pack(f"{order}QIIQ", start + len(data), len(stored), flags, 0)
         data += stored
-    head = header.ljust(PAGE, b"\0") + sub_header.ljust(PAGE - len(note), b"\0") + note
+    head = header.ljust(size, b"\0") + sub_header.ljust(size - len(note), b"\0") + note
     return head + bytes(bitmap) * 2 + descriptors + data
 
 

@@ -31,6 +31,7 @@ __all__ = (
     "PageTable",
     "architecture_of",
     "architecture_of_elf",
+    "architecture_of_utsname",
     "levels_of",
     "vmcoreinfo_marks",
     "vmemmap_of_note",
@@ -219,6 +220,9 @@ class Architecture:
     drgn_walks: Callable[[Mapping[str, str]], bool] = lambda keys: True
     #: variables that only this architecture has -> their C types, newest first
     variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: whether libkdumpfile 0.5 opens the kdump files of its kernels, QEMU's too, and translates
+    #: their addresses
+    libkdumpfile: bool = False
     #: names of the words in a note with a CPU's registers, separated by spaces
     registers: str = ""
 
@@ -246,6 +250,14 @@ def vmcoreinfo_marks() -> Iterable[tuple[str, str]]:
     return _MARKS.items()
 
 
+#: ``machine`` of struct new_utsname -> drgn's ``Architecture`` name
+_UTS_MACHINES = {
+    "x86_64": "X86_64",
+    "aarch64": "AARCH64",
+    "riscv64": "RISCV64",
+    "ppc64le": "PPC64",
+    "s390x": "S390X",
+}
 #: e_machine of ELF files -> drgn's ``Architecture`` name
 _MACHINES = {62: "X86_64", 183: "AARCH64", 243: "RISCV64", 21: "PPC64", 22: "S390X"}
 #: of other machines that run Linux
@@ -280,6 +292,19 @@ def architecture_of_elf(machine: int, wide: bool) -> str:
     elif wide and machine in (8, 258):
         name += "64"
     raise _unsupported(name)
+
+
+def architecture_of_utsname(machine: str) -> str:
+    """
+    Return drgn's name of the architecture that a kernel calls itself.
+
+    :param machine: as ``uname -m`` prints it, and printable
+    :raises UnsupportedError: if the architecture is not supported
+    """
+    try:
+        return _UTS_MACHINES[machine]
+    except KeyError:
+        raise _unsupported(machine) from None
 
 
 def _unsupported(name: str) -> UnsupportedError:

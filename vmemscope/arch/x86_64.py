@@ -105,6 +105,7 @@ ARCHITECTURE = Architecture(
     constant="<u4",
     # drgn takes the bit of memory encryption for a part of the address.
     drgn_walks=lambda keys: not number(keys, "sme_mask", 0),
+    libkdumpfile=True,
     variables=_VARIABLES,
     # arch/x86/include/asm/user_64.h: struct user_regs_struct, up to the segments
     registers=("R15 R14 R13 R12 RBP RBX R11 R10 R9 R8 RAX RCX RDX RSI RDI ORIG_RAX RIP"),

@@ -8,11 +8,12 @@ pages as zeros; :mod:`.elf` and :mod:`.kdump` prevent that.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..arch import vmcoreinfo_marks
-from ..errors import TargetError
+from ..arch import architecture_of, architecture_of_utsname, vmcoreinfo_marks
+from ..errors import TargetError, UnsupportedError
 from ..text import printable
 from ..vmcoreinfo import parse
 from .base import Target, check_note, misfit, new_program, read_vmcoreinfo, set_kernel, target_of
@@ -29,7 +30,7 @@ from .elf import (
 from .formats import is_core, read_head, refusal
 from .kdump import FLATTENED, check_flattened, check_whole
 from .kdump_pages import KdumpPages
-from .scan import notes_in_elf, notes_in_kdump, notes_in_memory
+from .scan import least_program, notes_in_elf, notes_in_memory
 from .virtual import complete
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
         raise refusal(path, head)
     loads: list[Load] = []
     notes: list[str] = []
-    end = 0
+    end, name = 0, None
     if head.startswith(_ELF):
         loads, incomplete = read_elf(path)
         platform_of_elf(head)
@@ -83,7 +84,8 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
             notes.append(_INCOMPLETE)
     else:
         check = check_flattened if head.startswith(FLATTENED) else check_whole
-        level, end, incomplete, no_vmemmap = check(path)
+        level, end, incomplete, no_vmemmap, machine = check(path)
+        name = architecture_of_utsname(machine) if machine else None
         if level:
             notes.append(f"the dump was filtered (dump level {level}): pages left out are not read")
         if no_vmemmap:
@@ -95,10 +97,10 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     if loads and drgn_misreads(head, loads):
         opened = partial(_set_segments, path, head, loads)
     elif end:
-        opened = partial(_set_kdump, path)
+        opened = partial(_set_kdump, path, name)
     prog = opened(text)
     if prog is None and text is None:
-        found = notes_in_elf(path, loads) if loads else _notes_in_kdump(path, end)
+        found = notes_in_elf(path, loads) if loads else _notes_in_kdump(path, name, end)
         prog = _by_scan(path, opened, found, loads, notes)
     if prog is None:
         raise TargetError(
@@ -123,6 +125,8 @@ _INCOMPLETE = (
 )
 
 
+#: callback of a memory segment
+_Reader: TypeAlias = "Callable[[int, int, int, bool], bytes]"
 #: opens the dump with a VMCOREINFO, or its own: ``None`` if it has none
 _Opener: TypeAlias = "Callable[[bytes | None], Program | None]"
 
@@ -178,10 +182,11 @@ def _fitting(
     return None
 
 
-def _notes_in_kdump(path: str, end: int) -> Iterator[tuple[int, bytes]]:
+def _notes_in_kdump(path: str, name: str | None, end: int) -> Iterator[tuple[int, bytes]]:
     """
     Find the notes in the memory of a kdump file.
 
+    :param name: of the architecture, if the file says it
     :param end: physical address after all that it describes, 0 if its headers make no sense
     """
     from drgn import Architecture, Platform
@@ -194,10 +199,15 @@ def _notes_in_kdump(path: str, end: int) -> Iterator[tuple[int, bytes]]:
         yield one
     if not found:
         # Compressed in a way that only libkdumpfile reads, which must be told the machine.
-        name, key = next(iter(vmcoreinfo_marks()))
-        for one in notes_in_kdump(path, Platform(Architecture[name]), key, pages.ranges):
-            found = True
-            yield one
+        marks = dict(vmcoreinfo_marks())
+        name = name or next(iter(marks))
+        prog = least_program(Platform(Architecture[name]), marks[name], pages.page_size)
+        with suppress(Exception):
+            # It refuses some of QEMU's, in many ways.
+            prog.set_core_dump(path)
+            for one in notes_in_memory(prog, pages.ranges):
+                found = True
+                yield one
     if not found:
         pages.check_codecs(path)
 
@@ -218,37 +228,65 @@ class _AnonymousError(TargetError):
     """A kdump file does not say its architecture: QEMU leaves the utsname empty."""
 
 
-def _set_kdump(path: str, vmcoreinfo: bytes | None) -> Program | None:
+def _set_kdump(path: str, name: str | None, vmcoreinfo: bytes | None) -> Program | None:
     """
-    Open a kdump file, which may not say its architecture, ``None`` without VMCOREINFO.
+    Open a kdump file, ``None`` without VMCOREINFO.
 
     VMCOREINFO has a key that only one architecture has. libkdumpfile refuses what QEMU writes
-    for some, and dies of it now and then, so it gets those of x86-64 only.
+    for some, and dies of it now and then; in makedumpfile's files of some, it does not
+    translate addresses. So what it gets is described by each architecture.
+
+    :param name: of the architecture, if the file says it
     """
     from drgn import Architecture, Platform
 
-    try:
-        return _set_core_dump(path, vmcoreinfo)
-    except _AnonymousError:
-        pages = KdumpPages(path)
+    if name is None or architecture_of(Platform(Architecture[name])).libkdumpfile:
+        try:
+            return _set_core_dump(path, vmcoreinfo)
+        except _AnonymousError:
+            pass
+    pages, named = KdumpPages(path), name is not None
     text = vmcoreinfo if vmcoreinfo is not None else pages.vmcoreinfo
     keys = {} if text is None else parse(text)
-    name = next((name for name, key in vmcoreinfo_marks() if key in keys), None)
+    name = name or next((name for name, key in vmcoreinfo_marks() if key in keys), None)
     if text is None or name is None:
         return None
     platform = Platform(Architecture[name])
-    if name == "X86_64":
+    if architecture_of(platform).libkdumpfile:
         prog = new_program(vmcoreinfo, platform)
         try:
             prog.set_core_dump(path)
         except Exception as e:
             raise _unreadable(path, e) from e
     else:
-        pages.check_codecs(path)
-        prog = _program_of(pages, text, platform)
+        prog = _program_of(pages, text, platform, _reader(path, pages, named, text))
         set_kernel(prog, text)
     complete(prog)
     return prog
+
+
+def _reader(path: str, pages: KdumpPages, named: bool, vmcoreinfo: bytes) -> _Reader:
+    """
+    Return what reads a kdump file's physical memory.
+
+    :param named: whether the file says its architecture
+    :raises UnsupportedError: if it is compressed in a way that needs a missing module
+    """
+    try:
+        pages.check_codecs(path)
+    except UnsupportedError as missing:
+        if not named:
+            raise
+        # libkdumpfile may have been built with what the module does.
+        inner = new_program(vmcoreinfo)
+        try:
+            inner.set_core_dump(path)
+            inner.read(pages.first, 8, True)
+        except Exception:
+            # It translates physical addresses, too, and can't those of ppc64 with 4K pages.
+            raise missing from None
+        return lambda address, count, offset, physical: inner.read(address, count, True)
+    return pages.read
 
 
 def _unreadable(path: str, error: Exception) -> TargetError:
@@ -259,13 +297,20 @@ def _unreadable(path: str, error: Exception) -> TargetError:
 
 
 def _program_of(
-    pages: KdumpPages, vmcoreinfo: bytes | None = None, platform: Platform | None = None
+    pages: KdumpPages,
+    vmcoreinfo: bytes | None = None,
+    platform: Platform | None = None,
+    read: _Reader | None = None,
 ) -> Program:
-    """Return a program with a kdump file's physical memory; for that, any platform will do."""
+    """
+    Return a program with a kdump file's physical memory; for that, any platform will do.
+
+    :param read: what reads it, ``None`` for the pages themselves
+    """
     from drgn import host_platform
 
     prog = new_program(vmcoreinfo, platform or host_platform)
-    prog.add_memory_segment(0, pages.end, pages.read, True)
+    prog.add_memory_segment(0, pages.end, read or pages.read, True)
     return prog
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..errors import TargetError
+from ..text import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +46,10 @@ FLATTENED = b"makedumpfile"
 #: offset of ``status`` in struct disk_dump_header, after a struct timeval of 64-bit and
 #: of 32-bit machines
 _STATUS = (424, 412)
+#: offset and bytes of ``utsname.machine`` in it
+_MACHINE, _UTS_LEN = 12 + 4 * 65, 65
+#: what QEMU writes there for others than x86-64 (dump/dump.c: ELF_MACHINE_UNAME)
+_OF_QEMU = ("Unknown", "S390X")
 #: block sizes; a block is a page
 _BLOCKS = tuple(1 << shift for shift in range(12, 19))
 _DESCRIPTOR = 24
@@ -87,6 +92,8 @@ class Header(NamedTuple):
     status: int
     #: whether it is one file of a dump that makedumpfile split
     split: bool
+    #: what the kernel calls its architecture, "" if the file does not say it
+    machine: str = ""
     #: where VMCOREINFO is, and where ELF notes are, offset and size in bytes; 0 if nowhere
     vmcoreinfo: tuple[int, int] = (0, 0)
     notes: tuple[int, int] = (0, 0)
@@ -121,6 +128,8 @@ class Contents(NamedTuple):
     incomplete: bool
     #: whether parts of the memory map were left out (makedumpfile -e)
     no_vmemmap: bool
+    #: what the kernel calls its architecture, "" if the file does not say it
+    machine: str
 
 
 def check_whole(path: str) -> Contents:
@@ -135,7 +144,7 @@ def check_whole(path: str) -> Contents:
         header = read_header(lambda count, offset: os.pread(fd, count, offset))
         if header is None:
             # Not of a Linux kernel: drgn says why.
-            return Contents(0, 0, False, False)
+            return _NOTHING
         contents = _contents(path, header)
         needed = _needed(fd, size, header)
     if needed > size:
@@ -156,7 +165,12 @@ def _contents(path: str, header: Header) -> Contents:
         min(header.max_pfn, _MAX_PFN) * header.block,
         bool(header.status & _INCOMPLETE),
         bool(header.status & _EXCLUDED_VMEMMAP),
+        header.machine,
     )
+
+
+#: of a file whose headers make no sense
+_NOTHING = Contents(0, 0, False, False, "")
 
 
 def check_flattened(path: str) -> Contents:
@@ -181,7 +195,7 @@ def check_flattened(path: str) -> Contents:
             if os.pread(file.fileno(), len(_FLAT_END), end) != _FLAT_END:
                 raise _cut_off(path, "the mark of its end is missing")
         header = read_header(_flat_reader(file.fileno()))
-    return Contents(0, 0, False, False) if header is None else _contents(path, header)
+    return _NOTHING if header is None else _contents(path, header)
 
 
 def flat_pieces(fd: int, most: int) -> Iterator[tuple[int, int, int]]:
@@ -241,8 +255,10 @@ def read_header(read: Callable[[int, int], bytes]) -> Header | None:
                 f"{order}5I", raw, status
             )
             if block in _BLOCKS and 0 < sub_header < 1 << 16 and bitmap:
+                name = printable(raw[_MACHINE:][:_UTS_LEN].partition(b"\0")[0])
                 found = Header(
-                    order, block, sub_header, bitmap, max_pfn, 0, 1 << 64, 0, 0, flags, False
+                    *(order, block, sub_header, bitmap, max_pfn, 0, 1 << 64, 0, 0, flags, False),
+                    machine="" if name in _OF_QEMU else name,
                 )
                 return _with_sub_header(read, found, version, status == _STATUS[0])
     return None

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Pages of kdump files that do not say their architecture.
+Pages of kdump files that libkdumpfile 0.5 does not open, or whose kernels it does not know.
 
-QEMU writes each CPU's registers into the notes of a kdump file, which libkdumpfile 0.5 takes
-for damaged on some architectures, and it leaves the machine's name out. So such a file is read
-here, page by page, as a segment of physical memory of a program (``makedumpfile``'s
-``diskdump_mod.h``: struct page_desc).
+QEMU writes each CPU's registers into the notes of a kdump file, which libkdumpfile takes for
+damaged on some architectures, and it leaves the machine's name out. makedumpfile's files have
+it, but libkdumpfile can't translate the addresses of s390x, and of ppc64 with pages of 4 KiB.
+So such a file is read here, page by page, as a segment of physical memory of a program
+(``makedumpfile``'s ``diskdump_mod.h``: struct page_desc).
 
 The file comes from the target and is not trusted: offsets and sizes are checked against
 the file, and a page that does not decompress to its size can't be read.
@@ -111,20 +112,34 @@ class KdumpPages:
         #: first and last physical address of each run of groups of eight pages, in order, each
         #: with one page at least in the file
         self.ranges = _ranges(bitmap, header)
-        bits = np.unpackbits(bitmap, bitorder="little")
-        self._bits = bits
+        self._bitmap = bitmap
         #: descriptors before each chunk of pages
-        counts = np.add.reduceat(bits, np.arange(0, len(bits), _CHUNK), dtype=np.int64)
-        self._before = np.concatenate(([0], np.cumsum(counts)))
+        counts = [
+            int.from_bytes(bitmap[at : at + _CHUNK // 8].tobytes(), "little").bit_count()
+            for at in range(0, len(bitmap), _CHUNK // 8)
+        ]
+        self._before = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
         self._page = lru_cache(_KEPT)(self._read_page)
 
     def __del__(self) -> None:
         os.close(self._fd)
 
     @property
+    def page_size(self) -> int:
+        """Bytes in a page."""
+        return self._header.block
+
+    @property
+    def first(self) -> int:
+        """Physical address of the first page in the file, in bytes; 0 if it has none."""
+        byte = int((self._bitmap != 0).argmax())
+        value = int(self._bitmap[byte])
+        return (byte * 8 + (value & -value).bit_length() - 1) * self._header.block if value else 0
+
+    @property
     def end(self) -> int:
         """Physical address after all pages that there can be, in bytes."""
-        return len(self._bits) * self._header.block
+        return len(self._bitmap) * 8 * self._header.block
 
     @property
     def vmcoreinfo(self) -> bytes | None:
@@ -164,10 +179,13 @@ class KdumpPages:
     def _read_page(self, pfn: int) -> bytes:
         header = self._header
         address = pfn * header.block
-        if pfn >= len(self._bits) or not self._bits[pfn]:
+        byte, bit = divmod(pfn, 8)
+        if byte >= len(self._bitmap) or not self._bitmap[byte] >> bit & 1:
             raise FaultError(NOT_IN_DUMP, address)
         chunk = pfn // _CHUNK
-        index = int(self._before[chunk] + self._bits[chunk * _CHUNK : pfn].sum(dtype=np.int64))
+        before = self._bitmap[chunk * _CHUNK // 8 : byte + 1].tobytes()
+        bits = int.from_bytes(before, "little") & (1 << pfn % _CHUNK) - 1
+        index = int(self._before[chunk]) + bits.bit_count()
         place = header.descriptors + index * 24
         raw = self._read(24, place)
         if len(raw) < 24:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .elf import Load
 
-__all__ = ("least_program", "notes_in_elf", "notes_in_kdump", "notes_in_memory")
+__all__ = ("least_program", "notes_in_elf", "notes_in_memory")
 
 _PAGE = 4096
 #: where the name is in a note: after three words of 32 bits
@@ -36,7 +36,7 @@ _NAME = 12
 #: the key of the architecture
 _LEAST = """\
 OSRELEASE=6.0.0
-PAGESIZE=4096
+PAGESIZE={}
 SYMBOL(swapper_pg_dir)=ffffffff82000000
 NUMBER(phys_base)=0
 {}=0
@@ -77,23 +77,14 @@ def _mapped(file: BinaryIO) -> mmap.mmap:
     return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
 
 
-def notes_in_kdump(
-    path: str, platform: Platform, key: str, ranges: Sequence[tuple[int, int]]
-) -> Iterator[tuple[int, bytes]]:
+def least_program(platform: Platform | None, key: str, page_size: int = _PAGE) -> Program:
     """
-    Yield the physical address and the text of each note in a kdump file's memory.
+    Return a program that can be set to a kernel for its physical memory alone.
 
     :param key: of VMCOREINFO, which only that platform has
-    :param ranges: where the file has pages
+    :param page_size: in bytes
     """
-    prog = least_program(platform, key)
-    prog.set_core_dump(path)
-    yield from notes_in_memory(prog, ranges)
-
-
-def least_program(platform: Platform | None, key: str) -> Program:
-    """Return a program that can be set to a kernel for its physical memory alone."""
-    return new_program(_LEAST.format(key).encode(), platform)
+    return new_program(_LEAST.format(page_size, key).encode(), platform)
 
 
 def notes_in_memory(
