@@ -28,7 +28,7 @@ from vmemscope.errors import ExitStatus, TargetError
 from vmemscope.machine import Kernel
 from vmemscope.target import live, open_core, open_live, open_qemu, qemu
 from vmemscope.target.elf import read_elf
-from vmemscope.target.qmp import Event, Monitor, MonitorError
+from vmemscope.target.qmp import Monitor, MonitorError, QmpEvent
 
 from .kernels import DEVICE, KERNELS, Dumps, filtered
 from .test_kdump import kdump_file
@@ -479,7 +479,7 @@ class TestMonitor:
         with mine, served(lambda: theirs, answers) as heard:
             monitor = Monitor(mine)
             assert monitor.execute("query-status", {"a": 1}) == {"running": True}
-            assert monitor.events == [Event("STOP", 7.25), Event("RESUME", 7.5)]
+            assert monitor.events == [QmpEvent("STOP", 7.25), QmpEvent("RESUME", 7.5)]
             assert monitor.wait_for("STOP").time == 7.25
             assert heard[-1] == {"execute": "query-status", "arguments": {"a": 1}}
 
@@ -489,7 +489,7 @@ class TestMonitor:
         with mine, served(lambda: theirs, answers):
             monitor = Monitor(mine)
             monitor.execute("cont")
-            assert monitor.wait_for("RESUME") == Event("RESUME", 1.0)
+            assert monitor.wait_for("RESUME") == QmpEvent("RESUME", 1.0)
 
     def test_file_descriptor_goes_along(self, tmp_path: Path) -> None:
         mine, theirs = socket.socketpair()
