@@ -124,6 +124,13 @@ PAGES: dict[str, tuple[str, ...]] = {
     "address-not-mapped": ("0xffffffff81000000",),
     "small-address": ("--address", "0x1000"),
 }
+#: and of "hugetlb-boot"
+BOOT_PAGES: dict[str, tuple[str, ...]] = {
+    "head": ("--pfn", "0x180000"),
+    "tail": ("--pfn", "0x1bfffe"),
+    "restored-tail": ("--pfn", "0x14ffc1"),
+    "run-time-tail": ("--pfn", "0x110001"),
+}
 #: what "diff" compares
 PAIRS = (
     ("devdax-2m", "devdax-2m"),
@@ -220,7 +227,7 @@ def cases(dump: str) -> Iterator[Case]:
         yield case(dump, form, "memmap")
         if scenario in SCENARIOS or scenario in HUGETLB_TELLS:
             yield case(dump, form, "hugetlb")
-        if scenario == "hugetlb":
+        if scenario in ("hugetlb", "hugetlb-boot"):
             yield case(dump, form, "hugetlb", "--folios", name="folios")
         if dump in CONTENTS:
             for contents in ("all", "none"):
@@ -230,6 +237,10 @@ def cases(dump: str) -> Iterator[Case]:
         yield case(dump, "text", "page", PLANTED, name="planted")
     if dump in REPORTED:
         yield case(dump, "text", "report")
+    if dump == "hugetlb-boot":
+        yield case(dump, "text", "report")
+        for name, which in BOOT_PAGES.items():
+            yield case(dump, "text", "page", *which, name=name)
     if dump == "mixed@7.2":
         yield case(dump, "markdown", "report")
         yield case(dump, "html", "report")

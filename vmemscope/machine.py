@@ -39,14 +39,16 @@ from .vmemmap.layout import Geometry, first_compound
 from .vmemmap.lost import online_memory, recovered_pagemaps
 from .vmemmap.memory import PhysicalMemory
 from .vmemmap.pagemaps import PagemapLayout, layouts_of
-from .vmemmap.shared_tails import SharedTail, find_shared_tails
+from .vmemmap.shared_tails import SharedTail, find_shared_tails, tail_frames
 from .vmemmap.struct_pages import flag_layout
 from .vmemmap.vmemmap import Vmemmap
 
 if TYPE_CHECKING:
     import os
 
+    import numpy as np
     from drgn import Program
+    from numpy.typing import NDArray
 
     from .arch import Architecture, PageTable
     from .kernel import Damage
@@ -359,6 +361,15 @@ class Kernel:
     def device_slot_damage(self) -> list[Damage]:
         """Slots that can't be read."""
         return self._device_slots[1]
+
+    @cached_property
+    def ram_tails(self) -> NDArray[np.uint64] | None:
+        """
+        The frames of tail pages that huge pages of a zone share, in order.
+
+        ``None`` if zones have none, or not all of them could be read.
+        """
+        return None if self.zone_damage else tail_frames(self.prog, self.ram_zones, self.vmemmap)
 
     @cached_property
     def flags(self) -> FlagLayout:

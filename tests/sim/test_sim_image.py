@@ -43,6 +43,7 @@ RANGES = {
     "empty": [],
     "fsdax": [(0x210000, 0x220000)],
     "hugetlb": [],
+    "hugetlb-boot": [],
     "interleaved-ranges": [
         (0x4000000, 0x4004000),
         (0x4004000, 0x4008000),

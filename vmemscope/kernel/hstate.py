@@ -15,12 +15,13 @@ from drgn import Object, sizeof
 
 from ..target.reads import READ_ERRORS
 from ..text import printable
+from ..types.needs import has_member
 from . import Damage, word_of
 
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ("Hstate", "has_hugetlb", "read_hstates")
+__all__ = ("Hstate", "has_hugetlb", "hstate_orders", "read_hstates")
 
 #: ``hstates`` has HUGE_MAX_HSTATE elements, a handful on every architecture
 _MAX_HSTATES = 64
@@ -85,6 +86,22 @@ def read_hstates(prog: Program) -> tuple[list[Hstate], list[Damage]]:
         else:
             damage.append(Damage(address, f"the order of a struct hstate is {one.order}"))
     return found, damage
+
+
+def hstate_orders(prog: Program) -> set[int]:
+    """Return the orders of huge pages, without those that can't be read."""
+    if not (has_hugetlb(prog) and has_member(prog, "struct hstate.order")):
+        return set()
+    hstate_type, base = prog.type("struct hstate"), prog["hstates"].address_ or 0
+    found = set()
+    try:
+        count = min(int(prog["hugetlb_max_hstate"].value_()), _MAX_HSTATES)
+        for index in range(count):
+            address = base + index * sizeof(hstate_type)
+            found.add(int(Object(prog, hstate_type, address=address).order.value_()))
+    except (LookupError, *READ_ERRORS):
+        pass
+    return found
 
 
 def _read_hstate(hstate: Object, address: int) -> Hstate:

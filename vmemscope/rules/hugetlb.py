@@ -416,6 +416,10 @@ def hugetlb_unprotected(facts: FolioFacts) -> Iterator[Violation | Skip]:
     if not len(optimized):
         yield facts.none_optimized
         return
+    # Pages from boot are protected all the same (vmemmap_wrprotect_hvo()).
+    optimized = optimized[facts.maps.open[optimized] > 0]
+    if not len(optimized):
+        return
     yield Violation(
         f"the shared tail pages of {count(len(optimized), 'folio')} can be written to:"
         f" {facts.geometry.arch.name} has no read-only protection for the kernel's pages",

@@ -10,6 +10,7 @@ memory map's own size is counted (6.2 to 7.0, of which 6.12 is simulated).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ from .objects import Struct
 from .pagetable import KERNEL, PSE, RW, TABLE
 from .scenario import HugePages
 from .shared_tails import SharedTails
+from .sparse import Sections
 from .units import Units
 from .versions import Behaviour
 from .vmemmap import Vmemmap
@@ -46,6 +48,8 @@ class Folio:
     nid: int
     in_use: bool
     optimized: bool
+    #: its memory map was populated by the order of its sections
+    by_section: bool = False
     #: sizeof(struct page)
     struct_page: int = STRUCT_PAGE_SIZE
     units: Units = field(default_factory=Units)
@@ -61,6 +65,7 @@ class Hugetlb:
     ``hstates`` and the folios on their lists.
 
     :param shared: frames of tail pages that a zone's folios share
+    :param sections: whose orders say how the memory map of pages from boot is populated
     :param enabled: whether folios allocated at run time would be optimized
     """
 
@@ -71,6 +76,7 @@ class Hugetlb:
         vmemmap: Vmemmap,
         behaviour: Behaviour,
         shared: SharedTails,
+        sections: Sections,
         enabled: bool,
     ) -> None:
         self.memory, self.nodes, self.vmemmap = image.memory, nodes, vmemmap
@@ -78,6 +84,7 @@ class Hugetlb:
         self.layouts, self.addresses = self.memory.layouts, self.memory.addresses
         self.tables, self.pages, self.memmap = vmemmap.tables, vmemmap.pages, vmemmap.memmap
         self.shared, self.has_shared_tails = shared, shared.exist
+        self.sections = sections
         #: the head page's frame is a new one
         self.replaces_head = self.has_shared_tails or behaviour.vmcoreinfo_vmemmap
         self.folios: list[Folio] = []
@@ -119,12 +126,15 @@ class Hugetlb:
         flags = KERNEL & ~RW
         return flags & ~_DIRTY if self.replaces_head else flags
 
-    def allocate(self, pages: HugePages) -> None:
-        """Allocate folios; of several that are in use, the first ones."""
-        order = self.units.huge_orders[pages.gigantic]
-        optimized = pages.optimized and self.memory.arch.hvo
+    def allocate(self, pages: HugePages, boot: Sequence[int] = ()) -> list[Folio]:
+        """
+        Allocate folios; of several that are in use, the first ones.
+
+        :param boot: pfns of those that were reserved at boot (``gather_bootmem_prealloc()``)
+        """
+        order, found = self.units.huge_orders[pages.gigantic], []
         for i in range(pages.count):
-            pfn = self.pages.alloc_pages(order, pages.nid)
+            pfn = boot[i] if boot else self.pages.alloc_pages(order, pages.nid)
             if self.memmap.nid(pfn) != pages.nid:
                 # __GFP_THISNODE
                 raise UsageError(f"the RAM of node {pages.nid} is too small for its huge pages")
@@ -133,15 +143,24 @@ class Hugetlb:
                 order,
                 pages.nid,
                 i < pages.in_use,
-                optimized,
+                pages.optimized and self.memory.arch.hvo,
+                bool(boot and self.sections.compound_order(pfn // self.units.pages_per_section)),
                 self.memmap.size,
                 self.units,
             )
-            self._prepare(folio)
-            if optimized and self.optimizable(folio):
-                self.optimize(folio)
-            self._enlist(folio)
-            self.folios.append(folio)
+            self.add(folio)
+            found.append(folio)
+        return found
+
+    def add(self, folio: Folio) -> None:
+        """Prepare a folio, optimize it, and put it on its list."""
+        self._prepare(folio)
+        if folio.by_section:
+            self.write_protect(folio)
+        elif folio.optimized and self.optimizable(folio):
+            self.optimize(folio)
+        self._enlist(folio)
+        self.folios.append(folio)
 
     def optimizable(self, folio: Folio) -> bool:
         """
@@ -161,6 +180,9 @@ class Hugetlb:
         zone = memmap.zone(pfn)
         memmap.store(pfn, memmap.fresh(pfn, 1, zone, folio.nid, 0))
         memmap.words(pfn)[0] |= np.uint64(memmap.flag("head"))
+        if folio.by_section:
+            # HUGETLB_VMEMMAP_RESERVE_PAGES
+            count = memmap.per_page
         memmap.store(pfn + 1, self._tail_pages(pfn + 1, count - 1, folio))
         memmap.prep_compound_head(pfn, folio.order)
         if self.layouts.has_constant("PGTY_hugetlb"):
@@ -216,8 +238,13 @@ class Hugetlb:
         """Return the virtual address of a page of a folio's vmemmap."""
         return self.addresses.pfn_to_page(folio.pfn) + page * self.units.page_size
 
-    def optimize(self, folio: Folio) -> None:
-        """``hugetlb_vmemmap_optimize_folio()``, ``vmemmap_remap_free()``."""
+    def optimize(self, folio: Folio, stop: int | None = None) -> None:
+        """
+        ``hugetlb_vmemmap_optimize_folio()``, ``vmemmap_remap_free()``.
+
+        :param stop: the page where the kernel fails, and can't restore those before it either
+            (VMEMMAP_REMAP_INCOMPLETE); by default it does not
+        """
         units = self.units
         tables, start = self.tables, self.address(folio)
         for va in range(start, self.address(folio, folio.vmemmap_pages), units.pmd_size):
@@ -228,7 +255,7 @@ class Hugetlb:
         old = [
             self.tables.frame(tables.entry(self.address(folio, page), units.page_shift))
             for page in range(folio.vmemmap_pages)
-        ]
+        ][:stop]
         head = old.pop(0)
         if self.replaces_head:
             head, replaced = self.pages.alloc_page(folio.nid), head
@@ -237,7 +264,7 @@ class Hugetlb:
             old.append(replaced)
             self.vmemmap.nr_memmap_pages += 1
         tail = self.shared_tail(folio) if self.has_shared_tails else head
-        for page in range(1, folio.vmemmap_pages):
+        for page in range(1, folio.vmemmap_pages if stop is None else stop):
             tables.set(
                 self.address(folio, page),
                 units.page_shift,
@@ -245,6 +272,45 @@ class Hugetlb:
             )
         for pfn in old:
             self.free_vmemmap_page(pfn)
+
+    def is_optimized(self, folio: Folio) -> bool:
+        """``folio_test_hugetlb_vmemmap_optimized()``."""
+        return bool(self.private(folio) >> self.optimized_bit & 1)
+
+    def write_protect(self, folio: Folio) -> None:
+        """
+        ``vmemmap_wrprotect_hvo()``: of a folio whose memory map is populated so already. It
+        clears the bit, also where there is no PAGE_KERNEL_RO.
+        """
+        self.set_private(folio, self.private(folio) | 1 << self.optimized_bit)
+        shift = self.units.page_shift
+        for page in range(1, folio.vmemmap_pages):
+            va = self.address(folio, page)
+            self.tables.set(va, shift, self.tables.entry(va, shift) & ~RW)
+
+    def restore_folio(self, folio: Folio) -> None:
+        """
+        ``hugetlb_vmemmap_restore_folio()``: each page of tail pages gets a frame of its own
+        again, with a copy of what it mapped. The order of its sections stays as it is.
+        """
+        tables, shift = self.tables, self.units.page_shift
+        shared = tables.frame(tables.entry(self.address(folio, 1), shift))
+        data = self.memory.physical.page(shared).copy()
+        if not self.has_shared_tails:
+            # reset_struct_pages()
+            size = (4 if self.layouts.sizeof("folio") > 3 * self.memmap.size else 3) * (
+                self.memmap.size
+            )
+            data[:size] = data[size : 2 * size]
+        for page in range(1, folio.vmemmap_pages):
+            pfn = self.pages.alloc_page(folio.nid)
+            self.memory.physical.page(pfn)[:] = data
+            tables.set(self.address(folio, page), shift, tables.pte(pfn))
+        self.vmemmap.nr_memmap_pages += folio.vmemmap_pages - 1
+        folio.optimized = False
+        self.set_private(folio, self.private(folio) & ~(1 << self.optimized_bit))
+        if self.key is not None:
+            self.key["key.enabled.counter"] = self.key["key.enabled.counter"] - 1
 
     def write_restore(self, resets: bool) -> None:
         """

@@ -19,8 +19,10 @@ from ..errors import UsageError
 from . import btf, kallsyms
 from .addresses import IMAGE_SIZE, STRUCT_PAGE_SIZE
 from .architectures import ARCHITECTURES
+from .boot_hugepages import BootHugePages
 from .devices import DaxBus, Devices, PagemapRecord
 from .hugetlb import Hugetlb
+from .hugetlb_pool import change_pool
 from .kernel_image import KernelImage, promoted
 from .layouts import Layouts
 from .memmap import MemMap
@@ -38,7 +40,7 @@ from .radix import RadixVmemmap
 from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, IORESOURCE_SYSTEM_RAM, Resources
 from .scenario import Block, Pagemap, Scenario, scaled
 from .section_vmemmap import SectionVmemmap
-from .shared_tails import SharedTails
+from .shared_tails import SLOTS_SIZE, SharedTails
 from .slab import Slab
 from .sparse import Sections
 from .tasks import Tasks
@@ -101,10 +103,11 @@ class SimulatedKernel:
             self.vmemmap,
             self.behaviour,
             self.shared_tails,
+            self.sections,
             any(pages.optimized for pages in scenario.hugetlb),
         )
-        for pages in scenario.hugetlb:
-            self.hugetlb.allocate(pages)
+        for pages, boot in zip(scenario.hugetlb, self.boot_huge.pages, strict=True):
+            change_pool(self.hugetlb, self.hugetlb.allocate(pages, boot), pages)
         #: done when all else has been written
         self.last_steps: list[Callable[[], None]] = []
         #: what counters of the memory map are to be off by
@@ -202,7 +205,7 @@ class SimulatedKernel:
         units = self.units
         bits = self.addresses.max_physmem_bits - units.section_bits
         per_root = units.page_size // self.layouts.sizeof("mem_section")
-        self.section_roots = (1 << bits) // per_root
+        self.section_roots = -(-(1 << bits) // per_root)
         self.mem_section = self._memblock_alloc(self.section_roots * 8)
         self.sections = Sections(
             self.memory,
@@ -210,6 +213,15 @@ class SimulatedKernel:
             self.section_roots,
             self._memblock_alloc,
             self.behaviour.pageblock_bits,
+        )
+        # hugetlb_bootmem_alloc()
+        self.boot_huge = BootHugePages(
+            self.scenario.hugetlb,
+            self.memblock,
+            self.sections,
+            self.tables,
+            self.addresses,
+            self.arch,
         )
         flags = self.sections.flag("IS_EARLY") | self.sections.flag("IS_ONLINE")
         #: section -> pfns of the blocks, of a leaf each, that were allocated for its memory map
@@ -234,6 +246,9 @@ class SimulatedKernel:
         :return: the blocks that were not there already, for a neighbouring section
         """
         units = self.units
+        if self.sections.compound_order(nr):
+            self.boot_huge.populate(nr, nid)
+            return []
         start = self.addresses.pfn_to_page(nr * units.pages_per_section)
         end = self.addresses.pfn_to_page((nr + 1) * units.pages_per_section)
         blocks = []
@@ -246,6 +261,16 @@ class SimulatedKernel:
                 flags = KERNEL_LARGE if units.large_leaves else KERNEL
                 self.tables.set(va, shift, self.tables.pte(blocks[-1], flags))
         return blocks
+
+    def _boot_pages(self, nr: int) -> int:
+        """``section_nr_vmemmap_pages()`` of a section that was there at boot."""
+        units, order = self.units, self.sections.compound_order(nr)
+        if not order:
+            size = units.pages_per_section * self.addresses.struct_page_size
+            return -(-size // units.page_size)
+        if 1 << order < units.pages_per_section:
+            return units.pages_per_section >> order
+        return int(nr * units.pages_per_section % (1 << order) == 0)
 
     def _setup_nodes(self) -> None:
         units = self.units
@@ -272,6 +297,11 @@ class SimulatedKernel:
         areas = [self._memblock_alloc(_PERCPU_SIZE) for _ in range(NR_CPUS)]
         start = self.image.room("data", _PERCPU_SIZE) if self.behaviour.percpu_in_image else 0
         self.percpu = Percpu(self.memory, start, areas, _PERCPU_SIZE)
+        for (nid, zone, _), _ in self.boot_huge.tails.items():
+            # vmemmap_tails_alloc()
+            struct_zone = self.nodes.zone(nid, zone)
+            if not struct_zone["vmemmap_tails"]:
+                struct_zone["vmemmap_tails"] = self._memblock_alloc(SLOTS_SIZE)
 
     # From here on frames have struct pages that say what they are used for.
 
@@ -280,7 +310,9 @@ class SimulatedKernel:
         self.memmap = MemMap(self.memory, self.tables, self.ram, self.off)
         free = [(run.start, run.end, run.nid) for run in self.memblock.runs]
         for nr, blocks in self.boot_memmap.items():
-            self._init_section_memmap(nr, blocks, free)
+            # MEMBLOCK_RSRV_NOINIT: HugeTLB initialises those of its own pages.
+            if not self.sections.compound_order(nr):
+                self._init_section_memmap(nr, blocks, free)
         self.pages = PageAllocator(free, self.memmap)
         self.tables.alloc = self._alloc_table
         self._managed: dict[tuple[int, str], int] = {}
@@ -288,10 +320,18 @@ class SimulatedKernel:
             for zone, count in _by_zone(self.memmap, start, end):
                 key = nid, zone
                 self._managed[key] = self._managed.get(key, 0) + count
+        for pages, pfns in zip(self.scenario.hugetlb, self.boot_huge.pages, strict=True):
+            # adjust_managed_page_count(), in gather_bootmem_prealloc_node()
+            for pfn in pfns:
+                key = pages.nid, self.units.zone_of(pfn)
+                order = self.units.huge_orders[pages.gigantic]
+                self._managed[key] = self._managed.get(key, 0) + (1 << order)
         self._register_bootmem_info()
         self.slab = Slab(self.memory, self.pages, self.memmap)
         self.sections.alloc = self.slab.alloc
-        self.shared_tails = SharedTails(self.nodes, self.memmap, self.pages, self.slab.alloc)
+        self.shared_tails = SharedTails(
+            self.nodes, self.memmap, self.pages, self.slab.alloc, self.boot_huge.tails
+        )
         kind = self.vmemmap_type or (RadixVmemmap if self.arch.radix else Vmemmap)
         if self.sections.have_orders:
             kind = SectionVmemmap
@@ -345,6 +385,8 @@ class SimulatedKernel:
             return
         packed = self.behaviour.bootmem_info_packed
         for nr, blocks in sorted(self.boot_memmap.items()):
+            if self.sections.compound_order(nr):
+                continue
             va = self.addresses.pfn_to_page(nr * self.units.pages_per_section)
             _, *below = [pfn for _, pfn, _ in self.tables.tables(va)]
             if self.scenario.levels == 4:
@@ -588,8 +630,7 @@ class SimulatedKernel:
             self.memory.write_int(offsets + cpu * 8, offset)
         if self.behaviour.percpu_in_image:
             image.label("__per_cpu_start", self.percpu.start)
-        size = self.units.pages_per_section * self.addresses.struct_page_size
-        boot = len(self.boot_memmap) * -(-size // self.units.page_size) - self.hugetlb.freed
+        boot = sum(map(self._boot_pages, self.boot_memmap)) - self.hugetlb.freed
         for name, value in (
             ("nr_memmap_pages", self.vmemmap.nr_memmap_pages),
             ("nr_memmap_boot_pages", boot),

@@ -108,9 +108,7 @@ class MemMap:
 
     def zone(self, pfn: int) -> str:
         """Name the zone of a frame of RAM."""
-        if pfn < self.units.max_dma_pfn:
-            return "ZONE_DMA"
-        return "ZONE_DMA32" if pfn < self.units.max_dma32_pfn else "ZONE_NORMAL"
+        return self.units.zone_of(pfn)
 
     def nid(self, pfn: int) -> int:
         """Return the node of a frame of RAM; of a hole, that of the RAM before it."""

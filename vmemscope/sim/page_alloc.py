@@ -8,8 +8,10 @@ frames are handed out once, on the right node, and that their struct pages say s
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 from ..errors import UsageError
 from .memmap import MemMap
@@ -18,6 +20,7 @@ __all__ = ("Memblock", "PageAllocator")
 
 _NO_ROOM = "the scenario's RAM is too small for its devices"
 _MORE_RAM = "give it more with the ram key"
+_BY_START = attrgetter("start")
 
 
 @dataclass
@@ -122,14 +125,18 @@ class PageAllocator(_Frames):
 
     def free_page(self, pfn: int) -> None:
         """Give a frame back whose reference count dropped to 0."""
-        self.runs.append(_Run(pfn, pfn + 1, self.memmap.nid(pfn)))
-        self.runs.sort(key=lambda run: run.start)
+        insort(self.runs, _Run(pfn, pfn + 1, self.memmap.nid(pfn)), key=_BY_START)
 
-    def _candidates(self, nid: int) -> list[_Run]:
-        return sorted(
-            self.runs,
-            key=lambda run: (run.end <= self.units.max_dma_pfn, run.nid != nid, run.start),
-        )
+    def _candidates(self, nid: int) -> Iterator[_Run]:
+        """Yield what is free in the order in which it is taken."""
+        limit = self.units.max_dma_pfn
+        for is_dma in (False, True):
+            for is_near in (True, False):
+                yield from (
+                    run
+                    for run in self.runs
+                    if (run.end <= limit) == is_dma and (run.nid == nid) == is_near
+                )
 
     def free_blocks(self, max_order: int) -> Iterator[tuple[int, int]]:
         """Yield what is free as buddy blocks: first pfn, order."""

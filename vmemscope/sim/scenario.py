@@ -43,6 +43,10 @@ A scenario is a TOML file. All keys::
     count = 4
     in_use = 1                # of them; the others are free
     optimized = true          # their vmemmap is (HVO)
+    boot = false              # 1G: they are reserved at boot, in sections of that order
+    restored = 0              # the last of them have their vmemmap back, and stay in the pool
+    demoted = 0               # those before are pages of 2M now,
+    freed = 0                 # and more went back to the page allocator
     nid = 0
 
     [[message]]               # of the kernel's log, after those that each boot writes
@@ -182,6 +186,13 @@ class HugePages:
     in_use: int
     optimized: bool
     nid: int
+    #: they are reserved at boot
+    boot: bool = False
+    #: how many of them, of those that are free, had their vmemmap restored since; how many were
+    #: made into smaller ones; and how many were freed
+    restored: int = 0
+    demoted: int = 0
+    freed: int = 0
 
 
 @dataclass(frozen=True)
@@ -550,10 +561,23 @@ def _parse_hugetlb(table: _Table) -> HugePages:
         in_use=table.take("in_use", int, 0),
         optimized=bool(table.take("optimized", bool, True)),
         nid=table.take("nid", int, 0),
+        boot=bool(table.take("boot", bool, False)),
+        restored=table.take("restored", int, 0),
+        demoted=table.take("demoted", int, 0),
+        freed=table.take("freed", int, 0),
     )
     table.done()
     if not 0 < pages.count <= 1 << 16 or not 0 <= pages.in_use <= pages.count:
         raise table.error("count must be 1 or more, in_use no more than count")
+    changed = pages.restored, pages.demoted, pages.freed
+    if min(changed) < 0 or sum(changed) > pages.count - pages.in_use:
+        raise table.error("no more can be restored, demoted and freed than are free")
+    if pages.restored and not pages.optimized:
+        raise table.error("only what is optimized can be restored")
+    if pages.demoted and not pages.gigantic:
+        raise table.error("only pages of 1G can be demoted")
+    if pages.boot and not pages.gigantic:
+        raise table.error("only pages of 1G are reserved at boot")
     return pages
 
 

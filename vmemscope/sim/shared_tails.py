@@ -9,7 +9,7 @@ calls, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from .memory import Words
 from .nodes import Nodes
 from .page_alloc import PageAllocator
 
-__all__ = ("SharedTails",)
+__all__ = ("SLOTS_SIZE", "SharedTails")
 
 #: VMEMMAP_OPTIMIZATION_NR_ORDERS, on x86-64 with 1 GiB pages of HugeTLB; the array of 7.1
 _NR_ORDERS = 16
+#: bytes of the slots of a zone
+SLOTS_SIZE = 8 * _NR_ORDERS
 
 
 class SharedTails:
@@ -29,10 +31,16 @@ class SharedTails:
     The slots of all zones.
 
     :param alloc: gets zeroed memory: size in bytes -> virtual address
+    :param boot: frames that memblock gave for (node, zone, order)
     """
 
     def __init__(
-        self, nodes: Nodes, memmap: MemMap, pages: PageAllocator, alloc: Callable[[int], int]
+        self,
+        nodes: Nodes,
+        memmap: MemMap,
+        pages: PageAllocator,
+        alloc: Callable[[int], int],
+        boot: Mapping[tuple[int, str, int], int],
     ) -> None:
         self.nodes, self.memmap, self.pages, self.alloc = nodes, memmap, pages, alloc
         self.memory, self.layouts = nodes.memory, memmap.layouts
@@ -41,6 +49,8 @@ class SharedTails:
         self.embedded = self.layouts.has_member("zone", "vmemmap_tails[0]")
         #: (node, zone, order) -> frame of the tail pages
         self.frames: dict[tuple[int, str, int], int] = {}
+        for key, pfn in boot.items():
+            self._set(key, pfn)
 
     @property
     def min_order(self) -> int:
@@ -51,10 +61,14 @@ class SharedTails:
         """Return the frame of a zone's tail pages of an order, made if there is none yet."""
         key = nid, zone, order
         if key not in self.frames:
-            self.frames[key] = pfn = self.pages.alloc_page(nid)
-            self.memory.physical.words(pfn)[:] = self._tail_pages(nid, zone, order)
-            self._set_slot(nid, zone, order, pfn)
+            self._set(key, self.pages.alloc_page(nid))
         return self.frames[key]
+
+    def _set(self, key: tuple[int, str, int], pfn: int) -> None:
+        """Write tail pages to a frame, and let the zone's slot name it."""
+        self.frames[key] = pfn
+        self.memory.physical.words(pfn)[:] = self._tail_pages(*key)
+        self._set_slot(*key, pfn)
 
     def _tail_pages(self, nid: int, zone: str, order: int) -> Words:
         """
@@ -82,5 +96,5 @@ class SharedTails:
             struct[f"vmemmap_tails[{slot}]"] = page
             return
         if not struct["vmemmap_tails"]:
-            struct["vmemmap_tails"] = self.alloc(8 * _NR_ORDERS)
+            struct["vmemmap_tails"] = self.alloc(SLOTS_SIZE)
         self.memory.write_int(struct["vmemmap_tails"] + 8 * slot, page)

@@ -105,3 +105,9 @@ class Units:
             "ZONE_DMA32": (self.max_dma_pfn, self.max_dma32_pfn),
             "ZONE_NORMAL": (self.max_dma32_pfn, 1 << 52),
         }
+
+    def zone_of(self, pfn: int) -> str:
+        """Name the zone of a frame of RAM."""
+        if pfn < self.max_dma_pfn:
+            return "ZONE_DMA"
+        return "ZONE_DMA32" if pfn < self.max_dma32_pfn else "ZONE_NORMAL"

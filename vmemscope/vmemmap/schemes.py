@@ -178,6 +178,8 @@ HUGETLB_ZONE = Scheme(
     protected=True,
     initialised=1,
 )
+#: Sections of RAM have an order, too, of folios from boot. It says how the section was populated,
+#: and stays when a folio is restored or freed; so entries decide (``by_section`` is not set).
 HUGETLB_SECTION = Scheme(
     id="hugetlb-section",
     title="HugeTLB of the coming kernel: as hugetlb-zone, from boot on by the section's order",

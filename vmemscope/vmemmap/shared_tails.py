@@ -17,20 +17,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..kernel.hstate import hstate_orders
 from ..kernel.pglist_data import DEVICE
-from ..kernel.vmemmap_tails import SlotState
+from ..kernel.vmemmap_tails import SlotState, TailSlots, read_slots, slots_of
 from .layout import Populated
 from .tables import Kind
 
 if TYPE_CHECKING:
+    from drgn import Program
     from numpy.typing import NDArray
 
     from ..kernel.page_flags import FlagLayout
+    from ..kernel.pglist_data import Zone
     from ..kernel.vmemmap_tails import Slot
     from .pagemaps import PagemapLayout
     from .vmemmap import Vmemmap
 
-__all__ = ("SharedTail", "find_shared_tails")
+__all__ = ("SharedTail", "find_shared_tails", "tail_frames")
 
 #: compound pages of a pagemap that are asked for their node, and for the frame of their tails
 _SAMPLE = 16
@@ -141,6 +144,27 @@ def find_shared_tails(
         _add_entries(one, tails, vmemmap)
         one.pagemaps[layout.pagemap.address] = layout.label
     return found
+
+
+def tail_frames(
+    prog: Program, zones: Sequence[Zone], vmemmap: Vmemmap
+) -> NDArray[np.uint64] | None:
+    """
+    Return the frames of tail pages that huge pages of zones share, in order; shape ``(n,)``.
+
+    :param zones: all of RAM
+    :return: ``None`` if zones have none, or not all of them could be read
+    """
+    if slots_of(prog) is TailSlots.NONE:
+        return None
+    orders, sections = hstate_orders(prog), vmemmap.sections
+    if sections.orders is not None:
+        orders |= set(np.unique(sections.orders[sections.early]).tolist())
+    slots, damage = read_slots(prog, zones, orders)
+    if damage:
+        return None
+    named = {_pfn_of(slot, vmemmap) for slot in slots}
+    return np.array(sorted(pfn for pfn in named if pfn is not None), dtype=np.uint64)
 
 
 def _sample(layout: PagemapLayout, vmemmap: Vmemmap) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

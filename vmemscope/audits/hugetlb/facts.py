@@ -62,7 +62,7 @@ from ...spans import Spans, union
 from ...vmemmap.schemes import hugetlb_scheme
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
-from .halves import find_halves
+from .halves import find_halves, without_own_pages
 from .tails import read_tail_pages_of
 from .walk import entries_of, walk_folios
 
@@ -231,9 +231,10 @@ class HugetlbFacts:
         sections = self.vmemmap.sections
         step = counter(progress, geometry.vpage(len(sections.number) * sections.pages))
         kept, limit = self._kept[which], self.kernel.vmemmap_end
+        shared, _ = self._zone_frames()
         devices = union(layout.frames for layout in self.kernel.layouts)
         described = Spans.of(devices.start // self._per_page, -(-devices.end // self._per_page))
-        return walk_folios(self.vmemmap, first, end, kept, limit, described, step)
+        return walk_folios(self.vmemmap, first, end, kept, shared, limit, described, step)
 
     def _elsewhere(self) -> Folios:
         """Find folios that are on no list, by read-only vmemmap that is in none that is."""
@@ -360,25 +361,11 @@ class HugetlbFacts:
     def _facts(self) -> FolioFacts:
         """Return the facts about all folios."""
         maps = self.found.maps
-        count = len(self.folios.head)
         tail_pfn, known = maps.kept_pfn, maps.kept_pfn != 0
-        self.nid = None
         place = self._zones_of(self.folios.flags)
-        if place is not None:
-            self.nid = place[0]
+        self.nid = None if place is None else place[0]
         if self.hvo.shared_tails:
-            tail_pfn = np.zeros(count, dtype=np.uint64)
-            known = np.zeros(count, dtype=np.bool_)
-            if place is not None and self.tails_complete:
-                known[:] = True
-                order = self._orders[self.folios.hstate]
-                for one in self.shared:
-                    here = (
-                        (place[0] == one.tail.nid)
-                        & (place[1] == one.tail.zone)
-                        & (order == one.tail.order)
-                    )
-                    tail_pfn[here] = 0 if one.pfn is None else one.pfn
+            tail_pfn, known = self._zone_frames()
         facts = self._of(self.folios)._replace(
             maps=maps,
             flagged=(self.folios.private & np.uint64(self.hvo.flag)) != 0,
@@ -386,8 +373,26 @@ class HugetlbFacts:
             tail_pfn=tail_pfn,
             tail_known=known,
         )
-        half, self._halves_left = find_halves(facts, self.vmemmap)
-        return facts._replace(half=half)
+        half, self._halves_left = find_halves(facts, self.vmemmap, self.kernel.vmemmap_end)
+        maps = without_own_pages(facts, half)
+        self.found = self.found._replace(maps=maps)
+        return facts._replace(maps=maps, half=half)
+
+    def _zone_frames(self) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """Return the frame of tail pages of each folio's zone, and whether it is known."""
+        tail_pfn = np.zeros(len(self.folios.head), dtype=np.uint64)
+        known = np.zeros(len(self.folios.head), dtype=np.bool_)
+        if not self.hvo.shared_tails or not self.tails_complete:
+            return tail_pfn, known
+        place = self._zones_of(self.folios.flags)
+        if place is None:
+            return tail_pfn, known
+        known[:] = True
+        order = self._orders[self.folios.hstate]
+        for one in self.shared:
+            here = (place[0] == one.tail.nid) & (place[1] == one.tail.zone)
+            tail_pfn[here & (order == one.tail.order)] = 0 if one.pfn is None else one.pfn
+        return tail_pfn, known
 
     def _of(self, folios: Folios) -> FolioFacts:
         """Return facts about folios whose mapping is unknown."""

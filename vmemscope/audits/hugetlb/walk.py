@@ -48,6 +48,9 @@ class FolioMaps(NamedTuple):
     #: the rest of the vpages, by what they are (int64)
     read_only: NDArray[np.int64]
     writable: NDArray[np.int64]
+    #: of the rest, those that can really be written through, where that tells nothing apart
+    #: (int64)
+    open: NDArray[np.int64]
     #: all vpages that are mapped nowhere, or whose page table is missing (int64)
     hole: NDArray[np.int64]
     unreadable: NDArray[np.int64]
@@ -114,6 +117,8 @@ class _Pieces(NamedTuple):
     kind: NDArray[np.uint8]
     writable: NDArray[np.bool_]
     executable: NDArray[np.bool_]
+    #: whether it can be written through, where that does not tell what is shared
+    open: NDArray[np.bool_]
 
 
 def walk_folios(
@@ -121,6 +126,7 @@ def walk_folios(
     first: NDArray[np.int64],
     end: NDArray[np.int64],
     kept: NDArray[np.int64],
+    shared: NDArray[np.uint64],
     limit: int,
     devices: Spans,
     step: Callable[[int], None],
@@ -131,11 +137,12 @@ def walk_folios(
     :param first: first vpage of each folio, in order; folios must not overlap
     :param end: first vpage after each
     :param kept: how many vpages of each keep their own frames
+    :param shared: the frame that its zone's folios share, 0 if that is not known or there is none
     :param limit: first vpage after what is walked
     :param devices: vpages that describe devices, which may share frames as well
     :param step: called with the pages of each batch that are mapped
     """
-    found = _FolioWalk(vmemmap, first, end, kept, devices)
+    found = _FolioWalk(vmemmap, first, end, kept, shared, devices)
     start = vmemmap.geometry.start
     for leaves in vmemmap.leaves(start, limit):
         found.take(_pieces(leaves, vmemmap, start, limit), step)
@@ -164,6 +171,7 @@ def entries_of(vmemmap: Vmemmap, first: int, end: int) -> FolioEntries:
 def _pieces(leaves: Leaves, vmemmap: Vmemmap, start: int, end: int) -> _Pieces:
     """Turn leaves into ranges of vpages, cut to ``[start, end)``."""
     leaves = leaves.apart()
+    can_write = leaves.writable
     if not vmemmap.geometry.arch.read_only:
         # All is writable. Base pages count as read-only, if any of their folio share a frame.
         leaves = leaves._replace(writable=leaves.shift > vmemmap.table.levels[-1].shift)
@@ -180,6 +188,7 @@ def _pieces(leaves: Leaves, vmemmap: Vmemmap, start: int, end: int) -> _Pieces:
         leaves.kind,
         mapped & leaves.writable,
         mapped & ~leaves.no_execute,
+        mapped & can_write,
     )
     return select(pieces, last > first)
 
@@ -193,13 +202,17 @@ class _FolioWalk:
         first: NDArray[np.int64],
         end: NDArray[np.int64],
         kept: NDArray[np.int64],
+        shared: NDArray[np.uint64],
         devices: Spans,
     ) -> None:
         #: first vpage of each folio whose frame it may share
         self.tails = first + kept
         #: whether optimized pages are read-only (and the head's is not)
         self.protects = vmemmap.geometry.arch.read_only
-        #: if not, how many vpages of each folio share a frame with a neighbour
+        #: if not, the frame that tells what each folio shares, and all of these
+        self.shared = shared
+        self.zones = np.unique(shared[shared > 0])
+        #: and how many vpages of each have that, or the frame of a neighbour
         self.shares = np.zeros(len(first), dtype=np.int64)
         self.devices = devices
         count = len(first)
@@ -208,7 +221,7 @@ class _FolioWalk:
         self.maps = FolioMaps._make(
             (
                 *(first, end, head_pfn, head_kind, kept_pfn),
-                *np.zeros((6, count), dtype=np.int64),
+                *np.zeros((7, count), dtype=np.int64),
                 np.full(count, np.iinfo(np.uint64).max, dtype=np.uint64),
                 np.zeros(count, dtype=np.uint64),
                 np.zeros(count, dtype=np.int64),
@@ -230,7 +243,9 @@ class _FolioWalk:
         self.mapped += walked
         self.unreadable += int(pieces.pages[pieces.kind == Kind.UNREADABLE].sum())
         read_only = mapped & ~pieces.writable
-        shared = read_only if self.protects else _shares(pieces)
+        shared = read_only
+        if not self.protects:
+            shared = _shares(pieces) | (read_only & np.isin(pieces.pfn, self.zones))
         self.read_only += int(pieces.pages[shared].sum())
         if len(self.maps.first):
             self._take_folios(pieces)
@@ -255,7 +270,9 @@ class _FolioWalk:
         in_tails = np.maximum(np.minimum(stop, end) - np.maximum(start, tails), 0)
         protected = in_head * self.protects
         if not self.protects:
-            np.add.at(self.shares, folio, _shares(pieces)[which] & (in_tails > 0))
+            shares = _shares(pieces)[which]
+            shares |= (pieces.pfn[which] == self.shared[folio]) & (self.shared[folio] > 0)
+            np.add.at(self.shares, folio, shares & (in_tails > 0))
         kind = pieces.kind[which]
         mapped, writable = kind == Kind.MAPPED, pieces.writable[which]
         read_only = mapped & ~writable
@@ -263,6 +280,7 @@ class _FolioWalk:
             (self.maps.head_read_only, protected * read_only),
             (self.maps.read_only, in_tails * read_only),
             (self.maps.writable, in_tails * writable),
+            (self.maps.open, in_tails * pieces.open[which]),
             (self.maps.hole, (in_head + in_tails) * (kind == Kind.HOLE)),
             (self.maps.unreadable, (in_head + in_tails) * (kind == Kind.UNREADABLE)),
             (self.maps.executable, (in_head + in_tails) * pieces.executable[which]),

@@ -119,7 +119,14 @@ class MemmapFacts:
         reserved = self.kernel.page.pg_reserved
         devices = len(self.owners.zones)
         self.walked = walk_areas(
-            self.vmemmap, self.areas, described, self.end, reserved, devices, step
+            self.vmemmap,
+            self.areas,
+            described,
+            self.end,
+            reserved,
+            devices,
+            self.kernel.ram_tails,
+            step,
         )
         if self.walked.unread.total:
             self.unread["pages of vmemmap whose page tables are missing"] += (

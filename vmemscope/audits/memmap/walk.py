@@ -88,6 +88,7 @@ def walk_areas(
     end: int,
     reserved: int,
     devices: int,
+    tails: NDArray[np.uint64] | None,
     step: Callable[[int], None],
 ) -> WalkedAreas:
     """
@@ -97,6 +98,7 @@ def walk_areas(
     :param end: first vpage after what is walked
     :param reserved: flag of a ``struct page`` whose frame was allocated at boot (PG_reserved)
     :param devices: the first owner that is a pagemap
+    :param tails: frames of tail pages that huge pages share, in order; ``None`` if unknown
     :param step: called with the pages of each batch that are mapped
     """
     found = WalkedAreas()
@@ -117,7 +119,7 @@ def walk_areas(
         for owner, here, early in _by_area(runs, areas):
             if not early and owner < devices and owner != NOTHING:
                 found.counts_of(owner).itself.append(_self_hosted(here, vmemmap))
-        _take_base(found, leaves, areas, vmemmap, reserved, devices)
+        _take_base(found, leaves, areas, vmemmap, reserved, devices, tails)
         step(int(runs.length.sum()))
     found.mapped, found.needed, found.unread = union(mapped), union(needed), union(unread)
     return found
@@ -185,8 +187,9 @@ def _take_base(
     vmemmap: Vmemmap,
     reserved: int,
     devices: int,
+    tails: NDArray[np.uint64] | None,
 ) -> None:
-    """Count what can be written through among the base pages of a batch."""
+    """Count the base pages of a batch without those that huge pages share."""
     base = (leaves.kind == Kind.MAPPED) & (leaves.shift == vmemmap.table.levels[-1].shift)
     if not base.any():
         return
@@ -194,8 +197,12 @@ def _take_base(
         leaves = select(leaves, base)
     start = vmemmap.geometry.vpages_at(leaves.address)
     stop = start + leaves.pieces
-    pfn, writable = leaves.pfn.astype(np.int64), leaves.writable
-    protects = vmemmap.geometry.arch.read_only
+    pfn, counted = leaves.pfn.astype(np.int64), leaves.writable.copy()
+    by_place = tails is None and not vmemmap.geometry.arch.read_only
+    if tails is not None:
+        # Those from boot are writable at first, and nothing is read-only on some architectures.
+        counted |= not vmemmap.geometry.arch.read_only
+        counted &= ~np.isin(leaves.pfn, tails)
     for i in range(
         int(np.searchsorted(areas.end, start[0], side="right")),
         int(np.searchsorted(areas.start, stop[-1], side="left")),
@@ -205,8 +212,8 @@ def _take_base(
             int(np.searchsorted(stop, low, side="right")), int(np.searchsorted(start, high))
         )
         pages = np.minimum(stop[here], high) - np.maximum(start[here], low)
-        owner, own = int(areas.owner[i]), pages * writable[here]
-        if not protects and owner < devices:
+        owner, own = int(areas.owner[i]), pages * counted[here]
+        if by_place and owner < devices:
             # What HugeTLB shares is writable, too. The head's page is at a multiple of two or
             # more, and one of the run up to 7.0 (mm/hugetlb_vmemmap.c: vmemmap_remap_pte()).
             own = np.where(pages > 1, start[here] % 2 == 0, pages)

@@ -51,6 +51,19 @@ def half_optimized(p: HugetlbPlanter, folio: int = 0, pages: int = 3) -> Planted
     return p.planted(p.va(folio), p.frame_at(p.va(folio)), pages=pages)
 
 
+@hugetlb_fault("hugetlb hugetlb-half", kernels=("next",))
+def half_begun(p: SimHugetlbPlanter, folio: int = 0, shared: int = 3) -> Planted:
+    """
+    The kernel failed after it had optimized the first pages of a folio's vmemmap, and could not
+    go back (VMEMMAP_REMAP_INCOMPLETE): the others have the frames that they had.
+    """
+    one = p.folio(folio)
+    if one.optimized or not 0 < shared < one.vmemmap_pages - 1:
+        raise p.error("this folio can't be left so")
+    p.kernel.hugetlb.optimize(one, shared + 1)
+    return p.planted(p.va(folio), p.frame_at(p.va(folio)), shared=shared)
+
+
 @hugetlb_fault("hugetlb hugetlb-mapping")
 def head_read_only(p: HugetlbPlanter, folio: int = 0) -> Planted:
     """The page with the head can't be written through."""
