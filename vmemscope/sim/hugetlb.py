@@ -291,8 +291,11 @@ class Hugetlb:
     def restore_folio(self, folio: Folio) -> None:
         """
         ``hugetlb_vmemmap_restore_folio()``: each page of tail pages gets a frame of its own
-        again, with a copy of what it mapped. The order of its sections stays as it is.
+        again, with a copy of what it mapped. The order of its sections stays as it is. One that
+        is not optimized is left alone.
         """
+        if not self.is_optimized(folio):
+            return
         tables, shift = self.tables, self.units.page_shift
         shared = tables.frame(tables.entry(self.address(folio, 1), shift))
         data = self.memory.physical.page(shared).copy()

@@ -52,8 +52,7 @@ def _remove(hugetlb: Hugetlb, folio: Folio) -> None:
 def demote(hugetlb: Hugetlb, folio: Folio) -> None:
     """Make a free folio of the larger size into folios of the smaller one."""
     optimized = folio.optimized
-    if hugetlb.is_optimized(folio):
-        hugetlb.restore_folio(folio)
+    hugetlb.restore_folio(folio)
     _remove(hugetlb, folio)
     order = min(hugetlb.hstates)
     for pfn in range(folio.pfn, folio.pfn + (1 << folio.order), 1 << order):
@@ -64,8 +63,7 @@ def demote(hugetlb: Hugetlb, folio: Folio) -> None:
 
 def free(hugetlb: Hugetlb, folio: Folio) -> None:
     """Give a free folio back to the page allocator."""
-    if hugetlb.is_optimized(folio):
-        hugetlb.restore_folio(folio)
+    hugetlb.restore_folio(folio)
     _remove(hugetlb, folio)
     memmap, count = hugetlb.memmap, 1 << folio.order
     pages = memmap.fresh(folio.pfn, count, memmap.zone(folio.pfn), folio.nid)
