@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jsonschema
 import pytest
@@ -26,6 +27,7 @@ from vmemscope.sim import builtin_scenarios
 from vmemscope.types import Need, NeedKind
 from vmemscope.types.globals import GLOBALS
 from vmemscope.types.names import HUGETLB
+from vmemscope.vmemmap.tables import Kind, trace
 
 from .kernels import (
     DEVICE,
@@ -68,20 +70,114 @@ def reported(tmp_path: Path) -> Callable[[str, str], FullReport]:
     return run
 
 
-@pytest.mark.parametrize("kernel", ["6.1", "7.2", "6.12@arm64", "6.12@riscv64", "7.2@s390x"])
+class Faulting(NamedTuple):
+    """What an architecture's kernels write about faults, in front of a trace."""
+
+    #: about an address
+    text: str
+    #: about a null pointer
+    null: str
+    #: an address of a process
+    user: str
+    #: a register for arguments, and what the simulator calls it
+    register: str
+    name: str
+
+
+#: arch/x86/mm/fault.c, arch/arm64/mm/fault.c, arch/riscv/mm/fault.c, arch/powerpc/mm/fault.c,
+#: arch/s390/mm/fault.c
+_X86 = Faulting(
+    "BUG: unable to handle page fault for address: {at}",
+    "BUG: kernel NULL pointer dereference, address: 0000000000000010",
+    "00007f0000001000", "RDI", "RDI",
+)  # fmt: skip
+_ARM64 = Faulting(
+    "Unable to handle kernel paging request at virtual address {at}",
+    "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010",
+    "0000ffff80001000", "x0", "x0",
+)  # fmt: skip
+_RISCV64 = _ARM64._replace(user="0000003f80001000", register="a0", name="10")
+_PPC64LE = Faulting(
+    "BUG: Unable to handle kernel data access on read at 0x{at}",
+    "BUG: Unable to handle kernel data access on read at 0x00000010",
+    "00007fff80001000", "r3", "3",
+)  # fmt: skip
+_S390X = Faulting(
+    "Failing address: {at} TEID: 0000000000000803",
+    "Failing address: 0000000000000000 TEID: 0000000000000803",
+    "000003ff80001000", "r2", "4",
+)  # fmt: skip
+FAULTING = {
+    "6.1": _X86, "7.2": _X86, "6.12@arm64": _ARM64, "7.2@arm64-16k": _ARM64,
+    "6.1@arm64-64k": _ARM64, "6.12@riscv64": _RISCV64, "6.12@ppc64le": _PPC64LE,
+    "7.2@ppc64le-64k": _PPC64LE, "7.2@s390x": _S390X,
+}  # fmt: skip
+#: that a fault is about memory
+_TRACE = "\nCall Trace:\n zap_huge_pud+0x44/0x90\n---[ end trace 0000000000000000 ]---"
+
+
+def _ram_and_device(kernel: str) -> tuple[int, int, int]:
+    """Return the size of a page, and a page of RAM and one of the device."""
+    built = image(DEVICE, kernel)
+    ((first, _),) = built.kernel.pagemaps[0].ranges
+    return built.kernel.units.page_size, RAM >> 4, first + 0x83
+
+
+@pytest.mark.parametrize("kernel", FAULTING)
 def test_a_fault_in_the_direct_map_leads_to_its_page(
     kernel: str, reported: Callable[[str, str], FullReport]
 ) -> None:
-    page_size = 4096
-    physical = RAM * page_size + 0x123
-    lines = (
-        f"BUG: unable to handle page fault for address: {{direct:{physical:#x}}}",
-        # Nothing is said of a user's address.
-        "BUG: unable to handle page fault for address: 00007f0000001000",
-    )
-    report = reported("\n" + log(*lines), kernel)
-    assert [one.pfn for one in report.pages] == [RAM]
-    assert [one.kind for one in report.log.events] == ["page fault"]
+    """A page of RAM, and one of a device, which need not be mapped there."""
+    fault = FAULTING[kernel]
+    size, ram, device = _ram_and_device(kernel)
+    places = [f"{{direct:{pfn * size + 0x123:#x}}}" for pfn in (ram, device)]
+    # Where no memory is; an address of a process; a null pointer.
+    places += [f"{{direct:{1 << 39:#x}}}", fault.user]
+    lines = [*(fault.text.format(at=at) for at in places), fault.null]
+    report = reported(DEVICE + log(*(line + _TRACE for line in lines)), kernel)
+    assert [one.pfn for one in report.pages] == [ram, device]
+    assert [one.pages for one in report.log.events] == [(ram,), (device,), (), (), ()]
+    assert {one.kind for one in report.log.events} == {"page fault"}
+    assert all(one.page is not None for one in report.pages)
+
+
+@pytest.mark.parametrize("kernel", FAULTING)
+def test_a_register_in_the_direct_map_leads_to_its_page(
+    kernel: str, reported: Callable[[str, str], FullReport]
+) -> None:
+    """Only if the page is of a device, or the log names it: most registers point to RAM."""
+    fault = FAULTING[kernel]
+    size, ram, device = _ram_and_device(kernel)
+    for pfn, text, expected in (
+        (device, "", [device]),
+        (ram, "", []),
+        (ram, log(MEMORY_FAILURE.format(pfn=ram)), [ram]),
+    ):
+        value = f"{{direct:{pfn * size + 8:#x}}}"
+        crash = f'[crash]\ncpu = 1\nregisters = {{{fault.name} = "{value}"}}\n'
+        report = reported(DEVICE + text + crash, kernel)
+        assert report.cpu is not None
+        assert [one.pfn for one in report.pages] == expected
+        found = {one.name: one.pfn for one in report.cpu.registers if one.pfn is not None}
+        assert found == ({fault.register: pfn} if expected else {})
+
+
+@pytest.mark.parametrize("kernel", FAULTING)
+def test_an_address_of_the_direct_map_without_an_entry(kernel: str, tmp_path: Path) -> None:
+    """The kernel takes pages with memory errors out of it (set_mce_nospec())."""
+    size, ram, device = _ram_and_device(kernel)
+    built = image(DEVICE, kernel)
+    tables, address = built.kernel.tables, built.kernel.addresses.va(device * size) + 5
+    (*_, (shift, _, _)) = tables.tables(address)
+    tables.set(address, shift, 0)
+    opened = Kernel.open_core(write(built, tmp_path))
+    assert trace(opened.vmemmap.page_tables, opened.table, address).kind is Kind.HOLE
+    found = page.audit(opened, address, "address")
+    assert found.pfn == device
+    assert found.meaning.words == "virtual address of the direct map, at which nothing is mapped"
+    found = page.audit(opened, built.kernel.addresses.va(ram * size) + 5, "address")
+    assert found.pfn == ram
+    assert " (the direct map), which the page tables map " in found.meaning.words
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -35,6 +35,7 @@ from .types import attach_types, check_needs, has_types, sensible_types
 from .types.names import DEVICES, MEMORY_MAP
 from .types.options import check_memory_model, has_zone_device
 from .vmcoreinfo import physmem_bits, physmem_frames
+from .vmemmap.direct_map import DirectMap, find_direct_map
 from .vmemmap.layout import Geometry, first_compound
 from .vmemmap.lost import online_memory, recovered_pagemaps
 from .vmemmap.memory import PhysicalMemory
@@ -419,6 +420,11 @@ class Kernel:
                 self.prog, self._on_all_memory, in_pagemaps, self.physmem_bits
             )
         return self._vmemmap(ram, ram + devices)
+
+    @cached_property
+    def direct_map(self) -> DirectMap | None:
+        """The direct map, ``None`` if it can't be found."""
+        return find_direct_map(self.vmemmap, self.physmem_bits)
 
     @cached_property
     def _on_all_memory(self) -> Vmemmap:

@@ -5,13 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from ..kernel.panic import read_panic_cpu
 from ..messages import NumberKind, search
 from ..report.documents.full import CpuReport, LogEvent, LogReport, RegisterReport, Sighting
-from ..target.reads import READ_ERRORS
-from ..vmemmap.tables import Kind, trace
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -95,12 +91,6 @@ class _Resolver:
         self.kernel = kernel
         self.geometry, self.sections = kernel.geometry, kernel.sections
         self.devices = [span for layout in kernel.layouts for span in layout.pfns]
-        self.page_offset: int | None
-        try:
-            self.page_offset = int(kernel.prog["page_offset_base"].value_())
-        except (LookupError, *READ_ERRORS):
-            # Other architectures than x86-64 have no variable for it.
-            self.page_offset = None
 
     def pfn_of(self, subject: Subject) -> int | None:
         """Return the page frame that a number in the log leads to, ``None`` if to none."""
@@ -125,7 +115,7 @@ class _Resolver:
         pfn = self._struct_page(value, exact=True)
         if pfn is not None:
             return pfn
-        for number in (value, self._direct_map(value, walk=False)):
+        for number in (value, self._direct_map(value)):
             if number is not None and (
                 number in named or any(start <= number < end for start, end in self.devices)
             ):
@@ -146,24 +136,10 @@ class _Resolver:
             return None
         return pfn
 
-    def _direct_map(self, address: int, walk: bool = True) -> int | None:
-        """Return the page that an address of the direct map is in."""
-        if self.page_offset is not None:
-            physical = address - self.page_offset
-            return physical // self.kernel.page_size if self._is_memory(physical) else None
-        if not walk or address < self.kernel.arch.kernel_space:
-            return None
-        vmemmap = self.kernel.vmemmap
-        way = trace(vmemmap.page_tables, vmemmap.table, address)
-        if way.kind is not Kind.MAPPED or way.pfn is None:
-            return None
-        return way.pfn if vmemmap.ram.contains(np.array([way.pfn], np.uint64))[0] else None
-
-    def _is_memory(self, physical: int) -> bool:
-        if physical < 0 or physical >> self.kernel.physmem_bits:
-            return False
-        pfn = physical // self.kernel.page_size
-        return self.sections.index(pfn // self.sections.pages) is not None
+    def _direct_map(self, address: int) -> int | None:
+        """Return the page that an address of the direct map is in, mapped or not."""
+        direct_map = self.kernel.direct_map
+        return None if direct_map is None else direct_map.pfn_at(address)
 
 
 def log_report(log: Log, found: Found, pages: Collection[int]) -> LogReport:

@@ -48,6 +48,8 @@ _MAX_ROOTS = 1 << 24
 _FEW_ROOTS = 1 << 18
 #: the highest section that there is, newest name first
 _HIGHEST = ("__highest_used_section_nr", "__highest_present_section_nr")
+#: addresses of pages of the table that are kept
+_MAX_ALLOCATED = 8
 #: unreadable pages of the table after which the rest is not read
 _MAX_DAMAGE = 1024
 
@@ -94,6 +96,8 @@ class Sections:
     #: log2 of the pages in the compound pages that the memory map of each was populated for
     #: (``compound_page_order``, uint64), 0 if for none; ``None`` in kernels without the member
     orders: NDArray[np.uint64] | None = None
+    #: virtual addresses of some pages of the table itself
+    allocated: tuple[int, ...] = ()
 
     @property
     def bases(self) -> NDArray[np.uint64]:
@@ -243,6 +247,7 @@ def read_sections(
         usage=_column(found, section_type, "usage", word),
         page_ext=_column(found, section_type, "page_ext", word),
         orders=_orders(found, section_type, word),
+        allocated=(table, *pointers[pointers != 0][: _MAX_ALLOCATED - 1].tolist()),
     )
 
 

@@ -85,7 +85,8 @@ TROUBLE = (
     # lib/bug.c, kernel/panic.c: __warn()
     _pattern("warning", r"^WARNING: (?:CPU: \d+ PID: \d+ at )?\S", needs_trace=True),
     _pattern("kernel bug", r"^kernel BUG at \S", needs_trace=True),
-    _pattern("oops", r"^(?:Internal error: )?Oops(?: -|:) ", needs_trace=True),
+    # also arch/arm64/kernel/traps.c: die(): "synchronous external abort", which a memory error is
+    _pattern("oops", r"^(?:Internal error: \S|Oops(?: -|:) )", needs_trace=True),
     _pattern("stuck", r"^(?:watchdog: )?BUG: soft lockup ", needs_trace=True),
 )
 

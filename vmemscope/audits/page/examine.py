@@ -46,7 +46,9 @@ class Examination:
         """
         kernel, vmemmap, places, frames = self.kernel, self.vmemmap, self.places, self.frames
         places.start()
-        pfn, understood = understand(number, meaning, vmemmap, kernel.physmem_bits, kernel.prog)
+        pfn, understood = understand(
+            number, meaning, vmemmap, kernel.physmem_bits, kernel.direct_map
+        )
         resources, section = places.resources_of(pfn), places.section_of(pfn)
         place, layout = places.place_of(pfn)
         page = self.pages.read(pfn)

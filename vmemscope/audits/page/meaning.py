@@ -10,28 +10,28 @@ from ...report.documents.page import Meaning
 from ...vmemmap.tables import Kind, trace
 
 if TYPE_CHECKING:
-    from drgn import Program
-
+    from ...vmemmap.direct_map import DirectMap
     from ...vmemmap.vmemmap import Vmemmap
 
 __all__ = ("understand",)
 
 
 def understand(
-    number: int, forced: str | None, vmemmap: Vmemmap, bits: int, prog: Program
+    number: int, forced: str | None, vmemmap: Vmemmap, bits: int, direct_map: DirectMap | None
 ) -> tuple[int, Meaning]:
     """
     Return the page that a number means, and how it was understood.
 
     :param forced: pfn, phys or address, if the user said so
     :param bits: of physical addresses, at the most
+    :param direct_map: ``None`` if it could not be found
     :raises UsageError: if there can be no such page
     :raises TargetError: if the page tables that map it can't be read
     """
     page_size = vmemmap.geometry.page_size
     frames = 1 << bits >> page_size.bit_length() - 1
     if forced == "address" or (forced is None and number >> bits):
-        return _virtual(number, vmemmap, frames, prog)
+        return _virtual(number, vmemmap, frames, direct_map)
     as_pfn, as_physical = number, number // page_size
     if forced == "pfn":
         if as_pfn >= frames:
@@ -62,7 +62,9 @@ def _is_present(pfn: int, vmemmap: Vmemmap) -> bool:
     return vmemmap.sections.index(pfn // vmemmap.sections.pages) is not None
 
 
-def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> tuple[int, Meaning]:
+def _virtual(
+    number: int, vmemmap: Vmemmap, frames: int, direct_map: DirectMap | None
+) -> tuple[int, Meaning]:
     geometry = vmemmap.geometry
     if geometry.has(number, frames):
         pfn, into = geometry.pfn_at(number)
@@ -79,22 +81,16 @@ def _virtual(number: int, vmemmap: Vmemmap, frames: int, prog: Program) -> tuple
     way = trace(vmemmap.page_tables, vmemmap.table, number)
     if way.kind is Kind.UNREADABLE:
         raise TargetError(f"the page tables that map {number:#x} can't be read")
+    direct = direct_map.pfn_at(number) if direct_map is not None else None
+    if way.pfn is None and direct is not None:
+        words = "virtual address of the direct map, at which nothing is mapped"
+        return direct, Meaning(number, "virtual", words)
     if way.pfn is None:
         raise UsageError(
             f"the kernel has nothing mapped at {number:#x}",
             "give a page frame number, a physical address, or an address that is mapped",
         )
     physical = way.pfn * geometry.page_size + number % geometry.page_size
-    where = " (the direct map)" if _page_offset(prog) == number - physical else ""
+    where = " (the direct map)" if direct == way.pfn else ""
     words = f"virtual address{where}, which the page tables map to physical {physical:#x}"
     return way.pfn, Meaning(number, "virtual", words)
-
-
-def _page_offset(prog: Program) -> int | None:
-    """Return the start of the direct map, ``None`` without a variable for it (x86 has one)."""
-    from drgn import FaultError
-
-    try:
-        return int(prog["page_offset_base"].value_())
-    except (LookupError, FaultError, OSError):
-        return None
