@@ -296,19 +296,60 @@ def test_sections_that_a_dump_lacks_prove_nothing(opened: Opened) -> None:
 # What later postings may do otherwise.
 
 
+def uncounted(kernel: SimulatedKernel) -> None:
+    """Leave the shared frames the reference of the zone alone."""
+    for pfn in kernel.shared_tails.frames.values():
+        kernel.memmap.set_refcount(pfn, 1)
+
+
+def protect(kernel: SimulatedKernel, start: int, end: int) -> None:
+    """Make the entries of page frames read-only that map a frame which devices share."""
+    shared = set(kernel.shared_tails.frames.values())
+    first, last = (kernel.addresses.pfn_to_page(pfn) for pfn in (start, end))
+    for va in range(first, last, PAGE):
+        entry = kernel.tables.entry(va, 12)
+        if kernel.tables.frame(entry) in shared:
+            kernel.tables.set(va, 12, entry & ~RW)
+
+
 def test_references_that_are_not_counted(opened: Opened) -> None:
-    """Where all shared frames have one reference, the kernel does not count entries."""
+    """Frames with one reference, read-only: two readings are left, so it is a note."""
 
     def change(kernel: SimulatedKernel) -> None:
-        for pfn in kernel.shared_tails.frames.values():
-            kernel.memmap.set_refcount(pfn, 1)
+        uncounted(kernel)
+        protect(kernel, 0x100000, 0x120000)
+        protect(kernel, 0x300000, 0x380000)
 
     report = once(opened(ONE + GIGANTIC, change)[1])
-    assert report.all_findings() == []
+    found = [(one, finding) for one, finding in report.all_findings()]
+    assert [(finding.rule, finding.severity.name) for _, finding in found] == [
+        ("shared-references", "NOTE")
+    ] * 2
+    assert [finding.expected for _, finding in found] == ["1, or 1793", "1, or 8191"]
     for one in report.pagemaps:
         outcome = {rule.rule: rule for rule in one.outcomes}["refcount-low"]
         assert outcome.outcome is Outcome.CHECKED
-        assert "does not count the entries" in (outcome.reason or "")
+        assert "has one reference, whatever maps it" in (outcome.reason or "")
+
+
+@pytest.mark.parametrize("text", [ONE, GIGANTIC, ONE + GIGANTIC])
+def test_writable_entries_without_references(opened: Opened, text: str) -> None:
+    """What maps them so drops one for each: a lone device that took none is found, and several."""
+    report = once(opened(text, uncounted)[1])
+    found = [
+        (finding.rule, finding.observed, finding.expected) for _, finding in report.all_findings()
+    ]
+    entries = [1792 + 1] * (ONE in text) + [2 * 4095 + 1] * (GIGANTIC in text)
+    assert found == [("refcount-low", 1, expected) for expected in entries]
+
+
+def test_read_only_entries_with_references(opened: Opened) -> None:
+    """The count says it: nothing is unclear."""
+    _, kernel = opened(ONE, lambda kernel: protect(kernel, 0x100000, 0x120000))
+    report = once(kernel)
+    assert report.all_findings() == []
+    outcome = {rule.rule: rule for rule in report.pagemaps[0].outcomes}["shared-references"]
+    assert (outcome.outcome, outcome.reason) == (Outcome.CHECKED, None)
 
 
 def test_one_uncounted_frame_among_others_is_a_fault(opened: Opened) -> None:

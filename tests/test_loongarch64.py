@@ -64,7 +64,7 @@ def test_scenario(tmp_path: Path, name: str) -> None:
             image(name, "7.2@loongarch64")
         return
     # Of huge pages, and of leaves of 32 MiB in an altmap, each of which describes 8 GiB.
-    if name in ("altmap", "hugetlb", "partial-sections"):
+    if name in ("altmap", "hugetlb", "hugetlb-boot", "partial-sections"):
         with pytest.raises(UsageError, match="too small"):
             image(name, "7.2@loongarch64")
         return

@@ -1,25 +1,47 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The rule about the frames of tail pages that devices of a node share."""
+"""Rules about the frames of tail pages that devices of a node share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .rule import Severity, Skip, Violation, rule
+from ..text import count
+from .rule import Severity, Skip, Violation, Violations, rule
+from .words import agree
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..kernel.mem_section import Sections
+    from ..vmemmap.frames import Frames
     from ..vmemmap.layout import Geometry
     from ..vmemmap.shared_tails import SharedTail
 
-__all__ = ("OrderFacts", "SlotFacts", "section_order", "shared_tail")
+__all__ = (
+    "OrderFacts",
+    "SlotFacts",
+    "UncountedFacts",
+    "section_order",
+    "shared_references",
+    "shared_tail",
+)
 
 
 class SlotFacts(NamedTuple):
     """A frame that devices share, and the slot that should name it."""
 
     shared: SharedTail
+    geometry: Geometry
+
+
+class UncountedFacts(NamedTuple):
+    """Frames that devices share, each with one reference, whatever maps it."""
+
+    frames: Frames
+    #: ``_refcount`` (int32), shape ``(n,)``
+    refcounts: NDArray[np.int32]
     geometry: Geometry
 
 
@@ -103,3 +125,40 @@ def shared_tail(facts: SlotFacts) -> Iterator[Violation | Skip]:
             expected=seen,
             observed=f"pfn {shared.named:#x}",
         )
+
+
+@rule(
+    "shared-references",
+    Severity.NOTE,
+    holds="a frame that devices share shows whether entries take references to it",
+    source="mm/sparse-vmemmap.c: vmemmap_pte_populate(), get_page()",
+    schemes=("device-zone",),
+    meaning="Each frame that devices share has one reference, however many entries map it, and"
+    " nothing else says what this kernel does. If it takes no references for entries, as for"
+    " HugeTLB, nothing is wrong. If it takes one for each, all of them are missing, and the first"
+    " device to be removed frees the frame under the others (rule refcount-low). Writable entries"
+    " would decide for the second: the kernel that maps them so drops a reference for each when it"
+    " takes them down. Here they are read-only, or the architecture has no such protection.",
+    look_at="get_page() where the kernel populates these entries, and what vmemmap_free() does with"
+    " them. On a running kernel, add a device of another order or node: a frame with more than one"
+    " reference says that entries count.",
+)
+def shared_references(facts: UncountedFacts) -> Violations:
+    frames = facts.frames
+
+    def sentence(row: int) -> str:
+        entries = int(frames.entries[row])
+        return (
+            f"{count(entries, 'entry', 'entries')} {agree(entries, 'maps', 'map')} the frame, its"
+            " reference count is 1: either this kernel takes no references for entries, or all of"
+            " them are missing"
+        )
+
+    return Violations(
+        facts.refcounts == 1,
+        sentence,
+        vaddr=lambda row: facts.geometry.address(int(frames.vpage[row])),
+        pfn=frames.pfn,
+        expected=lambda row: f"1, or {int(frames.entries[row]) + 1}",
+        observed=facts.refcounts,
+    )

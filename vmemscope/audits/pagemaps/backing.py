@@ -28,12 +28,13 @@ from ...rules.frames import (
     refcount_high,
     refcount_low,
 )
+from ...rules.shared_tails import UncountedFacts, shared_references
 from ...vmemmap.frame_table import windows
 from ...vmemmap.frames import FrameTotals, expand, in_order, join_frames
 from ...vmemmap.layout import Populated, first_compound
 from ...vmemmap.tables import Kind
 from .mapping import judged_compounds, runs_of_piece
-from .shared import UNCOUNTED, SharedFrames
+from .shared import SharedFrames
 from .sound import sound_frames
 
 if TYPE_CHECKING:
@@ -178,8 +179,7 @@ class _Frames:
         for audited, what in zip(self._pagemaps, self._seen, strict=True):
             if what.memory:
                 audited.findings.checked(frame_shared)
-            if audited.shared is not None and not self._shared.counted:
-                audited.findings.skipped(UNCOUNTED, refcount_low, refcount_high)
+            self._shared.take_outcome(audited)
             if owners.unseen:
                 audited.findings.skipped(
                     f"page tables that could not be read may have {owners.unseen} more entries"
@@ -247,6 +247,14 @@ class _Frames:
             )
             audited.findings.check(refcount_low, wrong)
             audited.findings.check(refcount_high, wrong)
+        if not self._shared.counted:
+            of_zones = np.flatnonzero(np.isin(frames.pfn, self._shared.pfns))
+            for audited, index in self._by_vpage.split(frames.vpage[of_zones]):
+                which = of_zones[index]
+                uncounted = UncountedFacts(
+                    select(frames, which), refcounts[which], self._vmemmap.geometry
+                )
+                audited.findings.check(shared_references, uncounted)
         wrong_at = np.flatnonzero(marked(flags, mapcount, self._states))
         for audited, index in self._by_vpage.split(frames.vpage[wrong_at]):
             which = wrong_at[index]

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...report.documents.pgmap import SharedTails
-from ...rules.shared_tails import OrderFacts, SlotFacts, section_order, shared_tail
+from ...rules.frames import refcount_high, refcount_low
+from ...rules.shared_tails import (
+    OrderFacts,
+    SlotFacts,
+    section_order,
+    shared_references,
+    shared_tail,
+)
 from ...vmemmap.schemes import DEVICE_ZONE, References
 
 if TYPE_CHECKING:
@@ -22,13 +29,13 @@ if TYPE_CHECKING:
     from ...vmemmap.vmemmap import Vmemmap
     from .audited import AuditedPagemap
 
-__all__ = ("UNCOUNTED", "SharedFrames", "take_shared")
+__all__ = ("SharedFrames", "take_shared")
+
+#: why nothing is checked of a frame that devices share
+_NOT_SHARED = "its tail pages share no frame with others'"
 
 #: why references to shared frames are not compared
-UNCOUNTED = (
-    "each frame that devices share has one reference, whatever maps it: this kernel does not"
-    " count the entries"
-)
+_UNCOUNTED = "each frame that devices share has one reference, whatever maps it"
 
 
 def take_shared(pagemaps: Sequence[AuditedPagemap], kernel: Kernel) -> None:
@@ -37,13 +44,16 @@ def take_shared(pagemaps: Sequence[AuditedPagemap], kernel: Kernel) -> None:
         audited.shared = kernel.shared_tails.get(audited.pagemap.address)
         _check_orders(audited, kernel)
         if audited.shared is None:
-            audited.findings.skipped("its tail pages share no frame with others'", shared_tail)
+            audited.findings.skipped(_NOT_SHARED, shared_tail)
         elif not audited.shared.is_first(audited.pagemap.address):
-            first = next(iter(audited.shared.pagemaps.values()))
-            audited.findings.skipped(f"checked with {first}", shared_tail)
+            audited.findings.skipped(_checked_with(audited.shared), shared_tail)
         else:
             facts = SlotFacts(audited.shared, kernel.geometry)
             audited.findings.check(shared_tail, facts)
+
+
+def _checked_with(shared: SharedTail) -> str:
+    return f"checked with {next(iter(shared.pagemaps.values()))}"
 
 
 def _check_orders(audited: AuditedPagemap, kernel: Kernel) -> None:
@@ -63,8 +73,10 @@ class SharedFrames:
     """
     The frames that devices share, and how many references each must have.
 
-    All of them tell whether the kernel counts entries: in the posted series it does, a later
-    one may count as HugeTLB does, and no type says which.
+    Whether the kernel counts entries, no type says. It does if any frame has more than one
+    reference, and if entries are writable: in the posted series they are, and teardown drops a
+    reference for each (``arch/x86/mm/init_64.c: free_pagetable()``). One that makes them
+    read-only may count as HugeTLB does.
     """
 
     def __init__(self, pagemaps: Sequence[AuditedPagemap], vmemmap: Vmemmap) -> None:
@@ -88,13 +100,32 @@ class SharedFrames:
             self.counts = dict(
                 zip(self.pfns[readable].tolist(), counts[readable].tolist(), strict=True)
             )
-            if set(self.counts.values()) == {1}:
+            told = vmemmap.geometry.arch.read_only and not all(
+                shared[pfn].protected for pfn in self.counts
+            )
+            if set(self.counts.values()) == {1} and not told:
                 self._scheme = replace(DEVICE_ZONE, references=References.ALLOCATION)
 
     @property
     def counted(self) -> bool:
-        """Whether each entry has a reference."""
+        """Whether each entry must have a reference, as far as that is known."""
         return self._scheme.references is not References.ALLOCATION
+
+    def take_outcome(self, audited: AuditedPagemap) -> None:
+        """Record what of a pagemap's references to its shared frame is checked."""
+        shared, findings = audited.shared, audited.findings
+        if shared is None:
+            findings.skipped(_NOT_SHARED, shared_references)
+            return
+        if not self.counted:
+            findings.skipped(_UNCOUNTED, refcount_low, refcount_high)
+        if not shared.is_first(audited.pagemap.address):
+            findings.skipped(_checked_with(shared), shared_references)
+        elif shared.pfn in self.counts:
+            findings.checked(shared_references)
+        else:
+            reason = "the reference count of the shared frame could not be read"
+            findings.skipped(reason, shared_references)
 
     def reports(self, pagemaps: Sequence[AuditedPagemap]) -> tuple[SharedTails, ...]:
         """Return what is reported of them, in the order of the pagemaps that map them."""

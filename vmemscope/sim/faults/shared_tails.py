@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..addresses import STRUCT_PAGE_SIZE
 from ..memmap import ZONES_PGSHIFT
+from ..pagetable import RW
 from .planted import Finding, Planted
 from .registry import fault
 from .simulated import SimPlanter
@@ -38,6 +39,21 @@ def references_missing(p: SimPlanter) -> Planted:
     p.set_refcount(pfn, after)
     finding = Finding("pgmap", "refcount-low", owner, va)
     return p.planted(va, pfn, findings=[finding], expected=before, observed=after)
+
+
+@fault("pgmap shared-references", kernels=_ONLY)
+def references_unclear(p: SimPlanter) -> Planted:
+    """
+    All entries of the frame that devices share are read-only, and it has one reference: a kernel
+    that counts as HugeTLB does, or one that lost them.
+    """
+    pfn, owner, va = _frame(p)
+    for record in p.kernel.pagemaps:
+        for start, end in record.ranges:
+            for page in p.entries_of(pfn, start, end):
+                p.set_entry(page, p.units.page_shift, p.entry(page, p.units.page_shift) & ~RW)
+    p.set_refcount(pfn, 1)
+    return p.planted(va, pfn, findings=[Finding("pgmap", "shared-references", owner, va)])
 
 
 @fault("pgmap shared-tail", kernels=_ONLY)
