@@ -156,7 +156,9 @@ def test_at_the_prompt(core: str) -> None:
     """A terminal, as a user has it."""
     words = [sys.executable, "-m", "drgn", "-q", "-c", core]
     terminal, other = pty.openpty()
-    process = subprocess.Popen(words, stdin=other, stdout=other, stderr=other, env=environment())
+    # The line editor of Python 3.13 and newer does not run on a dumb one.
+    env = environment(TERM="xterm")
+    process = subprocess.Popen(words, stdin=other, stdout=other, stderr=other, env=env)
     os.close(other)
     os.write(terminal, b"%vmemscope page 0x100003 | tail -1\n1 + 41\nexit()\n")
     shown = b""

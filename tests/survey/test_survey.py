@@ -59,7 +59,14 @@ def check(lines: list[dict[str, Any]], tree: Tree) -> None:
 
 @contextmanager
 def running(*args: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
+    with subprocess.Popen(
+        args,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets what runs in its background ignore it, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as it:
         try:
             yield it
         finally:
