@@ -123,6 +123,22 @@ class TestKdump:
         kdump.write_bytes(data)
         assert open_core(str(kdump)).notes == ()
 
+    def test_pages_left_out_at_each_level(self, kdump: Path) -> None:
+        """makedumpfile leaves out damaged pages (PG_hwpoison) whatever the level: that is said."""
+        data = bytearray(kdump.read_bytes())
+        struct.pack_into("<i", data, PAGE + 8, 0)
+        # The first bitmap is of the machine's memory, the second of the pages in the file.
+        for pfn in (21, 23, 139):
+            data[2 * PAGE + pfn // 8] |= 1 << pfn % 8
+        kdump.write_bytes(data)
+        target = open_core(str(kdump))
+        assert target.notes == (
+            "12 KiB of memory are not in the dump (filtered or cut off), and not read as zeros",
+        )
+        assert target.prog.read(138 * PAGE - 2 * PAGE, 8, True) != bytes(8)
+        with pytest.raises(FaultError):
+            target.prog.read(21 * PAGE, 8, True)
+
     @pytest.mark.parametrize("order", "<>")
     def test_both_byte_orders(self, tmp_path: Path, order: str) -> None:
         data = kdump_file({1: b"\x5a" * PAGE}, compressed=False, order=order)

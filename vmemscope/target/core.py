@@ -84,10 +84,13 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
             notes.append(_INCOMPLETE)
     else:
         check = check_flattened if head.startswith(FLATTENED) else check_whole
-        level, end, incomplete, no_vmemmap, machine = check(path)
+        level, end, incomplete, no_vmemmap, machine, missing = check(path)
         name = architecture_of_utsname(machine) if machine else None
         if level:
             notes.append(f"the dump was filtered (dump level {level}): pages left out are not read")
+        elif missing:
+            # makedumpfile leaves out pages that are damaged (PG_hwpoison) at each level.
+            notes.append(_lacks(missing))
         if no_vmemmap:
             notes.append("makedumpfile left out parts of the memory map (option -e)")
         if incomplete:
@@ -110,14 +113,19 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
             " load qemu_fw_cfg, have one in each dump",
         )
     if missing := add_segments(prog, path, loads):
-        size = f"{missing >> 20} MiB" if missing >> 20 else f"{missing >> 10} KiB"
-        notes.append(f"{size} of memory are {NOT_IN_DUMP}, and not read as zeros")
+        notes.append(_lacks(missing))
     if text is not None and misfit(prog):
         own = opened(None) is not None
         hint = "the dump has a VMCOREINFO of its own: leave --vmcoreinfo out" if own else None
         check_note(prog, vmcoreinfo, path, hint)
     error = TargetError(f"{path} has no VMCOREINFO")
     return target_of(prog, "core", path, error, tuple(notes))
+
+
+def _lacks(missing: int) -> str:
+    """Return the note of a dump that lacks bytes of memory."""
+    size = f"{missing >> 20} MiB" if missing >> 20 else f"{missing >> 10} KiB"
+    return f"{size} of memory are {NOT_IN_DUMP}, and not read as zeros"
 
 
 _INCOMPLETE = (

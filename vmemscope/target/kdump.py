@@ -104,17 +104,22 @@ class Header(NamedTuple):
         return (1 + self.sub_header + self.bitmap) * self.block
 
     @property
+    def memory(self) -> tuple[int, int]:
+        """Return offset and size in bytes of the bitmap of the machine's memory."""
+        blocks = self.bitmap
+        if self.max_pfn <= blocks * self.block * 8 // 2:
+            blocks //= 2
+        return (1 + self.sub_header) * self.block, blocks * self.block
+
+    @property
     def pages(self) -> tuple[int, int]:
         """
         Return offset and size in bytes of the bitmap of the pages in the file.
 
-        Before it, there is one of the machine's memory; the oldest files have one only.
+        Before it, there is :attr:`memory`; the oldest files have one only.
         """
-        start, blocks = 1 + self.sub_header, self.bitmap
-        if self.max_pfn <= blocks * self.block * 8 // 2:
-            blocks //= 2
-            start += blocks
-        return start * self.block, blocks * self.block
+        start, size = self.memory
+        return (start if size == self.bitmap * self.block else start + size), size
 
 
 class Contents(NamedTuple):
@@ -130,6 +135,8 @@ class Contents(NamedTuple):
     no_vmemmap: bool
     #: what the kernel calls its architecture, "" if the file does not say it
     machine: str
+    #: bytes of the machine's memory that the file lacks
+    missing: int = 0
 
 
 def check_whole(path: str) -> Contents:
@@ -147,9 +154,10 @@ def check_whole(path: str) -> Contents:
             return _NOTHING
         contents = _contents(path, header)
         needed = _needed(fd, size, header)
-    if needed > size:
-        raise _cut_off(path, f"it has {size} bytes of {needed} or more")
-    return contents
+        if needed > size:
+            raise _cut_off(path, f"it has {size} bytes of {needed} or more")
+        counts = [_count_bits(fd, *place, header) for place in (header.memory, header.pages)]
+    return contents._replace(missing=max(counts[0] - counts[1], 0) * header.block)
 
 
 def _contents(path: str, header: Header) -> Contents:
