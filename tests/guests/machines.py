@@ -50,6 +50,8 @@ class Machine:
     kernel_arch: str = ""
     #: prefix of the cross compiler's programs
     cross: str = ""
+    #: name of the program that runs programs of the architecture on the host, if it is another
+    user: str = ""
 
 
 #: by Debian's name of the architecture
@@ -74,7 +76,7 @@ MACHINES = {
     ),
     "arm64": Machine(
         qemu="qemu-system-aarch64",
-        host_packages=("qemu-system-arm", "qemu-efi-aarch64"),
+        host_packages=("qemu-system-arm", "qemu-efi-aarch64", "qemu-user"),
         machine="virt,nvdimm=on,gic-version=3",
         # 48 bits of virtual addresses; max has 52, and a granule of 16 KiB
         cpu="cortex-a57",
@@ -83,6 +85,7 @@ MACHINES = {
         port="virtio-serial-pci",
         modules=(*_PCI_PORT, "qemu_fw_cfg", *_NVDIMM, "9p", "9pnet_virtio"),
         ram_start=0x40000000,
+        user="qemu-aarch64",
         # NVDIMMs are found through ACPI, which is the firmware's
         arguments=("-bios", "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"),
         vmcoreinfo=True,
@@ -90,7 +93,7 @@ MACHINES = {
     ),
     "riscv64": Machine(
         qemu="qemu-system-riscv64",
-        host_packages=("qemu-system-misc", "device-tree-compiler"),
+        host_packages=("qemu-system-misc", "device-tree-compiler", "qemu-user"),
         machine="virt",
         cpu="rv64",
         cpus={},
@@ -102,11 +105,12 @@ MACHINES = {
             *("9p", "9pnet_virtio"),
         ),
         ram_start=0x80000000,
+        user="qemu-riscv64",
     ),
     "ppc64el": Machine(
         qemu="qemu-system-ppc64",
         host_packages=(
-            *("qemu-system-ppc", "make", "gcc"),
+            *("qemu-system-ppc", "qemu-user", "make", "gcc"),
             *("gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross"),
         ),
         machine="pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off",
@@ -118,11 +122,12 @@ MACHINES = {
         modules=(*_PCI_PORT, "device_dax", "9p", "9pnet_virtio"),
         kernel_arch="powerpc",
         cross="powerpc64le-linux-gnu-",
+        user="qemu-ppc64le",
     ),
     "s390x": Machine(
         qemu="qemu-system-s390x",
         host_packages=(
-            *("qemu-system-misc", "make", "gcc"),
+            *("qemu-system-misc", "qemu-user", "make", "gcc"),
             *("gcc-s390x-linux-gnu", "libc6-dev-s390x-cross"),
         ),
         machine="s390-ccw-virtio",
@@ -134,5 +139,6 @@ MACHINES = {
         serial=False,
         kernel_arch="s390",
         cross="s390x-linux-gnu-",
+        user="qemu-s390x",
     ),
 }

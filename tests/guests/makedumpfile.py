@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-makedumpfile, and what it does not do.
+makedumpfile of each architecture, and what it does not do.
 
-Debian 12's knows neither zstd nor recent kernels, so the one of testing is unpacked
+Debian 12's knows neither zstd nor recent kernels, so the one of unstable is unpacked
 beside the kernels, with the libraries that it is linked with, and run with its
-own dynamic linker: nothing is installed. It reads ``/proc/vmcore`` and expects
-a dump to look like one, which QEMU's do not: :func:`with_kernel_addresses`. None of
-Debian's programs writes snappy: :func:`with_snappy`.
+own dynamic linker: nothing is installed. That of another architecture is run by QEMU's
+emulation of a process. It reads ``/proc/vmcore`` and expects a dump to look like one,
+which QEMU's do not (:mod:`.proc_vmcore`). None of Debian's programs writes snappy:
+:func:`with_snappy`.
 """
 
 from __future__ import annotations
@@ -14,49 +15,39 @@ from __future__ import annotations
 import functools
 import struct
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
-from .packages import _locked, _retry, _Suite, cache_directory, unpack_packages
+from .machines import MACHINES
+from .packages import get_makedumpfile
 
-__all__ = ("makedumpfile", "with_kernel_addresses", "with_snappy", "without_frames")
+__all__ = ("MakedumpfileError", "makedumpfile", "with_snappy")
 
-_SUITE = "forky"
-_PAGE = 4096
-#: program headers: p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
-_PHDR = struct.Struct("<IIQQQQQQ")
-_PT_LOAD = 1
+
+class MakedumpfileError(Exception):
+    """makedumpfile could not do what was asked of it; the message is what it printed."""
 
 
 @functools.cache
-def _command() -> tuple[str, ...]:
-    with _locked(cache_directory()):
-        root = _retry("makedumpfile", _unpack)
-    (linker,) = root.glob("usr/lib*/x86_64-linux-gnu/ld-linux-x86-64.so.2")
+def _command(arch: str) -> tuple[str, ...]:
+    root = get_makedumpfile(arch)
+    (linker,) = root.glob("usr/lib*/*-linux-gnu/ld*.so.*")
     libraries = str(linker.parent)
-    return str(linker), "--library-path", libraries, str(root / "usr/bin/makedumpfile")
+    emulator = MACHINES[arch].user
+    program = (str(linker), "--library-path", libraries, str(root / "usr/bin/makedumpfile"))
+    return (emulator, *program) if emulator else program
 
 
-def _unpack() -> Path:
-    suite = _Suite(_SUITE)
-    suite.update()
-    found = suite.closure(["makedumpfile"])
-    # A path of libraries has colons in between.
-    version = found["makedumpfile"].replace(":", "_")
-    directory = cache_directory() / "makedumpfile" / version
-    unpack_packages(suite, found, directory)
-    return directory
-
-
-def makedumpfile(source: Path, target: Path, *options: str) -> Path:
+def makedumpfile(source: Path, target: Path, *options: str, arch: str = "amd64") -> Path:
     """
     Run makedumpfile on the dump of a guest.
 
     :param source: as a kernel's ``/proc/vmcore`` looks
     :param target: file to write
     :param options: with ``-F``, what it writes to its standard output is the file
+    :param arch: Debian's name of the guest's architecture
+    :raises MakedumpfileError: if it refuses
     """
-    command = [*_command(), "--message-level", "4", *options, str(source)]
+    command = [*_command(arch), "--message-level", "4", *options, str(source)]
     with target.open("wb") as file:
         flattened = "-F" in options
         # It does not overwrite files.
@@ -64,91 +55,9 @@ def makedumpfile(source: Path, target: Path, *options: str) -> Path:
             target.unlink()
             command.append(str(target))
         result = subprocess.run(command, stdout=file if flattened else None, stderr=subprocess.PIPE)
-    assert result.returncode == 0, result.stderr.decode()
+    if result.returncode:
+        raise MakedumpfileError(result.stderr.decode())
     return target
-
-
-def _read_headers(path: Path) -> tuple[bytearray, list[list[int]]]:
-    """Read an ELF file's header and its program headers."""
-    with path.open("rb") as file:
-        header = bytearray(file.read(64))
-        (offset,) = struct.unpack_from("<Q", header, 32)
-        (count,) = struct.unpack_from("<H", header, 56)
-        file.seek(offset)
-        table = file.read(count * _PHDR.size)
-    return header, [list(fields) for fields in _PHDR.iter_unpack(table)]
-
-
-def _write_headers(path: Path, header: bytearray, table: list[list[int]], offset: int) -> None:
-    # No section headers: e_phoff, e_shoff; e_ehsize, e_phentsize, e_phnum, the rest of sections.
-    struct.pack_into("<QQ", header, 32, offset, 0)
-    struct.pack_into("<HHHHHH", header, 52, 64, _PHDR.size, len(table), 0, 0, 0)
-    with path.open("r+b") as file:
-        file.write(header)
-        file.seek(offset)
-        file.write(b"".join(_PHDR.pack(*fields) for fields in table))
-
-
-def with_kernel_addresses(source: Path, target: Path, page_offset: int) -> Path:
-    """
-    Copy a dump that QEMU wrote, with headers as in ``/proc/vmcore``.
-
-    QEMU's segments have their physical address for a virtual one, and their headers
-    are not where makedumpfile looks for them.
-
-    :param page_offset: virtual address of the kernel's direct map
-    """
-    subprocess.run(["cp", "--sparse=always", source, target], check=True)
-    header, table = _read_headers(target)
-    for fields in table:
-        if fields[0] == _PT_LOAD:
-            fields[3] = page_offset + fields[4]
-    # There were section headers in between.
-    _write_headers(target, header, table, 64)
-    return target
-
-
-def without_frames(path: Path, frames: Sequence[int]) -> None:
-    """
-    Take frames out of an ELF dump, in place, as ``makedumpfile -E`` leaves them out.
-
-    Their content stays in the file, but no segment has it: where it was,
-    one ends in the file and goes on in memory. Of a file that this was done to
-    before, all other frames come back.
-
-    :param frames: physical addresses in bytes
-    """
-    header, table = _read_headers(path)
-    whole: list[list[int]] = []
-    for fields in table:
-        previous = whole[-1] if whole else None
-        # Two that follow one another in memory and in the file were one.
-        if (
-            previous is not None
-            and previous[0] == fields[0] == _PT_LOAD
-            and previous[4] + previous[6] == fields[4]
-            and previous[2] + previous[6] == fields[2]
-        ):
-            previous[5:7] = previous[6] + fields[5], previous[6] + fields[6]
-        else:
-            whole.append(fields)
-    cut: list[list[int]] = []
-    for fields in whole:
-        inside = [
-            frame
-            for frame in sorted(set(frames))
-            if fields[0] == _PT_LOAD and fields[4] <= frame < fields[4] + fields[6]
-        ]
-        for frame in inside:
-            size = frame - fields[4]
-            cut.append([*fields[:5], size, size + _PAGE, fields[7]])
-            step = size + _PAGE
-            fields = [*fields[:2], *(value + step for value in fields[2:5]), *fields[5:]]
-            fields[5:7] = fields[5] - step, fields[6] - step
-        cut.append(fields)
-    # After the contents, once and for all: there is no room for more before them.
-    end = max(fields[2] + fields[5] for fields in whole)
-    _write_headers(path, header, cut, end)
 
 
 def with_snappy(source: Path, target: Path) -> Path:

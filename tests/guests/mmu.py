@@ -22,12 +22,12 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .devices import Placed
 from .guest import Guest, GuestError
 
-__all__ = ("witness",)
+__all__ = ("byte_order", "witness")
 
 #: bits of ``/proc/kpageflags``
 _HEAD, _TAIL, _HUGE = 1 << 15, 1 << 16, 1 << 17
@@ -53,24 +53,37 @@ def _number(note: str, key: str) -> int:
     return int(match[1])
 
 
-def _order(guest: Guest) -> str:
+def byte_order(guest: Guest) -> str:
+    """Return the byte order of a guest's kernel, as :mod:`struct` spells it."""
     return ">" if guest.kernel.arch == "s390x" else "<"
 
 
-def _memory_map(guest: Guest, page_size: int, struct_page_size: int) -> int:
-    # Address of the struct page of frame 0. For each piece of RAM, kcore has a segment,
-    # and one of as many struct pages.
-    order = _order(guest)
+class _Kcore(NamedTuple):
+    # Segments of /proc/kcore: virtual and physical address, length.
+    ram: list[tuple[int, int, int]]
+    other: list[tuple[int, int, int]]
+
+
+def _kcore(guest: Guest) -> _Kcore:
+    order = byte_order(guest)
     header = _file(guest, "dd if=/proc/kcore bs=64k count=1")
     (offset,) = struct.unpack_from(order + "Q", header, 32)
     size, count = struct.unpack_from(order + "HH", header, 54)
-    ram, other = [], []
+    ram: list[tuple[int, int, int]] = []
+    other: list[tuple[int, int, int]] = []
     for index in range(count):
         kind, _, _, start, at, length = struct.unpack_from(
             order + "IIQQQQ", header, offset + index * size
         )
         if kind == _PT_LOAD:
             (other if at == _NOT_RAM else ram).append((start, at, length))
+    return _Kcore(ram, other)
+
+
+def _memory_map(kcore: _Kcore, page_size: int, struct_page_size: int) -> int:
+    # Address of the struct page of frame 0. For each piece of RAM, kcore has a segment,
+    # and one of as many struct pages.
+    ram, other = kcore
     votes: Counter[int] = Counter()
     for _, at, length in ram:
         first = at // page_size * struct_page_size
@@ -185,7 +198,7 @@ def _huge_pages(guest: Guest, ram: Sequence[tuple[int, int]], page_size: int) ->
     count = last // _FLAGS_BLOCK + 1 - skip
     size = _FLAGS_BLOCK * 8
     content = _file(guest, f"dd if=/proc/kpageflags bs={size} skip={skip} count={count}")
-    flags = [one for (one,) in struct.iter_unpack(_order(guest) + "Q", content)]
+    flags = [one for (one,) in struct.iter_unpack(byte_order(guest) + "Q", content)]
     heads: list[list[int]] = []
     for index, one in enumerate(flags):
         if one & _HUGE and one & _HEAD:
@@ -216,7 +229,10 @@ def witness(guest: Guest, *, pause: bool = False) -> dict[str, Any]:
     """
     note = guest.vmcoreinfo().decode()
     page_size, struct_page_size = _number(note, "PAGESIZE"), _number(note, "SIZE(page)")
-    base = _memory_map(guest, page_size, struct_page_size)
+    kcore = _kcore(guest)
+    base = _memory_map(kcore, page_size, struct_page_size)
+    # The kernel's image is in a small one of its own on some architectures.
+    mapped_at, paddr, _ = max(kcore.ram, key=lambda one: one[2])
     report = guest.report()
     ram = _resources(report.iomem, "System RAM")
     pgmaps = [_described(one, guest, report.iomem, page_size) for one in guest.devices]
@@ -249,6 +265,8 @@ def witness(guest: Guest, *, pause: bool = False) -> dict[str, Any]:
         "struct_page_size": struct_page_size,
         # address of the struct page of frame 0
         "vmemmap": base,
+        # of physical address 0, where the kernel maps all memory
+        "direct_map": (mapped_at - paddr) % (1 << 64),
         # In each of these, "first" is the address of the first struct page and "frames"
         # has the pfn of what backs each page of struct pages, or None.
         "pgmaps": pgmaps,

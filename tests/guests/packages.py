@@ -40,6 +40,7 @@ __all__ = (
     "cache_directory",
     "get_candidate",
     "get_kernel",
+    "get_makedumpfile",
     "get_python",
     "get_user_space",
     "look_up",
@@ -83,6 +84,8 @@ _PYTHON = (
     *("python3-tqdm", "coreutils", "dash", "libpcre2-8-0", "libselinux1"),
 )
 _PYTHON_SUITES = ("sid",)
+#: the newest one, or the one before where the mirror lacks a file
+_MAKEDUMPFILE_SUITES = ("sid", "trixie")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: names under which the Debian archive's own suites appear in a configuration
 _DEBIAN_SUITES = {
@@ -605,6 +608,22 @@ def get_user_space(arch: str) -> Path:
         return _retry(
             f"user space of {arch}",
             lambda: _download_programs(arch, _USER_SPACE, _USER_SPACE_SUITES),
+        )
+
+
+@functools.cache
+def get_makedumpfile(arch: str) -> Path:
+    """
+    Download makedumpfile and the libraries that it is linked with, and unpack them.
+
+    :param arch: Debian's name of the architecture
+    :return: the directory that would be ``/``
+    :raises KernelNotFoundError: if it can't be had, with the reason
+    """
+    with _locked(cache_directory()):
+        return _retry(
+            f"makedumpfile of {arch}",
+            lambda: _download_programs(arch, ("makedumpfile",), _MAKEDUMPFILE_SUITES),
         )
 
 

@@ -31,8 +31,9 @@ from vmemscope import attach_btf
 from . import test_pgmap
 from .crash import CrashingGuest
 from .guest import Guest
-from .makedumpfile import makedumpfile, with_kernel_addresses, with_snappy, without_frames
+from .makedumpfile import makedumpfile, with_snappy
 from .packages import get_kernel
+from .proc_vmcore import with_kernel_addresses, without_frames
 from .targets import GuestTargets
 from .test_pgmap import vmemscope
 
