@@ -11,8 +11,9 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +27,12 @@ from vmemscope.machine import Kernel
 from vmemscope.report.documents.hugetlb import HugetlbReport
 from vmemscope.report.documents.memmap import MemmapReport
 from vmemscope.report.documents.pgmap import Report
-from vmemscope.sim import build, load_scenario
+from vmemscope.sim import boot, build, load_scenario
 from vmemscope.sim.architectures import ARCHITECTURES
 from vmemscope.sim.faults import FAULTS as KINDS
 from vmemscope.sim.faults import HUGETLB_FAULTS, Finding, Planted
 from vmemscope.sim.image import Image
+from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.scenario import Scenario, check_arch, parse_scenario
 from vmemscope.target.elf import read_elf
 from vmemscope.types import attach_types
@@ -132,8 +134,21 @@ def built(found: Scenario, kernel: str) -> Image:
         several = ARCHITECTURES[arch].levels
         levels = found.levels if found.levels in several else max(several)
         found = replace(found, kernel=kernel, arch=arch, levels=levels)
-        check_arch(found)
-    return build(found, kernel=kernel)
+    found = replace(found, kernel=kernel)
+    check_arch(found)
+    if not (found.faults or found.hugetlb_faults):
+        return build(found)
+    # Most tests plant many faults in one kernel.
+    booted = deepcopy(_booted(replace(found, faults=(), hugetlb_faults=())))
+    booted.scenario = replace(
+        booted.scenario, faults=found.faults, hugetlb_faults=found.hugetlb_faults
+    )
+    return Image(booted)
+
+
+@lru_cache(maxsize=2)
+def _booted(scenario: Scenario) -> SimulatedKernel:
+    return boot(scenario)
 
 
 def write(built: Image, directory: Path) -> str:

@@ -84,9 +84,9 @@ class Session:
             found += self._unfounded(ran)
         return Case(number, kind, damage, tuple(commands), ran, found)
 
-    def cases(self, count: int) -> Iterator[Case]:
-        """Run a number of cases."""
-        return map(self.run, range(count))
+    def cases(self, numbers: range) -> Iterator[Case]:
+        """Run some cases."""
+        return map(self.run, numbers)
 
     def _unfounded(self, ran: Ran) -> Iterator[str]:
         """Yield the findings that there are only since part of the dump can't be read."""

@@ -24,7 +24,7 @@ from .conftest import SEED
 
 ARCHS = ("arm64", "arm64-16k", "arm64-64k", "ppc64le", "ppc64le-64k", "riscv64", "s390x")
 #: cases of an architecture
-_CASES = 24
+_CASES, _MORE = 12, 60
 
 DEVICES = """
 ram = "512M"
@@ -68,11 +68,21 @@ def _places(one: Image) -> list[int]:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_damage_is_answered(tmp_path: Path, arch: str) -> None:
+    check(tmp_path, arch, range(_CASES))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("arch", ARCHS)
+def test_more_damage_is_answered(tmp_path: Path, arch: str) -> None:
+    check(tmp_path, arch, range(_CASES, _MORE))
+
+
+def check(tmp_path: Path, arch: str, numbers: range) -> None:
     one = image(DEVICES, f"7.2@{arch}")
     core = Path(write(one, tmp_path))
     whole, places = core.read_bytes(), _places(one)
     failed = []
-    for case in range(_CASES):
+    for case in numbers:
         rng = random.Random(f"{SEED} {arch} {case}")
         core.write_bytes(whole)
         damage(core, places, rng)

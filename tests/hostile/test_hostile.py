@@ -16,13 +16,23 @@ from .images import IMAGES
 from .session import Session
 
 #: cases of an image
-_CASES = 120
+_CASES, _MORE = 60, 300
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_damage_is_answered(session: Callable[[str], Session], name: str) -> None:
+    check(session(name), name, range(_CASES))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", IMAGES)
+def test_more_damage_is_answered(session: Callable[[str], Session], name: str) -> None:
+    check(session(name), name, range(_CASES, _MORE))
+
+
+def check(session: Session, name: str, numbers: range) -> None:
     failed = []
-    for case in session(name).cases(_CASES):
+    for case in session.cases(numbers):
         if case.problems:
             again = f"python -m tests.hostile --seed {SEED} --image {name} --case {case.number}"
             failed.append("\n".join([again, case.damage.text, *case.problems]))
@@ -41,6 +51,6 @@ def test_cases_are_the_same_again(session: Callable[[str], Session]) -> None:
 def test_a_dump_is_mended(session: Callable[[str], Session]) -> None:
     dump = session("6.12-early-section").dump
     before = dump.read(0, dump.size)
-    for case in session("6.12-early-section").cases(12):
+    for case in session("6.12-early-section").cases(range(12)):
         assert case.ran.answers or case.problems
     assert dump.read(0, dump.size + 1) == before

@@ -20,7 +20,7 @@ from .answers import problems, problems_of
 from .child import run
 from .conftest import SEED
 
-_CASES = 120
+_CASES, _MORE = 60, 300
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,19 @@ def test_whole(kdump: Path) -> None:
 
 
 def test_damage_is_answered(kdump: Path, tmp_path: Path) -> None:
+    check(kdump, tmp_path, range(_CASES))
+
+
+@pytest.mark.whole
+def test_more_damage_is_answered(kdump: Path, tmp_path: Path) -> None:
+    check(kdump, tmp_path, range(_CASES, _MORE))
+
+
+def check(kdump: Path, tmp_path: Path, numbers: range) -> None:
     whole = kdump.read_bytes()
     bad = tmp_path / "vmcore"
     failed = []
-    for number in range(_CASES):
+    for number in numbers:
         chosen = random.Random(f"kdump {SEED} {number}")
         data = bytearray(whole)
         for _ in range(chosen.choice((1, 1, 2, 8))):

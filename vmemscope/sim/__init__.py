@@ -24,8 +24,9 @@ from .scenario import Scenario, check_arch, check_kernel, parse_scenario
 
 if TYPE_CHECKING:
     from .image import Image
+    from .kernel import SimulatedKernel
 
-__all__ = ("Scenario", "build", "builtin_scenarios", "load_scenario")
+__all__ = ("Scenario", "boot", "build", "builtin_scenarios", "load_scenario")
 
 
 def builtin_scenarios() -> list[str]:
@@ -70,6 +71,18 @@ def build(scenario: Scenario, *, kernel: str | None = None, arch: str | None = N
     """
     # numpy and kdumpling are not needed until here.
     from .image import Image
+
+    return Image(boot(scenario, kernel=kernel, arch=arch))
+
+
+def boot(
+    scenario: Scenario, *, kernel: str | None = None, arch: str | None = None
+) -> SimulatedKernel:
+    """
+    Simulate a scenario up to where its faults are planted.
+
+    Parameters and errors are those of :func:`build`. Of the kernel there can be deep copies.
+    """
     from .kernel import SimulatedKernel
 
     if kernel is not None:
@@ -78,4 +91,4 @@ def build(scenario: Scenario, *, kernel: str | None = None, arch: str | None = N
     if arch is not None:
         scenario = dataclasses.replace(scenario, arch=arch)
     check_arch(scenario)
-    return Image(SimulatedKernel(scenario))
+    return SimulatedKernel(scenario)

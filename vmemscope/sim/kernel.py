@@ -185,7 +185,7 @@ class SimulatedKernel:
             self.physical,
             levels,
             self.addresses.va_to_pfn(pgd),
-            lambda va, count: self.memblock.alloc(count, count),
+            self._alloc_boot_table,
         )
         for pfn in range(self.tables.root, self.tables.root + size // self.units.page_size):
             self.physical.page(pfn)
@@ -399,6 +399,9 @@ class SimulatedKernel:
                     nr, block, "SECTION_INFO", packed, self.units.leaf_pages
                 )
 
+    def _alloc_boot_table(self, va: int, count: int) -> int:
+        return self.memblock.alloc(count, count)
+
     def _alloc_table(self, va: int, count: int) -> int:
         """``vmemmap_alloc_block_zero()``, ``spp_getpage()``: a page table at run time."""
         return (
@@ -416,7 +419,7 @@ class SimulatedKernel:
         # radix_tree_node_cachep: nodes have slabs of their own; here, each one.
         self.pgmap_array = XArray(
             image.define_struct("pgmap_array", "xarray", "bss", static=True),
-            lambda: Slab(self.memory, self.pages, self.memmap).struct("xa_node"),
+            self._alloc_xa_node,
         )
         self.modules = Modules(self.memory, self.tables, self.pages, image.define("modules", 16))
         bus_kset = image.define("bus_kset", 8, "bss", static=True)
@@ -442,6 +445,9 @@ class SimulatedKernel:
             self.modules,
             image.define("p2pdma_pgmap_ops", size, "rodata", static=True),
         )
+
+    def _alloc_xa_node(self) -> Struct:
+        return Slab(self.memory, self.pages, self.memmap).struct("xa_node")
 
     def _add_ram_resources(self) -> None:
         """``e820__reserve_resources()`` and the kernel image's own."""

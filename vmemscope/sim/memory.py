@@ -34,6 +34,14 @@ class Memory:
         #: pfns that are left out of the dump whatever they hold
         self.missing: set[int] = set()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Memory:
+        # Words are the pages, seen otherwise: they are not copied by themselves.
+        other = memo[id(self)] = Memory(self.units)
+        if self._pages:
+            other._pages = dict(zip(self._pages, np.stack([*self._pages.values()]), strict=True))
+        other.missing = self.missing.copy()
+        return other
+
     def __contains__(self, pfn: int) -> bool:
         return pfn in self._pages
 
