@@ -26,10 +26,8 @@ from vmemscope.machine import Kernel
 from vmemscope.report.documents.pgmap import Report, SharedTails
 from vmemscope.report.memmap import render_memmap
 from vmemscope.rules.findings import Outcome
-from vmemscope.sim import kernel as sim_kernel
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import SimulatedKernel
-from vmemscope.sim.layouts import Layouts
 from vmemscope.sim.pagetable import RW
 
 from .kernels import PAGE, View, image, write
@@ -181,43 +179,6 @@ def test_members_say_where_slots_are(opened: Opened, tmp_path: Path) -> None:
         (tmp_path / version).mkdir()
         prog = Kernel.open_core(write(image(f"\n{ONE}", version), tmp_path / version)).prog
         assert (slots_of(prog), shares_devices(prog)) == (slots, False)
-
-
-def test_a_device_that_was_populated_in_pairs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    A kernel in the middle of the series: sections have orders, of HugeTLB's boot pages alone,
-    and a device has a frame for its heads and one for its tails each.
-    """
-    coming = Layouts.load("next")
-    array = {"zone": Layouts.load("7.2")}
-
-    def types() -> Iterator[dict[str, Any]]:
-        for record in coming.types:
-            if record.get("name") == "zone" and record["kind"] == "struct":
-                record = {**array["zone"]._named["struct", "zone"]}
-            yield record
-
-    middle = Layouts(coming.release, list(types()))
-    monkeypatch.setattr(sim_kernel.Layouts, "load", lambda version: middle)
-    monkeypatch.setattr(sim_kernel, "SectionVmemmap", sim_kernel.Vmemmap)
-    monkeypatch.setattr(
-        "vmemscope.sim.sparse.Sections.section_set_compound_order_range", lambda *_: None
-    )
-    built = image(f"\n{ONE}", "next")
-    # Without the function, by which devices share.
-    built.kernel.image.symbols = [
-        one for one in built.kernel.image.symbols if one.name != "vmemmap_shared_tail_page"
-    ]
-    kernel = Kernel.open_core(write(built, tmp_path))
-    assert kernel.sections.orders is not None
-    assert slots_of(kernel.prog) is TailSlots.EMBEDDED
-    report = once(kernel)
-    assert report.all_findings() == []
-    (one,) = report.pagemaps
-    assert (one.state, one.frames.backing, one.frames.expected) == ("deduplicated", 512, 512)
-    assert not isinstance(report.device_tails, tuple)
 
 
 @pytest.mark.parametrize("order", [0, 5, 18])

@@ -25,7 +25,7 @@ from .kernel.page_state import PageStates, read_page_states
 from .kernel.pglist_data import DEVICE, read_zones
 from .kernel.resource import read_resources
 from .kernel.uevent import read_uevent_seqnum
-from .kernel.vmemmap_tails import Slot, read_slots, shares_devices
+from .kernel.vmemmap_tails import Slot, TailSlots, read_slots, shares_devices, slots_of
 from .spans import union
 from .target.base import page_table_of, target_of
 from .target.reads import READ_ERRORS
@@ -312,6 +312,7 @@ class Kernel:
             self.target.osrelease,
             self.sections,
             shares_devices(self.prog),
+            slots_of(self.prog) is not TailSlots.ALLOCATED,
         )
 
     @cached_property

@@ -42,6 +42,8 @@ _FLAGS = {
     "SECTION_IS_VMEMMAP_PREINIT_BIT": ("memory map preinitialised", None),
 }
 
+#: the member with the order: as it is in mm-unstable, and in early postings of that series
+_ORDERS = ("compound_page_order", "order")
 #: roots read at the most: 52 bits of physical address in sections of 16 MiB
 _MAX_ROOTS = 1 << 24
 #: roots that are read whatever the kernel says of how many are in use
@@ -293,9 +295,12 @@ def _column(
 
 def _orders(rows: NDArray[np.uint8], section_type: Type, word: str) -> NDArray[np.uint64] | None:
     """Return ``compound_page_order``, an ``unsigned int``, of each ``struct mem_section``."""
-    try:
-        offset = offsetof(section_type, "compound_page_order")
-    except (LookupError, ValueError):
+    for name in _ORDERS:
+        # In damaged BTF, it may be a bit-field.
+        with suppress(LookupError, ValueError):
+            offset = offsetof(section_type, name)
+            break
+    else:
         return None
     half = word.replace("8", "4")
     column: NDArray[np.uint64] = rows[:, offset : offset + 4].copy().view(half)[:, 0]

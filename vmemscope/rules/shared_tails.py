@@ -59,7 +59,8 @@ class OrderFacts(NamedTuple):
 @rule(
     "section-order",
     Severity.ERROR,
-    holds="the sections that a device has as a whole are populated for compound pages of its order",
+    holds="the sections that a device has as a whole are populated for compound pages of its order,"
+    " those that it has a part of for none",
     source="mm/sparse-vmemmap.c: section_activate()",
     schemes=("device-zone",),
     meaning="The order in struct mem_section says how the section's memory map was populated. The"
@@ -79,6 +80,25 @@ def section_order(facts: OrderFacts) -> Iterator[Violation]:
                     expected=facts.order,
                     observed=order,
                 )
+        yield from _parts(facts, *pfns)
+
+
+def _parts(facts: OrderFacts, first: int, end: int) -> Iterator[Violation]:
+    """Check the sections of which page frames have only a part."""
+    sections, pages = facts.sections, facts.sections.pages
+    ends = {pfn // pages: pfn for pfn in (end, first) if pfn % pages}
+    for number, pfn in sorted(ends.items()):
+        index = sections.index(number)
+        if index is None or sections.orders is None or not sections.orders[index]:
+            continue
+        order = int(sections.orders[index])
+        yield Violation(
+            f"section {number}, of which it has only a part, is populated for compound pages of"
+            f" order {order}",
+            vaddr=facts.geometry.page_address(pfn if pfn == first else number * pages),
+            expected=0,
+            observed=order,
+        )
 
 
 @rule(

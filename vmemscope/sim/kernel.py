@@ -297,10 +297,11 @@ class SimulatedKernel:
         areas = [self._memblock_alloc(_PERCPU_SIZE) for _ in range(NR_CPUS)]
         start = self.image.room("data", _PERCPU_SIZE) if self.behaviour.percpu_in_image else 0
         self.percpu = Percpu(self.memory, start, areas, _PERCPU_SIZE)
-        for (nid, zone, _), _ in self.boot_huge.tails.items():
+        embedded = self.layouts.has_member("zone", "vmemmap_tails[0]")
+        for nid, zone, _ in self.boot_huge.tails:
             # vmemmap_tails_alloc()
             struct_zone = self.nodes.zone(nid, zone)
-            if not struct_zone["vmemmap_tails"]:
+            if not embedded and not struct_zone["vmemmap_tails"]:
                 struct_zone["vmemmap_tails"] = self._memblock_alloc(SLOTS_SIZE)
 
     # From here on frames have struct pages that say what they are used for.

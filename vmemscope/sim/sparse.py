@@ -44,6 +44,15 @@ class Sections:
         self._size = memory.layouts.sizeof("mem_section")
         self.sections_per_root = self.units.page_size // self._size
         self._pageblock_bits = pageblock_bits
+        #: the member with the order; its name is the first in early postings
+        self._order = next(
+            (
+                name
+                for name in ("order", "compound_page_order")
+                if memory.layouts.has_member("mem_section", name)
+            ),
+            None,
+        )
         self.highest_present = 0
 
     def flag(self, name: str) -> int:
@@ -71,12 +80,12 @@ class Sections:
     @property
     def have_orders(self) -> bool:
         """Whether sections say for which compound pages their memory map is populated."""
-        return self.memory.layouts.has_member("mem_section", "compound_page_order")
+        return self._order is not None
 
     def compound_order(self, nr: int) -> int:
         """``section_compound_order()``: log2 of the pages in a compound page, 0 if of none."""
         section = self.get(nr) if self.have_orders else None
-        return 0 if section is None else int(section["compound_page_order"])
+        return 0 if section is None or self._order is None else int(section[self._order])
 
     def section_set_compound_order_range(self, pfn: int, count: int, order: int) -> None:
         """``section_set_compound_order_range()``: of the sections that are in it as a whole."""
@@ -87,7 +96,8 @@ class Sections:
         for nr in range(first, end):
             section = self.get(nr, create=True)
             assert section is not None
-            section["compound_page_order"] = order
+            assert self._order is not None
+            section[self._order] = order
 
     @property
     def usage_size(self) -> int:

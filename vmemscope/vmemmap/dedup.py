@@ -53,6 +53,8 @@ class Evidence:
     #: whether its code lets devices share tail pages by zone and order
     #: (:func:`~.kernel.vmemmap_tails.shares_devices`)
     shares_devices: bool
+    #: whether zones still have the array of before: the code may be there, and not in use yet
+    early: bool
 
 
 _NO_SECTION = "it has no whole section to itself, and the kernel shares tail pages in these only"
@@ -101,10 +103,11 @@ def _by_sections(pagemap: Pagemap, geometry: Geometry, osrelease: str, evidence:
         return Dedup(True, None, DEVICE_ZONE)
     if not evidence.shares_devices or dedup.expected is False:
         return dedup
-    if not whole:
+    if not whole and not evidence.early:
         return replace(dedup, expected=False, reason=_NO_SECTION)
     # What is found decides.
-    return replace(dedup, expected=None, reason=_PLAIN_SECTIONS, scheme=_scheme_of(geometry))
+    reason = _PLAIN_SECTIONS if whole else _NO_SECTION
+    return replace(dedup, expected=None, reason=reason, scheme=_scheme_of(geometry))
 
 
 def _can_share(pagemap: Pagemap, geometry: Geometry) -> bool:

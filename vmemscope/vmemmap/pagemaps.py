@@ -102,6 +102,7 @@ def layouts_of(
     osrelease: str,
     sections: Sections,
     shares_devices: bool,
+    early: bool,
 ) -> list[PagemapLayout]:
     """
     Return pagemaps with what of each is trusted, in order of their first page frame.
@@ -113,6 +114,7 @@ def layouts_of(
         the kernel deduplicates
     :param sections: those that say for which compound pages they are populated
     :param shares_devices: whether devices share tail pages by zone and order
+    :param early: whether zones have the array of kernels in which they do not
     """
     layouts = []
     for pagemap in sorted(pagemaps, key=lambda one: _first(one, geometry.page_size)):
@@ -120,7 +122,7 @@ def layouts_of(
         entries = ArrayEntries.of(pagemap, valid, damage, geometry.page_size)
         ranges = tuple(entries.usable)
         sound = shift_fits(pagemap.vmemmap_shift, ranges, geometry.page_size)
-        evidence = Evidence(sections, _pfns(ranges, geometry.page_size), shares_devices)
+        evidence = Evidence(sections, _pfns(ranges, geometry.page_size), shares_devices, early)
         dedup = Dedup(False, None, usual_scheme(geometry, evidence))
         if sound:
             dedup = dedup_of(pagemap, geometry, osrelease, evidence)

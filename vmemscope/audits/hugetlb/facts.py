@@ -165,7 +165,7 @@ class HugetlbFacts:
         geometry, found = self.vmemmap.geometry, []
         for tail in self.tails:
             pfn, into = geometry.pfn_at(tail.page)
-            if into or not 0 <= pfn < self.kernel.max_frames:
+            if into or not 0 <= pfn < self.kernel.max_frames or self._is_hole(pfn):
                 found.append(SharedPage(tail, None, None, None, None))
                 continue
             data, readable = self.vmemmap.memory.read_frames(np.array([pfn], dtype=np.uint64))
@@ -186,6 +186,11 @@ class HugetlbFacts:
                 SharedPage(tail, pfn, words, int(counts[0]) if counted[0] else None, place)
             )
         return found
+
+    def _is_hole(self, pfn: int) -> bool:
+        """Return whether a page frame has no ``struct page``."""
+        _, kind = self.vmemmap.frames_of(np.array([self.vmemmap.geometry.vpage(pfn)]))
+        return bool(kind[0] == Kind.HOLE)
 
     def walk(self, progress: Progress | None) -> None:
         """Walk all of the vmemmap, then once more if that led to folios that no list has."""

@@ -102,15 +102,24 @@ def _added(facts: MemmapFacts) -> list[tuple[int, int]]:
     """
     geometry, sections = facts.vmemmap.geometry, facts.vmemmap.sections
     counts = []
-    for layout, frames in zip(facts.layouts, facts.ranges, strict=True):
+    for i, (layout, frames) in enumerate(zip(facts.layouts, facts.ranges, strict=True)):
         part, whole = (
             sum(
                 counted_pages(*one, layout.order, geometry, sections, how) for one in frames.pairs()
             )
-            for how in (layout.dedup.applied, None)
+            for how in (_scheme_of(facts, i), None)
         )
         counts.append((part, whole))
     return counts
+
+
+def _scheme_of(facts: MemmapFacts, number: int) -> Scheme | None:
+    """Return how a pagemap's tail pages share frames; what is found decides where it must."""
+    dedup = facts.layouts[number].dedup
+    if dedup.expected is not None:
+        return dedup.applied
+    counts = facts.walked.by_owner.get(len(facts.owners.zones) + number, OwnerCounts())
+    return dedup.scheme if union(counts.frames).total < counts.mapped else None
 
 
 def _rounded_up(facts: MemmapFacts, owner: int) -> int:

@@ -91,6 +91,9 @@ def check_contents(
         findings.skipped("compound pages in a frame that is another's", *_RULES)
     per_zone = audited.shared is not None
     expected = Expected(audited.pagemap, vmemmap.page, vmemmap.geometry, flags, per_zone=per_zone)
+    if audited.shared is not None and flags is not None:
+        # The heads say so; the frame that their tail pages map may be another node's.
+        expected.nid = audited.shared.nid
     check = ContentsCheck(audited, vmemmap, expected, contents, step)
     for rule in RULES_BY_KIND[check.kind]:
         if (why_not_it := rule.why_not(expected, check.kind)) is not None:
