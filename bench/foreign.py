@@ -15,7 +15,9 @@ from vmemscope.sim.architectures import ARCHITECTURES
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.radix import RadixVmemmap
-from vmemscope.sim.scenario import GIB, Scenario, parse_scenario
+from vmemscope.sim.scenario import Scenario
+from vmemscope.sim.scenario_toml import parse_scenario
+from vmemscope.sim.units import GIB
 
 __all__ = ("FOREIGN", "write_foreign")
 

@@ -21,7 +21,7 @@ from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.memmap import LIST_POISON2
 from vmemscope.sim.objects import Struct
 from vmemscope.sim.pagetable import KERNEL, TABLE
-from vmemscope.sim.scenario import parse_scenario
+from vmemscope.sim.scenario_toml import parse_scenario
 from vmemscope.sim.units import GIB, MIB, Units
 from vmemscope.sim.vmemmap import Vmemmap
 

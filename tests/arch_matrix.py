@@ -14,7 +14,8 @@ from vmemscope.errors import UsageError
 from vmemscope.rules import RULES
 from vmemscope.sim.architectures import ARCHITECTURES
 from vmemscope.sim.faults import Finding
-from vmemscope.sim.scenario import GIB, Pagemap, Scenario
+from vmemscope.sim.scenario import Pagemap, Scenario
+from vmemscope.sim.units import GIB
 from vmemscope.target.elf import read_elf
 
 from .kernels import (

@@ -33,7 +33,8 @@ from vmemscope.sim.faults import FAULTS as KINDS
 from vmemscope.sim.faults import HUGETLB_FAULTS, Finding, Planted
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import SimulatedKernel
-from vmemscope.sim.scenario import Scenario, check_arch, parse_scenario
+from vmemscope.sim.scenario import Scenario, check_arch
+from vmemscope.sim.scenario_toml import parse_scenario
 from vmemscope.target.elf import read_elf
 from vmemscope.types import attach_types
 

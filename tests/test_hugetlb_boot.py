@@ -25,7 +25,7 @@ from vmemscope.sim.faults import HUGETLB_FAULTS
 from vmemscope.sim.hugetlb import Folio
 from vmemscope.sim.image import Image
 from vmemscope.sim.pagetable import RW
-from vmemscope.sim.scenario import parse_scenario
+from vmemscope.sim.scenario_toml import parse_scenario
 
 from .kernels import Audited, View, audit_core, built, image, write
 from .test_hugetlb import FAULTS, fault

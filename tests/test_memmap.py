@@ -33,7 +33,7 @@ from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.image import Image
 from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.pagetable import KERNEL, KERNEL_LARGE, NX, TABLE
-from vmemscope.sim.scenario import parse_scenario
+from vmemscope.sim.scenario_toml import parse_scenario
 from vmemscope.target import open_core
 from vmemscope.vmemmap.layout import Geometry
 from vmemscope.vmemmap.schemes import DEVICE_PAIRS

@@ -24,7 +24,7 @@ from vmemscope.errors import UsageError
 from vmemscope.sim import build
 from vmemscope.sim.faults import FAULTS as KINDS
 from vmemscope.sim.faults import HUGETLB_FAULTS
-from vmemscope.sim.scenario import parse_scenario
+from vmemscope.sim.scenario_toml import parse_scenario
 
 #: fixtures in which the counts are the fault, can't be read, or are not the pagemap's own
 _COUNTS = (

@@ -9,7 +9,7 @@ import pytest
 import vmemscope.sim
 from vmemscope.errors import UsageError
 from vmemscope.sim import build, builtin_scenarios, load_scenario
-from vmemscope.sim.scenario import parse_scenario
+from vmemscope.sim.scenario_toml import parse_scenario
 
 DEVICE = '[[pagemap]]\nname = "dax0.0"\ntype = "devdax"\nstart = 0x100000000\nsize = "64M"\n'
 FSDAX = '[[pagemap]]\nname = "pmem0"\ntype = "fsdax"\nstart = 0x200000000\nsize = "64M"\n'

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .scenario import Scenario, check_arch, check_kernel, parse_scenario
+from .scenario import Scenario, check_arch, check_kernel
+from .scenario_toml import parse_scenario
 
 if TYPE_CHECKING:
     from .image import Image
