@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .faults import Planted, plant, plant_hugetlb
+from .finish import finish
 from .kernel import SimulatedKernel
 from .memory import Bytes
 from .scenario import Scenario
@@ -40,7 +41,7 @@ class Image:
         self.planted: list[Planted] = [plant(kernel, fault) for fault in kernel.scenario.faults]
         self.planted += [plant_hugetlb(kernel, fault) for fault in kernel.scenario.hugetlb_faults]
         #: VMCOREINFO, as text
-        self.vmcoreinfo = kernel.finish()
+        self.vmcoreinfo = finish(kernel)
 
     @property
     def scenario(self) -> Scenario:

@@ -8,22 +8,20 @@ it, and the VMCOREINFO that tells where to begin to read it.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
 
 import numpy as np
 
 from ..errors import UsageError
-from . import btf, kallsyms
 from .addresses import IMAGE_SIZE, STRUCT_PAGE_SIZE
 from .architectures import ARCHITECTURES
 from .boot_hugepages import BootHugePages
 from .devices import DaxBus, Devices, PagemapRecord
 from .hugetlb import Hugetlb
 from .hugetlb_pool import change_pool
-from .kernel_image import KernelImage, promoted
+from .kernel_image import KernelImage
 from .layouts import Layouts
 from .memmap import MemMap
 from .memory import Memory, Words
@@ -31,12 +29,12 @@ from .memremap import Memremap
 from .modules import Modules
 from .nodes import MAX_NUMNODES, Nodes
 from .objects import KernelMemory, Struct
-from .options import symbols_without, types_without
 from .page_alloc import Memblock, PageAllocator
 from .pagetable import KERNEL, KERNEL_LARGE, KERNEL_LARGE_EXEC_RO, KERNEL_LARGE_RO, PageTables
 from .percpu import NR_CPUS, Percpu
-from .printk import boot_messages, fill, write_log
+from .printk import fill
 from .radix import RadixVmemmap
+from .ram import LOW_RAM_END, by_zone, merge_runs, ram_without_carve_outs
 from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, IORESOURCE_SYSTEM_RAM, Resources
 from .scenario import Block, Pagemap, Scenario, scaled
 from .section_vmemmap import SectionVmemmap
@@ -44,18 +42,14 @@ from .shared_tails import SLOTS_SIZE, SharedTails
 from .slab import Slab
 from .sparse import Sections
 from .tasks import Tasks
-from .units import MIB, Units
+from .units import MIB, PHYSICAL_MASK
 from .versions import BEHAVIOUR
-from .vmcoreinfo import vmcoreinfo
 from .vmemmap import Vmemmap
 from .xarray import XArray
 
 __all__ = ("SimulatedKernel",)
 
-#: the first megabyte is reserved; RAM in it ends here
-_LOW_RAM_END = 0x9F000
 _PERCPU_SIZE = 16 << 10
-_PHYSICAL_MASK = (1 << 52) - 1
 
 
 class SimulatedKernel:
@@ -84,7 +78,7 @@ class SimulatedKernel:
         self.physical = Memory(self.units)
         self.build_id = f"{self.random.getrandbits(160):040x}"
         #: frames of RAM: first pfn, pfn after the last, node
-        self.ram = _ram_without_carve_outs(scenario, self.units)
+        self.ram = ram_without_carve_outs(scenario, self.units)
         self._choose_addresses()
         self._setup_page_tables()
         self._setup_sections()
@@ -197,7 +191,7 @@ class SimulatedKernel:
         ):
             part = IMAGE_SIZE // 4
             self.tables.map_range(va + i * part, pa + i * part, part, flags)
-        for start, end in _merge_runs((ram.start, ram.end) for ram in self.scenario.ram):
+        for start, end in merge_runs((ram.start, ram.end) for ram in self.scenario.ram):
             self.tables.map_range(self.addresses.va(start), start, end - start, KERNEL_LARGE)
 
     def _setup_sections(self) -> None:
@@ -262,7 +256,7 @@ class SimulatedKernel:
                 self.tables.set(va, shift, self.tables.pte(blocks[-1], flags))
         return blocks
 
-    def _boot_pages(self, nr: int) -> int:
+    def boot_pages(self, nr: int) -> int:
         """``section_nr_vmemmap_pages()`` of a section that was there at boot."""
         units, order = self.units, self.sections.compound_order(nr)
         if not order:
@@ -316,17 +310,17 @@ class SimulatedKernel:
                 self._init_section_memmap(nr, blocks, free)
         self.pages = PageAllocator(free, self.memmap)
         self.tables.alloc = self._alloc_table
-        self._managed: dict[tuple[int, str], int] = {}
+        self.managed: dict[tuple[int, str], int] = {}
         for start, end, nid in free:
-            for zone, count in _by_zone(self.memmap, start, end):
+            for zone, count in by_zone(self.memmap, start, end):
                 key = nid, zone
-                self._managed[key] = self._managed.get(key, 0) + count
+                self.managed[key] = self.managed.get(key, 0) + count
         for pages, pfns in zip(self.scenario.hugetlb, self.boot_huge.pages, strict=True):
             # adjust_managed_page_count(), in gather_bootmem_prealloc_node()
             for pfn in pfns:
                 key = pages.nid, self.units.zone_of(pfn)
                 order = self.units.huge_orders[pages.gigantic]
-                self._managed[key] = self._managed.get(key, 0) + (1 << order)
+                self.managed[key] = self.managed.get(key, 0) + (1 << order)
         self._register_bootmem_info()
         self.slab = Slab(self.memory, self.pages, self.memmap)
         self.sections.alloc = self.slab.alloc
@@ -361,7 +355,7 @@ class SimulatedKernel:
             self.physical.run(block, units.leaf_pages)
         start = first
         while start < first + units.pages_per_section:
-            zone, count = next(_by_zone(self.memmap, start, first + units.pages_per_section))
+            zone, count = next(by_zone(self.memmap, start, first + units.pages_per_section))
             pages = self.memmap.fresh(start, count, zone, self.memmap.nid(start))
             reserved = np.ones(count, bool)
             for run_start, run_end, _ in free:
@@ -414,7 +408,7 @@ class SimulatedKernel:
     def _driver_init(self) -> None:
         image = self.image
         self.iomem = Resources(
-            image.define_struct("iomem_resource", "resource"), self.slab, _PHYSICAL_MASK
+            image.define_struct("iomem_resource", "resource"), self.slab, PHYSICAL_MASK
         )
         self._add_ram_resources()
         # radix_tree_node_cachep: nodes have slabs of their own; here, each one.
@@ -457,8 +451,8 @@ class SimulatedKernel:
         insert(b"Reserved", 0, units.page_size - 1, "RESERVED")
         system = IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
         image = self.addresses.text_phys
-        ranges = [(units.page_size, _LOW_RAM_END // units.page_size * units.page_size)]
-        ranges += _merge_runs(
+        ranges = [(units.page_size, LOW_RAM_END // units.page_size * units.page_size)]
+        ranges += merge_runs(
             (start << units.page_shift, end << units.page_shift)
             for start, end, _ in self.ram
             if start >= MIB >> units.page_shift
@@ -501,8 +495,8 @@ class SimulatedKernel:
         pages = self.memmap.fresh(start, end - start, "ZONE_NORMAL", block.nid)
         self.memmap.store(start, self.memmap.without_references(pages))
         self.nodes.add_range(block.nid, "ZONE_NORMAL", start, end)
-        self._managed[block.nid, "ZONE_NORMAL"] = (
-            self._managed.get((block.nid, "ZONE_NORMAL"), 0) + end - start
+        self.managed[block.nid, "ZONE_NORMAL"] = (
+            self.managed.get((block.nid, "ZONE_NORMAL"), 0) + end - start
         )
         for first in range(start, end, units.pages_per_section):
             if held:
@@ -541,48 +535,6 @@ class SimulatedKernel:
             for ram in self.scenario.ram
         )
 
-    # What is left to do before the dump is taken.
-
-    def finish(self) -> str:
-        """
-        Write what depends on all else: variables, free lists, BTF, kallsyms.
-
-        :return: the text of VMCOREINFO
-        """
-        units = self.units
-        write_log(self.image, [*boot_messages(self.layouts.release), *self.scenario.messages])
-        free = self.nodes.add_free_pages(self.pages, self.memmap)
-        self.nodes.set_managed_pages(self._managed)
-        self._define_variables(free)
-        self._write_btf()
-        self._write_kallsyms()
-        for step in self.last_steps:
-            step()
-        symbols = {symbol.name: symbol.address for symbol in self.image.symbols}
-        symbols |= self._kallsyms_symbols
-        size = self.layouts.sizeof("nodemask_t")
-        symbols["node_online_map"] = (
-            symbols["node_states"] + self.layouts.constant("N_ONLINE") * size
-        )
-        text = vmcoreinfo(
-            self.layouts,
-            self.behaviour,
-            self.addresses,
-            symbols,
-            self.mem_section,
-            self.section_roots,
-            self.build_id,
-            self.units,
-            self.arch.keys(self.addresses, symbols),
-            self.sme_mask,
-        )
-        # update_vmcoreinfo_note(): an ELF note at the start of a page
-        note = struct.pack(f"{units.mark}III12s", 11, len(text), 0, b"VMCOREINFO") + text.encode()
-        self.memory.write(self.image.room("data", 2 * units.page_size, units.page_size), note)
-        if self.sme_mask:
-            self.tables.encrypt(self.sme_mask, self.tasks.pgds)
-        return text
-
     def registers(self) -> Iterator[tuple[int, dict[str, int]]]:
         """
         Yield each CPU's number and registers, as the notes of a dump have them.
@@ -602,147 +554,3 @@ class SimulatedKernel:
             raise UsageError(f"scenario {self.scenario.name}: there is no CPU {crash.cpu}")
         for cpu in range(NR_CPUS):
             yield cpu, registers if cpu == crash.cpu else {}
-
-    def _define_variables(self, free: int) -> None:
-        addresses, layouts, image = self.addresses, self.layouts, self.image
-        image.define_word("mem_section", self.mem_section)
-        image.define_word(self.behaviour.highest_section, self.sections.highest_present)
-        image.define_word("vmemmap_base", addresses.vmemmap_base)
-        image.define_word("page_offset_base", addresses.page_offset_base)
-        image.define_word("vmalloc_base", addresses.vmalloc_base)
-        image.define_word("phys_base", addresses.phys_base)
-        image.define_word("physical_mask", _PHYSICAL_MASK & ~self.sme_mask)
-        image.define_word("sme_me_mask", self.sme_mask)
-        image.define_word("__pgtable_l5_enabled", int(addresses.levels == 5), 4)
-        image.define_word("pgdir_shift", 48 if addresses.levels == 5 else 39, 4)
-        image.define_word("ptrs_per_p4d", 512 if addresses.levels == 5 else 1, 4)
-        image.define_word("max_pfn", max(end for _, end, _ in self.ram))
-        image.define_word("unused_pmd_start", self.vmemmap.unused_pmd_start, static=True)
-        image.define_word("_totalram_pages", sum(self._managed.values()))
-        image.define_word("nr_node_ids", max(self.nodes.pgdats) + 1, 4)
-        image.define_word("nr_online_nodes", len(self.nodes.pgdats), 4)
-        image.define_word("nr_cpu_ids", NR_CPUS, 4)
-        # PANIC_CPU_INVALID
-        image.define_word("panic_cpu", crash.cpu if (crash := self.scenario.crash) else -1, 4)
-        vm_zone_stat = image.define(
-            "vm_zone_stat", 8 * layouts.constant("NR_VM_ZONE_STAT_ITEMS"), "bss"
-        )
-        self.memory.write_int(vm_zone_stat + 8 * layouts.constant("NR_FREE_PAGES"), free)
-        for mask in ("possible", "online", "present"):
-            va = image.define(f"__cpu_{mask}_mask", layouts.sizeof("cpumask"))
-            self.memory.write_int(va, (1 << NR_CPUS) - 1)
-        # NR_CPUS is 8192 in Debian's configuration.
-        offsets = image.define("__per_cpu_offset", 8192 * 8, "bss")
-        for cpu, offset in enumerate(self.percpu.offsets):
-            self.memory.write_int(offsets + cpu * 8, offset)
-        if self.behaviour.percpu_in_image:
-            image.label("__per_cpu_start", self.percpu.start)
-        boot = sum(map(self._boot_pages, self.boot_memmap)) - self.hugetlb.freed
-        for name, value in (
-            ("nr_memmap_pages", self.vmemmap.nr_memmap_pages),
-            ("nr_memmap_boot_pages", boot),
-        ):
-            if name in self.counters:
-                self.memory.write_int(image[name], value + self.counters[name])
-        image.define_struct("init_mm", "mm_struct")["pgd"] = image["swapper_pg_dir"]
-        uts = image.define_struct("init_uts_ns", "uts_namespace")
-        for member, text in (
-            ("sysname", "Linux"),
-            ("nodename", "simulated"),
-            ("release", layouts.release),
-            ("version", "#1 SMP PREEMPT_DYNAMIC vmemscope"),
-            ("machine", self.arch.name),
-        ):
-            uts.set_bytes(f"name.{member}", text.encode())
-        compiler = "Debian clang version 19.1.7" if self.scenario.lto else "gcc-14 (Debian)"
-        banner = f"Linux version {layouts.release} (simulated) ({compiler}) #1 SMP\n\0".encode()
-        self.memory.write(image.define("linux_banner", len(banner), "rodata"), banner)
-        head = image.define("btf_modules", 16, "data", static=True)
-        self.memory.write_int(head, head)
-        self.memory.write_int(head + 8, head)
-        self.arch.define(image)
-        image.define("vmemmap_populate", 256, "text", 16)
-        if self.sections.have_orders:
-            image.define("vmemmap_shared_tail_page", 256, "text", 16)
-        image.label("_etext", image.section("text") + 2 * MIB, "T")
-        image.label("_end", image.text + IMAGE_SIZE, "B")
-
-    def _write_btf(self) -> None:
-        data = btf.encode(types_without(self.layouts.types, self.off), self.units.mark)
-        va = self.image.room("rodata", len(data), self.units.page_size)
-        self.memory.write(va, data)
-        self.image.label("__start_BTF", va, "R")
-        self.image.label("__stop_BTF", va + len(data), "R")
-
-    def _write_kallsyms(self) -> None:
-        symbols = symbols_without(self.image.symbols, self.off)
-        if self.scenario.lto:
-            symbols = promoted(symbols)
-        table = kallsyms.encode(symbols, mark=self.units.mark)
-        #: the tables' own addresses; kallsyms does not list them
-        self._kallsyms_symbols: dict[str, int] = {}
-
-        def place(name: str, data: bytes) -> int:
-            va = self._kallsyms_symbols[name] = self.image.room("rodata", len(data))
-            self.memory.write(va, data)
-            return va
-
-        place("kallsyms_num_syms", table.num_syms)
-        place("kallsyms_names", table.names)
-        place("kallsyms_markers", table.markers)
-        place("kallsyms_seqs_of_names", table.seqs_of_names)
-        place("kallsyms_token_table", table.token_table)
-        place("kallsyms_token_index", table.token_index)
-        if self.behaviour.kallsyms_place_relative:
-            va = place("kallsyms_offsets", bytes(4 * len(table.symbols)))
-            self.memory.write(va, table.offsets_place_relative(va))
-        else:
-            base = self.image.text
-            place("kallsyms_relative_base", base.to_bytes(8, self.units.order))
-            place("kallsyms_offsets", table.offsets_absolute_percpu(base))
-
-
-def _ram_without_carve_outs(scenario: Scenario, units: Units) -> list[tuple[int, int, int]]:
-    """
-    Return RAM in frames: without the holes of the first megabyte, and without
-    what devices take of it (``memmap=64M!768M`` on the command line).
-    """
-    shift = units.page_shift
-    holes = [(0, 1), (_LOW_RAM_END >> shift, MIB >> shift)]
-    for pagemap in scenario.pagemaps:
-        for start, size in pagemap.ranges:
-            holes.append((start >> shift, (start + size) >> shift))
-    ram = [(ram.start >> shift, ram.end >> shift, ram.nid) for ram in scenario.ram]
-    for low, high in holes:
-        pieces = []
-        for start, end, nid in ram:
-            if end <= low or high <= start:
-                pieces.append((start, end, nid))
-                continue
-            if start < low:
-                pieces.append((start, low, nid))
-            if high < end:
-                pieces.append((high, end, nid))
-        ram = pieces
-    ram.sort()
-    return ram
-
-
-def _merge_runs(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join adjacent runs; ends are exclusive."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(runs):
-        if merged and merged[-1][1] == start:
-            start = merged.pop()[0]
-        merged.append((start, end))
-    return merged
-
-
-def _by_zone(memmap: MemMap, start: int, end: int) -> Iterator[tuple[str, int]]:
-    """Cut a range of pfns at zone boundaries: zone, number of pages."""
-    while start < end:
-        zone = memmap.zone(start)
-        _, limit = memmap.units.zone_limits[zone]
-        count = min(end, limit) - start
-        yield zone, count
-        start += count

@@ -14,10 +14,12 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ("GIB", "MIB", "SUBSECTION_SHIFT", "Units")
+__all__ = ("GIB", "MIB", "PHYSICAL_MASK", "SUBSECTION_SHIFT", "Units")
 
 MIB = 1 << 20
 GIB = 1 << 30
+#: physical addresses that there can be
+PHYSICAL_MASK = (1 << 52) - 1
 
 #: include/linux/mmzone.h: the granularity of memremap_pages()
 SUBSECTION_SHIFT = 21
