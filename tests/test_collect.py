@@ -9,20 +9,26 @@ what ``vmemscope page`` and the other commands report.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from vmemscope.audits import hugetlb, page
 from vmemscope.cli.main import main
 from vmemscope.collect import collect
-from vmemscope.collect.verdict import MAX_LINES
+from vmemscope.collect.verdict import MAX_LINES, conclude
 from vmemscope.machine import Kernel
 from vmemscope.report.document import schema_text
+from vmemscope.report.documents.common import LeftOut
 from vmemscope.report.documents.full import FullReport
+from vmemscope.rules import RULES
+from vmemscope.rules.findings import Finding
+from vmemscope.rules.rule import Severity
 from vmemscope.sim import builtin_scenarios
 from vmemscope.types import Need, NeedKind
 from vmemscope.types.globals import GLOBALS
@@ -231,7 +237,10 @@ def test_a_finding_covers_the_page_that_is_named(
     assert {one.finding.rule for one in inside.findings} == {"hole", "section-unmapped"}
     assert outside.findings == ()
     assert report.verdict.state == "wrong"
-    assert report.verdict.lines[0].startswith("1 error hole in dax0.0")
+    first, _, since, *_ = report.verdict.lines
+    assert first.startswith("1 error hole in dax0.0")
+    seen = "10.000 s after boot, page fault in get_page_from_freelist() about a page of it"
+    assert since == f"since: {seen} (pfn 0x100600)"
 
 
 def test_since_when_a_bug_is_in_the_log(reported: Callable[[str, str], FullReport]) -> None:
@@ -243,6 +252,67 @@ def test_since_when_a_bug_is_in_the_log(reported: Callable[[str, str], FullRepor
     since = "since: 10.000 s after boot, bad page in bad_page.cold() about a page of it"
     assert f"{since} (pfn {start + 5:#x})" in report.verdict.lines
     assert report.pages[0].bugs == ("mask-unaligned",)
+
+
+@pytest.mark.parametrize("bugs", [0, 1, 2, 5])
+@pytest.mark.parametrize("rules", [0, 1, 2, 3, 4, 9])
+@pytest.mark.parametrize("read", [False, True])
+def test_ten_lines_have_some_of_everything(
+    bugs: int, rules: int, read: bool, ten: FullReport
+) -> None:
+    """Whatever is left out is counted, and what could not be read is never left out."""
+    assert ten.pgmap is not None
+    (bug,) = ten.pgmap.bugs
+    one = next(pagemap for pagemap in ten.pgmap.pagemaps if pagemap.name == bug.name)
+    names = [name for name in RULES if name not in {s.rule for s in bug.symptoms}][:rules]
+    found = [
+        Finding(name, Severity.ERROR, None, None, None, None, "")
+        for name in (*names, *(one.rule for one in bug.symptoms if bugs))
+    ]
+    several = [replace(bug, bug=f"bug-{chr(97 + number)}") for number in range(bugs)]
+    changed = replace(
+        ten,
+        pgmap=replace(
+            ten.pgmap, bugs=tuple(several), pagemaps=(replace(one, findings=tuple(found)),)
+        ),
+        hugetlb=None,
+        memmap=None,
+        summary=replace(
+            ten.summary,
+            not_read=() if read else ("a table", "a log"),
+            left_out=LeftOut(findings=7),
+        ),
+    )
+    lines = conclude(changed).lines
+    assert len(lines) <= MAX_LINES
+    text = "\n".join(lines)
+    assert "the log has trouble from 10.000 s" in text
+    assert "7 findings left out" in text
+    assert ("not read: a table, and 1 more" in text) == (not read)
+    assert lines[-1].startswith("log: ")
+    shown = [name for name in names if f"error {name} in" in text]
+    assert shown == names[: len(shown)]
+    assert len(shown) >= min(rules, 1)
+    more = [int(number) for number in re.findall(r"(\d+) more rules? do", text)]
+    assert sum(more) + len(shown) == rules
+    led = [line for line in lines if line.startswith("kernel bug ")]
+    more = [int(number) for number in re.findall(r"(\d+) more known bug", text)]
+    assert sum(more) + len(led) == bugs
+    if bugs:
+        assert lines[0] == led[0]
+        assert f"what to do: {bug.action}" in lines
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> FullReport:
+    """A report with a known bug, and with trouble in the log about none of its pages."""
+    text = (FIXTURES.parent / "vmemscope/sim/scenarios/unaligned-1g.toml").read_text()
+    kernelless = "\n".join(line for line in text.splitlines() if not line.startswith("kernel"))
+    core = write(
+        image(kernelless + "\n" + log(MEMORY_FAILURE.format(pfn=RAM)), "7.2"),
+        tmp_path_factory.mktemp("ten"),
+    )
+    return collect(Kernel.open_core(core))
 
 
 @pytest.mark.parametrize("scenario", builtin_scenarios())

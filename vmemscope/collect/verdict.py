@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
 from ..report.documents.full import Verdict
@@ -14,13 +14,13 @@ from ..text import binary_size, count
 
 if TYPE_CHECKING:
     from ..report.documents.finding import BugReport
-    from ..report.documents.full import FullReport, LogEvent
+    from ..report.documents.full import FullReport
 
 __all__ = ("MAX_LINES", "conclude")
 
 MAX_LINES = 10
 #: bugs that are named, and rules whose findings are
-_MAX_BUGS, _MAX_RULES = 3, 3
+_MOST = 3
 
 
 def conclude(report: FullReport) -> Verdict:
@@ -39,7 +39,22 @@ def conclude(report: FullReport) -> Verdict:
         state = "trouble"
     else:
         state = "partial" if report.partial else "sound"
-    lines = [*_bugs(report), *_findings(report), *_log(report)]
+    # What matters less goes first: further bugs and rules, which only their number is left of.
+    for most in range(_MOST, 0, -1):
+        lines = _lines(report, most)
+        if len(lines) <= MAX_LINES:
+            break
+    return Verdict(state=state, lines=tuple(lines[:MAX_LINES]))
+
+
+def _lines(report: FullReport, most: int) -> list[str]:
+    """
+    Return the lines of a verdict.
+
+    :param most: bugs that are named, and rules whose findings are
+    """
+    summary = report.summary
+    lines = [*_bugs(report, most), *_findings(report, most), *_log(report, most == _MOST)]
     if not lines:
         lines.append(
             "nothing is wrong in what could be read"
@@ -51,11 +66,10 @@ def conclude(report: FullReport) -> Verdict:
     if hidden := summary.left_out.findings:
         lines.append(f"{count(hidden, 'finding')} left out, as the user asked")
     lines += _unread(report)
-    lines = [*lines[: MAX_LINES - 2], _devices(report), _log_searched(report)]
-    return Verdict(state=state, lines=tuple(lines))
+    return [*lines, _devices(report), _log_searched(report)]
 
 
-def _bugs(report: FullReport) -> Iterator[str]:
+def _bugs(report: FullReport, most: int) -> Iterator[str]:
     by_bug: dict[str, list[BugReport]] = {}
     for one in report.bugs:
         by_bug.setdefault(one.bug, []).append(one)
@@ -66,20 +80,16 @@ def _bugs(report: FullReport) -> Iterator[str]:
             names += f" and {len(several) - 3} more"
         explained = sum(s.violations for one in several for s in one.symptoms)
         text = f"kernel bug {bug.bug}{f' in {names}' if names else ''}: this kernel {bug.title}"
-        if number >= _MAX_BUGS:
-            continue
-        yield f"{text} ({bug.versions}); it explains {count(explained, 'violation')}"
+        text += f" ({bug.versions}); it explains {count(explained, 'violation')}"
+        if number == most - 1 and len(by_bug) > most:
+            text += f"; {count(len(by_bug) - most, 'more known bug')} below"
+        yield text
         if not number:
             yield f"what it means: {bug.meaning}"
-            since = _since(report, bug.bug)
-            if since is not None:
-                where = f" in {since.functions[0]}()" if since.functions else ""
-                named = ", ".join(f"{pfn:#x}" for pfn in since.pages[:4])
-                yield (
-                    f"since: {since.time:.3f} s after boot, {since.kind}{where} about a page of"
-                    f" it (pfn {named})"
-                )
+            yield from _since(report, {one.pfn for one in report.pages if bug.bug in one.bugs})
             yield f"what to do: {bug.action}"
+        if number == most - 1:
+            return
 
 
 def _owner(bug: BugReport) -> str:
@@ -88,13 +98,23 @@ def _owner(bug: BugReport) -> str:
     return f"the pagemap at {bug.pgmap:#x}" if bug.pgmap is not None else "HugeTLB"
 
 
-def _since(report: FullReport, bug: str) -> LogEvent | None:
-    """Return the first event that names a page that a bug is about."""
-    pages = {one.pfn for one in report.pages if bug in one.bugs}
-    return next((one for one in report.log.events if pages & set(one.pages)), None)
+def _since(report: FullReport, pages: Set[int]) -> Iterator[str]:
+    """
+    Yield when the log first names a page that something is about, if it does.
+
+    :param pages: page frames
+    """
+    first = next((one for one in report.log.events if pages & set(one.pages)), None)
+    if first is not None:
+        where = f" in {first.functions[0]}()" if first.functions else ""
+        named = [f"{pfn:#x}" for pfn in first.pages if pfn in pages]
+        yield (
+            f"since: {first.time:.3f} s after boot, {first.kind}{where} about a page of it"
+            f" (pfn {', '.join(named[:4])})"
+        )
 
 
-def _findings(report: FullReport) -> Iterator[str]:
+def _findings(report: FullReport, most: int) -> Iterator[str]:
     """Yield the rules that are violated, of those that no bug explains."""
     explained = {
         (one.name or (one.pgmap is not None and f"{one.pgmap:#x}") or None, s.rule)
@@ -113,18 +133,32 @@ def _findings(report: FullReport) -> Iterator[str]:
     for number, (name, found) in enumerate(
         sorted(rules.items(), key=lambda item: severities[item[0]])
     ):
-        if number == _MAX_RULES:
-            yield f"and {count(len(rules) - number, 'more rule')} that do not hold"
-            return
         owners = dict.fromkeys(one.owner for one in rest if one.finding.rule == name and one.owner)
         where = f" in {', '.join(list(owners)[:3])}" if owners else ""
         rule = RULES.get(name)
         must = f" (must hold: {rule.holds})" if rule is not None else ""
         number_of = max(found, violations[name] if not report.summary.left_out.findings else 0)
-        yield f"{count(number_of, str(severities[name]))} {name}{where}{must}"
+        text = f"{count(number_of, str(severities[name]))} {name}{where}{must}"
+        last = number == most - 1
+        if last and len(rules) > most:
+            more = len(rules) - most
+            text += f"; {count(more, 'more rule does', 'more rules do')} not hold"
+        yield text
         if not number and not report.bugs and rule is not None:
             yield f"what it means: {rule.meaning}"
+            yield from _since(report, _pages_with(report, name))
             yield f"what to check next: {rule.look_at}"
+        if last:
+            return
+
+
+def _pages_with(report: FullReport, rule: str) -> set[int]:
+    """Return the pages named by the log that a rule's findings are about."""
+    return {
+        one.pfn
+        for one in report.pages
+        if any(covering.finding.rule == rule for covering in one.findings)
+    }
 
 
 def _violations(report: FullReport) -> Counter[str]:
@@ -136,7 +170,7 @@ def _violations(report: FullReport) -> Counter[str]:
     return counted
 
 
-def _log(report: FullReport) -> Iterator[str]:
+def _log(report: FullReport, whole: bool) -> Iterator[str]:
     events = report.log.events
     if not events:
         return
@@ -150,6 +184,8 @@ def _log(report: FullReport) -> Iterator[str]:
         more = len(pages) - 4 + report.pages_left_out
         named = f"; it names pfn {shown}{f' and {more} more' if more > 0 else ''}"
     yield f"the log has trouble from {first.time:.3f} s after boot on: {said}{named}"
+    if not whole:
+        return
     covered = [one for one in report.pages if one.findings or one.bugs]
     if covered and len(covered) == len(report.pages):
         yield "every page that is named is part of a finding above"
