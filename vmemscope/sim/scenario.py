@@ -115,7 +115,7 @@ class Crash:
 
     cpu: int
     #: values as in :attr:`Message.text`, in hexadecimal
-    registers: Mapping[str, str]
+    registers: Mapping[str, str] = field(hash=False)
 
 
 @dataclass(frozen=True)
