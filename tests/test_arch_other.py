@@ -8,15 +8,19 @@ page tables. s390x is big-endian throughout, and does not deduplicate.
 
 from __future__ import annotations
 
+import struct
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from vmemscope.cli.main import main
 from vmemscope.errors import UsageError, VmemscopeError
 from vmemscope.machine import Kernel
 from vmemscope.sim import builtin_scenarios
+from vmemscope.sim.architectures import ARCHITECTURES
+from vmemscope.sim.scenario_toml import parse_scenario
 
 from .arch_matrix import check_fault, check_scenario, damage
 from .kernels import COMING_FAULTS, DEVICE, FAULTS, Dumps, audit_core, image, write
@@ -64,6 +68,51 @@ def test_byte_orders(tmp_path: Path, arch: str, levels: int, orders: tuple[str, 
     assert (kernel.arch.word, kernel.table.dtype) == orders
     assert len(kernel.table.levels) == levels
     assert kernel.prog["init_uts_ns"].name.release.string_().decode() == kernel.target.osrelease
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"), [("ppc64le", "ppc64"), ("arm64", "aarch64"), ("riscv64", "riscv64")]
+)
+def test_big_endian_kernels(
+    tmp_path: Path, arch: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    The kernel's own note says its byte order, not the headers: QEMU's are big-endian for ppc64.
+
+    Those of a kernel that is big-endian itself are refused, and not read as little-endian ones.
+    """
+    path = Path(write(image(DEVICE, f"7.2@{arch}"), tmp_path))
+    data = bytearray(path.read_bytes())
+    (offset,), (count,) = struct.unpack_from("<Q", data, 32), struct.unpack_from("<H", data, 56)
+    data[5] = 2
+    for form, at in (("HHIQQQIHHHHHH", 16), *(("IIQQQQQQ", offset + 56 * i) for i in range(count))):
+        fields = list(struct.unpack_from(f"<{form}", data, at))
+        if form.startswith("II") and fields[0] == 4:
+            # PT_NOTE: the note is to be found in memory.
+            fields[0] = 0
+        struct.pack_into(f">{form}", data, at, *fields)
+    path.write_bytes(data)
+    assert main(["pgmap", "-c", str(path)]) == 0
+    capsys.readouterr()
+    at = data.find(b"VMCOREINFO\0\0OSRELEASE", offset + 56 * count)
+    while at >= 0:
+        struct.pack_into(">3I", data, at - 12, *struct.unpack_from("<3I", data, at - 12))
+        at = data.find(b"VMCOREINFO\0\0OSRELEASE", at + 1)
+    path.write_bytes(data)
+    for command in ("pgmap", "report"):
+        assert main([command, "-c", str(path)]) == 3
+        assert capsys.readouterr().err == (
+            f"vmemscope: error: architecture {name} (big-endian) is not supported; supported:"
+            " arm64, ppc64le, riscv64, s390x, x86_64\n"
+        )
+
+
+def test_defaults_of_an_architecture() -> None:
+    """A scenario that only names it has a kernel and page tables that it can have."""
+    for name, arch in ARCHITECTURES.items():
+        found = parse_scenario(f'arch = "{name}"', "inline")
+        assert found.levels == max(arch.levels)
+        assert not arch.kernels or found.kernel == arch.kernels[-1]
 
 
 @pytest.mark.parametrize(

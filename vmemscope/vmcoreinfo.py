@@ -8,6 +8,7 @@ The text comes from the target and is not trusted.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 
 from .errors import TargetError
@@ -15,6 +16,7 @@ from .errors import TargetError
 __all__ = (
     "MAX_NOTE",
     "NOTE_NAME",
+    "note_order",
     "note_text",
     "number",
     "page_size",
@@ -51,6 +53,12 @@ def note_text(data: bytes) -> bytes | None:
     text = data.rstrip(b"\0")
     known = text.startswith(b"OSRELEASE=") or b"\nOSRELEASE=" in text
     return text if known and b"\0" not in text else None
+
+
+def note_order(data: bytes) -> str | None:
+    """Return the byte order of an ELF note with that name, ``<`` or ``>``; ``None`` if unknown."""
+    size = len(NOTE_NAME) - 1
+    return next((one for one in "<>" if data[:4] == struct.pack(f"{one}I", size)), None)
 
 
 def parse(text: bytes) -> dict[str, str]:

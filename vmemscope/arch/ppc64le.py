@@ -43,7 +43,8 @@ def _page_table(vmcoreinfo: Mapping[str, str], read: Callable[[int], int]) -> Pa
     shift = page_size(vmcoreinfo).bit_length() - 1
     if shift not in (12, 16):
         raise UnsupportedError(f"ppc64 has no base pages of {1 << shift} bytes")
-    _check_radix(vmcoreinfo, read)
+    root = symbol(vmcoreinfo, "swapper_pg_dir") & _PAGE_OFFSET_MASK
+    _check_radix(vmcoreinfo, root, read)
     upper = EntryFormat(
         present=Bits(_PRESENT, _PRESENT),
         table=Bits(_PTE, 0),
@@ -54,7 +55,7 @@ def _page_table(vmcoreinfo: Mapping[str, str], read: Callable[[int], int]) -> Pa
         no_execute=Bits(_EXEC, 0),
     )
     return PageTable(
-        root=symbol(vmcoreinfo, "swapper_pg_dir") & _PAGE_OFFSET_MASK,
+        root=root,
         levels=(
             Level("pgd", 39, 13, upper),
             Level("pud", 30, 9, upper),
@@ -67,18 +68,24 @@ def _page_table(vmcoreinfo: Mapping[str, str], read: Callable[[int], int]) -> Pa
     )
 
 
-def _check_radix(vmcoreinfo: Mapping[str, str], read: Callable[[int], int]) -> None:
-    """Refuse the hash MMU, as far as VMCOREINFO says where that is to be found."""
+def _check_radix(vmcoreinfo: Mapping[str, str], root: int, read: Callable[[int], int]) -> None:
+    """
+    Refuse the hash MMU.
+
+    VMCOREINFO of newer kernels has early_radix_enabled(). For older ones, the page tables say it:
+    with the hash MMU they have no direct map, which starts with their first entry
+    (``arch/powerpc/mm/book3s64/hash_utils.c: htab_bolt_mapping()``).
+
+    :param root: physical address of the top-level table
+    """
     try:
-        radix = number(vmcoreinfo, "RADIX_MMU")
-        cpu_spec = symbol(vmcoreinfo, "cur_cpu_spec") & _PAGE_OFFSET_MASK
-        offset = int(vmcoreinfo["OFFSET(cpu_spec.mmu_features)"])
-        # An unsigned int at a multiple of 4, read as part of a word of 8 bytes.
-        address = (read(cpu_spec) & _PAGE_OFFSET_MASK) + offset
-        features = read(address & -8) >> (address & 7) * 8 & 0xFFFF_FFFF
-    except (KeyError, ValueError, TargetError):
+        radix = number(vmcoreinfo, "RADIX_MMU", -1)
+        if radix < 0:
+            radix = read(root)
+    except TargetError:
+        # That the root is missing is said later.
         return
-    if not features & radix:
+    if not radix:
         raise UnsupportedError("ppc64 with the hash MMU is not supported", "supported: radix")
 
 

@@ -143,8 +143,8 @@ def _arm64_addresses(levels: int, end: int, ram_end: int, random: Random) -> Add
     return replace(randomize(4, end, ram_end, random), levels=levels)
 
 
-#: MMU_FTR_TYPE_RADIX, and OFFSET(cpu_spec.mmu_features)
-_RADIX_MMU = 0x40
+#: MMU_FTR_TYPE_RADIX and MMU_FTR_HPTE_TABLE, and OFFSET(cpu_spec.mmu_features)
+_RADIX_MMU = 0x41
 _MMU_FEATURES = 20
 
 
@@ -152,7 +152,8 @@ def _ppc64_keys(addresses: AddressSpace, symbols: Mapping[str, int]) -> list[str
     return [
         f"SYMBOL(cur_cpu_spec)={symbols['cur_cpu_spec']:x}",
         f"OFFSET(cpu_spec.mmu_features)={_MMU_FEATURES}",
-        f"NUMBER(RADIX_MMU)={_RADIX_MMU}",
+        # early_radix_enabled()
+        "NUMBER(RADIX_MMU)=1",
     ]
 
 

@@ -3,9 +3,9 @@
 Reads scenarios from TOML. All keys::
 
     description = "one line"
-    kernel = "6.1"            # one of layouts.VERSIONS
+    kernel = "6.1"            # one of layouts.VERSIONS; 7.2 where arch has no 6.1
     arch = "x86_64"           # architectures.ARCHITECTURES has all
-    levels = 5                # of page tables: 4 or 5, on some 3
+    levels = 5                # of page tables: 4 or 5, on some 3; by default the most
     seed = 1                  # of the address space randomisation
     struct_page = 64          # sizeof(struct page) in bytes: 56 to 128
     off = ["NUMA"]            # options of the configuration; options.OFF has all
@@ -187,12 +187,14 @@ def parse_scenario(text: str, name: str) -> Scenario:
     except tomllib.TOMLDecodeError as e:
         raise UsageError(f"scenario {name} is not valid TOML: {e}") from None
     pagemaps = tuple(_parse_pagemap(table) for table in top.take_tables("pagemap"))
+    arch = top.take("arch", str, "x86_64")
+    kernel, levels = _defaults_of(arch)
     scenario = Scenario(
         name=name,
         description=top.take("description", str, ""),
-        kernel=top.take("kernel", str, "6.1"),
-        levels=top.take("levels", int, 5),
-        arch=top.take("arch", str, "x86_64"),
+        kernel=top.take("kernel", str, kernel),
+        levels=top.take("levels", int, levels),
+        arch=arch,
         seed=top.take("seed", int, 1),
         ram=_parse_ram(top),
         off=tuple(top.take("off", list, [])),
@@ -231,6 +233,17 @@ def parse_scenario(text: str, name: str) -> Scenario:
     if len(nids := {ram.nid for ram in scenario.ram}) > 1 and "NUMA" in scenario.off:
         raise top.error(f"without NUMA there is one node, not {len(nids)}")
     return scenario
+
+
+def _defaults_of(name: str) -> tuple[str, int]:
+    """Return an architecture's kernel, and its levels of page tables, the most there can be."""
+    from .architectures import ARCHITECTURES
+
+    arch = ARCHITECTURES.get(name)
+    if arch is None:
+        # Which is said later.
+        return "6.1", 5
+    return (arch.kernels[-1] if arch.kernels else "6.1"), max(arch.levels)
 
 
 def _parse_ram(top: _Table) -> tuple[Ram, ...]:

@@ -30,7 +30,7 @@ from .elf import (
 from .formats import is_core, read_head, refusal
 from .kdump import FLATTENED, check_flattened, check_whole
 from .kdump_pages import KdumpPages
-from .scan import least_program, notes_in_elf, notes_in_memory
+from .scan import least_program, notes_in_elf, notes_in_memory, order_in_elf
 from .virtual import complete
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     text = None if vmcoreinfo is None else read_vmcoreinfo(vmcoreinfo)
     opened = partial(_set_core_dump, path)
     if loads and drgn_misreads(head, loads):
+        _check_byte_order(path, head, loads)
         opened = partial(_set_segments, path, head, loads)
     elif end:
         opened = partial(_set_kdump, path, name)
@@ -120,6 +121,24 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
         check_note(prog, vmcoreinfo, path, hint)
     error = TargetError(f"{path} has no VMCOREINFO")
     return target_of(prog, "core", path, error, tuple(notes))
+
+
+def _check_byte_order(path: str, head: bytes, loads: list[Load]) -> None:
+    """
+    Check that a kernel has the byte order of the supported kernels of its architecture.
+
+    The headers can have another: QEMU writes those of ppc64 big-endian for all kernels.
+
+    :raises UnsupportedError: if it has not
+    """
+    from drgn import Platform, PlatformFlags
+
+    platform, little = platform_of_elf(head), PlatformFlags.IS_LITTLE_ENDIAN
+    if bool(platform.flags & little) == (head[5] == 1):
+        return
+    if (order := order_in_elf(path, loads)) is not None:
+        flags = platform.flags | little if order == "<" else platform.flags & ~little
+        architecture_of(Platform(platform.arch, flags))
 
 
 def _lacks(missing: int) -> str:

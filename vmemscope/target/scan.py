@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..vmcoreinfo import MAX_NOTE, NOTE_NAME, note_text
+from ..vmcoreinfo import MAX_NOTE, NOTE_NAME, note_order, note_text
 from .base import new_program
 from .reads import READ_ERRORS
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .elf import Load
 
-__all__ = ("least_program", "notes_in_elf", "notes_in_memory")
+__all__ = ("least_program", "notes_in_elf", "notes_in_memory", "order_in_elf")
 
 _PAGE = 4096
 #: where the name is in a note: after three words of 32 bits
@@ -53,6 +53,25 @@ def notes_in_elf(path: str, loads: Sequence[Load]) -> Iterator[tuple[int, bytes]
 
     :param loads: its segments
     """
+    for address, note in _raw_notes(path, loads):
+        if (text := note_text(note)) is not None:
+            yield address, text
+
+
+def order_in_elf(path: str, loads: Sequence[Load]) -> str | None:
+    """
+    Return the byte order of the notes in an ELF file's memory, ``None`` if it has none.
+
+    The kernel wrote them, whatever the order of the file's headers.
+    """
+    for _, note in _raw_notes(path, loads):
+        if note_text(note) is not None:
+            return note_order(note)
+    return None
+
+
+def _raw_notes(path: str, loads: Sequence[Load]) -> Iterator[tuple[int, bytes]]:
+    """Yield the physical address of each possible note, and the bytes from there on."""
     found = 0
     with open(path, "rb") as file, _mapped(file) as data:
         for load in sorted(loads, key=lambda load: load.paddr):
@@ -63,12 +82,11 @@ def notes_in_elf(path: str, loads: Sequence[Load]) -> Iterator[tuple[int, bytes]
                 at += len(NOTE_NAME)
                 if start < load.offset or address % _PAGE:
                     continue
-                text = note_text(data[start : min(start + MAX_NOTE, end)])
-                if text is not None:
-                    yield address, text
-                    found += 1
-                    if found >= _MAX_NOTES:
-                        return
+                note = data[start : min(start + MAX_NOTE, end)]
+                yield address, note
+                found += note_text(note) is not None
+                if found >= _MAX_NOTES:
+                    return
 
 
 def _mapped(file: BinaryIO) -> mmap.mmap:
