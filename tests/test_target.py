@@ -24,6 +24,7 @@ from drgn import Architecture, FaultError, Platform, Program
 from kdumpling import KdumpBuilder
 
 from vmemscope.audits.pagemaps import once
+from vmemscope.cli.main import main
 from vmemscope.errors import ExitStatus, TargetError
 from vmemscope.machine import Kernel
 from vmemscope.target import live, open_core, open_live, open_qemu, qemu
@@ -393,14 +394,40 @@ class TestQemu:
     def test_over_tcp_there_is_no_vmcoreinfo(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             address = f"127.0.0.1:{listener.getsockname()[1]}"
-            answers = (GREETING, {"return": {}}, {"return": MTREE})
+            # No answer to query-target: a monitor that lets less through.
+            refused = {"error": {"class": "CommandNotFound", "desc": "not permitted"}}
+            answers = (GREETING, {"return": {}}, refused, {"return": MTREE})
             with served(lambda: listener.accept()[0], answers) as heard:
                 with pytest.raises(TargetError, match=r"over TCP.*--vmcoreinfo"):
                     open_qemu(address)
                 assert [command["execute"] for command in heard] == [
                     "qmp_capabilities",
+                    "query-target",
                     "human-monitor-command",
                 ]
+
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("loongarch64", "loongarch64"),
+            ("mips64el", "mips64el"),
+            ("arm", "arm"),
+            ("\x1b", r"\x1b"),
+        ],
+    )
+    def test_another_architecture_is_refused(
+        self, name: str, shown: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Nothing else is asked of the monitor, and nothing of the guest is read."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            answers = (GREETING, {"return": {}}, {"return": {"arch": name}})
+            with served(lambda: listener.accept()[0], answers):
+                assert main(["pgmap", "--qemu", address]) == 3
+        assert capsys.readouterr().err == (
+            f"vmemscope: error: architecture {shown} is not supported; supported: arm64, ppc64le,"
+            " riscv64, s390x, x86_64\n"
+        )
 
     def test_something_that_does_not_talk_qmp(self, tmp_path: Path) -> None:
         # In a process of its own: drgn does not let other threads run while it waits.

@@ -31,6 +31,7 @@ __all__ = (
     "PageTable",
     "architecture_of",
     "architecture_of_elf",
+    "architecture_of_qemu",
     "architecture_of_utsname",
     "levels_of",
     "vmcoreinfo_marks",
@@ -258,6 +259,14 @@ _UTS_MACHINES = {
     "ppc64le": "PPC64",
     "s390x": "S390X",
 }
+#: QEMU's names of what it emulates -> drgn's ``Architecture`` name
+_QEMU_TARGETS = {
+    "x86_64": "X86_64",
+    "aarch64": "AARCH64",
+    "riscv64": "RISCV64",
+    "ppc64": "PPC64",
+    "s390x": "S390X",
+}
 #: e_machine of ELF files -> drgn's ``Architecture`` name
 _MACHINES = {62: "X86_64", 183: "AARCH64", 243: "RISCV64", 21: "PPC64", 22: "S390X"}
 #: of other machines that run Linux
@@ -305,6 +314,19 @@ def architecture_of_utsname(machine: str) -> str:
         return _UTS_MACHINES[machine]
     except KeyError:
         raise _unsupported(machine) from None
+
+
+def architecture_of_qemu(target: str) -> str:
+    """
+    Return drgn's name of the architecture that a QEMU emulates.
+
+    :param target: as QMP's query-target calls it, and printable
+    :raises UnsupportedError: if the architecture is not supported
+    """
+    try:
+        return _QEMU_TARGETS[target]
+    except KeyError:
+        raise _unsupported(target) from None
 
 
 def _unsupported(name: str) -> UnsupportedError:

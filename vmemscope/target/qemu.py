@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TargetError
+from ..arch import architecture_of_qemu
+from ..errors import TargetError, VmemscopeError
 from ..text import printable
 from ..vmcoreinfo import parse
 from .base import Target, check_note, new_program, read_vmcoreinfo, set_kernel, target_of
@@ -56,6 +57,7 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
     with _connect(address) as connection, _explained(address):
         connection.settimeout(_TIMEOUT)
         monitor = Monitor(connection)
+        _check_architecture(monitor)
         ram = _ram_ranges(monitor)
         if saved is None and connection.family != socket.AF_UNIX:
             # No file descriptor can be passed, and drgn reads through the monitor.
@@ -162,7 +164,7 @@ def _explained(address: str) -> Iterator[None]:
     """Turn errors of the monitor into errors that say what to do."""
     try:
         yield
-    except TargetError:
+    except VmemscopeError:
         raise
     except (BlockingIOError, TimeoutError):
         raise TargetError(
@@ -172,6 +174,21 @@ def _explained(address: str) -> Iterator[None]:
     except Exception as e:
         # drgn raises BadDataError, OSError and plain Exception; none is an internal error.
         raise TargetError(f"cannot talk QMP at {address}: {e}") from e
+
+
+def _check_architecture(monitor: Monitor) -> None:
+    """
+    Check what QEMU emulates, before anything of the guest is read.
+
+    :raises UnsupportedError: if it is not supported
+    """
+    try:
+        target: Any = monitor.execute("query-target")
+    except MonitorError:
+        # Something between it and QEMU does not pass it on.
+        return
+    if isinstance(target, dict) and isinstance(name := target.get("arch"), str):
+        architecture_of_qemu(printable(name.encode("utf-8", "replace")))
 
 
 def _ram_ranges(monitor: Monitor) -> list[tuple[int, int]]:
