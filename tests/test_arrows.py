@@ -103,10 +103,6 @@ EXCEPTIONS: set[Import] = {
     Import("audits.pagemaps.structures", "target.reads"),
     # The target's part of a report is made from a Kernel.
     Import("report.documents.common", "machine", True),
-    # Facts about folios are types of the audit that reads them.
-    Import("rules.hugetlb", "audits.hugetlb.walk", True),
-    Import("rules.hugetlb_tails", "audits.hugetlb.tails", True),
-    Import("rules.hugetlb_vmemmap", "audits.hugetlb.walk", True),
 }
 
 

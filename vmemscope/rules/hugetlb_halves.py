@@ -11,7 +11,7 @@ from .rule import Scope, Severity, Skip, Violations, rule
 from .words import agree
 
 if TYPE_CHECKING:
-    from .hugetlb import FolioFacts
+    from .hugetlb_folios import FolioFacts
 
 __all__ = ("HalfFacts", "hugetlb_half")
 

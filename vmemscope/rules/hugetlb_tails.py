@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..vmemmap.tables import Kind
-from .hugetlb import FolioFacts
+from .hugetlb_folios import FolioFacts
 from .rule import Scope, Severity, Skip, Violation, Violations, rule
 from .words import agree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..audits.hugetlb.tails import TailPages
     from ..kernel.hugetlb_folio import FolioLayout
     from ..kernel.vmemmap_restore import Restore
+    from ..vmemmap.folio_tails import TailPages
 
 __all__ = (
     "RestoreFacts",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..text import count
-from .hugetlb import (
+from .hugetlb_folios import (
     UNREAD_LISTS,
     hugetlb_head_frame,
     hugetlb_mapping,
@@ -25,9 +25,9 @@ from .words import agree
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..audits.hugetlb.walk import ReadOnly
     from ..kernel.page import PageLayout
     from ..kernel.vmemmap_tails import Slot
+    from ..vmemmap.folio_maps import ReadOnly
     from ..vmemmap.layout import Geometry
 
 __all__ = (

@@ -6,8 +6,9 @@ from __future__ import annotations
 from . import (
     alignment,
     frames,
-    hugetlb,
+    hugetlb_folios,
     hugetlb_halves,
+    hugetlb_lists,
     hugetlb_tails,
     hugetlb_vmemmap,
     leaves,
@@ -23,8 +24,8 @@ __all__ = ("RULES", "rules_of")
 
 #: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
 _TOPICS = (
-    pagemap, target, alignment, sections, leaves, frames, shared_tails, struct_pages, hugetlb,
-    hugetlb_halves, hugetlb_tails, hugetlb_vmemmap,
+    pagemap, target, alignment, sections, leaves, frames, shared_tails, struct_pages,
+    hugetlb_lists, hugetlb_folios, hugetlb_halves, hugetlb_tails, hugetlb_vmemmap,
 )  # fmt: skip
 
 #: all rules by their identifiers

@@ -2,9 +2,9 @@
 """
 The audit of HugeTLB's vmemmap optimization (HVO): whether it is in effect, what it saves.
 
-Reads the lists of folios, walks all of the vmemmap once (:mod:`.walk`), compares
-what folios say of themselves with how they are mapped (:mod:`.facts`), and
-sums it up (:mod:`.summary`).
+Reads the lists of folios, walks all of the vmemmap once
+(:mod:`vmemscope.vmemmap.folio_maps`), compares what folios say of themselves with how
+they are mapped (:mod:`.facts`), and sums it up (:mod:`.summary`).
 """
 
 from __future__ import annotations

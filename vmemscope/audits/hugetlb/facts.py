@@ -23,23 +23,25 @@ from ...kernel.vmemmap_tails import SlotState, read_slots
 from ...progress import counter
 from ...rules import rules_of
 from ...rules.findings import Collector
-from ...rules.hugetlb import (
+from ...rules.hugetlb_folios import (
     UNREAD_LISTS,
-    CountFacts,
-    ElsewhereFacts,
     FolioFacts,
     HeadFrameFacts,
-    ListFacts,
-    hugetlb_count,
-    hugetlb_elsewhere,
     hugetlb_flag,
     hugetlb_head_frame,
-    hugetlb_list,
     hugetlb_mapping,
     hugetlb_tail_frame,
     hugetlb_unprotected,
 )
 from ...rules.hugetlb_halves import HalfFacts, hugetlb_half
+from ...rules.hugetlb_lists import (
+    CountFacts,
+    ElsewhereFacts,
+    ListFacts,
+    hugetlb_count,
+    hugetlb_elsewhere,
+    hugetlb_list,
+)
 from ...rules.hugetlb_tails import (
     RestoreFacts,
     TailFacts,
@@ -59,12 +61,12 @@ from ...rules.hugetlb_vmemmap import (
 )
 from ...rules.rule import Scope
 from ...spans import Spans, union
+from ...vmemmap.folio_maps import entries_of, walk_folios
+from ...vmemmap.folio_tails import read_tail_pages_of
 from ...vmemmap.schemes import hugetlb_scheme
 from ...vmemmap.struct_pages import read_struct_pages
 from ...vmemmap.tables import Kind
 from .halves import find_halves, without_own_pages
-from .tails import read_tail_pages_of
-from .walk import entries_of, walk_folios
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -79,8 +81,8 @@ if TYPE_CHECKING:
     from ...kernel.vmemmap_tails import Slot
     from ...machine import Kernel
     from ...progress import Progress
-    from .tails import TailPages
-    from .walk import FolioWalk, ReadOnly
+    from ...vmemmap.folio_maps import FolioWalk, ReadOnly
+    from ...vmemmap.folio_tails import TailPages
 
 __all__ = ("HugetlbFacts",)
 

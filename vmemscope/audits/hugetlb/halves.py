@@ -21,9 +21,9 @@ from ...vmemmap.tables import Kind
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ...rules.hugetlb import FolioFacts
+    from ...rules.hugetlb_folios import FolioFacts
+    from ...vmemmap.folio_maps import FolioMaps
     from ...vmemmap.vmemmap import Vmemmap
-    from .walk import FolioMaps
 
 __all__ = ("find_halves", "without_own_pages")
 

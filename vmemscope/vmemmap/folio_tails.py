@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ...vmemmap.vmemmap import Vmemmap
+    from .vmemmap import Vmemmap
 
 __all__ = ("TailPages", "read_tail_pages_of")
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...columns import join, numbered, select
-from ...vmemmap.tables import Kind
+from ..columns import join, numbered, select
+from .tables import Kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ...spans import Spans
-    from ...vmemmap.tables import Leaves
-    from ...vmemmap.vmemmap import Vmemmap
+    from ..spans import Spans
+    from .tables import Leaves
+    from .vmemmap import Vmemmap
 
 __all__ = ("FolioEntries", "FolioMaps", "FolioWalk", "ReadOnly", "entries_of", "walk_folios")
 
