@@ -72,7 +72,7 @@ def check(one: PagemapReport, pages: list[int]) -> None:
     bounds = cells.bounds.tolist()
     assert cells.total == len(pages)
     assert (bounds[0], bounds[-1]) == (0, len(pages))
-    assert min(len(pages), 96) <= len(bounds) - 1 <= 192
+    assert min(len(pages), 32) <= len(bounds) - 1 <= 192
     names = [OWN, SHARED, HOLE, UNREADABLE, *(size.bit_length() - 1 for size in cells.leaf_sizes)]
     for number, (start, end) in enumerate(pairwise(bounds)):
         there = Counter(pages[start:end])
@@ -164,7 +164,7 @@ def test_a_device_of_any_size_has_a_bounded_number_of_cells() -> None:
     for total in (1, 5, 191, 192, 193, 1535, 1537, 12345, 1 << 26, (1 << 36) - 1):
         for compound in (0, 8, 4096):
             cells = Cells([Piece(Populated.BASE, 7, 7 + total, 7)], compound, (), geometry)
-            assert min(total, 96) <= len(cells.bounds) - 1 <= 192
+            assert min(total, 32) <= len(cells.bounds) - 1 <= 192
             assert np.diff(cells.bounds).min() > 0
             assert cells.bounds[-1] == total
 

@@ -31,8 +31,9 @@ __all__ = ("HOLE", "LEAVES", "OWN", "SHARED", "UNREADABLE", "Cells", "Place")
 #: and from there on large leaves by size, see :attr:`Cells.leaf_sizes`
 OWN, SHARED, HOLE, UNREADABLE, LEAVES = range(5)
 
-#: cells at the most; there are half as many at the least, unless there are fewer vpages
-_MAX_CELLS = 192
+#: cells at the most; and at the least, unless there are fewer vpages, where a cell has a compound
+#: page rather than part of one
+_MAX_CELLS, _FEW_CELLS = 192, 32
 
 
 class Place(NamedTuple):
@@ -72,7 +73,7 @@ class Cells:
             self.total += piece.end - piece.start
         self._at = {one[:2]: one.at for one in self.places}
         size = max(-(-self.total // _MAX_CELLS), 1)
-        if 2 * size > compound > 0:
+        if 0 < compound <= max(2 * size, self.total // _FEW_CELLS):
             size = -(-size // compound) * compound
         #: positions that cells begin at, and the end (int64), shape ``(cells + 1,)``
         self.bounds = np.minimum(np.arange(0, self.total + size, size), self.total)
