@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..vmemmap.folio_tails import TailPages
 
 __all__ = (
+    "FolioTailFacts",
     "RestoreFacts",
-    "TailFacts",
     "hugetlb_restore",
     "hugetlb_tail_page",
     "with_tail_pages",
@@ -51,7 +51,7 @@ def with_tail_pages(facts: FolioFacts) -> NDArray[np.int64]:
     return np.flatnonzero((facts.maps.read_only > 0) & (facts.maps.head_kind == Kind.MAPPED))
 
 
-class TailFacts(NamedTuple):
+class FolioTailFacts(NamedTuple):
     """Folios, and the tail pages in the frames that they keep."""
 
     folios: FolioFacts
@@ -81,7 +81,7 @@ class TailFacts(NamedTuple):
     " without prep_compound_tail(); a reference count is that of a page walker that did not see"
     " that the page is a tail.",
 )
-def hugetlb_tail_page(facts: TailFacts) -> Iterator[Violations | Skip]:
+def hugetlb_tail_page(facts: FolioTailFacts) -> Iterator[Violations | Skip]:
     if not (facts.folios.maps.read_only > 0).any():
         yield facts.folios.none_optimized
         return
@@ -90,7 +90,7 @@ def hugetlb_tail_page(facts: TailFacts) -> Iterator[Violations | Skip]:
         yield _odd_tails(facts, pages, expected)
 
 
-def _odd_tails(facts: TailFacts, pages: TailPages, expected: tuple[_Word, ...]) -> Violations:
+def _odd_tails(facts: FolioTailFacts, pages: TailPages, expected: tuple[_Word, ...]) -> Violations:
     folios, layout = facts.folios, facts.layout
     # The first struct pages have members of the folio.
     skipped = max(layout.page.folio_pages - pages.first, 0)
@@ -125,7 +125,7 @@ def _odd_tails(facts: TailFacts, pages: TailPages, expected: tuple[_Word, ...]) 
     return Violations.each(np.flatnonzero(wrong.any(axis=1)), odd)
 
 
-def _words(facts: TailFacts) -> tuple[_Word, ...]:
+def _words(facts: FolioTailFacts) -> tuple[_Word, ...]:
     """Return the words that ``mm/page_alloc.c: prep_compound_tail()`` writes."""
     folios, page = facts.folios, facts.layout.page
     heads, which = folios.folios.head, folios.folios.hstate

@@ -32,12 +32,12 @@ __all__ = (
     "SCHEMES",
     "References",
     "Scheme",
-    "Sharing",
+    "SharedBy",
     "hugetlb_scheme",
 )
 
 
-class Sharing(Enum):
+class SharedBy(Enum):
     """With whom a compound page's tail pages share their frame."""
 
     #: with each other: the compound page has a second frame for them
@@ -68,7 +68,7 @@ class Scheme:
     title: str
     #: pages of the vmemmap, from that of the head on, that keep frames of their own
     kept: int
-    sharing: Sharing
+    sharing: SharedBy
     references: References
     #: whether shared pages are read-only, where the architecture can do that
     protected: bool
@@ -88,7 +88,7 @@ class Scheme:
     @property
     def per_zone(self) -> bool:
         """Whether shared frames belong to a zone, and are there once for each order."""
-        return self.sharing is Sharing.ZONE
+        return self.sharing is SharedBy.ZONE
 
     @property
     def outlives(self) -> bool:
@@ -98,7 +98,7 @@ class Scheme:
     @property
     def shared(self) -> int:
         """Frames that a compound page has for its tail pages, besides those that it keeps."""
-        return int(self.sharing is Sharing.COMPOUND)
+        return int(self.sharing is SharedBy.COMPOUND)
 
     def own_frames(self, vpages: int) -> int:
         """
@@ -123,7 +123,7 @@ DEVICE_PAIRS = Scheme(
     id="device-pairs",
     title="device DAX, 5.19 to 7.3: a frame for the head, one for the tail pages",
     kept=1,
-    sharing=Sharing.COMPOUND,
+    sharing=SharedBy.COMPOUND,
     references=References.ENTRIES,
     protected=False,
     initialised=2,
@@ -133,7 +133,7 @@ DEVICE_RADIX = Scheme(
     id="device-radix",
     title="device DAX on ppc64 (radix), 6.6 to 7.3: as device-pairs, by address",
     kept=1,
-    sharing=Sharing.COMPOUND,
+    sharing=SharedBy.COMPOUND,
     references=References.ENTRIES,
     protected=False,
     initialised=2,
@@ -144,7 +144,7 @@ DEVICE_ZONE = Scheme(
     id="device-zone",
     title="device DAX of the coming kernel: a frame for the head, tail pages in the node's",
     kept=1,
-    sharing=Sharing.ZONE,
+    sharing=SharedBy.ZONE,
     references=References.ZONE_AND_ENTRIES,
     protected=False,
     initialised=1,
@@ -155,7 +155,7 @@ HUGETLB_SECOND = Scheme(
     id="hugetlb-second",
     title="HugeTLB, 5.14 to 5.17: two frames, the rest maps the second",
     kept=2,
-    sharing=Sharing.KEPT,
+    sharing=SharedBy.KEPT,
     references=References.ALLOCATION,
     protected=True,
     initialised=2,
@@ -164,7 +164,7 @@ HUGETLB_HEAD = Scheme(
     id="hugetlb-head",
     title="HugeTLB, 5.18 to 7.0: one frame, the rest maps it, too",
     kept=1,
-    sharing=Sharing.KEPT,
+    sharing=SharedBy.KEPT,
     references=References.ALLOCATION,
     protected=True,
     initialised=1,
@@ -173,7 +173,7 @@ HUGETLB_ZONE = Scheme(
     id="hugetlb-zone",
     title="HugeTLB, 7.1 to 7.3: a frame for the head, tail pages in the zone's",
     kept=1,
-    sharing=Sharing.ZONE,
+    sharing=SharedBy.ZONE,
     references=References.ALLOCATION,
     protected=True,
     initialised=1,
@@ -184,7 +184,7 @@ HUGETLB_SECTION = Scheme(
     id="hugetlb-section",
     title="HugeTLB of the coming kernel: as hugetlb-zone, from boot on by the section's order",
     kept=1,
-    sharing=Sharing.ZONE,
+    sharing=SharedBy.ZONE,
     references=References.ALLOCATION,
     protected=True,
     initialised=1,

@@ -43,8 +43,8 @@ from ...rules.hugetlb_lists import (
     hugetlb_list,
 )
 from ...rules.hugetlb_tails import (
+    FolioTailFacts,
     RestoreFacts,
-    TailFacts,
     hugetlb_restore,
     hugetlb_tail_page,
     with_tail_pages,
@@ -337,7 +337,7 @@ class HugetlbFacts:
         findings.check(hugetlb_head_frame, HeadFrameFacts(facts, *self._head_frames(), in_ram))
         findings.check(
             hugetlb_tail_page,
-            TailFacts(
+            FolioTailFacts(
                 facts, self._tail_pages(facts), self.layout, self.vmemmap.geometry.arch.poison
             ),
         )
