@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = (
     "FLATTENED",
-    "Contents",
     "Header",
+    "KdumpContents",
     "bitmap_of",
     "check_flattened",
     "check_whole",
@@ -122,7 +122,7 @@ class Header(NamedTuple):
         return (start if size == self.bitmap * self.block else start + size), size
 
 
-class Contents(NamedTuple):
+class KdumpContents(NamedTuple):
     """What a kdump file says that it has."""
 
     #: makedumpfile's dump level, 0 if it left out at most pages of zeros
@@ -139,7 +139,7 @@ class Contents(NamedTuple):
     missing: int = 0
 
 
-def check_whole(path: str) -> Contents:
+def check_whole(path: str) -> KdumpContents:
     """
     Check that a kdump file (not flattened) is not cut off.
 
@@ -160,14 +160,14 @@ def check_whole(path: str) -> Contents:
     return contents._replace(missing=max(counts[0] - counts[1], 0) * header.block)
 
 
-def _contents(path: str, header: Header) -> Contents:
+def _contents(path: str, header: Header) -> KdumpContents:
     if header.split:
         raise TargetError(
             f"{path} is one file of a dump that makedumpfile split, with pfn"
             f" {header.start_pfn:#x} to {header.end_pfn:#x}",
             "put all files together first: makedumpfile --reassemble FILE... NEWFILE",
         )
-    return Contents(
+    return KdumpContents(
         # Bit 0 is for pages of zeros, which have descriptors nevertheless.
         header.level if header.level & ~1 else 0,
         min(header.max_pfn, _MAX_PFN) * header.block,
@@ -178,10 +178,10 @@ def _contents(path: str, header: Header) -> Contents:
 
 
 #: of a file whose headers make no sense
-_NOTHING = Contents(0, 0, False, False, "")
+_NOTHING = KdumpContents(0, 0, False, False, "")
 
 
-def check_flattened(path: str) -> Contents:
+def check_flattened(path: str) -> KdumpContents:
     """
     Check that a flattened file contains a kdump file and is not cut off.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .layout import Geometry, Piece
     from .runs import Runs
 
-__all__ = ("HOLE", "LEAVES", "OWN", "SHARED", "UNREADABLE", "Cells", "Place")
+__all__ = ("HOLE", "LEAVES", "OWN", "SHARED", "UNREADABLE", "Cells", "Stretch")
 
 #: rows of :attr:`Cells.pages`: base pages whose frame nothing else maps in the vmemmap of the
 #: device, and those whose frame something does; what is not mapped; what could not be read;
@@ -36,7 +36,7 @@ OWN, SHARED, HOLE, UNREADABLE, LEAVES = range(5)
 _MAX_CELLS, _FEW_CELLS = 192, 32
 
 
-class Place(NamedTuple):
+class Stretch(NamedTuple):
     """A run of vpages, and where it begins in the vmemmap of the device."""
 
     start: int
@@ -66,10 +66,10 @@ class Cells:
         self.leaf_sizes = tuple(1 << one for one in large)
         self._orders = np.array([one - shift for one in large], dtype=np.uint8)
         #: where the device's pieces are, in order of address
-        self.places: list[Place] = []
+        self.places: list[Stretch] = []
         self.total = 0
         for piece in sorted(pieces, key=lambda one: one.start):
-            self.places.append(Place(piece.start, piece.end, self.total))
+            self.places.append(Stretch(piece.start, piece.end, self.total))
             self.total += piece.end - piece.start
         self._at = {one[:2]: one.at for one in self.places}
         size = max(-(-self.total // _MAX_CELLS), 1)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...vmemmap.cells import Cells
     from ..documents.pgmap import PagemapDetail, PagemapReport
 
-__all__ = ("Layer", "Mark", "Part", "Strip", "draw_strip")
+__all__ = ("Layer", "Mark", "Strip", "StripPart", "draw_strip")
 
 #: height of a column, and of the smallest part of one, which is more than its share
 HEIGHT, _LEAST = 28, 3
@@ -67,7 +67,7 @@ class Mark(NamedTuple):
     text: str
 
 
-class Part(NamedTuple):
+class StripPart(NamedTuple):
     """Neighbouring columns that look alike, in words."""
 
     #: the vmemmap that they stand for
@@ -91,7 +91,7 @@ class Strip(NamedTuple):
     ticks: Sequence[float] = ()
     breaks: Sequence[float] = ()
     #: the same in words, and how many parts that leaves out
-    parts: Sequence[Part] = ()
+    parts: Sequence[StripPart] = ()
     parts_left_out: int = 0
 
     @property
@@ -245,7 +245,7 @@ def _parts(
     first: NDArray[np.int64],
     bounds: NDArray[np.int64],
     findings: Mapping[int, Sequence[Finding]],
-) -> Iterator[Part]:
+) -> Iterator[StripPart]:
     """Yield what columns that look alike have, in words and numbers."""
     kinds = _kinds(cells)
     ends = [*first[1:].tolist(), int(np.searchsorted(cells.bounds, bounds[len(first)]))]
@@ -264,7 +264,7 @@ def _parts(
         addresses = ", ".join(_addresses(detail, *run) for run in runs[:2])
         if len(runs) > 2:
             addresses += f" and {count(len(runs) - 2, 'more range')}"
-        yield Part(addresses, ", ".join(words))
+        yield StripPart(addresses, ", ".join(words))
 
 
 def _addresses(detail: PagemapDetail, vpage: int, end: int) -> str:
