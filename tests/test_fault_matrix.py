@@ -34,7 +34,7 @@ COMING = {
     *("page-refcount", "tail-contents"),
 }
 #: rules that no kernel has yet that could be booted
-UNBOOTED = {"hugetlb-half", "section-order", "shared-references", "shared-tail"}
+UNBOOTED = {"hugetlb-half", "ram-order", "section-order", "shared-references", "shared-tail"}
 #: rules that a command reports with another one in all their faults
 COMPANIONS = {
     ("pgmap", "range-overlap"): {"xarray"},

@@ -13,6 +13,7 @@ from . import (
     hugetlb_vmemmap,
     leaves,
     pagemap,
+    ram_orders,
     sections,
     shared_tails,
     struct_pages,
@@ -24,7 +25,7 @@ __all__ = ("RULES", "rules_of")
 
 #: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
 _TOPICS = (
-    pagemap, target, alignment, sections, leaves, frames, shared_tails, struct_pages,
+    pagemap, target, alignment, sections, ram_orders, leaves, frames, shared_tails, struct_pages,
     hugetlb_lists, hugetlb_folios, hugetlb_halves, hugetlb_tails, hugetlb_vmemmap,
 )  # fmt: skip
 

@@ -94,7 +94,7 @@ def _define_variables(kernel: SimulatedKernel, free: int) -> None:
         kernel.memory.write_int(offsets + cpu * 8, offset)
     if kernel.behaviour.percpu_in_image:
         image.label("__per_cpu_start", kernel.percpu.start)
-    boot = sum(map(kernel.boot_pages, kernel.boot_memmap)) - kernel.hugetlb.freed
+    boot = kernel.boot_pages - kernel.hugetlb.freed
     for name, value in (
         ("nr_memmap_pages", kernel.vmemmap.nr_memmap_pages),
         ("nr_memmap_boot_pages", boot),

@@ -232,6 +232,8 @@ class SimulatedKernel:
                 first = max(start, nr * units.pages_per_section)
                 count = min(end, (nr + 1) * units.pages_per_section) - first
                 self.sections.fill_subsection_map(first, count)
+        #: what the kernel counts of it
+        self.boot_pages = sum(map(self._boot_pages, self.boot_memmap))
 
     def _boot_memmap(self, nr: int, nid: int) -> list[int]:
         """
@@ -256,7 +258,7 @@ class SimulatedKernel:
                 self.tables.set(va, shift, self.tables.pte(blocks[-1], flags))
         return blocks
 
-    def boot_pages(self, nr: int) -> int:
+    def _boot_pages(self, nr: int) -> int:
         """``section_nr_vmemmap_pages()`` of a section that was there at boot."""
         units, order = self.units, self.sections.compound_order(nr)
         if not order:

@@ -12,6 +12,7 @@ from ...kernel.mem_section_usage import read_subsections
 from ...kernel.vmstat import read_counters
 from ...progress import counter
 from ...rules.findings import Collector
+from ...rules.ram_orders import RamOrders, ram_order
 from ...rules.sections import (
     UNREAD_SECTIONS,
     LateFacts,
@@ -138,9 +139,18 @@ class MemmapFacts:
         if not self.vmemmap.sections.damage:
             self.leaked = subtract(subtract(self.walked.mapped, self.walked.needed), described)
             self.findings.check(vmemmap_leak, LeakFacts(self.leaked, self._frame_at, geometry))
+        if self.vmemmap.sections.orders is not None:
+            orders = RamOrders(self.vmemmap.sections, union(self.ranges), self._large(), geometry)
+            self.findings.check(ram_order, orders)
         required = self._vpages(union((self.valid, self.early)))
         facts = RequiredFacts(required, self.walked.mapped, self.walked.unread, geometry)
         self.findings.check(section_unmapped, facts)
+
+    def _large(self) -> Spans:
+        """Return the vpages that large leaves map; none where one may map several sections'."""
+        size = self.vmemmap.sections.pages * self.vmemmap.geometry.struct_page_size
+        several = size < 1 << self.vmemmap.table.levels[-2].shift
+        return Spans.of([], []) if several else self.walked.needed
 
     def _vpages(self, frames: Spans) -> Spans:
         """Return the vpages that describe page frames."""

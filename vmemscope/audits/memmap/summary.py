@@ -17,6 +17,7 @@ from ...rules import rules_of
 from ...rules.rule import Scope
 from ...spans import Spans, intersection, union
 from ...vmemmap.layout import first_compound
+from ...vmemmap.schemes import HUGETLB_SECTION
 from ...vmemmap.struct_pages import read_struct_pages
 from .areas import NOTHING, OFFLINE, UNKNOWN
 from .counters import check_counter, counted_pages
@@ -78,7 +79,9 @@ def summarise(facts: MemmapFacts) -> MemmapReport:
         counters=counters,
         explanation=tuple(_explain(areas, totals, counters, _page_ext_frames(facts))),
         findings=facts.findings.finish(),
-        outcomes=facts.findings.outcomes(rules_of(Scope.MEMORY_MAP, facts.kernel.arch.name)),
+        outcomes=facts.findings.outcomes(
+            rules_of(Scope.MEMORY_MAP, facts.kernel.arch.name, _scheme(facts))
+        ),
     )
     return report.changed()
 
@@ -171,6 +174,11 @@ def _counters(facts: MemmapFacts, added: Sequence[tuple[int, int]]) -> tuple[Cou
         return check_counter(name, facts.counters, expected, unshared, facts.findings)
 
     return check("nr_memmap_pages", part, whole), check("nr_memmap_boot_pages", boot, None)
+
+
+def _scheme(facts: MemmapFacts) -> str | None:
+    """Return the way in which huge pages share that only some rules are about."""
+    return HUGETLB_SECTION.id if facts.vmemmap.sections.orders is not None else None
 
 
 def _places(facts: MemmapFacts, frames: Spans) -> tuple[int, int]:

@@ -90,6 +90,17 @@ def section_order(p: Planter, section: int = 0, value: int = 0) -> Planted:
     return p.planted(va, findings=findings, section=found.va, expected=before, observed=value)
 
 
+@fault("memmap ram-order", kernels=("next",))
+def ram_order(p: Planter, number: int = 1, value: int = 18) -> Planted:
+    """A section of RAM says that it is populated for compound pages, and it is not."""
+    found = p.section(number)
+    if found is None:
+        raise p.error(f"there is no section {number}")
+    found["compound_page_order"] = value
+    va = p.page_va(number * p.units.pages_per_section)
+    return p.planted(va, section=found.va, expected=0, observed=value)
+
+
 @fault("memmap section-usage")
 def usage_lost(p: Planter, section: int = 0) -> Planted:
     """A section has a memory map, but does not say what of it is valid."""
