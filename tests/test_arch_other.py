@@ -21,9 +21,12 @@ from vmemscope.machine import Kernel
 from vmemscope.sim import builtin_scenarios
 from vmemscope.sim.architectures import ARCHITECTURES
 from vmemscope.sim.scenario_toml import parse_scenario
+from vmemscope.target import open_core
+from vmemscope.target.elf import read_elf, read_note
 
 from .arch_matrix import check_fault, check_scenario, damage
 from .kernels import COMING_FAULTS, DEVICE, FAULTS, Dumps, audit_core, image, write
+from .test_kdump import kdump_file
 
 ARCHS = ("ppc64le", "s390x")
 #: s390x's altmap has no room for the large leaves that a part of a section needs there
@@ -104,6 +107,40 @@ def test_big_endian_kernels(
         assert capsys.readouterr().err == (
             f"vmemscope: error: architecture {name} (big-endian) is not supported; supported:"
             " arm64, ppc64le, riscv64, s390x, x86_64\n"
+        )
+
+
+@pytest.mark.parametrize("key", ["NUMBER(RADIX_MMU)=0", "NUMBER(RADIX_XXX)=1"])
+@pytest.mark.parametrize("how", ["note", "memory", "kdump"])
+def test_hash_mmu(tmp_path: Path, key: str, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Of ppc64: drgn raises an error of its own when it is to walk page tables there.
+
+    Page tables without a direct map say it where VMCOREINFO does not.
+    """
+    path = Path(write(image(DEVICE, "7.2@ppc64le"), tmp_path))
+    keys = open_core(str(path)).vmcoreinfo
+    data = path.read_bytes().replace(b"NUMBER(RADIX_MMU)=1", key.encode())
+    if not key.endswith("0"):
+        root = int(keys["SYMBOL(swapper_pg_dir)"], 16) & (1 << 60) - 1
+        (load,) = [
+            one for one in read_elf(str(path))[0] if one.paddr <= root < one.paddr + one.filesz
+        ]
+        at = load.offset + root - load.paddr
+        data = data[:at] + bytes(8) + data[at + 8 :]
+    path.write_bytes(data)
+    if how != "note":
+        pages = {
+            load.paddr + at >> 12: data[load.offset + at :][:4096]
+            for load in read_elf(str(path))[0]
+            for at in range(0, load.filesz, 4096)
+        }
+        note = "" if how == "memory" else read_note(str(path)).decode()
+        path.write_bytes(kdump_file(pages, machine="ppc64le", vmcoreinfo=note))
+    for command in ("pgmap", "report"):
+        assert main([command, "-c", str(path)]) == 3
+        assert capsys.readouterr().err.endswith(
+            "error: ppc64 with the hash MMU is not supported; supported: radix\n"
         )
 
 

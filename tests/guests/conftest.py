@@ -27,6 +27,7 @@ GUESTS = (
     "large",
     "running",
     "poisoned",
+    "refused",
     "guest",
 )
 #: series of the kernels that all targets are tested on, short and in full

@@ -170,7 +170,9 @@ def _by_scan(
 
     :param found: the notes in its memory
     :param notes: gets where it was found
+    :raises UnsupportedError: if none fits, and one is of a kernel that is not supported
     """
+    unsupported: UnsupportedError | None = None
     seen: list[tuple[int, bytes]] = []
 
     def candidates() -> Iterator[tuple[int, bytes]]:
@@ -182,7 +184,11 @@ def _by_scan(
     for strict in (True, False):
         others: list[str] = []
         for address, text in candidates() if strict else seen:
-            if (prog := _fitting(path, opened, text, loads, strict)) is not None:
+            try:
+                prog = _fitting(path, opened, text, loads, strict)
+            except UnsupportedError as e:
+                prog, unsupported = None, unsupported or e
+            if prog is not None:
                 where = f"VMCOREINFO was found in memory at physical address {address:#x}"
                 if others:
                     where += f"; it fits the kernel there, others do not ({', '.join(others)})"
@@ -190,13 +196,19 @@ def _by_scan(
                 return prog
             release = printable(parse(text).get("OSRELEASE", "unknown").encode())
             others.append(f"{release} at {address:#x}")
+    if unsupported is not None:
+        raise unsupported
     return None
 
 
 def _fitting(
     path: str, opened: _Opener, text: bytes, loads: list[Load], strict: bool
 ) -> Program | None:
-    """Open a dump with a VMCOREINFO, ``None`` if it is not of the kernel in it."""
+    """
+    Open a dump with a VMCOREINFO, ``None`` if it is not of the kernel in it.
+
+    :raises UnsupportedError: if it is of a kernel that is not supported
+    """
     try:
         prog = opened(text)
         if prog is not None:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..arch import architecture_of_qemu
-from ..errors import TargetError, VmemscopeError
+from ..errors import TargetError, UnsupportedError, VmemscopeError
 from ..text import printable
 from ..vmcoreinfo import parse
 from .base import Target, check_note, new_program, read_vmcoreinfo, set_kernel, target_of
@@ -115,6 +115,7 @@ def _scan(address: str, ram: list[tuple[int, int]], notes: list[str]) -> bytes:
 
     :param notes: gets where it was
     :raises TargetError: if there is none that fits what is in memory
+    :raises UnsupportedError: if none fits, and one is of a kernel that is not supported
     """
     prog = least_program(None, "OSRELEASE")
     with _messages_of_drgn() as messages:
@@ -127,8 +128,13 @@ def _scan(address: str, ram: list[tuple[int, int]], notes: list[str]) -> bytes:
             " give a saved note with --vmcoreinfo",
         )
     others: list[str] = []
+    unsupported: UnsupportedError | None = None
     for where, text in notes_in_memory(prog, ram):
-        if found_by_walk(prog, text):
+        try:
+            fits = found_by_walk(prog, text)
+        except UnsupportedError as e:
+            fits, unsupported = False, unsupported or e
+        if fits:
             message = f"VMCOREINFO was found in memory at physical address {where:#x}"
             if others:
                 message += f"; it fits the kernel there, others do not ({', '.join(others)})"
@@ -136,7 +142,7 @@ def _scan(address: str, ram: list[tuple[int, int]], notes: list[str]) -> bytes:
             return text
         release = printable(parse(text).get("OSRELEASE", "unknown").encode())
         others.append(f"{release} at {where:#x}")
-    raise _no_vmcoreinfo()
+    raise unsupported or _no_vmcoreinfo()
 
 
 def _connect(address: str) -> socket.socket:

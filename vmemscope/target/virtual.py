@@ -8,13 +8,14 @@ it walk ``init_mm``'s page tables. After that drgn's own helpers work on the pro
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from drgn import FaultError
 
 from ..arch import architecture_of
-from ..errors import VmemscopeError
+from ..errors import TargetError, UnsupportedError, VmemscopeError
 from ..vmcoreinfo import parse, symbol
 from .base import page_table_of, release_address
 from .reads import READ_ERRORS
@@ -35,6 +36,8 @@ def complete(prog: Program) -> None:
     """
     Attach virtual memory to a program that is set to a kernel, if drgn can't read it.
 
+    :raises UnsupportedError: if the kernel's page tables are not supported, before anything is
+        read through them
     :raises VmemscopeError: as :func:`attach_virtual_memory` does
     """
     from drgn import ProgramFlags
@@ -42,6 +45,9 @@ def complete(prog: Program) -> None:
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         return
     keys = parse(prog["VMCOREINFO"].string_())
+    with suppress(TargetError):
+        # What is missing is said when it is needed.
+        page_table_of(prog, keys)
     if architecture_of(prog.platform).drgn_walks(keys):
         return
     try:
@@ -80,6 +86,7 @@ def found_by_walk(prog: Program, text: bytes) -> bool:
     Return whether a VMCOREINFO is of the kernel in memory: that has its name where it says.
 
     :param prog: set to a kernel for its physical memory, perhaps with another VMCOREINFO
+    :raises UnsupportedError: if it is of a kernel whose page tables are not supported
     """
     keys = parse(text)
     try:
@@ -87,6 +94,8 @@ def found_by_walk(prog: Program, text: bytes) -> bool:
         place, left = _Walk(prog, keys).translate(release)
         expected = keys.get("OSRELEASE", "").encode() + b"\0"
         found = prog.read(place, min(len(expected), left), True)
+    except UnsupportedError:
+        raise
     except (VmemscopeError, LookupError, ValueError, *READ_ERRORS):
         return False
     return bool(found == expected[:left])
