@@ -16,6 +16,7 @@ from typing import Any
 import kdumpling
 import numpy as np
 
+from vmemscope.sim.finish import finish
 from vmemscope.sim.image import _Hole
 from vmemscope.sim.kernel import SimulatedKernel
 from vmemscope.sim.memmap import LIST_POISON2
@@ -92,7 +93,7 @@ def write_sparse(path: Path, size: int, align: int, kernel: str = "6.12") -> Non
     for pfn, table in zip(populated, tables.tolist(), strict=True):
         va = built.addresses.pfn_to_page(pfn)
         built.tables.set(va, PMD_SHIFT, table << PAGE_SHIFT | TABLE)
-    note = built.finish()
+    note = finish(built)
 
     builder = kdumpling.KdumpBuilder("x86_64")
     builder.set_vmcoreinfo(note)
