@@ -107,6 +107,7 @@ class TestCore:
             (b"QFI\xfb\0\0\0\3", "a qcow2 disk image", "virsh dump"),
             (b"\xd2\xbe\xd2\xbe\x08\0", "a VMware snapshot", "vmss2core"),
             (b"PAGEDU64", "a Windows dump", ""),
+            (bytes.fromhex("a8190173618f23fd00000005"), "a stand-alone dump of s390", "zgetdump"),
             (b"OSRELEASE=6.1.0\n", "a VMCOREINFO note", "--vmcoreinfo"),
             (b'{"schema": "vmemscope.pgmap/1"}', "a JSON document", "vmemscope diff"),
             (bytes(0x202) + b"HdrS" + bytes(100), "a kernel image", "-c"),

@@ -58,6 +58,15 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"LibxlFmt", "a saved Xen guest", "make a dump of it with 'xl dump-core' instead"),
     (b"Xen\0saved\0domain", "a saved Xen guest", "make a dump of it with 'xl dump-core' instead"),
     (b"PAGEDUMP", "a Windows dump", _MAKE_DUMP),
+    # s390-tools: include/dump/s390_dump.h, DF_S390_MAGIC and DF_S390_MAGIC_EXT
+    *(
+        (
+            bytes.fromhex(magic),
+            "a stand-alone dump of s390",
+            "convert it first: zgetdump -f elf {path} > NEWFILE",
+        )
+        for magic in ("a8190173618f23fd", "a8190173618f23fe")
+    ),
     (b"PAGEDU64", "a Windows dump", _MAKE_DUMP),
     (b"OSRELEASE=", "a VMCOREINFO note", "give it with --vmcoreinfo, and the dump with -c"),
     (b"{", "a JSON document", "compare it with 'vmemscope diff', or give a vmcore"),
