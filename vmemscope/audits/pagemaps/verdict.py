@@ -126,7 +126,7 @@ def _state(
     if holes:
         return "partial", f"{holes} of {audited.vpages} pages of its vmemmap not mapped"
     if expected is None:
-        return "partial", "how the sections that it is in part of should be mapped is not known"
+        return "partial", "sections that it is in part of could not be read, or have another order"
     if backing != expected:
         return "partial", f"backed by {backing} frames instead of {expected}"
     return "deduplicated", None
