@@ -148,6 +148,19 @@ def test_a_fault_in_the_direct_map_leads_to_its_page(
 
 
 @pytest.mark.parametrize("kernel", FAULTING)
+def test_a_fault_in_the_vmemmap_leads_to_its_page(
+    kernel: str, reported: Callable[[str, str], FullReport]
+) -> None:
+    _, _, device = _ram_and_device(kernel)
+    built = image(DEVICE, kernel)
+    # Eight bytes into a struct page: what the CPU read there, was a member.
+    at = f"{built.kernel.addresses.pfn_to_page(device) + 8:016x}"
+    report = reported(DEVICE + log(FAULTING[kernel].text.format(at=at) + _TRACE), kernel)
+    assert [one.pfn for one in report.pages] == [device]
+    assert report.log.events[0].pages == (device,)
+
+
+@pytest.mark.parametrize("kernel", FAULTING)
 def test_a_register_in_the_direct_map_leads_to_its_page(
     kernel: str, reported: Callable[[str, str], FullReport]
 ) -> None:
