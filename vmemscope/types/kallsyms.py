@@ -132,7 +132,8 @@ class KallsymsImage:
             raise TypesError(
                 f"cannot read the kernel's symbol table: {size} bytes of {table} at "
                 f"0x{self._keys[table]:x}: {e}",
-                GIVE_VMLINUX,
+                # Without the page tables that lead there, a vmlinux is no help.
+                f"{GIVE_VMLINUX}, or a dump that leaves less out",
             ) from e
         return data
 
