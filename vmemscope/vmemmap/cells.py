@@ -34,6 +34,8 @@ OWN, SHARED, HOLE, UNREADABLE, LEAVES = range(5)
 #: cells at the most; and at the least, unless there are fewer vpages, where a cell has a compound
 #: page rather than part of one
 _MAX_CELLS, _FEW_CELLS = 192, 32
+#: runs that are quicker counted one by one
+_FEW_RUNS = 8
 
 
 class Stretch(NamedTuple):
@@ -75,6 +77,8 @@ class Cells:
         size = max(-(-self.total // _MAX_CELLS), 1)
         if 0 < compound <= max(2 * size, self.total // _FEW_CELLS):
             size = -(-size // compound) * compound
+        #: vpages in each but the last
+        self._size = size
         #: positions that cells begin at, and the end (int64), shape ``(cells + 1,)``
         self.bounds = np.minimum(np.arange(0, self.total + size, size), self.total)
         #: vpages (int64), shape ``(4 + leaf sizes, cells)``
@@ -108,22 +112,13 @@ class Cells:
         """
         if not len(runs.vpage):
             return
-        row = np.where(runs.kind == Kind.UNREADABLE, UNREADABLE, HOLE)
-        mapped = runs.kind == Kind.MAPPED
-        large = runs.order > 0
-        row[mapped & large] = LEAVES + np.searchsorted(self._orders, runs.order[mapped & large])
-        base = mapped & ~large
-        shared = runs.length > 1
-        next_to = base[1:] & base[:-1] & (runs.pfn[1:] == runs.pfn[:-1])
-        shared[1:] |= next_to
-        shared[:-1] |= next_to
-        if zone is not None:
-            shared |= runs.pfn == np.uint64(zone)
-        if several is not None and len(several):
-            place = np.minimum(np.searchsorted(several, runs.pfn), len(several) - 1)
-            shared |= several[place] == runs.pfn
-        row[base] = np.where(shared[base], SHARED, OWN)
-        start = runs.vpage - piece.start + self._at[piece.start, piece.end]
+        start = runs.vpage + (self._at[piece.start, piece.end] - piece.start)
+        row = self._rows(runs, zone, several)
+        if len(row) <= _FEW_RUNS:
+            runs_of_rows = zip(row.tolist(), start.tolist(), runs.length.tolist(), strict=True)
+            for one, first, length in runs_of_rows:
+                self._add(one, first, first + length)
+            return
         bounds = np.clip(self.bounds, start[0], start[-1] + runs.length[-1])
         # The run that each bound is in, and how much of it comes before the bound.
         inside = np.searchsorted(start, bounds, side="right") - 1
@@ -134,6 +129,40 @@ class Cells:
             before = (np.cumsum(length) - length)[inside]
             self.pages[one] += np.diff(before + part * here[inside])
 
+    def _add(self, row: int, start: int, end: int) -> None:
+        """Count vpages at positions ``[start, end)``, at least one, that are all the same."""
+        first, last = start // self._size, (end - 1) // self._size
+        pages = self.pages[row]
+        if first == last:
+            pages[first] += end - start
+            return
+        pages[first] += (first + 1) * self._size - start
+        pages[first + 1 : last] += self._size
+        pages[last] += end - last * self._size
+
+    def _rows(
+        self, runs: Runs, zone: int | None, several: NDArray[np.uint64] | None
+    ) -> NDArray[np.int64]:
+        """Return the row of :attr:`pages` that counts each run; parameters as :meth:`add`."""
+        mapped = runs.kind == Kind.MAPPED
+        large = runs.order > 0
+        base = mapped & ~large
+        shared = runs.length > 1
+        next_to = base[1:] & base[:-1] & (runs.pfn[1:] == runs.pfn[:-1])
+        shared[1:] |= next_to
+        shared[:-1] |= next_to
+        if zone is not None:
+            shared |= runs.pfn == np.uint64(zone)
+        if several is not None and len(several):
+            place = np.minimum(np.searchsorted(several, runs.pfn), len(several) - 1)
+            shared |= several[place] == runs.pfn
+        row = np.where(shared, SHARED, OWN)
+        if not base.all():
+            row[large] = LEAVES + np.searchsorted(self._orders, runs.order[large])
+            row[runs.kind == Kind.HOLE] = HOLE
+            row[runs.kind == Kind.UNREADABLE] = UNREADABLE
+        return row
+
     def add_compounds(self, vpage: int, count: int, size: int, piece: Piece, shared: bool) -> None:
         """
         Count neighbouring compound pages that have one frame for the head, one for all tails.
@@ -143,10 +172,15 @@ class Cells:
         :param shared: whether others than a compound page's own tails map the tails' frame
         """
         start = vpage - piece.start + self._at[piece.start, piece.end]
-        position = np.clip(self.bounds - start, 0, count * size)
-        heads = (position + size - 1) // size
-        self.pages[OWN] += np.diff(heads)
-        self.pages[SHARED if shared or size > 2 else OWN] += np.diff(position - heads)
+        # The cells that they are in, and how many vpages of them come before each bound.
+        cells = slice(start // self._size, -(-(start + count * size) // self._size))
+        position = self.bounds[cells.start : cells.stop + 1] - start
+        position[0], position[-1] = 0, count * size
+        heads = (position + (size - 1)) // size
+        tails = SHARED if shared or size > 2 else OWN
+        self.pages[OWN, cells] += heads[1:] - heads[:-1]
+        position -= heads
+        self.pages[tails, cells] += position[1:] - position[:-1]
 
     def clear(self) -> None:
         """Forget what was counted."""
