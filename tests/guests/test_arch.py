@@ -419,7 +419,8 @@ def test_makedumpfile(
             continue
         # From level 8 on, makedumpfile 1.7.8 may leave out what leads to pagemaps of 7.1 and later.
         assert not whole or (format.level & 8 and foreign.guest.kernel.series != "6.12")
-        assert result.returncode == 4
+        # The bug of 6.12 for ppc64 is an error of the whole, too.
+        assert result.returncode == (1 if document["summary"].get("errors") else 4)
         assert document["summary"]["not_read"]
         assert severities(document) <= severities(expected)
 
