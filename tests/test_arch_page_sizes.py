@@ -123,3 +123,88 @@ def test_huge_pages_within_a_page(tmp_path: Path) -> None:
     assert hstate.mapped == hstate.frames == hstate.pages
     assert hstate.saved_bytes == 0
     assert done.hugetlb.findings == ()
+
+
+#: sections of 16 MiB, of which four have their struct pages in one page: of one node in the
+#: middle of another's; and RAM added after boot, one block of which has its own memory map
+SECTIONS = """
+[[node]]
+start = 0
+size = "272M"
+[[node]]
+start = 0x11000000
+size = "16M"
+nid = 1
+[[node]]
+start = 0x12000000
+size = "128M"
+[[block]]
+start = 0x200000000
+size = "128M"
+online = true
+nid = 1
+map = "self"
+[[block]]
+start = 0x208000000
+size = "128M"
+online = {online}
+"""
+
+
+@pytest.mark.parametrize("online", ["true", "false"])
+def test_each_section_counts_a_whole_page(tmp_path: Path, online: str) -> None:
+    """Whenever it came, of which node it is, and wherever its struct pages are."""
+    text = SECTIONS.format(online=online)
+    done = audit_core(Path(write(image(text, "7.2@ppc64le-64k"), tmp_path))).memmap
+    assert done.findings == ()
+    counters = {one.name: one.expected for one in done.counters}
+    assert counters == {"nr_memmap_pages": 2 * 128 // 16, "nr_memmap_boot_pages": 416 // 16}
+    assert sum(area.counted or 0 for area in done.areas) == (2 * 128 + 416) // 16
+
+
+#: devices of two nodes that have parts of a page of the memory map each
+NEIGHBOURS = """
+[[node]]
+start = 0
+size = "256M"
+[[node]]
+start = 0x100000000
+size = "256M"
+nid = 1
+[[pagemap]]
+name = "dax0.0"
+type = "devdax"
+start = 0x208000000
+size = "{first}"
+align = "{align}"
+nid = 1
+{map}
+[[pagemap]]
+name = "pmem1"
+type = "fsdax"
+start = {second}
+size = "254M"
+[[pagemap]]
+name = "dax2.0"
+type = "devdax"
+start = {third}
+size = "32M"
+align = "{align}"
+nid = 1
+"""
+
+
+@pytest.mark.parametrize("where", ["", 'map = "dev"'])
+@pytest.mark.parametrize("align", ["4K", "2M"])
+@pytest.mark.parametrize("first", [6, 30, 96])
+def test_neighbours_of_other_nodes(tmp_path: Path, first: int, align: str, where: str) -> None:
+    """The node of a device is that of its own pages, not of those that share a page with them."""
+    second = 0x208000000 + (first << 20)
+    text = NEIGHBOURS.format(
+        first=f"{first}M", align=align, map=where, second=second, third=second + (254 << 20)
+    )
+    done = audit_core(Path(write(image(text, "7.2@ppc64le-64k"), tmp_path)))
+    assert done.found() == set()
+    assert done.pgmap.summary.base_pages_unreadable == 0
+    nodes = {area.name: area.node for area in done.memmap.areas if area.kind == "pagemap"}
+    assert nodes == {"dax0.0": 1, "pmem1": 0, "dax2.0": 1}

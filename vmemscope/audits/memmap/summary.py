@@ -125,19 +125,22 @@ def _scheme_of(facts: MemmapFacts, number: int) -> Scheme | None:
     return dedup.scheme if union(counts.frames).total < counts.mapped else None
 
 
-def _rounded_up(facts: MemmapFacts, owner: int) -> int:
+def _rounded_up(facts: MemmapFacts, owner: int, *, early: bool) -> int:
     """
-    Count what the kernel counts too much of an owner's sections from boot.
+    Count what the kernel counts too much of an owner's sections.
 
     It counts whole pages of ``struct page``s for each section, which can be smaller than that
-    (ppc64 with pages of 64 KiB, ``mm/sparse.c: sparse_init_nid()``).
+    (ppc64 with pages of 64 KiB; ``mm/sparse.c: sparse_init_nid()``,
+    ``mm/sparse-vmemmap.c: __populate_section_memmap()``).
+
+    :param early: whether to count sections from boot, or those added later
     """
     geometry, areas = facts.vmemmap.geometry, facts.areas
     pages = facts.vmemmap.sections.pages
     size = pages * geometry.struct_page_size
     if not size % geometry.page_size:
         return 0
-    mine = (areas.owner == owner) & areas.early
+    mine = (areas.owner == owner) & (areas.early == early)
     sections = -(-areas.described[mine] // pages)
     counted = int(sections.sum()) * -(-size // geometry.page_size)
     return counted - int((areas.end - areas.start)[mine].sum())
@@ -153,17 +156,25 @@ def _page_ext_frames(facts: MemmapFacts) -> int:
 
 
 def _counters(facts: MemmapFacts, added: Sequence[tuple[int, int]]) -> tuple[Counter, Counter]:
-    by_owner = {owner: t for owner, t in facts.walked.by_owner.items() if owner != NOTHING}
+    # An owner all of whose struct pages are in a page of another has no pages of its own.
+    owners = {*facts.walked.by_owner, *facts.areas.owner.tolist()} - {NOTHING}
+    by_owner = {owner: facts.walked.by_owner.get(owner, OwnerCounts()) for owner in owners}
     zones = len(facts.owners.zones)
     known = (
         facts.complete
         and not facts.walked.unread.total
         and not any(counts.unread_frames for counts in by_owner.values())
     )
-    boot = sum(counts.boot + _rounded_up(facts, owner) for owner, counts in by_owner.items())
+    boot = sum(
+        counts.boot + _rounded_up(facts, owner, early=True) for owner, counts in by_owner.items()
+    )
     run = (
         sum(counts.replaced for counts in by_owner.values())
-        + sum(counts.late for owner, counts in by_owner.items() if owner < zones)
+        + sum(
+            counts.late + _rounded_up(facts, owner, early=False)
+            for owner, counts in by_owner.items()
+            if owner < zones
+        )
         + _page_ext_frames(facts)
     )
     part, whole = (run + sum(count) for count in zip((0, 0), *added, strict=True))
@@ -229,7 +240,7 @@ def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
             counted=None,
             note=None,
         )
-        counted = counts.boot + counts.replaced + counts.late + _rounded_up(facts, owner)
+        counted = counts.boot + counts.replaced + _rounded_up(facts, owner, early=True)
         if owner == NOTHING:
             found.append(replace(area, kind="nothing"))
             continue
@@ -242,7 +253,9 @@ def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
             layout = facts.layouts[owner - len(zones)]
             name, address, node = layout.name, layout.pagemap.address, _node_of(facts, layout)
             area = replace(area, kind="pagemap", name=name, pgmap=address, node=node, zone=DEVICE)
-            counted += added[owner - len(zones)] - counts.late
+            counted += added[owner - len(zones)]
+        if owner < len(zones):
+            counted += counts.late + _rounded_up(facts, owner, early=False)
         size = facts.vmemmap.sections.pages * facts.vmemmap.geometry.struct_page_size
         scheme = facts.layouts[owner - len(zones)].dedup.scheme if owner >= len(zones) else None
         found.append(_counted(area, counted, counts, scheme, whole=size % page_size == 0))
