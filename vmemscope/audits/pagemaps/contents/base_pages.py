@@ -43,7 +43,9 @@ def check_base_pages(check: ContentsCheck, region: Region) -> None:
         for words, which, at in Reading(rows, vmemmap).batches(check.step):
             read[which] = True
             if expected.nid is None:
-                expected.learn_node(words[at, -1, vmemmap.page.flags // 8])
+                # The last page that the frame has may be another device's.
+                last = (end - 1 - first)[which]
+                expected.learn_node(words[at, last, vmemmap.page.flags // 8])
             part = select(rows, which)
             # Not all of what was read, or some of it twice.
             if len(at) != len(words) or (np.diff(at) != 1).any():
