@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -159,6 +160,54 @@ class TestErrors:
             )
         assert result.stderr == ""
         assert result.returncode == 141
+
+
+#: what writes little and what writes much, text and bytes, and what argparse writes
+WRITERS = [
+    ["--version"],
+    ["--help"],
+    ["pgmap", "--help"],
+    ["rules"],
+    ["rules", "tail-frame"],
+    ["sim", "--list"],
+    ["sim", "devdax-2m", "-o", "-"],
+    ["pgmap", "--sim", "devdax-2m"],
+    ["memmap", "--sim", "devdax-2m", "--format", "json"],
+    ["report", "--sim", "devdax-2m", "--format", "html"],
+]
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "<&- >&-"])
+@pytest.mark.parametrize("arguments", WRITERS, ids=" ".join)
+def test_standard_output_that_can_not_be_written(arguments: list[str], redirection: str) -> None:
+    """It is not taken for a result, nor for a fault of vmemscope."""
+    command = [sys.executable, "-m", "vmemscope", *arguments]
+    result = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+        stderr=subprocess.PIPE, text=True, timeout=120, env=ENVIRONMENT,
+    )  # fmt: skip
+    reason = os.strerror(errno.ENOSPC if "full" in redirection else errno.EBADF)
+    assert assert_one_line(result, 2).endswith(f"can't write standard output: {reason}")
+
+
+def test_closed_output_that_is_not_needed(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    arguments = ["pgmap", "--sim", "devdax-2m", "--format", "json", "-o", str(path)]
+    command = [sys.executable, "-m", "vmemscope", *arguments]
+    script = 'exec "$@" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", script, "sh", *command], timeout=120).returncode == 0
+    assert json.loads(path.read_text())["summary"]["errors"] == 0
+
+
+@pytest.mark.parametrize("arguments", [["pgmap", "-c", "/nonexistent"], ["sim", "nosuch"]])
+def test_errors_do_not_go_to_the_output(arguments: list[str]) -> None:
+    """Not even if nobody listens to them."""
+    command = [sys.executable, "-m", "vmemscope", *arguments]
+    result = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, timeout=120
+    )
+    assert result.returncode in (2, 3)
+    assert result.stdout == b""
 
 
 class TestOutput:

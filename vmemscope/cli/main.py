@@ -9,13 +9,13 @@ arguments were checked, so that ``--help`` and usage errors answer at once.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from ..errors import ExitStatus, VmemscopeError, internal_error
 from ..text import printable
 from . import diff, hugetlb, memmap, page, pgmap, report, rules, sim, survey, vmcoreinfo
+from .streams import OutputError, discard_output, set_up_streams
 from .version import Version
 
 __all__ = ("entrypoint", "main")
@@ -72,20 +72,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: arguments without the program's name, those of the process by default
     :return: exit status
     """
-    args = parser().parse_args(argv)
+    args = argparse.Namespace(debug=False)
     try:
-        status = int(args.run(args))
-        sys.stdout.flush()
+        try:
+            args = parser().parse_args(argv)
+            status = int(args.run(args))
+        finally:
+            sys.stdout.flush()
     except VmemscopeError as e:
         if args.debug:
             raise
         _error(str(e))
         return int(e.exit_status)
     except BrokenPipeError:
-        # The reader went away (| head). Keep Python from complaining when it flushes
-        # once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader went away (| head).
+        discard_output()
         return 128 + 13
+    except OutputError as e:
+        discard_output()
+        _error(f"can't write standard output: {e.strerror}")
+        return int(ExitStatus.USAGE)
     except KeyboardInterrupt:
         _error("interrupted")
         return 128 + 2
@@ -105,4 +111,5 @@ def _error(message: str) -> None:
 
 def entrypoint() -> None:
     """Run the command line and exit; the console script."""
+    set_up_streams()
     sys.exit(main())
