@@ -212,3 +212,33 @@ def test_stale_subsection_of_a_small_section(tmp_path: Path) -> None:
     done = audit_core(Path(write(one, tmp_path)), one.planted)
     assert done.found() == done.expected()
     assert [planted.details["first_pfn"] for planted in one.planted] == [0x100000 + 6 * 512]
+
+
+#: RAM that was added after boot, in sections of 128 MiB
+BLOCK = """
+[[block]]
+start = {start}
+size = "{size}"
+online = true
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "whole"),
+    [
+        (0x200000000, "256M", True),
+        (0x210000000, "512M", True),
+        (0x200000000, "128M", False),
+        (0x208000000, "256M", False),
+        (0x200000000, "384M", False),
+    ],
+)
+def test_blocks_are_whole_sections(tmp_path: Path, start: int, size: str, whole: bool) -> None:
+    """The kernel adds no half of a section, of 256 MiB here (``check_hotplug_memory_range()``)."""
+    text = BLOCK.format(start=start, size=size)
+    assert audit_core(Path(write(image(text, "7.2@x86_64"), tmp_path))).found() == set()
+    if not whole:
+        with pytest.raises(UsageError, match="whole sections, of 256M on s390x"):
+            image(text, "7.2@s390x")
+        return
+    assert audit_core(Path(write(image(text, "7.2@s390x"), tmp_path))).found() == set()

@@ -308,6 +308,16 @@ class TestSim:
         assert result.returncode == 0
         assert "planted: hole in dax0.0 at 0x" in result.stderr
 
+    def test_escapes_names_of_a_scenario(self, tmp_path: Path) -> None:
+        path, name = tmp_path / "its.toml", r'"p\u001b[31m\n\u202e"'
+        path.write_text(
+            f'[[pagemap]]\nname = {name}\ntype = "p2pdma"\nstart = 0x140000000\nsize = "64M"\n'
+            f'[[fault]]\nkind = "page-refcount"\npagemap = {name}\n'
+        )
+        result = run("sim", str(path), "-o", str(tmp_path / "vmcore"))
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(r"planted: page-refcount in p\x1b[31m\n\u202e at 0x")
+
     def test_nothing_to_write(self) -> None:
         assert_one_line(run("sim", "devdax-2m"), 2)
         assert_one_line(run("sim", "devdax-2m", "-o", "/nowhere/vmcore"), 2)

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
+    from ..report.words import safe
     from ..sim import build, builtin_scenarios, load_scenario
 
     if args.list:
@@ -58,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             image.write(args.output)
         except OSError as e:
-            raise UsageError(f"cannot write {args.output}: {e.strerror}") from e
+            raise UsageError(f"can't write {safe(args.output)}: {e.strerror}") from e
     for planted in image.planted:
         frame = "" if planted.pfn is None else f", pfn {planted.pfn:#x}"
         print(
-            f"planted: {planted.kind} in {planted.pagemap} at {planted.vaddr:#x}{frame}",
+            f"planted: {planted.kind} in {safe(planted.pagemap)} at {planted.vaddr:#x}{frame}",
             file=sys.stderr,
         )
     return ExitStatus.SOUND

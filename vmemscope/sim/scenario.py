@@ -177,6 +177,13 @@ def scaled(scenario: Scenario) -> Scenario:
 
     units = ARCHITECTURES[scenario.arch].units
     factor = max(units.pmd_size // _PMD_SIZE, 1)
+    section = 1 << units.section_bits
+    for block in scenario.blocks:
+        if block.start * factor % section or block.size * factor % section:
+            raise UsageError(
+                f"scenario {scenario.name}: a block must consist of whole sections,"
+                f" of {section // MIB}M on {scenario.arch}"
+            )
 
     def pagemap(one: Pagemap) -> Pagemap:
         if factor > 1 and one.align == GIB:

@@ -19,7 +19,7 @@ Reads scenarios from TOML. All keys::
     size = "320M"
     nid = 0
 
-    [[block]]                 # RAM added after boot, in whole sections of 128M
+    [[block]]                 # RAM added after boot, in whole sections: 128M, on s390x 256M
     start = 0x180000000
     size = "256M"
     online = false            # by default: its struct pages are as they were allocated
