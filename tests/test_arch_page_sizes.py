@@ -208,3 +208,40 @@ def test_neighbours_of_other_nodes(tmp_path: Path, first: int, align: str, where
     assert done.pgmap.summary.base_pages_unreadable == 0
     nodes = {area.name: area.node for area in done.memmap.areas if area.kind == "pagemap"}
     assert nodes == {"dax0.0": 1, "pmem1": 0, "dax2.0": 1}
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        # One ends where another begins, in the same page of the vmemmap, which has 64 MiB; with
+        # a gap, without; three in one page.
+        [(0x214400000, 254), (0x224800000, 254)],
+        [(0x214400000, 254), (0x224200000, 254)],
+        [(0x214400000, 2), (0x214800000, 2), (0x215000000, 128)],
+        # No page has two.
+        [(0x214400000, 60), (0x218400000, 60)],
+    ],
+)
+def test_ranges_that_meet_in_a_page(dumps: Dumps, ranges: list[tuple[int, int]]) -> None:
+    """Each page of the vmemmap is counted once, whatever ranges it describes."""
+    tables = ", ".join(f'{{start = {start:#x}, size = "{size}M"}}' for start, size in ranges)
+    scenario = f"""
+[[pagemap]]
+name = "dax1.0"
+type = "hmem"
+align = "4K"
+ranges = [{tables}]
+"""
+    reports = dumps.audited(scenario, "7.2@ppc64le-64k")
+    # 1,024 struct pages of 64 bytes, each of 64 KiB.
+    pages = {
+        place >> 26
+        for start, size in ranges
+        for place in range(start, start + (size << 20), 2 << 20)
+    }
+    (one,) = reports.pgmap.pagemaps
+    assert one.state == "not-optimized"
+    assert one.findings == ()
+    assert (one.vmemmap.pages, one.frames.backing, one.saved_bytes) == (len(pages),) * 2 + (0,)
+    (area,) = [area for area in reports.memmap.areas if area.name == "dax1.0"]
+    assert (area.pages, area.frames) == (one.vmemmap.pages, one.frames.backing)
