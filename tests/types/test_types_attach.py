@@ -322,6 +322,22 @@ class TestDwarf:
         with pytest.raises(TypesError, match="is not an ELF file"):
             attach_types(prog, "dwarf", [path])
 
+    @pytest.mark.parametrize(
+        ("contents", "message"),
+        [
+            (b"\x7fELF", "can load nothing from"),
+            (b"\x7fELF\2\1\1" + bytes(9), "can load nothing from"),
+            (b"\x7fELF\2\1\1" + bytes(9) + b"\4\0" + bytes(46), "is a dump"),
+            (b"\x7fELF\2\2\1" + bytes(9) + b"\0\4" + bytes(46), "is a dump"),
+        ],
+    )
+    def test_no_symbols(self, prog, tmp_path, contents, message):
+        path = tmp_path / "vmcore"
+        path.write_bytes(contents)
+        with pytest.raises(TypesError, match=message) as raised:
+            attach_types(prog, "dwarf", [path])
+        assert str(path) in str(raised.value)
+
     @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs any ELF file")
     def test_of_another_kernel(self, prog):
         message = rf"{sys.executable} \((no )?build ID.*belong to kernel .*\(build ID {BUILD_ID}\)"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ("load_dwarf",)
 
+#: of struct elf64_hdr
+_E_TYPE = 16
+
 
 def load_dwarf(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> None:
     """
@@ -36,11 +39,16 @@ def load_dwarf(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> None:
     for path in paths:
         try:
             with open(path, "rb") as file:
-                magic = file.read(4)
+                head = file.read(_E_TYPE + 2)
         except OSError as e:
             raise TypesError(f"cannot read {os.fspath(path)}: {e.strerror}") from e
-        if magic != b"\x7fELF":
+        if head[:4] != b"\x7fELF":
             raise TypesError(f"{os.fspath(path)} is not an ELF file", GIVE_VMLINUX)
+        if head[_E_TYPE:] in (b"\4\0", b"\0\4"):
+            # ET_CORE, in either byte order. drgn passes over it, and loads nothing then.
+            raise TypesError(
+                f"{os.fspath(path)} is a dump: it has no debugging symbols", GIVE_VMLINUX
+            )
     # The checks below say more than this error.
     with contextlib.suppress(MissingDebugInfoError):
         prog.load_debug_info([os.fspath(path) for path in paths], main=not paths)
@@ -53,6 +61,10 @@ def _check_main_module(prog: Program, paths: Sequence[str | os.PathLike[str]]) -
     try:
         main = prog.main_module()
     except LookupError:
+        if paths:
+            # It passes over what it can't make sense of, and then looks for no kernel.
+            names = ", ".join(os.fspath(path) for path in paths)
+            raise TypesError(f"drgn can load nothing from {names}", GIVE_VMLINUX) from None
         raise TypesError("drgn finds no kernel in the target") from None
     if not main.wants_debug_file():
         return
