@@ -289,7 +289,7 @@ class TestStore:
 
     def test_not_written(self, tmp_path: Path, suffix: str) -> None:
         with (
-            pytest.raises(UsageError, match="cannot write"),
+            pytest.raises(UsageError, match="can't write"),
             opened_store(str(tmp_path / "none" / f"out.{suffix}")),
         ):
             raise AssertionError

@@ -105,7 +105,7 @@ def opened_store(path: str | None) -> Iterator[Store]:
     try:
         journal = open(name, "a+b")  # noqa: SIM115
     except OSError as e:
-        raise UsageError(f"cannot write {safe(name)}: {e.strerror}") from e
+        raise UsageError(f"can't write {safe(name)}: {e.strerror}") from e
     with journal:
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
