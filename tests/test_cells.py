@@ -127,7 +127,7 @@ def test_any_runs_of_any_pieces(seed: int) -> None:
     sizes = random.integers(1, 4000, 4).tolist()
     starts = [100_000 * number for number in random.permutation(4).tolist()]
     pieces = [
-        Piece(Populated.BASE, start, start + size, start)
+        Piece(Populated.BASE, start, start + size, start, 0)
         for start, size in zip(starts, sizes, strict=True)
     ]
     cells = Cells(pieces, int(random.choice([0, 8, 4096])), levels, geometry)
@@ -163,7 +163,7 @@ def test_a_device_of_any_size_has_a_bounded_number_of_cells() -> None:
     geometry = Geometry(ARCHITECTURE, PAGE, STRUCT_PAGE, 0xFFFFEA0000000000)
     for total in (1, 5, 191, 192, 193, 1535, 1537, 12345, 1 << 26, (1 << 36) - 1):
         for compound in (0, 8, 4096):
-            cells = Cells([Piece(Populated.BASE, 7, 7 + total, 7)], compound, (), geometry)
+            cells = Cells([Piece(Populated.BASE, 7, 7 + total, 7, 0)], compound, (), geometry)
             assert min(total, 32) <= len(cells.bounds) - 1 <= 192
             assert np.diff(cells.bounds).min() > 0
             assert cells.bounds[-1] == total

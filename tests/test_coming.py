@@ -192,8 +192,7 @@ def test_the_order_of_a_section_decides(opened: Opened, order: int) -> None:
 
     _, kernel = opened(ONE, change)
     layout = kernel.layouts[0]
-    (pfns,) = layout.pfns
-    pieces = layout.pieces(*pfns, kernel.geometry, kernel.sections, layout.dedup.scheme)
+    pieces = layout.pieces(kernel.geometry, kernel.sections, layout.dedup.scheme)
     assert [(one.populated.value, one.end - one.start) for one in pieces] == [
         ("unknown", 512), ("compound", 1536),
     ]  # fmt: skip

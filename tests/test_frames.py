@@ -143,7 +143,7 @@ def test_regrouping_cuts_no_compound_in_two() -> None:
             runs.clip(origin + a, origin + b)
             for a, b in zip([0, *cuts], [*cuts, total], strict=True)
         ]
-        piece = Piece(Populated.COMPOUND, origin, origin + total, origin)
+        piece = Piece(Populated.COMPOUND, origin, origin + total, origin, 0)
         regrouped = list(whole_compounds(iter(parts), piece, size))
         assert [page for part in regrouped for page in spread(part)] == spread(runs)
         for part in regrouped[:-1]:

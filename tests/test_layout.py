@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ from vmemscope.kernel.mem_section import Sections
 from vmemscope.vmemmap.dedup import dedup_of
 from vmemscope.vmemmap.layout import (
     Geometry,
+    Piece,
     Populated,
+    each_vpage_once,
     expected_frames,
     first_compound,
     pieces_of,
@@ -152,3 +156,23 @@ def test_altmap_comes_before_the_first_compound_page() -> None:
     # include/linux/memremap.h: vmem_altmap_offset() is reserve + free.
     assert first_compound(pagemap(9, ALTMAP), 0x120000) == 0x120000 + 2 + 0xDFE
     assert first_compound(pagemap(9), 0x120000) == 0x120000
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_vpage_is_in_one_piece(seed: int) -> None:
+    """Whatever overlaps, in whatever order it comes: the first by address has a vpage."""
+    random = Random(seed)
+    given = []
+    for number in range(random.randrange(1, 12)):
+        start = random.randrange(60)
+        given.append(Piece(Populated.BASE, start, start + random.randrange(1, 20), start, number))
+    found = each_vpage_once(given)
+    assert [one.head for one in found] == sorted(one.head for one in found)
+    owners = {vpage: one.head for one in found for vpage in range(one.start, one.end)}
+    assert len(owners) == sum(one.end - one.start for one in found)
+    starts = {one.head: one.start for one in given}
+    for vpage in range(80):
+        having = [one for one in given if one.start <= vpage < one.end]
+        assert (vpage in owners) == bool(having)
+        if having:
+            assert starts[owners[vpage]] == min(one.start for one in having)

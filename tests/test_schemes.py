@@ -51,13 +51,13 @@ def test_rules_name_ways_that_there_are() -> None:
 )
 def test_frames(scheme: Scheme, whole: int, cut: int, continued: int) -> None:
     def frames(start: int, end: int) -> int:
-        return expected_frames([Piece(Populated.COMPOUND, start, end, 0)], 8, scheme)
+        return expected_frames([Piece(Populated.COMPOUND, start, end, 0, 0)], 8, scheme)
 
     assert frames(0, 8) == whole
     assert frames(0, 17) == 2 * whole + cut
     assert frames(4, 8) == continued
     assert frames(4, 24) == continued + 2 * whole
-    base = Piece(Populated.BASE, 0, 8, 0)
+    base = Piece(Populated.BASE, 0, 8, 0, 0)
     assert expected_frames([base], 8, scheme) == 8
 
 

@@ -105,7 +105,7 @@ def pagemap_report(
             pagemap=Pagemap(address, kind, shift, len(physical), physical, None, ()),
             geometry=GEOMETRY,
             ranges=physical,
-            pieces=tuple(Piece(populated, first, last, first) for first, last in vpages),
+            pieces=tuple(Piece(populated, first, last, first, 0) for first, last in vpages),
             first=tuple(spans),
             savable_bytes=savable,
         ),

@@ -157,8 +157,8 @@ def test_each_piece_has_its_line() -> None:
     one = pagemap_report()
     start = one.detail.pieces[0].start
     pieces = (
-        Piece(Populated.EARLY, start, start + 1, start),
-        Piece(Populated.COMPOUND, start + 1, start + 3, start),
+        Piece(Populated.EARLY, start, start + 1, start, 0),
+        Piece(Populated.COMPOUND, start + 1, start + 3, start, 0),
     )
     found = section(
         lines_of(replace(one, detail=replace(one.detail, pieces=pieces))), "expected layout"

@@ -316,8 +316,8 @@ def test_compound_page_in_several_pieces() -> None:
     one = pagemap_report(ranges=GIB, shift=18, first=((512, 0x400, "early"), (3584, 0, "tail")))
     start, end = one.detail.pieces[0].start, one.detail.pieces[0].end
     pieces = (
-        Piece(Populated.EARLY, start, start + 512, start),
-        Piece(Populated.COMPOUND, start + 512, end, start),
+        Piece(Populated.EARLY, start, start + 512, start, 0),
+        Piece(Populated.COMPOUND, start + 512, end, start, 0),
     )
     vmemmap = replace(one.vmemmap, leaf_sizes={2 << 20: 1, PAGE: 3584})
     one = replace(one, detail=replace(one.detail, pieces=pieces), vmemmap=vmemmap)

@@ -226,7 +226,7 @@ def test_sixteen_tebibytes_take_a_few_hundred_elements(damaged: bool, tmp_path: 
     (span,) = detail.ranges
     large = PhysicalRange(span.start, span.start + (1 << 44) - 1)
     first = detail.pieces[0].start
-    piece = Piece(Populated.COMPOUND, first, first + (1 << 26), first)
+    piece = Piece(Populated.COMPOUND, first, first + (1 << 26), first, 0)
     levels = Kernel.open_core(str(tmp_path / "vmcore")).vmemmap.table.levels
     cells = Cells([piece], 8, levels, detail.geometry)
     cells.add_compounds(first, 1 << 23, 8, piece, False)

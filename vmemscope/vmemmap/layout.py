@@ -45,7 +45,7 @@ import numpy as np
 from ..kernel import SUBSECTION_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,6 +58,7 @@ __all__ = (
     "Geometry",
     "Piece",
     "Populated",
+    "each_vpage_once",
     "expected_frames",
     "first_compound",
     "pieces_of",
@@ -218,6 +219,8 @@ class Piece:
     #: first vpage of the range that it is of: compound pages are laid out from
     #: there, aligned or not (``mm/mm_init.c: memmap_init_zone_device()``)
     origin: int
+    #: the page frame whose ``struct page`` is there
+    head: int
 
 
 def pieces_of(
@@ -229,28 +232,40 @@ def pieces_of(
     scheme: Scheme | None,
 ) -> list[Piece]:
     """
-    Return the pieces of the vmemmap of one range, in order.
+    Return the pieces of the vmemmap of one range, in order; neighbours may share a vpage.
 
     :param first: first page frame of the range
     :param end: first page frame after it
     :param scheme: how the pagemap's tail pages should share frames, ``None`` if not at all
     """
-    origin = geometry.vpage(first)
+    head = first
     if geometry.arch.aligns_compounds and pagemap.vmemmap_shift:
         # radix__vmemmap_populate_compound_pages()
-        origin = geometry.vpage(first >> pagemap.vmemmap_shift << pagemap.vmemmap_shift)
+        head = first >> pagemap.vmemmap_shift << pagemap.vmemmap_shift
     found: list[Piece] = []
     for start, stop, populated in _chunks(first, end, pagemap, geometry, sections, scheme):
-        piece = Piece(populated, geometry.vpage(start), geometry.vpage_after(stop), origin)
+        vpage, after = geometry.vpage(start), geometry.vpage_after(stop)
         if found and found[-1].populated is populated:
-            piece = Piece(populated, found.pop().start, piece.end, origin)
-        elif found and piece.start < found[-1].end:
-            # Sections that are smaller than a page of struct pages (ppc64 with pages of 64 KiB):
-            # whichever was added first has the page.
-            piece = replace(piece, start=found[-1].end)
-        if piece.start < piece.end:
-            found.append(piece)
+            vpage = found.pop().start
+        found.append(Piece(populated, vpage, after, geometry.vpage(head), head))
     return found
+
+
+def each_vpage_once(pieces: Sequence[Piece]) -> list[Piece]:
+    """
+    Leave each vpage to the first piece, by address, that has it; keep the order of the pieces.
+
+    Two chunks have a vpage, and two ranges, where a section or a subsection has less than a page
+    of ``struct page``s (pages of 64 KiB): the kernel finds the entry there, and uses it
+    (``mm/sparse-vmemmap.c: vmemmap_pte_populate()``).
+    """
+    found: dict[int, Piece] = {}
+    done = 0
+    for number, piece in sorted(enumerate(pieces), key=lambda one: (one[1].start, one[0])):
+        if piece.end > done:
+            found[number] = replace(piece, start=max(piece.start, done))
+            done = piece.end
+    return [found[number] for number in sorted(found)]
 
 
 def _chunks(
@@ -303,7 +318,7 @@ def _by_order(
 def unknown_piece(first: int, end: int, geometry: Geometry) -> Piece:
     """Return the piece of a range whose expected layout is unknown."""
     start = geometry.vpage(first)
-    return Piece(Populated.UNKNOWN, start, geometry.vpage_after(end), start)
+    return Piece(Populated.UNKNOWN, start, geometry.vpage_after(end), start, first)
 
 
 def expected_frames(pieces: Iterable[Piece], compound: int, scheme: Scheme) -> int:

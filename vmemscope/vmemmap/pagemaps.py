@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..kernel import SUBSECTION_SIZE
 from ..spans import Spans
 from .dedup import Dedup, Evidence, dedup_of, usual_scheme
-from .layout import pieces_of, unknown_piece
+from .layout import each_vpage_once, pieces_of, unknown_piece
 
 if TYPE_CHECKING:
     from ..kernel import Damage
@@ -59,19 +59,21 @@ class PagemapLayout:
         """The page frames of the trusted ranges."""
         return Spans.of([first for first, _ in self.pfns], [end for _, end in self.pfns])
 
-    def pieces(
-        self, first: int, end: int, geometry: Geometry, sections: Sections, scheme: Scheme | None
-    ) -> list[Piece]:
+    def pieces(self, geometry: Geometry, sections: Sections, scheme: Scheme | None) -> list[Piece]:
         """
-        Return the pieces of the vmemmap of one range, in order.
+        Return the pieces of the vmemmap that describe it, in the order of its ranges.
 
-        :param first: first page frame of the range
-        :param end: first page frame after it
+        Each vpage is in one piece, whatever ranges and parts of ranges it describes.
+
         :param scheme: how the pagemap's tail pages should share frames, ``None`` if not at all
         """
-        if not self.shift_sound:
-            return [unknown_piece(first, end, geometry)]
-        return pieces_of(first, end, self.pagemap, geometry, sections, scheme)
+        found: list[Piece] = []
+        for first, end in self.pfns:
+            if self.shift_sound:
+                found += pieces_of(first, end, self.pagemap, geometry, sections, scheme)
+            else:
+                found.append(unknown_piece(first, end, geometry))
+        return each_vpage_once(found)
 
     @property
     def label(self) -> str:

@@ -171,21 +171,19 @@ def _sample(layout: PagemapLayout, vmemmap: Vmemmap) -> tuple[NDArray[np.int64],
     """Return page frames of some heads, and the vpages after those with the heads."""
     geometry, heads, tails = vmemmap.geometry, [], []
     size = geometry.compound_vpages(layout.order)
-    for first, end in layout.pfns:
-        scheme = layout.dedup.scheme
-        for piece in layout.pieces(first, end, geometry, vmemmap.sections, scheme):
-            if piece.populated is not Populated.COMPOUND:
-                continue
-            low = -(-(piece.start - piece.origin) // size)
-            count = (piece.end - piece.origin) // size - low
-            if count <= 0:
-                tails.append(np.array([piece.start]))
-                continue
-            asked = min(count, _SAMPLE)
-            some = low + np.arange(asked) * (count - 1) // max(asked - 1, 1)
-            heads.append(first + (some << layout.order))
-            tails.append(piece.origin + some * size + 1)
-            tails.append(piece.origin + (some + 1) * size - 1)
+    for piece in layout.pieces(geometry, vmemmap.sections, layout.dedup.scheme):
+        if piece.populated is not Populated.COMPOUND:
+            continue
+        low = -(-(piece.start - piece.origin) // size)
+        count = (piece.end - piece.origin) // size - low
+        if count <= 0:
+            tails.append(np.array([piece.start]))
+            continue
+        asked = min(count, _SAMPLE)
+        some = low + np.arange(asked) * (count - 1) // max(asked - 1, 1)
+        heads.append(piece.head + (some << layout.order))
+        tails.append(piece.origin + some * size + 1)
+        tails.append(piece.origin + (some + 1) * size - 1)
     none = [np.empty(0, dtype=np.int64)]
     return np.concatenate(none + heads), np.concatenate(none + tails)
 

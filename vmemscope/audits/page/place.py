@@ -77,7 +77,7 @@ class Places:
 
     def _place(self, pfn: int, layout: PagemapLayout, first: int, end: int) -> Place:
         geometry, pagemap = self.vmemmap.geometry, layout.pagemap
-        pieces = layout.pieces(first, end, geometry, self.vmemmap.sections, layout.dedup.applied)
+        pieces = layout.pieces(geometry, self.vmemmap.sections, layout.dedup.applied)
         vpage = geometry.vpage(pfn)
         populated = next((p.populated.value for p in pieces if p.start <= vpage < p.end), "unknown")
         data = first_compound(pagemap, first)

@@ -63,7 +63,7 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
         shares = _shares(audited, vmemmap)
         reason = None if shares else audited.dedup.reason
         audited.dedup = replace(audited.dedup, expected=shares, reason=reason)
-    audited.pieces += _pieces(audited, vmemmap)
+    audited.pieces += audited.layout.pieces(geometry, vmemmap.sections, audited.scheme)
     size = geometry.compound_vpages(audited.order)
     audited.cells = Cells(audited.pieces, size, vmemmap.table.levels, geometry)
     for piece in audited.pieces:
@@ -78,22 +78,6 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
             not_deduplicated,
             ApartFacts(audited.apart, audited.compounds, size, geometry, audited.shared),
         )
-
-
-def _pieces(audited: AuditedPagemap, vmemmap: Vmemmap) -> Iterator[Piece]:
-    """Yield what describes a pagemap, in the order of its ranges, each vpage once."""
-    layout, geometry = audited.layout, vmemmap.geometry
-    ends = {end for _, end in layout.pfns}
-    for first, end in layout.pfns:
-        # The page of the vmemmap in which it begins may hold the end of another range (ppc64
-        # with pages of 64 KiB, where it describes 64 MiB).
-        start = geometry.vpage(first)
-        shared = any(one <= first and geometry.vpage_after(one) > start for one in ends)
-        for piece in layout.pieces(first, end, geometry, vmemmap.sections, audited.scheme):
-            if shared and piece.start == start and piece.populated is not Populated.COMPOUND:
-                piece = replace(piece, start=start + 1)
-            if piece.start < piece.end:
-                yield piece
 
 
 def runs_of_piece(piece: Piece, vmemmap: Vmemmap) -> Iterator[Runs]:
