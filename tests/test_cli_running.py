@@ -6,10 +6,10 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from vmemscope import target
 from vmemscope.cli.main import main

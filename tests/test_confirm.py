@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from drgn import FaultError
-from msgspec import structs
+from msgspec.structs import replace
 
 from tests import kernels
 from tests.report.builders import finding, pagemap_report, report
@@ -82,14 +81,14 @@ class TestIsCertain:
 
     def test_a_note_is_not_worth_a_second_look(self) -> None:
         note = finding("leaf-fallback", Severity.NOTE)
-        assert is_certain([steady(structs.replace(SOUND, findings=(note,)))])
+        assert is_certain([steady(replace(SOUND, findings=(note,)))])
 
 
 class TestMerged:
     def test_what_is_in_both(self) -> None:
         passing = finding("hole", vaddr=1)
-        first = structs.replace(BROKEN, findings=(passing, finding()))
-        second = structs.replace(BROKEN, findings=(finding(), finding("hole", vaddr=2)))
+        first = replace(BROKEN, findings=(passing, finding()))
+        second = replace(BROKEN, findings=(finding(), finding("hole", vaddr=2)))
         result = merged([steady(first), steady(second)], Pagemaps())
         assert result.pagemaps[0].findings == (finding(),)
         assert result.summary.errors == 1
@@ -202,15 +201,13 @@ class TestConfirmedAudit:
     ) -> None:
         def moved(detail: PagemapDetail) -> PagemapDetail:
             first, *others = detail.first
-            return structs.replace(detail, first=(structs.replace(first, pfn=1), *others))
+            return replace(detail, first=(replace(first, pfn=1), *others))
 
         def once(*args: object, **more: object) -> Report:
             result = original(*args, **more)  # type: ignore[arg-type]
-            return structs.replace(
+            return replace(
                 result,
-                pagemaps=tuple(
-                    structs.replace(one, detail=moved(one.detail)) for one in result.pagemaps
-                ),
+                pagemaps=tuple(replace(one, detail=moved(one.detail)) for one in result.pagemaps),
             )
 
         original = pagemaps.once

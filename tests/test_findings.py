@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from msgspec import structs
+from msgspec.structs import replace
 
 from vmemscope.rules import RULES
 from vmemscope.rules.findings import Collector, Finding, Outcome, RuleOutcome, left_of
@@ -98,7 +96,7 @@ def test_rule_of_another_scope_is_reported_if_it_failed() -> None:
 )
 def test_left_of(left: int, expected: RuleOutcome) -> None:
     finding = Finding("hole", Severity.ERROR, 0, None, None, None, "m")
-    found = [finding, structs.replace(finding, vaddr=1)]
+    found = [finding, replace(finding, vaddr=1)]
     outcomes = (RuleOutcome("hole", Outcome.FAILED, "r", 40), RuleOutcome("x", Outcome.CHECKED))
     confirmed = left_of(outcomes, found, found[:left], "was a moment's state")
     assert confirmed == (expected, outcomes[1])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import jsonschema
 import numpy as np
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
 from vmemscope.audits import memmap

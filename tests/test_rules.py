@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -67,7 +66,7 @@ def test_text_without_a_meaning_is_wrong() -> None:
         {"look_at": "see rule no-such-rule, and all that is written about it elsewhere."},
         {"source": "Documentation/mm/vmemmap_dedup.rst"},
     ):
-        assert list(faults_of(dataclasses.replace(hole, **change))), change
+        assert list(faults_of(replace(hole, **change))), change
 
 
 def test_rules_do_not_need_drgn() -> None:

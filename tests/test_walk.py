@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from drgn import Architecture, Platform
+from msgspec.structs import replace
 
 from vmemscope.arch import AddressBits, Bits, EntryFormat, Level, PageTable, architecture_of
 from vmemscope.limits import LIMITS

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
+
+from msgspec import Struct
 
 from .errors import TargetError
 from .rules.findings import Finding, RuleOutcome, left_of
@@ -95,8 +96,7 @@ class Division(Protocol[ReportT]):
 
 
 # Python 3.10 has no generic NamedTuple.
-@dataclass(frozen=True)
-class Pass(Generic[ReportT]):
+class Pass(Struct, Generic[ReportT], frozen=True):
     """One pass over a live kernel."""
 
     report: ReportT

@@ -9,13 +9,12 @@ that wants many batches of a small target sets them smaller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 __all__ = ("LIMITS", "Limits")
 
 
-@dataclass
-class Limits:
+class Limits(Struct):
     """How much is handled at a time."""
 
     #: tables of the last level that one batch of a walk has: 1 MiB of tables on x86-64

@@ -178,9 +178,7 @@ def test_a_machine_with_many_devices_makes_a_small_document(report: FullReport) 
 
 
 def replace_piece(piece: object, offset: int) -> object:
-    from dataclasses import replace as changed
-
-    return changed(piece, start=piece.start + offset, end=piece.end + offset)  # type: ignore
+    return replace(piece, start=piece.start + offset, end=piece.end + offset)  # type: ignore
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "7.2"])

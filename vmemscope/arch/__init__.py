@@ -11,9 +11,10 @@ architecture is a new module with one :class:`Architecture`, and a line in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, cast
+
+from msgspec import Struct, field
 
 from ..errors import UnsupportedError
 from ..vmcoreinfo import number
@@ -54,8 +55,7 @@ class AddressBits(NamedTuple):
     left: int = 0
 
 
-@dataclass(frozen=True)
-class EntryFormat:
+class EntryFormat(Struct, frozen=True):
     """The format of the entries of one level."""
 
     #: the entry maps memory or points to a table
@@ -73,8 +73,7 @@ class EntryFormat:
     no_execute: Bits
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(Struct, frozen=True):
     """One level of a page table, as the kernel names it (``pgd`` ... ``pte``)."""
 
     name: str
@@ -112,8 +111,7 @@ class EntryFlag(NamedTuple):
     base: bool = True
 
 
-@dataclass(frozen=True)
-class PageTable:
+class PageTable(Struct, frozen=True):
     """The format of a kernel's page tables, and their root."""
 
     #: physical address of the top-level table
@@ -174,8 +172,7 @@ def levels_of(
     )
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(Struct, frozen=True):
     """An architecture: what differs between architectures."""
 
     #: as ``uname -m`` prints it

@@ -9,7 +9,8 @@ Sources: ``arch/arm64/include/asm/pgtable-hwdef.h`` (entry bits),
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ..errors import UnsupportedError
 from ..vmcoreinfo import number, page_size, symbol

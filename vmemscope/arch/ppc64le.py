@@ -10,7 +10,8 @@ Sources: ``arch/powerpc/include/asm/book3s/64/pgtable.h``, ``radix-4k.h``, ``rad
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ..errors import TargetError, UnsupportedError
 from ..vmcoreinfo import number, page_size, symbol

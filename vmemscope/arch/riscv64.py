@@ -9,7 +9,8 @@ Sources: ``arch/riscv/include/asm/pgtable-bits.h``, ``asm/pgtable-64.h`` (entry 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ..errors import UnsupportedError
 from ..vmcoreinfo import number, symbol

@@ -9,7 +9,8 @@ Sources: ``arch/s390/include/asm/pgtable.h`` (entry bits),
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ..vmcoreinfo import symbol
 from . import AddressBits, Architecture, Bits, EntryFlag, EntryFormat, Level, PageTable

@@ -120,7 +120,7 @@ def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
                 for note in target.notes:
                     print(f"vmemscope: note: {note}", file=sys.stderr)
             if args.sim:
-                from dataclasses import replace
+                from msgspec.structs import replace
 
                 # The user did not choose the path of the temporary file.
                 return replace(target, path=f"sim:{args.sim}")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Kernel structures, read into frozen dataclasses.
+Kernel structures, read into frozen records.
 
 Each module reads one structure of the kernel, and is named after it. It judges and
 prints nothing. The target is not trusted: every walk is bounded, and each thing that
@@ -9,8 +9,9 @@ can't be read or followed is returned as a :class:`Damage`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -22,8 +23,7 @@ __all__ = ("SUBSECTION_SIZE", "Damage", "word_of")
 SUBSECTION_SIZE = 1 << 21
 
 
-@dataclass(frozen=True)
-class Damage:
+class Damage(Struct, frozen=True):
     """Something in a kernel structure that could not be read or followed."""
 
     #: virtual address of the structure, in bytes

@@ -10,10 +10,10 @@ it populates the vmemmap, and removes them last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drgn import Object, TypeKind, offsetof, sizeof
+from msgspec import Struct
 
 from ..target.reads import READ_ERRORS
 from . import Damage
@@ -41,8 +41,7 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class PhysicalRange:
+class PhysicalRange(Struct, frozen=True):
     """A range of physical addresses in bytes, ``end`` inclusive as in ``struct range``."""
 
     start: int
@@ -54,8 +53,7 @@ class PhysicalRange:
         return self.end - self.start + 1
 
 
-@dataclass(frozen=True)
-class VmemAltmap:
+class VmemAltmap(Struct, frozen=True):
     """``struct vmem_altmap``: where its memory map is on the device; all in frames."""
 
     base_pfn: int
@@ -66,8 +64,7 @@ class VmemAltmap:
     alloc: int
 
 
-@dataclass(frozen=True)
-class Pagemap:
+class Pagemap(Struct, frozen=True):
     """A ``struct dev_pagemap``."""
 
     #: virtual address of the structure

@@ -7,11 +7,11 @@ Sources: ``include/linux/hugetlb.h`` (``struct hstate``), ``mm/hugetlb.c``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from drgn import Object, sizeof
+from msgspec import Struct
 
 from ..target.reads import READ_ERRORS
 from ..text import printable
@@ -31,8 +31,7 @@ _MAX_ORDER = 32
 _ORDERS = 11
 
 
-@dataclass(frozen=True)
-class Hstate:
+class Hstate(Struct, frozen=True):
     """A ``struct hstate``: one size of huge pages."""
 
     #: virtual address of the structure

@@ -12,12 +12,12 @@ kernel migrates, demotes or frees is on neither. Every walk of a list is bounded
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from drgn import offsetof, sizeof
+from msgspec import Struct
 
 from ..columns import join
 from ..target.reads import READ_ERRORS
@@ -87,8 +87,7 @@ class Folios(NamedTuple):
         return FolioList(int(self.place[i])).word
 
 
-@dataclass(frozen=True)
-class FolioLayout:
+class FolioLayout(Struct, frozen=True):
     """Offsets in bytes into the first two ``struct page``s of a HugeTLB folio."""
 
     page: PageLayout

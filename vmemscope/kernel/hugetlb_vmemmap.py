@@ -7,8 +7,9 @@ Source: ``mm/hugetlb_vmemmap.c``. Members and symbols say which form it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..target.reads import READ_ERRORS
 from . import Damage
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 __all__ = ("Hvo", "read_hvo")
 
 
-@dataclass(frozen=True)
-class Hvo:
+class Hvo(Struct, frozen=True):
     """The vmemmap optimization of a kernel, and whether it is enabled."""
 
     #: whether the kernel was built with it

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from drgn import offsetof, sizeof
+from msgspec import Struct, field
 
 from ..errors import TargetError, UnsupportedError
 from ..target.reads import READ_ERRORS
@@ -73,8 +73,7 @@ class SectionBits(NamedTuple):
 _OLD_BITS = SectionBits()
 
 
-@dataclass(frozen=True)
-class Sections:
+class Sections(Struct, frozen=True):
     """Present sections in order of number; arrays have shape ``(n,)``."""
 
     #: section numbers (int64)

@@ -7,10 +7,10 @@ Members that were renamed are tried newest first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drgn import offsetof, sizeof
+from msgspec import Struct
 
 from . import word_of
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 __all__ = ("PageLayout", "read_page_layout")
 
 
-@dataclass(frozen=True)
-class PageLayout:
+class PageLayout(Struct, frozen=True):
     """Offsets in bytes into a ``struct page``, bits as masks."""
 
     #: sizeof(struct page)

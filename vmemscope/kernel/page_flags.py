@@ -12,8 +12,9 @@ one word, from pages whose zone is known.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from .pglist_data import DEVICE, maximum_nodes, zone_names
 
@@ -26,8 +27,7 @@ _WORD_BITS = 64
 _WORD_MASK = (1 << _WORD_BITS) - 1
 
 
-@dataclass(frozen=True)
-class PageFlags:
+class PageFlags(Struct, frozen=True):
     """``page->flags``, decoded."""
 
     raw: int
@@ -41,8 +41,7 @@ class PageFlags:
     other: int
 
 
-@dataclass(frozen=True)
-class FlagLayout:
+class FlagLayout(Struct, frozen=True):
     """The layout of ``page->flags``."""
 
     #: bit -> names

@@ -6,10 +6,10 @@ How a ``struct page`` says what its frame is used for: flags, and ``page_type``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct, field
 
 from .page_words import mapcount_offset, page_types
 
@@ -31,8 +31,7 @@ _FLAGS = {
 }
 
 
-@dataclass(frozen=True)
-class PageStates:
+class PageStates(Struct, frozen=True):
     """Where and how a ``struct page`` says what its frame is used for."""
 
     #: offset of ``_mapcount``, which ``page_type`` shares, in bytes

@@ -9,11 +9,11 @@ flags in the pointer before the count drops for good.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from drgn import Object, TypeKind, sizeof
+from msgspec import Struct
 
 from ..target.reads import READ_ERRORS
 from . import word_of
@@ -39,8 +39,7 @@ _WORD = 1 << 64
 _MAX_CPUS = 8192
 
 
-@dataclass(frozen=True)
-class RefCount:
+class RefCount(Struct, frozen=True):
     """The references that a ``struct percpu_ref`` counts."""
 
     #: without the initial reference; ``None`` if it is not known

@@ -7,11 +7,11 @@ Source: ``include/linux/mmzone.h``; all numbers are in page frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from drgn import Object, offsetof, sizeof
+from msgspec import Struct
 
 from ..target.reads import READ_ERRORS
 from . import Damage, word_of
@@ -28,8 +28,7 @@ DEVICE = "Device"
 _MAX_NODES = 1024
 
 
-@dataclass(frozen=True)
-class Zone:
+class Zone(Struct, frozen=True):
     """A ``struct zone`` that is not empty."""
 
     nid: int

@@ -6,10 +6,10 @@ devices' memory. Source: ``include/linux/ioport.h``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drgn import Object
+from msgspec import Struct
 
 from ..target.reads import READ_ERRORS
 from ..text import printable
@@ -28,8 +28,7 @@ _MAX_RESOURCES = 65536
 _MAX_NAME = 128
 
 
-@dataclass(frozen=True)
-class Resource:
+class Resource(Struct, frozen=True):
     """A ``struct resource``; physical addresses in bytes, ``end`` inclusive."""
 
     address: int

@@ -8,10 +8,10 @@ at ``init_task``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drgn import Object, offsetof, sizeof
+from msgspec import Struct
 
 from ..target.reads import READ_ERRORS
 from ..text import printable
@@ -25,8 +25,7 @@ __all__ = ("AddressSpace", "AddressSpaces", "read_address_spaces")
 MAX_TASKS = 4096
 
 
-@dataclass(frozen=True)
-class AddressSpace:
+class AddressSpace(Struct, frozen=True):
     """A ``struct mm_struct``, and the first process that has it."""
 
     pid: int
@@ -35,8 +34,7 @@ class AddressSpace:
     pgd: int
 
 
-@dataclass(frozen=True)
-class AddressSpaces:
+class AddressSpaces(Struct, frozen=True):
     """Address spaces of user processes."""
 
     found: tuple[AddressSpace, ...]

@@ -8,8 +8,9 @@ Source: ``mm/vmstat.c`` (``nr_memmap_pages``, ``nr_memmap_boot_pages``, 6.11+, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from ..target.reads import READ_ERRORS
 from . import Damage
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 __all__ = ("Counters", "read_counters", "read_page_ext_size")
 
 
-@dataclass(frozen=True)
-class Counters:
+class Counters(Struct, frozen=True):
     """The counters, in frames; ``None`` where the kernel has none or they can't be read."""
 
     #: allocated after boot

@@ -13,9 +13,10 @@ pages lose their middle, and a note describes it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..text import binary_size
 from .words import count, safe
@@ -62,8 +63,7 @@ _LIMITS = {
 }
 
 
-@dataclass(frozen=True)
-class _Group:
+class _Group(Struct, frozen=True):
     """Neighbouring vpages that are drawn alike, numbered from the first drawn."""
 
     first: int
@@ -83,8 +83,7 @@ class _Group:
         return self.pages > 1 and self.pfns[0] == self.pfns[1]
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(Struct, frozen=True):
     """One box in the middle: a vpage, or several that are left out."""
 
     first: int
@@ -96,8 +95,7 @@ class _Row:
     continues: bool = False
 
 
-@dataclass(frozen=True)
-class _Note:
+class _Note(Struct, frozen=True):
     """A remark about vpages."""
 
     first: int

@@ -9,10 +9,10 @@ failed still counts as failed, and what could not be read is still not read.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from ..rules.rule import Severity
@@ -32,8 +32,7 @@ __all__ = ("Selection",)
 _R = TypeVar("_R", bound=TargetReport)
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """The findings that a user wants to see."""
 
     #: the least severe findings that are kept

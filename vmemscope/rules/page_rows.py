@@ -9,12 +9,12 @@ facts of the rules in :mod:`.struct_pages`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,8 +62,7 @@ class Rows(NamedTuple):
     words: NDArray[np.uint64]
 
 
-@dataclass
-class Expected:
+class Expected(Struct):
     """What the ``struct page``s of a pagemap should hold."""
 
     pagemap: Pagemap

@@ -11,7 +11,6 @@ or of neighbouring rows of base pages, as one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -103,8 +102,7 @@ class WrongPages(NamedTuple):
 FoundPages = WrongPages | Skip | Iterable[WrongPages]
 
 
-@dataclass(frozen=True)
-class PageRule(Rule):
+class PageRule(Rule, frozen=True, kw_only=True):
     """A rule about ``struct page``s. Its check takes the violations as added up."""
 
     #: returns the violating pages, or why the rule does not apply
@@ -135,7 +133,7 @@ def page_rule(
     def as_added_up(violations: Violations) -> Violations:
         return violations
 
-    return lambda find: PageRule(id, severity, **about, check=as_added_up, find=find)
+    return lambda find: PageRule(id=id, severity=severity, **about, check=as_added_up, find=find)
 
 
 class _Wrong(NamedTuple):

@@ -22,9 +22,10 @@ where the facts do not suffice. It never limits, counts or formats:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass
 from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,14 +155,12 @@ def _value_of(value: Any, row: int) -> Any:
 Found = Violations | Iterable[Violation | Violations | Skip]
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """One rule."""
 
     #: identifier, as it stands in reports
     id: str
     severity: Severity
-    _: KW_ONLY
     #: what must hold, a clause without a full stop
     holds: str
     #: where the kernel makes it so, ``file: function()``
@@ -197,4 +196,4 @@ def rule(id: str, severity: Severity, **about: Any) -> Callable[[Callable[..., F
 
     :param about: the members of :class:`Rule`
     """
-    return lambda check: Rule(id, severity, **about, check=check)
+    return lambda check: Rule(id=id, severity=severity, **about, check=check)

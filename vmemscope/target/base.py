@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..arch import architecture_of
 from ..errors import TargetError, VmemscopeError
@@ -38,8 +39,7 @@ _UTS_LEN = 65
 _RELEASE = 2 * _UTS_LEN
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Struct, frozen=True):
     """An opened target."""
 
     prog: Program

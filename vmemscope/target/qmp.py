@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 __all__ = ("Monitor", "MonitorError", "QmpEvent")
 
@@ -23,8 +24,7 @@ class MonitorError(Exception):
     """QEMU refused a command, or the socket is not of QEMU."""
 
 
-@dataclass(frozen=True)
-class QmpEvent:
+class QmpEvent(Struct, frozen=True):
     """An event, with QEMU's time."""
 
     #: ``STOP``, for example

@@ -10,8 +10,10 @@ pagemap's sections.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .schemes import DEVICE_PAIRS, DEVICE_RADIX, DEVICE_ZONE
 
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
 __all__ = ("Dedup", "Evidence", "dedup_of", "usual_scheme")
 
 
-@dataclass(frozen=True)
-class Dedup:
+class Dedup(Struct, frozen=True):
     """Whether a pagemap's tail pages should share frames."""
 
     #: ``None``: this kernel may or may not do it; what is found decides
@@ -43,8 +44,7 @@ class Dedup:
         return self.scheme if self.expected else None
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """What the kernel has that says how it shares the tail pages of devices."""
 
     sections: Sections

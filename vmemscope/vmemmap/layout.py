@@ -36,11 +36,12 @@ A **vpage** is a page of the vmemmap, numbered from its start: the ``struct page
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..kernel import SUBSECTION_SIZE
 
@@ -66,8 +67,7 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(Struct, frozen=True):
     """Sizes that the layout follows from."""
 
     arch: Architecture
@@ -207,8 +207,7 @@ class Populated(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A run of vpages that are populated alike."""
 
     populated: Populated

@@ -10,8 +10,9 @@ that fits them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..kernel import SUBSECTION_SIZE
 from ..spans import Spans
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 __all__ = ("ArrayEntries", "PagemapLayout", "layouts_of", "range_problem", "shift_fits")
 
 
-@dataclass(frozen=True)
-class PagemapLayout:
+class PagemapLayout(Struct, frozen=True):
     """A pagemap, and what of it is trusted."""
 
     pagemap: Pagemap
@@ -169,8 +169,7 @@ def shift_fits(shift: int | None, ranges: Sequence[PhysicalRange], page_size: in
     return shift < 64 and (not ranges or page_size << shift <= max(one.size for one in ranges))
 
 
-@dataclass(frozen=True)
-class ArrayEntries:
+class ArrayEntries(Struct, frozen=True):
     """The entries of ``pgmap_array`` for one pagemap, by the range that they lie in."""
 
     pagemap: Pagemap

@@ -12,11 +12,11 @@ way. A further generation of the kernel is another scheme here, how it is recogn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,8 +59,7 @@ class References(Enum):
     ALLOCATION = "allocation"
 
 
-@dataclass(frozen=True)
-class Scheme:
+class Scheme(Struct, frozen=True):
     """One way to share the frames of tail pages."""
 
     id: str

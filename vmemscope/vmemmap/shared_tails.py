@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct, field
 
 from ..kernel.hstate import hstate_orders
 from ..kernel.pglist_data import DEVICE
@@ -41,8 +41,7 @@ _SAMPLE = 16
 _ENTRIES = 9
 
 
-@dataclass
-class SharedTail:
+class SharedTail(Struct):
     """A frame of tail pages, and the pagemaps that should share it."""
 
     #: node, ``None`` if that is not known

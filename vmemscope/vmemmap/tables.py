@@ -16,11 +16,11 @@ level is streamed, so that memory stays bounded however large the range is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from ..columns import join, numbered, select
 from ..limits import LIMITS
@@ -324,8 +324,7 @@ def translate(
     return np.where(mapped, place >> np.uint64(last.shift), np.uint64(0)), found.kind
 
 
-@dataclass
-class _Found:
+class _Found(Struct):
     """Where the translation of addresses has come to; all arrays have shape ``(n,)``."""
 
     #: physical address in bytes of the table to go on in, or of the leaf (uint64)
@@ -368,8 +367,7 @@ def _distinct(places: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[n
     return distinct, which[np.cumsum(first) - 1]
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True):
     """An entry on the path from the root to an address."""
 
     #: as the kernel calls the level: pgd, p4d, pud, pmd, pte
@@ -392,8 +390,7 @@ class Step:
     size: int
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(Struct, frozen=True):
     """The path from the root to one address."""
 
     address: int

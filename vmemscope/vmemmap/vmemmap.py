@@ -9,10 +9,10 @@ Everything above asks here for leaves, for pages of the vmemmap and for
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from ..limits import LIMITS
 from .tables import Kind, translate, walk
@@ -67,8 +67,7 @@ def member_of(data: NDArray[np.uint8], size: int, offset: int, dtype: str) -> ND
     return items.reshape(-1, size // items.itemsize)[:, offset // items.itemsize]
 
 
-@dataclass(frozen=True)
-class Vmemmap:
+class Vmemmap(Struct, frozen=True):
     """The vmemmap of a target."""
 
     geometry: Geometry

@@ -11,10 +11,10 @@ with its size.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct, field
 
 from ...columns import numbered, select
 from ...spans import Spans, union
@@ -41,8 +41,7 @@ _PART = 512
 _BATCH = 1 << 14
 
 
-@dataclass
-class OwnerCounts:
+class OwnerCounts(Struct):
     """The vpages and frames of one owner."""
 
     mapped: int = 0
