@@ -307,10 +307,7 @@ def architecture_of_utsname(machine: str) -> str:
     :param machine: as ``uname -m`` prints it, and printable
     :raises UnsupportedError: if the architecture is not supported
     """
-    try:
-        return _UTS_MACHINES[machine]
-    except KeyError:
-        raise _unsupported(machine) from None
+    return _known(_UTS_MACHINES, machine)
 
 
 def architecture_of_qemu(target: str) -> str:
@@ -320,10 +317,14 @@ def architecture_of_qemu(target: str) -> str:
     :param target: as QMP's query-target calls it, and printable
     :raises UnsupportedError: if the architecture is not supported
     """
+    return _known(_QEMU_TARGETS, target)
+
+
+def _known(architectures: Mapping[str, str], name: str) -> str:
     try:
-        return _QEMU_TARGETS[target]
+        return architectures[name]
     except KeyError:
-        raise _unsupported(target) from None
+        raise _unsupported(name) from None
 
 
 def _unsupported(name: str) -> UnsupportedError:

@@ -24,7 +24,8 @@ from .hugetlb_pool import change_pool
 from .kernel_image import KernelImage
 from .layouts import Layouts
 from .memmap import MemMap
-from .memory import Memory, Words
+from .memory import Memory
+from .memory_hotplug import add_memory
 from .memremap import Memremap
 from .modules import Modules
 from .nodes import MAX_NUMNODES, Nodes
@@ -36,7 +37,7 @@ from .printk import fill
 from .radix import RadixVmemmap
 from .ram import LOW_RAM_END, by_zone, merge_runs, ram_without_carve_outs
 from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, IORESOURCE_SYSTEM_RAM, Resources
-from .scenario import Block, Pagemap, Scenario, scaled
+from .scenario import Pagemap, Scenario, scaled
 from .section_vmemmap import SectionVmemmap
 from .shared_tails import SLOTS_SIZE, SharedTails
 from .slab import Slab
@@ -86,7 +87,7 @@ class SimulatedKernel:
         self._mm_init()
         self._driver_init()
         for block in scenario.blocks:
-            self._add_memory(block)
+            add_memory(self, block)
         #: pagemaps in the scenario's order
         self.pagemaps = [
             self.devices.probe(spec, self._is_legacy(spec)) for spec in scenario.pagemaps
@@ -469,66 +470,6 @@ class SimulatedKernel:
                     insert(b"Kernel " + name, at, at + step - 1, flags=flags, parent=ram)
         insert(b"Reserved", 0x9FC00, 0x9FFFF, "RESERVED")
         insert(b"Reserved", 0xF0000, 0xFFFFF, "RESERVED")
-
-    def _add_memory(self, block: Block) -> None:
-        """
-        ``mm/memory_hotplug.c: add_memory_resource()``, and ``online_pages()`` of what is
-        online. The frames of the memory map come from the page allocator as they are:
-        nothing is written to the struct pages before the block is online.
-        """
-        units = self.units
-        flags = IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY
-        self.iomem.insert(b"System RAM", block.start, block.end - 1, flags=flags)
-        start, end = block.start >> units.page_shift, block.end >> units.page_shift
-        if self.arch.maps_memory:
-            va = self.addresses.va(block.start)
-            self.tables.map_range(va, block.start, block.size, KERNEL_LARGE)
-        size = units.pages_per_section * self.addresses.struct_page_size
-        held = -(-size // units.page_size) if block.self_hosted else 0
-        for first in range(start, end, units.pages_per_section):
-            altmap = self._altmap(first, held) if held else None
-            self.memremap.add_pages(first, first + units.pages_per_section, block.nid, altmap, None)
-        if not block.online:
-            for pages in self.memmap.views(start, end - start):
-                pages[:] = self._left_behind(len(pages))
-            return
-        self.ram.append((start, end, block.nid))
-        self.ram.sort()
-        pages = self.memmap.fresh(start, end - start, "ZONE_NORMAL", block.nid)
-        self.memmap.store(start, self.memmap.without_references(pages))
-        self.nodes.add_range(block.nid, "ZONE_NORMAL", start, end)
-        self.managed[block.nid, "ZONE_NORMAL"] = (
-            self.managed.get((block.nid, "ZONE_NORMAL"), 0) + end - start
-        )
-        for first in range(start, end, units.pages_per_section):
-            if held:
-                # mhp_init_memmap_on_memory()
-                pages = self.memmap.fresh(first, held, "ZONE_NORMAL", block.nid)
-                pages[:, 0] |= self.memmap.flag("reserved") | self.memmap.flag(
-                    "vmemmap_self_hosted"
-                )
-                self.memmap.store(first, pages)
-            self.pages.add(first + held, first + units.pages_per_section, block.nid)
-        self.sections.online_mem_sections(start, end)
-
-    def _altmap(self, pfn: int, count: int) -> Struct:
-        """Make the ``struct vmem_altmap`` of a memory block's own memory map."""
-        altmap = self.slab.struct("vmem_altmap")
-        altmap["base_pfn"] = pfn
-        altmap["end_pfn"] = pfn + self.units.pages_per_section - 1
-        altmap["free"] = count
-        return altmap
-
-    def _left_behind(self, count: int) -> Words:
-        """
-        Return struct pages that nothing was written to: what the frame's last user left,
-        or, with CONFIG_DEBUG_VM, the pattern of ``page_init_poison()``.
-        """
-        generator = np.random.default_rng(self.random.getrandbits(32))
-        shape = count, self.addresses.struct_page_size // 8
-        pages = generator.integers(0, 1 << 64, shape, dtype=np.uint64)
-        pages[generator.random(count) < 0.2] = np.uint64((1 << 64) - 1)
-        return pages
 
     def _is_legacy(self, spec: Pagemap) -> bool:
         return any(
