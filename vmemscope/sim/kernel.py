@@ -25,7 +25,7 @@ from .kernel_image import KernelImage
 from .layouts import Layouts
 from .memmap import MemMap
 from .memory import Memory
-from .memory_hotplug import add_memory
+from .memory_hotplug import MemoryHotplug
 from .memremap import Memremap
 from .modules import Modules
 from .nodes import MAX_NUMNODES, Nodes
@@ -86,8 +86,11 @@ class SimulatedKernel:
         self._setup_nodes()
         self._mm_init()
         self._driver_init()
+        hotplug = MemoryHotplug(
+            self.memremap, self.iomem, self.nodes, self.slab, self.ram, self.managed, self.random
+        )
         for block in scenario.blocks:
-            add_memory(self, block)
+            hotplug.add_memory(block)
         #: pagemaps in the scenario's order
         self.pagemaps = [
             self.devices.probe(spec, self._is_legacy(spec)) for spec in scenario.pagemaps
