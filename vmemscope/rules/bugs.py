@@ -90,7 +90,7 @@ BUGS = (
         "lets tail pages find their head by a mask, though the compound pages are not aligned to"
         " their size",
         "since 7.1, not fixed",
-        "7.2.13",
+        "7.2.13, 7.3.4",
         "Every tail page of the device resolves to a wrong head, maybe of another device: faults"
         " get SIGBUS, and references are counted on another page.",
         "make the namespace start at a multiple of its alignment",
@@ -101,7 +101,7 @@ BUGS = (
         "section-unaligned",
         "takes compound pages that start in the middle of a section for parts of one",
         "since 5.19, not fixed",
-        "6.1, 6.12, 7.2.13",
+        "6.1, 6.12, 7.2.13, 7.3.4",
         "All heads but the first lie in the frame of the tail pages: struct pages overwrite each"
         " other.",
         "make the namespace start at a multiple of its alignment, or use pages of 2 MiB",
@@ -113,7 +113,7 @@ BUGS = (
         "copies the memory map of compound pages from a section that was there at boot as if it"
         " had base pages",
         "since 5.19, not fixed",
-        "6.12, 7.2.13",
+        "6.12, 7.2.13, 7.3.4",
         "The rest of the device's memory map lies in a frame that is not its own: struct pages"
         " overwrite what is there.",
         "make the namespace start outside of the sections of System RAM",
@@ -126,10 +126,10 @@ BUGS = (
     KnownBug(
         "hugetlb-restore",
         "restores the vmemmap of huge pages from a copy that it does not reset",
-        "6.12.114 to 6.12.117",
-        "6.12.117",
+        "since 6.12.114, not fixed in 6.12.118",
+        "6.12.117, 6.12.118",
         "An optimized huge page that is given back is lost: 'BUG: Bad page state'.",
-        "update the kernel, or switch the optimization off",
+        "switch the optimization off, or use a kernel of another series",
         ("hugetlb-restore",),
         ("hugetlb-restore",),
     ),
@@ -137,7 +137,7 @@ BUGS = (
         "hugetlb-gigantic-boot",
         "initialises the shared tail pages of gigantic pages from boot a second time",
         "since 7.1, not fixed",
-        "7.2.13",
+        "7.2.13, 7.3.4",
         "When such a page is freed, the log has 'BUG: Bad page state ... nonzero _refcount', and"
         " its memory is lost until the next boot.",
         "allocate gigantic pages after boot, or switch the optimization off",

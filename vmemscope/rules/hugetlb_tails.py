@@ -184,7 +184,7 @@ class RestoreFacts(NamedTuple):
     " lost until the next boot. Where pages are not checked when they are freed, they come back"
     " marked as HugeTLB's.",
     look_at="The kernel's version: 6.12.114 got 'mm/hugetlb_vmemmap: fix incorrect vmemmap"
-    " restore in rollback', and at least up to 6.12.117 the code has no reset any more"
+    " restore in rollback', and at least up to 6.12.118 the code has no reset any more"
     " (vmemscope reads the code, not the version). Until that is fixed, keep the pool as it is,"
     " or disable vm.hugetlb_optimize_vmemmap before folios are allocated.",
 )
