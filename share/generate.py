@@ -10,6 +10,7 @@ pip puts them where ``man`` and the shells look (``share/`` of the environment).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,23 @@ _FILES = {"--core", "--symbols", "--system-map", "--vmcoreinfo", "--output", "--
 _FILE_ARGUMENTS = {"A", "B", "DIR|FILE"}
 
 
-def commands() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser of the command line, and those of its commands."""
+def commands() -> tuple[
+    argparse.ArgumentParser, dict[str, argparse.ArgumentParser], dict[str, str]
+]:
+    """Return the parser of the command line, those of its commands, and a line about each."""
     from vmemscope.cli.main import parser
 
     top = parser()
     (action,) = (one for one in top._actions if isinstance(one, argparse._SubParsersAction))
-    return top, dict(action.choices)
+    helps = {one.dest: one.help or "" for one in action._choices_actions}
+    return top, dict(action.choices), helps
 
 
 def man_pages() -> dict[str, str]:
     """Return the man pages: name of a file -> text."""
     from vmemscope.cli.main import parser
 
-    top, several = commands()
-    (action,) = (one for one in top._actions if isinstance(one, argparse._SubParsersAction))
-    helps = {one.dest: one.help or "" for one in action._choices_actions}
+    top, several, helps = commands()
     listed = "".join(
         f".TP\n.BR vmemscope\\-{name} (1)\n{_roff(text)}\n" for name, text in helps.items()
     )
@@ -108,7 +110,10 @@ def completion(shell: str) -> str:
     """Return the completion of a shell."""
     import shtab
 
-    top, several = commands()
+    top, several, helps = commands()
+    for name, parser in several.items():
+        # Some versions of shtab show all of a description.
+        parser.description = helps[name]
     for parser in (top, *several.values()):
         for action in parser._actions:
             if _FILES & set(action.option_strings) or action.metavar in _FILE_ARGUMENTS:
@@ -118,6 +123,8 @@ def completion(shell: str) -> str:
 
 def main() -> None:
     """Write all files."""
+    # man breaks lines itself, whatever the terminal here is.
+    os.environ["COLUMNS"] = "1000"
     directory = SHARE / "man" / "man1"
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.glob("*.1"):

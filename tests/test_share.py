@@ -51,6 +51,16 @@ def test_a_page_for_each_command(name: str) -> None:
     assert f"vmemscope-{name} (1)" in page("vmemscope"), AGAIN
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_page_says_what_help_says(name: str) -> None:
+    text = page(f"vmemscope-{name}")
+    for action in COMMANDS[name]._actions:
+        if action.help and action.help != argparse.SUPPRESS and action.dest != "help":
+            assert action.help in text, AGAIN
+    for line in (COMMANDS[name].epilog or "").splitlines():
+        assert line.startswith(("examples:", "exit status:")) or line in text, AGAIN
+
+
 def test_no_page_is_left_over() -> None:
     pages = {path.name for path in (SHARE / "man" / "man1").iterdir()}
     assert pages == {"vmemscope.1", *(f"vmemscope-{name}.1" for name in COMMANDS)}, AGAIN

@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     from typing import NoReturn
 
     from .cli import hugetlb, memmap, page, pgmap, report
+    from .cli.parser import Help
+    from .text import safe
 
     class Parser(argparse.ArgumentParser):
         """Does not end the process."""
@@ -94,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
             raise _HelpShownError
 
         def error(self, message: str) -> NoReturn:
-            raise CommandArgumentError(f"{self.prog}: {message}; {self.prog} --help shows all")
+            raise CommandArgumentError(
+                f"{self.prog}: {safe(message)}; {self.prog} --help shows all"
+            )
 
     top = Parser(prog="%vmemscope", description=VmemscopeCommand().description())
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -103,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
             module.NAME,
             help=module.HELP,
             description=module.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
         )
         command.set_defaults(program=True, debug=False, run=module.run)
         module.add_arguments(command)

@@ -8,7 +8,7 @@ reader of a name calls :func:`printable`, so that no other code must.
 
 from __future__ import annotations
 
-__all__ = ("binary_size", "count", "hexadecimal", "printable")
+__all__ = ("binary_size", "count", "hexadecimal", "printable", "safe")
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -23,6 +23,25 @@ def printable(raw: bytes) -> str:
     text = raw.decode("utf-8", "backslashreplace")
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def safe(text: str) -> str:
+    r"""
+    Return text from the user or a target with all but printable characters escaped.
+
+    Escaped text stays as it is. Bytes of a path that are no UTF-8, which Python keeps as
+    surrogates, become ``\xNN``.
+
+    >>> safe("a\x1b[2J\udcff"), safe(safe("a\n"))
+    ('a\\x1b[2J\\xff', 'a\\n')
+    """
+    # A lone surrogate that stands for no byte can't be encoded, but is escaped all the same.
+    return "".join(
+        printable(bytes([ord(char) & 0xFF]))
+        if "\udc80" <= char <= "\udcff"
+        else printable(char.encode("utf-8", "backslashreplace"))
         for char in text
     )
 

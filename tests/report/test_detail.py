@@ -209,14 +209,6 @@ def test_findings_and_the_rules_that_they_break() -> None:
     ]
 
 
-def test_rules_are_wrapped() -> None:
-    lines = lines_of(pagemap_report(findings=(finding(),)), 80)
-    start = next(i for i, line in enumerate(lines) if line.startswith("refcount-low: "))
-    wrapped = lines[start : lines.index("", start)]
-    assert len(wrapped) > 1
-    assert max(map(len, wrapped)) <= 80
-
-
 def test_findings_of_other_pagemaps_are_only_counted() -> None:
     mine = pagemap_report(findings=(finding(severity=Severity.WARNING),))
     mine = replace(mine, detail=replace(mine.detail, not_read=("reference counts of frames: 1",)))

@@ -13,6 +13,7 @@ from ..errors import UsageError, VmemscopeError, internal_error
 from ..timing import Stopwatch
 from .options import add_output_options, add_target_options, opener
 from .progress import shown_progress
+from .streams import fitted, terminal_columns
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ __all__ = (
     "opened_kernel",
     "record",
     "recorded",
+    "show",
     "vmemmap_progress",
     "write",
 )
@@ -148,13 +150,19 @@ def vmemmap_progress(args: argparse.Namespace) -> AbstractContextManager[Progres
     return shown_progress(args, "vmemmap", " pages")
 
 
-def columns(args: argparse.Namespace) -> int:
-    """Return the columns that a table may use."""
-    if args.output in (None, "-") and sys.stdout.isatty():
-        import shutil
+def columns(output: str | None = None) -> int:
+    """
+    Return the columns that a table may use.
 
-        return shutil.get_terminal_size((_WIDTH, 24)).columns
-    return _WIDTH
+    :param output: the file that gets it, stdout by default
+    """
+    found = terminal_columns(sys.stdout) if output in (None, "-") else None
+    return _WIDTH if found is None else found
+
+
+def show(text: str, args: argparse.Namespace) -> None:
+    """Write a text report: as it is to a file or a pipe, broken at spaces to a terminal."""
+    write(fitted(text, sys.stdout) if args.output in (None, "-") else text, args)
 
 
 def write(text: str, args: argparse.Namespace) -> None:

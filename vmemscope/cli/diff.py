@@ -7,7 +7,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, TargetError
-from .common import check_type_options, opened_kernel, write
+from .common import check_type_options, opened_kernel, show, write
 from .options import add_output_options, add_types_options
 from .pgmap import audited
 
@@ -63,8 +63,10 @@ def run(args: argparse.Namespace) -> int:
     from ..report.compare import compare
 
     diff = compare(before, after, sources)
-    text = render_json(diff) if args.format == "json" else render_diff(diff)
-    write(text, args)
+    if args.format == "json":
+        write(render_json(diff), args)
+    else:
+        show(render_diff(diff), args)
     return ExitStatus.FINDINGS if diff.worse else ExitStatus.SOUND
 
 

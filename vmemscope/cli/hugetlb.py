@@ -12,6 +12,7 @@ from .common import (
     opened_kernel,
     record,
     recorded,
+    show,
     vmemmap_progress,
     write,
 )
@@ -58,5 +59,5 @@ def run(args: argparse.Namespace) -> int:
     elif args.format in RECORDS:
         write(record(report, args, watch), args)
     else:
-        write(render_hugetlb(report, columns(args)), args)
+        show(render_hugetlb(report, columns(args.output)), args)
     return report.status

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ExitStatus, VmemscopeError, internal_error
-from ..text import printable
 from . import diff, hugetlb, memmap, page, pgmap, report, rules, sim, survey, vmcoreinfo
-from .streams import OutputError, discard_output, set_up_streams
+from .parser import Help, Parser
+from .streams import OutputError, discard_output, say, set_up_streams
 from .version import Version
 
 __all__ = ("entrypoint", "main")
@@ -32,11 +32,11 @@ exit status:
 
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the whole command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="vmemscope",
         description="What does the kernel's memory map of memory really look like?",
         epilog=_EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     top.add_argument("--version", action=Version, help="show versions, and exit")
     _add_debug(top, False)
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
             help=module.HELP,
             description=module.DESCRIPTION,
             epilog=f"{module.EXAMPLES}\n{getattr(module, 'EXIT_STATUS', _EXIT_STATUS)}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
         )
         module.add_arguments(command)
         # Without a default, which would undo a --debug before the command.
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VmemscopeError as e:
         if args.debug:
             raise
-        _error(str(e))
+        say("error", str(e))
         return int(e.exit_status)
     except BrokenPipeError:
         # The reader went away (| head).
@@ -90,23 +90,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + 13
     except OutputError as e:
         discard_output()
-        _error(f"can't write standard output: {e.strerror}")
+        say("error", f"can't write standard output: {e.strerror}")
         return int(ExitStatus.USAGE)
     except KeyboardInterrupt:
-        _error("interrupted")
+        say("error", "interrupted")
         return 128 + 2
     except Exception as e:
         if args.debug:
             raise
-        _error(internal_error(e))
+        say("error", internal_error(e))
         return int(ExitStatus.CANNOT_AUDIT)
     return status
-
-
-def _error(message: str) -> None:
-    # One line, even if a path or a library's message has several.
-    line = printable(" ".join(message.split()).encode("utf-8", "surrogateescape"))
-    print(f"vmemscope: error: {line}", file=sys.stderr)
 
 
 def entrypoint() -> None:

@@ -12,6 +12,7 @@ from .common import (
     opened_kernel,
     record,
     recorded,
+    show,
     vmemmap_progress,
     write,
 )
@@ -56,5 +57,5 @@ def run(args: argparse.Namespace) -> int:
     elif args.format in RECORDS:
         write(record(report, args, watch), args)
     else:
-        write(render_memmap(report, columns(args)), args)
+        show(render_memmap(report, columns(args.output)), args)
     return report.status

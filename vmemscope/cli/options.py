@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+
+from .streams import say
 
 if TYPE_CHECKING:
     from ..target import Target
@@ -83,7 +84,11 @@ def add_output_options(
 
     :param default: how the default is chosen, in words; the first format if ``None``
     """
-    group = parser.add_argument_group("output")
+    group = parser.add_argument_group(
+        "output",
+        "Text in a terminal is as wide as that: tables leave out columns that do not fit, and long"
+        " lines are broken. In a file or a pipe each line is whole, and a table has 100 columns.",
+    )
     group.add_argument(
         "--format",
         choices=formats,
@@ -118,7 +123,7 @@ def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
             target = _open(core, args)
             if not getattr(args, "quiet", False):
                 for note in target.notes:
-                    print(f"vmemscope: note: {note}", file=sys.stderr)
+                    say("note", note)
             if args.sim:
                 from msgspec.structs import replace
 
@@ -133,14 +138,10 @@ def _set_up_logging(args: argparse.Namespace) -> None:
     """Show drgn's log and our own on stderr, a line a message; all of it with --debug."""
     import logging
 
-    from ..text import printable
-
     class Stderr(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            # A message may have names of the target.
-            text = " ".join(self.format(record).split()).encode("utf-8", "replace")
             # Not the stderr of the first call, which may be closed by now.
-            print(f"vmemscope: {record.levelname.lower()}: {printable(text)}", file=sys.stderr)
+            say(record.levelname.lower(), self.format(record))
 
     # drgn's warnings are advice for its shell (reassemble a flattened dump); errors are
     # exceptions.

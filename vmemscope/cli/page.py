@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UsageError
-from .common import add_audit_options, opened_kernel, write
+from .common import add_audit_options, opened_kernel, show, write
 from .selection import add_selection_options, selection
 
 NAME = "page"
@@ -69,5 +69,8 @@ def run(args: argparse.Namespace) -> int:
     from ..report import render_json
     from ..report.page import render_page
 
-    write((render_json if args.format == "json" else render_page)(report), args)
+    if args.format == "json":
+        write(render_json(report), args)
+    else:
+        show(render_page(report), args)
     return report.status

@@ -14,6 +14,7 @@ from .common import (
     opened_kernel,
     record,
     recorded,
+    show,
     vmemmap_progress,
     write,
 )
@@ -86,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     selected = selection(args)
     with recorded(args) as watch, opened_kernel(args) as kernel:
         report = selected(audited(kernel, args))
-    write(_rendered(report, args, watch), args)
+    text = _rendered(report, args, watch)
+    (show if args.format == "table" else write)(text, args)
     return report.status
 
 
@@ -192,7 +194,7 @@ def _rendered(report: Report, args: argparse.Namespace, watch: Stopwatch | None 
 
     one = None if args.which is None else choose(report, args.which)
     if args.format == "table":
-        width = columns(args)
+        width = columns(args.output)
         if one is None:
             return reports.render_all(report, width)
         return reports.render_one(report, one, width)

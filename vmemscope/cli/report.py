@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from .common import add_audit_options, columns, opened_kernel, vmemmap_progress, write
+from .common import add_audit_options, columns, opened_kernel, show, vmemmap_progress, write
 from .selection import add_selection_options, selection
 
 NAME = "report"
@@ -68,8 +68,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         from ..report.full import render_full, render_full_markdown
 
-        render = render_full if form == "text" else render_full_markdown
-        write(render(report, columns(args)), args)
+        width = columns(args.output)
+        if form == "text":
+            show(render_full(report, width), args)
+        else:
+            write(render_full_markdown(report, width), args)
     return report.status
 
 

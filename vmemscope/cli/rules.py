@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import ExitStatus, UsageError
-from .common import columns, write
+from .common import columns, show, write
 from .options import add_output_options
 from .selection import hint
 
@@ -46,15 +46,14 @@ def run(args: argparse.Namespace) -> int:
     # A bug may have the name of the rule that finds it: both are explained.
     rules = [RULES[name] for name in args.rules or RULES if name in RULES]
     bugs = [known[name] for name in args.rules or known if name in known]
-    width = columns(args)
+    width = columns(args.output)
     if args.format == "json":
         from ..report import render_json
 
-        text = render_json(rule_list(rules, bugs))
+        write(render_json(rule_list(rules, bugs)), args)
     elif args.rules:
         explained = [render_rule(rule, width) for rule in rules]
-        text = "\n".join(explained + [render_bug(bug, width) for bug in bugs])
+        show("\n".join(explained + [render_bug(bug, width) for bug in bugs]), args)
     else:
-        text = render_rules(rules, bugs, width)
-    write(text, args)
+        show(render_rules(rules, bugs, width), args)
     return ExitStatus.SOUND

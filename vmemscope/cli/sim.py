@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, UsageError
+from .streams import fitted
 
 if TYPE_CHECKING:
     from ..sim.image import Image
@@ -62,10 +63,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"can't write {safe(args.output)}: {e.strerror}") from e
     for planted in image.planted:
         frame = "" if planted.pfn is None else f", pfn {planted.pfn:#x}"
-        print(
-            f"planted: {planted.kind} in {safe(planted.pagemap)} at {planted.vaddr:#x}{frame}",
-            file=sys.stderr,
-        )
+        where = f"{safe(planted.pagemap)} at {planted.vaddr:#x}{frame}"
+        print(fitted(f"planted: {planted.kind} in {where}", sys.stderr), file=sys.stderr)
     return ExitStatus.SOUND
 
 

@@ -8,10 +8,14 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from ..text import safe
+
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from typing_extensions import Buffer
 
-__all__ = ("OutputError", "discard_output", "set_up_streams")
+__all__ = ("OutputError", "discard_output", "fitted", "say", "set_up_streams", "terminal_columns")
 
 
 class OutputError(OSError):
@@ -52,6 +56,47 @@ def set_up_streams() -> None:
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(raw), encoding, errors, line_buffering=raw.isatty()
     )
+
+
+def terminal_columns(stream: TextIO) -> int | None:
+    """
+    Return the columns of the terminal that a stream writes to, ``None`` if it is none.
+
+    ``COLUMNS`` in the environment comes first, as for other programs.
+    """
+    if not stream.isatty():
+        return None
+    asked = os.environ.get("COLUMNS", "")
+    # int() takes no number of more than 4300 digits.
+    columns = int(asked) if asked.isdecimal() and len(asked) < 10 else 0
+    if not columns:
+        try:
+            columns = os.get_terminal_size(stream.fileno()).columns
+        except (OSError, ValueError):
+            columns = 0
+    # A terminal of no columns (a serial console) does not say how many it has.
+    return columns or None
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Return text for a stream: broken at spaces for a terminal, else as it is."""
+    columns = terminal_columns(stream)
+    if columns is None:
+        return text
+    from ..report.width import broken
+
+    return broken(text, columns)
+
+
+def say(kind: str, message: str) -> None:
+    """
+    Print a message of one line to standard error, whatever is in it.
+
+    :param kind: error, note, warning
+    :param message: from the user, a target or a library; it may have several lines
+    """
+    line = f"vmemscope: {kind}: {safe(' '.join(message.split()))}"
+    print(fitted(line, sys.stderr), file=sys.stderr)
 
 
 def discard_output() -> None:

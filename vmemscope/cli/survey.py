@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import ExitStatus, UsageError
-from ..text import printable
 from .common import columns
 from .progress import shown_progress
+from .streams import fitted, say
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
                 progress=progress,
             )
         records = [one for dump in dumps if (one := store.get(dump.path)) is not None]
-    sys.stdout.write(render_survey(records, audited, columns(args)))
+    sys.stdout.write(fitted(render_survey(records, audited, columns()), sys.stdout))
     return _status(records)
 
 
@@ -158,8 +158,7 @@ def _executor(args: argparse.Namespace) -> Iterator[tuple[Executor, int]]:
 
 def _note(text: str, args: argparse.Namespace) -> None:
     if not args.quiet:
-        shown = printable(" ".join(text.split()).encode("utf-8", "surrogateescape"))
-        print(f"vmemscope: note: {shown}", file=sys.stderr)
+        say("note", text)
 
 
 def _jobs(text: str) -> int:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 from typing import Any
 
 from .. import __version__
+from .streams import fitted
 
 __all__ = ("Version", "versions")
 
@@ -20,7 +22,7 @@ class Version(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(versions())
+        print(fitted(versions(), sys.stdout))
         parser.exit()
 
 

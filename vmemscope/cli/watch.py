@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .streams import fitted
+
 if TYPE_CHECKING:
     from typing import TextIO
 
@@ -50,6 +52,7 @@ def watch(
         while True:
             now = time.strftime("%Y-%m-%d %H:%M:%S", clock())
             shown = f"audit {number}, {now}, every {seconds:g} s\n{render(report)}{changes}"
+            shown = fitted(shown, out)
             # One write, so that no half of it shows.
             out.write(_REDRAW + shown if out.isatty() else f"{shown}\n")
             out.flush()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..rules.rule import Scope
 from .documents.rules import ListedBug, ListedRule, RuleList, ScopeName
-from .words import wrapped
+from .width import wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,6 @@ from .words import (
     tally,
     verdict,
     verdict_of,
-    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     """
     Return one pagemap of a report as text.
 
-    :param width: columns of the drawing, the histogram and prose; lines with addresses
-        and findings are never broken, so that users can search for them
+    :param width: columns of the drawing and the histogram (:mod:`.width`)
     """
     who, geometry = label(one), one.detail.geometry
     lines = [header(report.target), "", who]
@@ -58,12 +56,12 @@ def render_one(report: Report, one: PagemapReport, width: int) -> str:
     lines += ["", caption(one, geometry), ""]
     lines += draw(one, geometry, width)
     lines.append("")
-    lines += _outcomes(one, width)
+    lines += _outcomes(one)
     if bugs := bug_lines(bug for bug in report.bugs if bug.pgmap == one.address):
         lines += [*bugs, ""]
     if one.findings:
         lines += [finding_line(finding, who) for finding in one.findings]
-        lines += ["", *_rules({finding.rule for finding in one.findings}, width), ""]
+        lines += ["", *_rules({finding.rule for finding in one.findings}), ""]
     unread = [*not_read(report.summary.not_read), *left_out(report)]
     if unread:
         lines += ["in all of the target:", *(f"  {line}" for line in unread), ""]
@@ -190,7 +188,7 @@ def _histogram(sharing: Mapping[int, int], width: int) -> list[str]:
     )
 
 
-def _outcomes(one: PagemapReport, width: int) -> list[str]:
+def _outcomes(one: PagemapReport) -> list[str]:
     """Return which rules were not evaluated, and why; rules of one reason on one line."""
     if not one.outcomes:
         return []
@@ -201,12 +199,12 @@ def _outcomes(one: PagemapReport, width: int) -> list[str]:
             skipped = outcome.outcome is Outcome.SKIPPED
             reasons.setdefault((skipped, outcome.reason), []).append(outcome.rule)
     for (skipped, reason), rules in reasons.items():
-        text = f"{', '.join(rules)}: {'skipped' if skipped else 'not for all'}: {safe(reason)}"
-        lines += wrapped(text, max(width, 40), "  ", "    ")
+        why = f"{'skipped' if skipped else 'not for all'}: {safe(reason)}"
+        lines.append(f"  {', '.join(rules)}: {why}")
     return [*lines, ""]
 
 
-def _rules(rules: Iterable[str], width: int) -> list[str]:
+def _rules(rules: Iterable[str]) -> list[str]:
     """Return what must hold by rules, and its kernel source."""
     lines = []
     from ..rules import RULES
@@ -214,6 +212,5 @@ def _rules(rules: Iterable[str], width: int) -> list[str]:
     for name in sorted(rules):
         if name in RULES:
             rule = RULES[name]
-            text = f"{name}: {rule.holds} [{rule.source}, {rule.versions}]"
-            lines += wrapped(text, max(width, 40), "", "  ")
+            lines.append(f"{name}: {rule.holds} [{rule.source}, {rule.versions}]")
     return lines

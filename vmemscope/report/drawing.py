@@ -114,7 +114,7 @@ def draw(one: PagemapReport, geometry: Geometry, width: int) -> list[str]:
     """
     Return a drawing of the first compound page of a pagemap, or of its first vpages.
 
-    :param width: columns; in too few, the device memory on the left is left out
+    :param width: columns; in too few, the device memory on the left is left out, or all
     :return: lines, notes at the end
     """
     spans = _first_spans(one, geometry)
@@ -126,6 +126,8 @@ def draw(one: PagemapReport, geometry: Geometry, width: int) -> list[str]:
     lines = _lines(rows, _memory(one, geometry, total, is_compound), total)
     if max(map(len, lines)) > width:
         lines = _lines(rows, None, total)
+    if (needed := max(map(len, lines))) > width:
+        lines = [f" no drawing: it needs {needed} columns"]
     return [
         *lines,
         "",

@@ -29,8 +29,7 @@ def render_full(report: FullReport, width: int) -> str:
     """
     Return a report on everything as text.
 
-    :param width: columns of tables; prose and findings are never broken, so that users
-        can search for them
+    :param width: columns of tables (:mod:`.width`)
     """
     lines = [header(report.target), "", *(safe(line) for line in report.verdict.lines)]
     for title, part in parts(report, width):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..text import binary_size, hexadecimal
-from .grid import fitting_grid
+from .width import fitting_grid
 from .words import amount, count, ending, header, safe, vmemmap_in_frames
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def render_hugetlb(report: HugetlbReport, width: int) -> str:
     """
     Return a report on HugeTLB as text.
 
-    :param width: columns of the tables; prose and findings are never broken, so that users
-        can search for them
+    :param width: columns of the tables (:mod:`.width`)
     """
     lines = [header(report.target), "", *_state(report), ""]
     if any(one.folios for one in report.hstates):

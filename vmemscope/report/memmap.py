@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import UnsetType
 
 from ..text import binary_size
-from .grid import fitting_grid
+from .width import fitting_grid
 from .words import amount, count, ending, header, safe, vmemmap_in_frames
 
 if TYPE_CHECKING:
@@ -59,14 +59,13 @@ def render_memmap(report: MemmapReport, width: int) -> str:
     """
     Return a report on the whole memory map as text.
 
-    :param width: columns of the table; prose and findings are never broken, so that users
-        can search for them
+    :param width: columns of the table (:mod:`.width`)
     """
     page_size = report.target.page_size
     lines = [
         header(report.target),
         "",
-        *fitting_grid(report.areas, _CELLS, _COLUMNS, _RIGHT, width),
+        *fitting_grid(report.areas, _CELLS, _COLUMNS, _RIGHT, width, {"AREA"}),
         "",
     ]
     for what, kind in (

@@ -15,7 +15,7 @@ __all__ = ("render_page",)
 
 
 def render_page(report: PageReport) -> str:
-    """Return a report on one page as text; no line is broken, so that users can search it."""
+    """Return a report on one page as text."""
     page_size = report.target.page_size
     lines = [
         header(report.target),

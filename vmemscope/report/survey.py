@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import ExitStatus
 from ..rules.rule import Severity
 from ..text import binary_size, count
-from .grid import fitting_grid
+from .width import fitting_grid
 from .words import safe
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def render_survey(records: Sequence[SurveyRecord], audited: int, width: int) -> 
     Return the records of a survey as text.
 
     :param audited: how many of the dumps were audited now
-    :param width: columns of the table
+    :param width: columns of the table (:mod:`.width`)
     """
     statuses = Counter(one.status for one in records)
     parts = [f"{statuses[one]} {words}" for one, words in _STATUSES.items() if statuses[one]]
@@ -71,7 +71,7 @@ def render_survey(records: Sequence[SurveyRecord], audited: int, width: int) -> 
     lines += [f"memory maps: {binary_size(taken)}, {binary_size(saved)} saved", ""]
     rows = _rows(records)
     if rows:
-        lines += [*fitting_grid(rows, _CELLS, _COLUMNS, _RIGHT, width), ""]
+        lines += [*fitting_grid(rows, _CELLS, _COLUMNS, _RIGHT, width, {"RELEASE", "RULE"}), ""]
     lines += _bugs(records)
     lines += _failures(records)
     while not lines[-1]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import UnsetType
 
 from ..text import binary_size
-from .grid import grid
+from .width import fitting_grid
 from .words import (
     amount,
     bug_lines,
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from .documents.pgmap import PagemapReport, Report
 
 __all__ = ("COLUMNS", "RIGHT", "cell", "render_all", "totals")
-
-#: columns of a name, if there is room, and if there is none
-_NAME, _SHORT_NAME = 24, 8
-
 
 #: findings of a known bug that are listed all the same
 _FEW = 2
@@ -80,19 +76,22 @@ _CELLS: dict[str, Callable[[PagemapReport], str]] = {
 RIGHT = frozenset({"SIZE", "COMPOUND", "PAGES", "FRAMES", "SAVED"})
 
 #: what to show, in order of preference: the first that fits
-_COLUMNS = (
-    "NAME TYPE RANGE SIZE COMPOUND PAGES FRAMES SAVED STATE",
-    "NAME TYPE START SIZE COMPOUND PAGES FRAMES SAVED STATE",
-    "NAME TYPE START COMPOUND PAGES FRAMES SAVED STATE",
-    "NAME TYPE START PAGES FRAMES SAVED STATE",
-    "NAME START PAGES FRAMES SAVED STATE",
-    "NAME START SAVED STATE",
-    "NAME STATE",
+_COLUMNS = tuple(
+    columns.split()
+    for columns in (
+        "NAME TYPE RANGE SIZE COMPOUND PAGES FRAMES SAVED STATE",
+        "NAME TYPE START SIZE COMPOUND PAGES FRAMES SAVED STATE",
+        "NAME TYPE START COMPOUND PAGES FRAMES SAVED STATE",
+        "NAME TYPE START PAGES FRAMES SAVED STATE",
+        "NAME START PAGES FRAMES SAVED STATE",
+        "NAME START SAVED STATE",
+        "NAME STATE",
+    )
 )
 
 
 #: all there is to show, but for what is part of something else
-COLUMNS = tuple(_COLUMNS[0].split())
+COLUMNS = tuple(_COLUMNS[0])
 
 
 def cell(column: str, one: PagemapReport) -> str:
@@ -104,12 +103,12 @@ def render_all(report: Report, width: int) -> str:
     """
     Return a report on all pagemaps as text.
 
-    :param width: columns of the table; prose and findings are never broken, so that users
-        can search for them
+    :param width: columns of the table (:mod:`.width`)
     """
     lines = [header(report.target), ""]
     if report.pagemaps:
-        lines += [*_table(report.pagemaps, width), ""]
+        table = fitting_grid(report.pagemaps, _CELLS, _COLUMNS, RIGHT, width, {"NAME"})
+        lines += [*table, ""]
         lines += _reasons(report.pagemaps)
         lines += shared_lines(report)
     else:
@@ -144,29 +143,6 @@ def render_all(report: Report, width: int) -> str:
         lines.append("")
     lines.append(verdict_of(report))
     return "\n".join(lines) + "\n"
-
-
-def _table(pagemaps: tuple[PagemapReport, ...], width: int) -> list[str]:
-    for columns in _COLUMNS:
-        rows = _rows(pagemaps, columns.split(), _NAME)
-        longest = max(map(len, rows))
-        if longest <= width:
-            return rows
-    # Only the names are left to be shortened.
-    spare = max(_NAME - (longest - width), _SHORT_NAME)
-    return _rows(pagemaps, columns.split(), spare)
-
-
-def _rows(pagemaps: tuple[PagemapReport, ...], columns: list[str], name: int) -> list[str]:
-    def fitted(column: str, one: PagemapReport) -> str:
-        text = cell(column, one)
-        return _shortened(text, name) if column == "NAME" else text
-
-    return grid(columns, ([fitted(column, one) for column in columns] for one in pagemaps), RIGHT)
-
-
-def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _reasons(pagemaps: tuple[PagemapReport, ...]) -> list[str]:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..rules.findings import Outcome
 from ..rules.rule import Severity
-from ..text import binary_size, count, printable
+from ..text import binary_size, count, safe
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -35,31 +34,11 @@ __all__ = (
     "verdict",
     "verdict_of",
     "vmemmap_in_frames",
-    "wrapped",
 )
 
 _TARGETS = {"core": "core dump", "live": "running kernel", "qemu": "QEMU guest"}
 #: prefix of the path of a simulated kernel, before its scenario
 _SIMULATED = "sim:"
-
-
-def safe(text: str) -> str:
-    r"""
-    Return text from the user or a target with all but printable characters escaped.
-
-    Escaped text stays as it is. Bytes of a path that are no UTF-8, which Python keeps as
-    surrogates, become ``\xNN``.
-
-    >>> safe("a\x1b[2J\udcff"), safe(safe("a\n"))
-    ('a\\x1b[2J\\xff', 'a\\n')
-    """
-    # A lone surrogate that stands for no byte can't be encoded, but is escaped all the same.
-    return "".join(
-        printable(bytes([ord(char) & 0xFF]))
-        if "\udc80" <= char <= "\udcff"
-        else printable(char.encode("utf-8", "backslashreplace"))
-        for char in text
-    )
 
 
 def amount(size: int) -> str:
@@ -217,20 +196,3 @@ def ending(report: TargetReport) -> list[str]:
     if report.findings:
         lines += [*(finding_line(finding, None) for finding in report.findings), ""]
     return [*lines, verdict_of(report)]
-
-
-def wrapped(text: str, width: int, first: str, later: str) -> list[str]:
-    """
-    Return text as lines that are broken at spaces only.
-
-    :param width: columns of a line, at least 20 of them text
-    :param first, later: indents of the first line and of the others
-    """
-    return textwrap.wrap(
-        text,
-        max(width, len(later) + 20),
-        initial_indent=first,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
