@@ -27,12 +27,14 @@ from typing import Any, Literal
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
+from . import cxl
+from .cxl import Cxl
 from .dax_region import build_dax_region
 from .devices import FIVE_DEVICES, GIB, DaxRegion, Device, DeviceTreePmem, Placed
 from .hosttools import ensure_host_packages
 from .initramfs import PORT_NAME, build_initramfs
 from .machines import MACHINES
-from .packages import Kernel, get_python
+from .packages import Kernel, get_python, get_qemu
 
 __all__ = (
     "MOUNT_HOST",
@@ -151,9 +153,13 @@ class Guest:
         #: the devices, in the order in which they were asked for
         self.devices: tuple[Placed, ...] = ()
         self._wanted = tuple(devices)
+        self._cxl = [one for one in devices if isinstance(one, Cxl)]
         self._parameters = tuple(parameters)
         self._qemu_arguments = tuple(qemu_arguments)
         self._modules = self.machine.modules if modules is None else modules
+        if self._cxl:
+            self.cpu += cxl.CPU
+            self._modules += cxl.MODULES
         self._host_files = host_files
         self._host_mounted = False
         self._vmcoreinfo = vmcoreinfo and self.machine.vmcoreinfo
@@ -499,7 +505,7 @@ class Guest:
         return [
             # should the harness be killed, QEMU is not to outlive it
             *("setpriv", "--pdeathsig", "KILL"),
-            machine.qemu,
+            *(get_qemu() if self._cxl else (machine.qemu,)),
             # KVM would be faster, but is not everywhere and not the same everywhere
             *("-accel", "tcg,thread=multi"),
             *("-machine", machine.machine),
@@ -533,6 +539,7 @@ class Guest:
             # A file system in a file system (/proc) has inode numbers of its own.
             share = "path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
             command += ["-virtfs", f"local,{share}"]
+        command += cxl.host_bridge(self._wanted)
         for index, device in enumerate(self._wanted):
             command += device.qemu_arguments(index, self._directory)
             parameters += device.kernel_parameters()
@@ -582,9 +589,20 @@ class Guest:
             device: Placed(device, "", "", device.addr, info)
             for device, info in zip(regions, made, strict=True)
         }
-        others = [one for one in devices if not isinstance(one, DaxRegion)]
+        if self._cxl:
+            by_device.update(self._place_cxl())
+        others = [one for one in devices if one not in by_device]
         by_device.update(zip(others, self._place_namespaces(others), strict=True))
         return [by_device[device] for device in devices]
+
+    def _place_cxl(self) -> Iterator[tuple[Device, Placed]]:
+        # Make all regions; of persistent memory the namespace is still to be made.
+        def run(command: str) -> str:
+            return self.run(command).stdout
+
+        for device, (region, start) in cxl.make_regions(run, self._cxl).items():
+            if not device.persistent:
+                yield device, Placed(device, region, "", start, cxl.dax_device(run, region))
 
     def _place_namespaces(self, devices: Sequence[Device]) -> list[Placed]:
         # Find each device's region and make its namespace.

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .cxl import Cxl
 from .devices import GIB, KIB, MIB, Device, LegacyPmem, Nvdimm, VirtioPmem
 from .guest import Cpu, Guest
 
@@ -50,7 +51,7 @@ PAGING: dict[Cpu, str] = {"qemu64": "4-level", "max": "5-level"}
 class Shape:
     """What the memory map of a device has to look like."""
 
-    #: first and last address of each range; what :attr:`Cell.at` names if none
+    #: first and last address of each range
     ranges: tuple[Range, ...]
     #: bytes in a compound page, 4 KiB where there are none
     align: int
@@ -88,7 +89,8 @@ class Cell:
     findings: Callable[[str], Findings] = lambda series: {}
     #: where it is, or was; if ``None``, :attr:`at` says, or ``shape``
     where: Range | None = None
-    #: key of :attr:`Boot.steps`' result with the range, if firmware chose it
+    #: key of :attr:`Boot.steps`' result with the address that ranges count from, if it
+    #: is chosen at boot
     at: str | None = None
     #: whether no vmemmap may be mapped there any more
     unmapped: bool = False
@@ -341,7 +343,7 @@ def _change(guest: Guest) -> dict[str, Any]:
     notes["kmem"] = re.findall(r"System RAM \(kmem\)", iomem)
     # The driver has two BARs: its registers are 16 KiB.
     (notes["p2pdma"],) = (
-        (int(start, 16), int(end, 16))
+        int(start, 16)
         for start, end in re.findall(r"^ *([0-9a-f]+)-([0-9a-f]+) : nvme$", iomem, re.M)
         if int(end, 16) + 1 - int(start, 16) == _CMB_SIZE
     )
@@ -446,6 +448,7 @@ _CHANGES = Boot(
                 _plain(_range(0, _CMB_SIZE), type="p2pdma") if at_least(series, "6.16") else None
             ),
             at="p2pdma",
+            where=_range(0, _CMB_SIZE),
         ),
     ),
     memory=2 * NODE_SIZE,
@@ -509,14 +512,73 @@ _EARLY = Boot(
     memory=5 * GIB,
 )
 
-BOOTS = {"devices": _DEVICES, "changes": _CHANGES, "early": _EARLY}
+# --- Memory behind CXL.
+
+
+def _fragment_cxl(guest: Guest) -> dict[str, Any]:
+    large, handed_over, devdax, fsdax = guest.devices
+    region = int(large.region.removeprefix("region"))
+    _fragment(guest, region, 256 * MIB, 2 * MIB)
+    iomem = guest.run("cat /proc/iomem").stdout
+    return {
+        "cxl": large.start,
+        "cxl kmem": handed_over.start,
+        "cxl pmem": devdax.start,
+        "cxl altmap": fsdax.start,
+        "kmem": re.findall(r"System RAM \(kmem\)", iomem),
+    }
+
+
+_CXL = Boot(
+    devices=(
+        Cxl(size=1 * GIB),
+        Cxl(size=512 * MIB),
+        Cxl(size=768 * MIB, persistent=True),
+        Cxl(size=256 * MIB, persistent=True, mode="fsdax", map="dev"),
+    ),
+    cells=(
+        Cell(
+            what="CXL, volatile 2M, several ranges",
+            at="cxl",
+            shape=_always(_deduplicated(_range(0, 256 * MIB), _range(512 * MIB, 512 * MIB))),
+        ),
+        Cell(
+            what="CXL, volatile 2M, between them",
+            at="cxl",
+            shape=_always(_deduplicated(_range(256 * MIB, 256 * MIB))),
+        ),
+        Cell(
+            what="CXL, volatile, taken by kmem",
+            at="cxl kmem",
+            shape=_always(None),
+            where=_range(0, 512 * MIB),
+        ),
+        Cell(
+            what="CXL, persistent, devdax 2M, map=mem",
+            at="cxl pmem",
+            shape=_always(_deduplicated(_range(0, 768 * MIB))),
+        ),
+        Cell(
+            what="CXL, persistent, fsdax, map=dev",
+            at="cxl altmap",
+            shape=_always(_plain(_range(0, 256 * MIB), type="fsdax", altmap=True)),
+        ),
+    ),
+    # kmem takes the volatile memory by itself.
+    parameters=("memhp_default_state=offline",),
+    steps=_fragment_cxl,
+)
+
+BOOTS = {"devices": _DEVICES, "changes": _CHANGES, "early": _EARLY, "cxl": _CXL}
 
 
 def _keys(serieses: Sequence[str], cpus: Sequence[Cpu]) -> Iterator[Key]:
     for series in serieses:
         for cpu in cpus:
             for boot in BOOTS:
-                yield Key(series, cpu, boot)
+                # Volatile memory has a driver since 6.3.
+                if boot != "cxl" or (at_least(series, "6.3") and cpu == "max"):
+                    yield Key(series, cpu, boot)
 
 
 #: what every run of the tests boots, and what ``--full`` does

@@ -42,6 +42,7 @@ __all__ = (
     "get_kernel",
     "get_makedumpfile",
     "get_python",
+    "get_qemu",
     "get_user_space",
     "look_up",
     "machine_sources",
@@ -86,6 +87,9 @@ _PYTHON = (
 _PYTHON_SUITES = ("sid",)
 #: the newest one, or the one before where the mirror lacks a file
 _MAKEDUMPFILE_SUITES = ("sid", "trixie")
+#: a QEMU that can have volatile CXL memory: 8.1 and later
+_QEMU = ("qemu-system-x86", "seabios", "ipxe-qemu")
+_QEMU_SUITES = ("trixie", "forky")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: names under which the Debian archive's own suites appear in a configuration
 _DEBIAN_SUITES = {
@@ -625,6 +629,26 @@ def get_makedumpfile(arch: str) -> Path:
             f"makedumpfile of {arch}",
             lambda: _download_programs(arch, ("makedumpfile",), _MAKEDUMPFILE_SUITES),
         )
+
+
+@functools.cache
+def get_qemu() -> tuple[str, ...]:
+    """
+    Download a QEMU for x86-64 that is newer than Debian 12's, and unpack it.
+
+    :return: the words that run it on this machine
+    :raises KernelNotFoundError: if it can't be had, with the reason
+    """
+    with _locked(cache_directory()):
+        root = _retry("QEMU", lambda: _download_programs("amd64", _QEMU, _QEMU_SUITES))
+    libraries = root / "usr/lib/x86_64-linux-gnu"
+    shared = root / "usr/share"
+    return (
+        *(str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)),
+        str(root / "usr/bin/qemu-system-x86_64"),
+        *("-L", str(shared / "qemu"), "-L", str(shared / "seabios")),
+        *("-L", str(root / "usr/lib/ipxe/qemu")),
+    )
 
 
 @functools.cache

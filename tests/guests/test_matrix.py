@@ -10,6 +10,7 @@ rules say has to come out.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,7 +38,8 @@ def shape_of(audited: Audited, cell: Cell) -> Shape | None:
     shape = cell.shape(audited.key.series)
     if shape is None or cell.at is None:
         return shape
-    return Shape(**{**vars(shape), "ranges": (audited.notes[cell.at],)})
+    base = audited.notes[cell.at]
+    return replace(shape, ranges=tuple((base + start, base + end) for start, end in shape.ranges))
 
 
 def check_shape(audited: Audited, shape: Shape, pgmap: dict[str, Any]) -> None:
@@ -111,7 +113,9 @@ def test_cell(audited: Audited, cell: Cell, results: Results) -> None:
 
 def check_gone(audited: Audited, cell: Cell) -> None:
     """Check that there is no pagemap, nor a leaf where there may be none."""
-    start, end = audited.notes[cell.at] if cell.where is None else cell.where
+    assert cell.where is not None
+    base = audited.notes[cell.at] if cell.at else 0
+    start, end = (base + address for address in cell.where)
     ranges = [one for truth in audited.truth for one in truth["ranges"]]
     for pgmap in audited.document["pgmaps"]:
         ranges += [(int(one["start"], 16), int(one["end"], 16)) for one in pgmap["ranges"]]
@@ -192,3 +196,10 @@ def test_what_was_done(audited: Audited) -> None:
     # the kernel counts them as if no frames were shared.
     fell = 2048 if at_least(series, "6.13") and not at_least(series, "7.2") else 512
     assert before["nr_memmap_pages"] - after["nr_memmap_pages"] == fell
+
+
+@pytest.mark.boot("cxl")
+def test_what_was_done_with_cxl(audited: Audited) -> None:
+    """The premises of what is said of several ranges, and of memory that kmem took."""
+    assert audited.notes["kmem"] == ["System RAM (kmem)"]
+    assert sorted(len(truth["ranges"]) for truth in audited.truth) == [1, 1, 1, 2]
