@@ -116,10 +116,11 @@ def write_sparse(path: Path, size: int, align: int, kernel: str = "6.12") -> Non
             file.seek(base + (pfn << PAGE_SHIFT))
             file.write(data)
 
-        for pfn, pages in built.physical.segments():
-            for i, page in enumerate(pages):
-                if page.any():
-                    write(pfn + i, page.data)
+        for segment in built.physical.segments():
+            for pfn, rows in built.physical.rows(*segment):
+                for i, page in enumerate(rows):
+                    if page.any():
+                        write(pfn + i, page.data)
         for batch in range(0, sections, _BATCH):
             numbers = np.arange(batch, min(batch + _BATCH, sections))
             entries = _entries(numbers, first, len(counts), align)

@@ -28,9 +28,10 @@ def kdump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("kdump") / "vmcore"
     image = kernels.image("4-level", "7.2")
     pages = {
-        pfn + i: bytes(page.data)
-        for pfn, several in image.kernel.physical.segments()
-        for i, page in enumerate(several)
+        pfn + i: page.tobytes()
+        for segment in image.kernel.physical.segments()
+        for pfn, rows in image.kernel.physical.rows(*segment)
+        for i, page in enumerate(rows)
     }
     path.write_bytes(kdump_file(pages, compressed=True, vmcoreinfo=image.vmcoreinfo))
     return path

@@ -26,8 +26,9 @@ def contents(image: Image) -> dict[int, bytes]:
     memory = image.kernel.physical
     return {
         first + i: page.tobytes()
-        for first, pages in memory.segments()
-        for i, page in enumerate(pages)
+        for segment in memory.segments()
+        for first, rows in memory.rows(*segment)
+        for i, page in enumerate(rows)
     }
 
 

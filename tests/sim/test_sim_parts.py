@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 
 from vmemscope.sim.kallsyms import encode
@@ -45,11 +47,31 @@ def test_memory():
     assert memory.read(0x1FFD, 6) == b"\0abcd\0"
     assert 1 in memory
     assert 3 not in memory
-    memory.run(8, 2)[1, 0] = 7
-    assert [(pfn, len(pages)) for pfn, pages in memory.segments()] == [(1, 2), (8, 2)]
+    memory.make(8, 2)
+    memory.page(9)[0] = 7
+    assert [*memory.segments()] == [(1, 2), (8, 2)]
     memory.missing.add(8)
-    assert [(pfn, len(pages)) for pfn, pages in memory.segments()] == [(1, 2), (9, 1)]
+    assert [*memory.segments()] == [(1, 2), (9, 1)]
     assert memory.read(9 << 12, 1) == b"\7"
+
+
+def test_memory_of_several_blocks():
+    memory = Memory(Units())
+    memory.make(60, 80)
+    # From the middle of a page to the end of what is one array.
+    words = memory.stretch((62 << 12) + 8, 1 << 20)
+    words[:] = 5
+    assert len(words) == 2 * 512 - 1
+    assert memory.read(62 << 12, 16) == bytes(8) + b"\5" + bytes(7)
+    assert memory.read(64 << 12, 8) == bytes(8)
+    assert 140 not in memory
+    memory.stretch((140 << 12) + 4088, 16)[:] = 6
+    assert list(memory.segments()) == [(60, 82)]
+    assert [(pfn, len(rows)) for pfn, rows in memory.rows(60, 82)] == [(60, 4), (64, 64), (128, 14)]
+    copied = deepcopy(memory)
+    assert list(copied.segments()) == [(60, 82)]
+    memory.words(141)[0] = 7
+    assert copied.read((141 << 12) - 8, 16) == (b"\6" + bytes(7)) * 2
 
 
 @pytest.mark.parametrize(("levels", "shift"), [(4, 39), (5, 48)])

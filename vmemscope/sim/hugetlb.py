@@ -20,7 +20,7 @@ from .addresses import STRUCT_PAGE_SIZE
 from .kernel_image import KernelImage
 from .memmap import TAIL_MAPPING
 from .memory import Words
-from .nodes import MAX_NUMNODES, Nodes, add_page_to_list
+from .nodes import MAX_NUMNODES, Nodes, add_pages_to_list
 from .objects import Struct
 from .pagetable import KERNEL, PSE, RW, TABLE
 from .scenario import HugePages
@@ -229,8 +229,7 @@ class Hugetlb:
             counters += ["free_huge_pages", f"free_huge_pages_node[{folio.nid}]"]
         for name in counters:
             hstate[name] = hstate[name] + 1
-        lru = self.layouts.offsetof("page", "lru")
-        add_page_to_list(self.memmap, self.memory, folio.pfn, lru, self.list_head(folio))
+        add_pages_to_list(self.memmap, self.memory, [folio.pfn], self.list_head(folio))
 
     # mm/hugetlb_vmemmap.c
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
 
 import kdumpling
 import numpy as np
@@ -63,23 +62,25 @@ class Image:
         builder.set_vmcoreinfo(self.vmcoreinfo)
         for cpu, registers in self.kernel.registers():
             builder.add_cpu_context(cpu, registers, pid=1)
-        for pfn, pages in segments:
+        for pfn, count in segments:
             address = pfn << units.page_shift
             builder.add_memory_segment(
-                address, _Hole(len(pages) * units.page_size), self.kernel.addresses.va(address)
+                address, _Hole(count * units.page_size), self.kernel.addresses.va(address)
             )
         # The builder lays out and writes the headers; the data it would write
         # whole, zeros included.
         builder.write(os.fspath(path))
-        with open(path, "r+b") as file:
+        with open(path, "r+b", buffering=0) as file:
             if (machine := self.kernel.arch.machine) is not None:
                 file.seek(_E_MACHINE)
                 file.write(machine.to_bytes(2, units.order))
             offset = file.seek(0, os.SEEK_END)
-            for pfn, pages in segments:
-                if tables:
-                    pages = [tables.get(pfn + i, page) for i, page in enumerate(pages)]
-                offset = _write_sparse(file, offset, pages)
+            for segment in segments:
+                for pfn, rows in self.kernel.physical.rows(*segment):
+                    if tables:
+                        rows = np.stack([tables.get(pfn + i, row) for i, row in enumerate(rows)])
+                    _write_sparse(file, offset, rows)
+                    offset += rows.nbytes
             file.truncate(offset)
 
     def _tables(self) -> dict[int, Bytes]:
@@ -136,14 +137,11 @@ class _Hole(io.BytesIO):
         return b""
 
 
-def _write_sparse(file: io.BufferedRandom, offset: int, pages: Sequence[Bytes]) -> int:
-    """Write pages, leaving out those of zeros; return the offset after the last."""
-    at = -1
-    for page in pages:
-        if page.any():
-            if at != offset:
-                file.seek(offset)
-            file.write(page.data)
-            at = offset + len(page)
-        offset += len(page)
-    return offset
+def _write_sparse(file: io.FileIO, offset: int, rows: Bytes) -> None:
+    """Write pages, each a row, to a file from an offset on, leaving out those of zeros."""
+    size = rows.shape[1]
+    used = np.flatnonzero(rows.view(np.uint64).any(axis=1))
+    for part in np.split(used, np.flatnonzero(np.diff(used) != 1) + 1):
+        if len(part):
+            file.seek(offset + int(part[0]) * size)
+            file.write(rows[part[0] : part[-1] + 1].data)

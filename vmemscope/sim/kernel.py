@@ -166,7 +166,7 @@ class SimulatedKernel:
         if size > left:
             count = -(-size // units.page_size)
             pfn = self.memblock.alloc(count)
-            self.physical.run(pfn, count)
+            self.physical.make(pfn, count)
             va, left = (
                 self.addresses.va(pfn << units.page_shift),
                 count << units.page_shift,
@@ -282,7 +282,7 @@ class SimulatedKernel:
                 pgdats[nid] = self.image.define("contig_page_data", size, "data", units.page_size)
                 continue
             pfn = self.memblock.alloc(count, nid=nid)
-            self.physical.run(pfn, count)
+            self.physical.make(pfn, count)
             pgdats[nid] = self.addresses.va(pfn << units.page_shift)
         node_data = self.image.define("node_data", MAX_NUMNODES * 8, "bss")
         states = self.layouts.constant("NR_NODE_STATES")
@@ -358,7 +358,7 @@ class SimulatedKernel:
         units = self.units
         first = nr * units.pages_per_section
         for block in blocks:
-            self.physical.run(block, units.leaf_pages)
+            self.physical.make(block, units.leaf_pages)
         start = first
         while start < first + units.pages_per_section:
             zone, count = next(by_zone(self.memmap, start, first + units.pages_per_section))
@@ -373,8 +373,7 @@ class SimulatedKernel:
                 if low < high and nid != self.memmap.nid(start):
                     pages[low - start : high - start, 0] = self.memmap.links(zone, nid)
             pages[reserved, 0] |= self.memmap.flag("reserved")
-            pages[~reserved] = self.memmap.without_references(pages[~reserved])
-            self.memmap.store(start, pages)
+            self.memmap.store(start, self.memmap.without_references(pages, ~reserved))
             start += count
 
     def _register_bootmem_info(self) -> None:

@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .memory import Words
 from .objects import KernelMemory
 from .pagetable import PageTables
 
 __all__ = ("NODES_PGSHIFT", "ZONES_PGSHIFT", "MemMap")
+
+_ALL = slice(None)
 
 #: PAGE_UNUSED in each byte (arch/x86/mm/init_64.c)
 _UNUSED = 0xFDFDFDFDFDFDFDFD
@@ -157,7 +160,7 @@ class MemMap:
             return words
         pa = self.tables.translate(va)
         assert pa is not None
-        return self.memory.words(pa // units.page_size)[pa % units.page_size // 8 :][:count]
+        return self.memory.stretch(pa, 8 * count)
 
     def mark_unused(self, start: int, end: int) -> None:
         """``memset(..., PAGE_UNUSED, ...)`` of virtual addresses of the vmemmap."""
@@ -192,8 +195,12 @@ class MemMap:
 
         :param offset: bytes from the start of the struct page
         """
+        value &= (1 << size * 8) - 1
+        if size == 8 and not offset % 8:
+            self.words(pfn)[offset // 8] = value
+            return
         view = self.words(pfn).view(np.uint8)
-        data = (value & ((1 << size * 8) - 1)).to_bytes(size, self.units.order)
+        data = value.to_bytes(size, self.units.order)
         view[offset : offset + size] = np.frombuffer(data, np.uint8)
 
     def peek(self, pfn: int, offset: int, size: int = 8) -> int:
@@ -239,7 +246,8 @@ class MemMap:
 
     def views(self, pfn: int, count: int) -> Iterator[Words]:
         """
-        Return adjacent struct pages in place, a page of the vmemmap at a time.
+        Return adjacent struct pages in place, in order: as many at a time as are adjacent in
+        physical memory, too.
 
         :raises KeyError: if the vmemmap has a hole there
         """
@@ -253,16 +261,18 @@ class MemMap:
             pfn += step
             count -= step
         while count:
-            first = pfn % self.per_page
-            step = min(count, self.per_page - first)
-            pa = self.tables.translate(self.addresses.pfn_to_page(pfn))
-            if pa is None:
+            va = self.addresses.pfn_to_page(pfn)
+            leaf = self.tables.leaf(va)
+            if leaf is None:
                 raise KeyError(pfn)
-            yield self.memory.words(pa // units.page_size).reshape(-1, self.size // 8)[
-                first : first + step
-            ]
-            pfn += step
-            count -= step
+            shift, entry = leaf
+            at = va & (1 << shift) - 1
+            pages = self.memory.stretch(
+                self.tables.target(entry, shift) + at, min(count * self.size, (1 << shift) - at)
+            ).reshape(-1, self.size // 8)
+            yield pages
+            pfn += len(pages)
+            count -= len(pages)
 
     # RAM.
 
@@ -277,10 +287,13 @@ class MemMap:
         pages[:, self._mapcount // 8] = self.counts(refcount)
         return pages
 
-    def without_references(self, pages: Words) -> Words:
-        """Return fresh struct pages as they are once their frames are free."""
-        pages = pages.copy()
-        pages[:, self._refcount // 8] &= np.uint64(self.counts(0))
+    def without_references(self, pages: Words, free: slice | NDArray[np.bool_] = _ALL) -> Words:
+        """
+        Make fresh struct pages as they are once their frames are free, and return them.
+
+        :param free: which of them, by default all
+        """
+        pages[free, self._refcount // 8] &= np.uint64(self.counts(0))
         return pages
 
     def prep_new_page(self, pfn: int) -> None:

@@ -19,38 +19,64 @@ __all__ = ("Bytes", "Memory", "Words")
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint64]
 
+#: bytes of memory that are made together: few, as a single page may be all that exists of them
+_BLOCK_SIZE = 256 << 10
+
 
 class Memory:
     """
     Pages by pfn. A page is a row of bytes that is written in place; reading one
     that does not exist makes it, full of zeros.
+
+    Pages lie in blocks, so that adjacent ones can be written and dumped as one array.
     """
 
     def __init__(self, units: Units) -> None:
         self.units = units
         self._size = units.page_size
+        #: pages in a block
+        self._per_block = max(_BLOCK_SIZE // self._size, 1)
+        #: a block's pages as rows, and which of them exist, by number
+        self._blocks: dict[int, tuple[Bytes, NDArray[np.bool_]]] = {}
+        #: pages that exist, by pfn, as rows and as words of those that were asked for
         self._pages: dict[int, Bytes] = {}
         self._words: dict[int, Words] = {}
         #: pfns that are left out of the dump whatever they hold
         self.missing: set[int] = set()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Memory:
-        # Words are the pages, seen otherwise: they are not copied by themselves.
+        # Pages and words are the blocks, seen otherwise: they are not copied by themselves.
         other = memo[id(self)] = Memory(self.units)
-        if self._pages:
-            other._pages = dict(zip(self._pages, np.stack([*self._pages.values()]), strict=True))
+        for number, (rows, exist) in self._blocks.items():
+            copied = np.zeros_like(rows)
+            # Few rows of many blocks exist, and what is not written to takes no memory.
+            copied[exist] = rows[exist]
+            other._blocks[number] = copied, exist.copy()
         other.missing = self.missing.copy()
         return other
 
     def __contains__(self, pfn: int) -> bool:
-        return pfn in self._pages
+        number, row = divmod(pfn, self._per_block)
+        return number in self._blocks and bool(self._blocks[number][1][row])
+
+    def _block(self, number: int) -> tuple[Bytes, NDArray[np.bool_]]:
+        try:
+            return self._blocks[number]
+        except KeyError:
+            rows = np.zeros((self._per_block, self._size), np.uint8)
+            block = self._blocks[number] = rows, np.zeros(self._per_block, np.bool_)
+            return block
 
     def page(self, pfn: int) -> Bytes:
         """Return a page as bytes."""
         try:
             return self._pages[pfn]
         except KeyError:
-            page = self._pages[pfn] = np.zeros(self._size, np.uint8)
+            number, row = divmod(pfn, self._per_block)
+            rows, exist = self._block(number)
+            exist[row] = True
+            page: Bytes = rows[row]
+            self._pages[pfn] = page
             return page
 
     def words(self, pfn: int) -> Words:
@@ -61,13 +87,28 @@ class Memory:
             words = self._words[pfn] = self.page(pfn).view(self.units.word)
             return words
 
-    def run(self, pfn: int, count: int) -> Bytes:
-        """Make adjacent pages that don't exist yet and return them as one array of rows."""
-        rows = np.zeros((count, self._size), np.uint8)
-        for i in range(count):
-            self._pages[pfn + i] = rows[i]
-            self._words.pop(pfn + i, None)
-        return rows
+    def make(self, pfn: int, count: int) -> None:
+        """Make adjacent pages."""
+        end = pfn + count
+        while pfn < end:
+            number, row = divmod(pfn, self._per_block)
+            exist = self._block(number)[1][row : row + end - pfn]
+            exist[:] = True
+            pfn += len(exist)
+
+    def stretch(self, address: int, size: int) -> Words:
+        """
+        Return words from an address on, in place.
+
+        :param size: bytes; there are fewer of them where memory is not of one array
+        """
+        pfn, offset = divmod(address, self._size)
+        number, row = divmod(pfn, self._per_block)
+        rows, exist = self._block(number)
+        exist[row : row - (-(offset + size) // self._size)] = True
+        start = row * self._size + offset
+        words: Words = rows.reshape(-1)[start : start + size].view(self.units.word)
+        return words
 
     def read(self, address: int, size: int) -> bytes:
         """Read bytes at a physical address."""
@@ -91,15 +132,25 @@ class Memory:
             address += step
             pos += step
 
-    def segments(self) -> Iterator[tuple[int, list[Bytes]]]:
-        """Yield runs of adjacent pages in order: first pfn, pages."""
-        start = -1
-        run: list[Bytes] = []
-        for pfn in sorted(self._pages.keys() - self.missing):
-            if pfn != start + len(run):
-                if run:
-                    yield start, run
-                start, run = pfn, []
-            run.append(self._pages[pfn])
-        if run:
-            yield start, run
+    def segments(self) -> Iterator[tuple[int, int]]:
+        """Yield runs of adjacent pages in order: first pfn, how many."""
+        found = [
+            number * self._per_block + np.flatnonzero(self._blocks[number][1])
+            for number in sorted(self._blocks)
+        ]
+        pfns = np.concatenate(found) if found else np.zeros(0, np.int64)
+        pfns = pfns[~np.isin(pfns, [*self.missing])]
+        ends = np.flatnonzero(np.diff(pfns, append=-1) != 1)
+        at = 0
+        for end in ends.tolist():
+            yield int(pfns[at]), end + 1 - at
+            at = end + 1
+
+    def rows(self, pfn: int, count: int) -> Iterator[tuple[int, Bytes]]:
+        """Yield adjacent pages in place, as arrays of a row a page: first pfn, rows."""
+        end = pfn + count
+        while pfn < end:
+            number, row = divmod(pfn, self._per_block)
+            rows = self._block(number)[0][row : row + end - pfn]
+            yield pfn, rows
+            pfn += len(rows)

@@ -14,7 +14,7 @@ from .memmap import MemMap
 from .objects import KernelMemory, Struct
 from .page_alloc import PageAllocator
 
-__all__ = ("MAX_NUMNODES", "NR_PAGE_ORDERS", "Nodes", "add_page_to_list")
+__all__ = ("MAX_NUMNODES", "NR_PAGE_ORDERS", "Nodes", "add_pages_to_list")
 
 #: CONFIG_NODES_SHIFT=10
 MAX_NUMNODES = 1024
@@ -128,19 +128,18 @@ class Nodes:
 
         :return: how many pages that are
         """
-        total = 0
-        lru = self.memory.layouts.offsetof("page", "lru")
         private = self.memory.layouts.offsetof("page", "private")
+        lists: dict[tuple[int, str, int], list[int]] = {}
         for pfn, order in pages.free_blocks(NR_PAGE_ORDERS - 1):
-            zone = self.zone(memmap.nid(pfn), memmap.zone(pfn))
             memmap.set_page_type(pfn, "buddy")
             memmap.poke(pfn, private, order)
-            area = f"free_area[{order}]"
-            zone[f"{area}.nr_free"] = zone[f"{area}.nr_free"] + 1
+            lists.setdefault((memmap.nid(pfn), memmap.zone(pfn), order), []).append(pfn)
+        for (nid, name, order), pfns in lists.items():
+            zone, area = self.zone(nid, name), f"free_area[{order}]"
+            zone[f"{area}.nr_free"] = zone[f"{area}.nr_free"] + len(pfns)
             free_list = zone.addr(f"{area}.free_list[{_MIGRATE_MOVABLE}]")
-            add_page_to_list(memmap, self.memory, pfn, lru, free_list)
-            total += 1 << order
-        return total
+            add_pages_to_list(memmap, self.memory, pfns, free_list)
+        return sum(len(pfns) << order for (_, _, order), pfns in lists.items())
 
     def set_managed_pages(self, managed: dict[tuple[int, str], int]) -> None:
         """Set how many pages of each (node, zone) the page allocator manages."""
@@ -148,20 +147,20 @@ class Nodes:
             self.zone(nid, name)["managed_pages.counter"] = count
 
 
-def add_page_to_list(memmap: MemMap, memory: KernelMemory, pfn: int, lru: int, head: int) -> None:
+def add_pages_to_list(memmap: MemMap, memory: KernelMemory, pfns: Sequence[int], head: int) -> None:
     """
-    Add a page to the end of a list.
+    Add pages to the end of a list, in their order, by ``page->lru``.
 
-    :param lru: offset of the list entry in the struct page
     :param head: virtual address of the list's head, which is in no struct page
     """
     addresses = memory.addresses
-    new = addresses.pfn_to_page(pfn) + lru
-    prev = memory.read_int(head + 8)
-    memory.write_int(head + 8, new)
-    memmap.poke(pfn, lru, head)
-    memmap.poke(pfn, lru + 8, prev)
-    if prev == head:
-        memory.write_int(head, new)
+    lru = memory.layouts.offsetof("page", "lru")
+    entries = [addresses.pfn_to_page(pfn) + lru for pfn in pfns]
+    last = memory.read_int(head + 8)
+    for pfn, following, before in zip(pfns, [*entries[1:], head], [last, *entries], strict=False):
+        memmap.words(pfn)[lru // 8 : lru // 8 + 2] = following, before
+    if last == head:
+        memory.write_int(head, entries[0])
     else:
-        memmap.poke(addresses.page_to_pfn(prev - lru), lru, new)
+        memmap.poke(addresses.page_to_pfn(last - lru), lru, entries[0])
+    memory.write_int(head + 8, entries[-1])

@@ -29,6 +29,10 @@ class _Run:
     end: int
     nid: int
 
+    def __deepcopy__(self, memo: dict[int, object]) -> _Run:
+        # As dataclasses are copied by default, but there are thousands.
+        return _Run(self.start, self.end, self.nid)
+
 
 class _Frames:
     """Free frames as a list of disjoint runs in order."""

@@ -87,6 +87,10 @@ class Layouts:
         """Return the types of one of :data:`VERSIONS`. Don't change the result."""
         return _load(version)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Layouts:
+        # Nobody changes them.
+        return self
+
     def resized(self, size: int) -> Layouts:
         """
         Return the types of this kernel with another ``sizeof(struct page)``.
