@@ -70,7 +70,7 @@ class TestRules:
 
     def test_unknown_rule(self) -> None:
         line = assert_one_line(run("rules", "tail-frames"), 2)
-        assert "there is no rule tail-frames; did you mean tail-frame" in line
+        assert "there is no rule 'tail-frames'; did you mean tail-frame" in line
         assert "did you mean section-early" in assert_one_line(run("rules", "section-erly"), 2)
         assert "vmemscope rules lists them" in assert_one_line(run("rules", "qqq\n\x1b[2J"), 2)
 

@@ -169,7 +169,7 @@ def test_one_pagemap(live: Callable[[str, int], None], capsys: pytest.CaptureFix
     assert main(["pgmap", "dax9.0", "--watch", "0.5"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "no pagemap is called dax9.0" in err
+    assert "no pagemap is called 'dax9.0'" in err
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_only_for_what_runs_and_as_a_table(arguments: list[str]) -> None:
     assert "--watch" in assert_one_line(run("pgmap", "--watch", "1", *arguments), 2)
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon", "1e9", ""])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon", "1e9"])
 def test_seconds(seconds: str) -> None:
     result = run("pgmap", "--watch", seconds)
     assert result.returncode == 2

@@ -100,7 +100,7 @@ def test_redirections_pipes_and_files(core: str, tmp_path: Path) -> None:
     [
         ("vmemscope", "the following arguments are required: COMMAND"),
         ("vmemscope nothing", "invalid choice: 'nothing'"),
-        ("vmemscope pgmap dax9.9", "no pagemap is called dax9.9"),
+        ("vmemscope pgmap dax9.9", "no pagemap is called 'dax9.9'"),
         ("vmemscope page nothing", "neither a page frame number nor an address"),
         ("vmemscope pgmap --watch 1", "a dump does not change"),
         ("vmemscope pgmap -c /etc/passwd", "unrecognized arguments: -c"),

@@ -80,14 +80,14 @@ class VmemscopeCommand:
 
 def _parser() -> argparse.ArgumentParser:
     """Make the parser: that of the command line without the options for a target."""
-    import argparse
     from typing import NoReturn
 
     from .cli import hugetlb, memmap, page, pgmap, report
     from .cli.parser import Help
-    from .text import safe
+    from .cli.parser import Parser as _Parser
+    from .cli.streams import one_line
 
-    class Parser(argparse.ArgumentParser):
+    class Parser(_Parser):
         """Does not end the process."""
 
         def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
         def error(self, message: str) -> NoReturn:
             raise CommandArgumentError(
-                f"{self.prog}: {safe(message)}; {self.prog} --help shows all"
+                f"{self.prog}: {one_line(message)}; {self.prog} --help shows all"
             )
 
     top = Parser(prog="%vmemscope", description=VmemscopeCommand().description())

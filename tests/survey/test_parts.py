@@ -327,9 +327,10 @@ def test_table_of_hostile_records() -> None:
 @pytest.mark.parametrize(
     ("args", "why"),
     [
-        (["--executor", "slurm"], "there is no executor slurm"),
-        (["--executor", "dask"], "there is no executor dask"),
-        (["--executor", "dask:nonsense://x"], "cannot reach the Dask scheduler nonsense://x"),
+        (["--executor", "slurm"], "there is no executor 'slurm'"),
+        (["--executor", "dask"], "there is no executor 'dask'"),
+        (["--executor", "dask:nonsense://x"], "'nonsense://x' is no address of a Dask scheduler"),
+        (["--executor", "dask:x"], "'x' is no address of a Dask scheduler: missing port"),
     ],
 )
 def test_executors(

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         number = -1
     if not 0 <= number < 1 << 64:
         raise UsageError(
-            f"{args.which} is neither a page frame number nor an address",
+            f"{args.which!r} is neither a page frame number nor an address",
             "give a number, hexadecimal ones with 0x",
         )
     selected = selection(args)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The parser of a command line: help that fits the terminal, errors that have no escapes."""
+"""The parser of a command line: help that fits the terminal, errors of one line."""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from ..text import safe
+from .streams import one_line
 
 __all__ = ("Help", "Parser")
 
@@ -27,7 +27,18 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Escapes what the user gave before it prints an error."""
+    """Takes no empty values, and escapes what the user gave before it prints an error."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(safe(" ".join(message.split())))
+        super().error(one_line(message))
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if action.nargs == argparse.PARSER:
+            # All arguments of a command, whose parser gets them next.
+            return super()._get_value(action, arg_string)
+        # An empty variable of a script is no choice: --sim "" must not audit this machine.
+        if not arg_string.strip():
+            raise argparse.ArgumentError(action, f"needs a value, not {arg_string!r}")
+        if "\0" in arg_string:
+            raise argparse.ArgumentError(action, f"can't have a null byte: {arg_string!r}")
+        return super()._get_value(action, arg_string)

@@ -163,12 +163,12 @@ def choose(report: Report, which: str) -> PagemapReport:
         return named[0]
     if named:
         raise UsageError(
-            f"several pagemaps are called {which}",
+            f"several pagemaps are called {which!r}",
             "give an address: " + ", ".join(f"{one.address:#x}" for one in named),
         )
     known = ", ".join(one.name or f"{one.address:#x}" for one in report.pagemaps[:20])
     raise UsageError(
-        f"no pagemap is called {which} or has it in a range",
+        f"no pagemap is called {which!r} or has it in a range",
         f"there are: {known}" if known else report.no_pagemaps or "there are no pagemaps at all",
     )
 

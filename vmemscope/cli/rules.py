@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     known = {bug.id: bug for bug in BUGS}
     unknown = [name for name in args.rules if name not in RULES and name not in known]
     if unknown:
-        raise UsageError(f"there is no rule {unknown[0]}", hint(unknown[0], [*RULES, *known]))
+        raise UsageError(f"there is no rule {unknown[0]!r}", hint(unknown[0], [*RULES, *known]))
     # A bug may have the name of the rule that finds it: both are explained.
     rules = [RULES[name] for name in args.rules or RULES if name in RULES]
     bugs = [known[name] for name in args.rules or known if name in known]

@@ -59,7 +59,7 @@ def selection(args: argparse.Namespace) -> Callable[[_R], _R]:
 
     for name in args.only_rules:
         if name not in RULES:
-            raise UsageError(f"there is no rule {name}", hint(name, RULES))
+            raise UsageError(f"there is no rule {name!r}", hint(name, RULES))
     return Selection(
         Severity(args.min_severity),
         tuple(args.only_rules),

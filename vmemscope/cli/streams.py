@@ -15,7 +15,19 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ("OutputError", "discard_output", "fitted", "say", "set_up_streams", "terminal_columns")
+__all__ = (
+    "OutputError",
+    "discard_output",
+    "fitted",
+    "one_line",
+    "say",
+    "set_up_streams",
+    "terminal_columns",
+)
+
+
+#: characters of a word of a message: more than most paths have
+_WORD = 256
 
 
 class OutputError(OSError):
@@ -95,8 +107,20 @@ def say(kind: str, message: str) -> None:
     :param kind: error, note, warning
     :param message: from the user, a target or a library; it may have several lines
     """
-    line = f"vmemscope: {kind}: {safe(' '.join(message.split()))}"
-    print(fitted(line, sys.stderr), file=sys.stderr)
+    print(fitted(f"vmemscope: {kind}: {one_line(message)}", sys.stderr), file=sys.stderr)
+
+
+def one_line(message: str) -> str:
+    """
+    Return a message on one line, escaped.
+
+    Of a very long word, which only hostile names are, the middle is left out.
+    """
+    words = (
+        word if len(word) <= _WORD else f"{word[: _WORD // 2]}...{word[-_WORD // 4 :]}"
+        for word in safe(" ".join(message.splitlines())).split(" ")
+    )
+    return " ".join(words)
 
 
 def discard_output() -> None:

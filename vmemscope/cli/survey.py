@@ -151,7 +151,7 @@ def _executor(args: argparse.Namespace) -> Iterator[tuple[Executor, int]]:
             yield executor, args.jobs or workers
     else:
         raise UsageError(
-            f"there is no executor {args.executor}",
+            f"there is no executor {args.executor!r}",
             "use local, or dask: and the scheduler's address",
         )
 

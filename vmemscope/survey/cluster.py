@@ -12,6 +12,7 @@ from ..report.words import safe
 
 try:
     import distributed
+    from distributed.comm import get_address_host_port
 except ImportError as e:
     raise UsageError(
         "--executor dask: needs dask and distributed", "pip install 'vmemscope[dask]'"
@@ -29,8 +30,16 @@ def dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
     Yield an executor on a cluster, and how many audits it can run at a time.
 
     :param address: of the scheduler
+    :raises UsageError: if it is no address
     :raises TargetError: if there is none, or it has no workers
     """
+    try:
+        # A client that can't be made waits half a minute, and leaves a traceback behind.
+        get_address_host_port(address)
+    except ValueError as e:
+        raise UsageError(
+            f"{address!r} is no address of a Dask scheduler: {e}", "as tcp://HOST:8786"
+        ) from e
     try:
         client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError) as e:

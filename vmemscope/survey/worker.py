@@ -30,6 +30,13 @@ __all__ = ("ProcessLimits", "audited", "failure", "parse_record", "start", "stop
 COMMAND = (sys.executable, "-m", "vmemscope.survey.child")
 #: characters of its stderr that an error repeats
 _SAID = 300
+#: what Python, the dynamic linker and numpy's library say on stderr when memory runs out
+_NO_MEMORY = (
+    "memoryerror",
+    "cannot allocate memory",
+    "failed to map segment",
+    "memory allocation still failed",
+)
 
 _running: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
@@ -139,7 +146,7 @@ def _why(status: int, err: bytes, limits: ProcessLimits) -> str | None:
             name = f"signal {-status}"
         return f"the process of its audit was ended by {name}"
     said = err.decode("utf-8", "replace").strip()
-    if "MemoryError" in said or "cannot allocate memory" in said.lower():
+    if any(one in said.lower() for one in _NO_MEMORY):
         return f"its audit needs more than {binary_size(limits.memory)} of memory"
     last = said.rsplit("\n", 1)[-1][:_SAID]
     return f"the process of its audit failed: {last or f'exit status {status}'}"

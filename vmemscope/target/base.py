@@ -107,8 +107,9 @@ def read_vmcoreinfo(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             text = note_text(file.read(1 << 20))
-    except OSError as e:
-        raise TargetError(f"cannot read VMCOREINFO from {path}: {e.strerror}") from e
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise TargetError(f"cannot read VMCOREINFO from {path}: {reason}") from e
     if text is None:
         raise TargetError(
             f"{path} holds no VMCOREINFO",

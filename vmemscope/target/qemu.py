@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..arch import architecture_of_qemu
-from ..errors import TargetError, UnsupportedError, VmemscopeError
+from ..errors import TargetError, UnsupportedError, UsageError, VmemscopeError
 from ..text import printable
 from ..vmcoreinfo import parse
 from .base import Target, check_note, new_program, read_vmcoreinfo, set_kernel, target_of
@@ -35,6 +35,7 @@ __all__ = ("open_qemu",)
 
 #: seconds to wait for an answer until the monitor counts as busy
 _TIMEOUT = 5
+_MAX_PORT = 65535
 _MAX_ADDRESS = (1 << 64) - 1
 
 
@@ -145,19 +146,39 @@ def _scan(address: str, ram: list[tuple[int, int]], notes: list[str]) -> bytes:
     raise unsupported or _no_vmcoreinfo()
 
 
+def _address(address: str) -> str | tuple[str, int]:
+    """
+    Return the path of a socket, or host and port.
+
+    :raises UsageError: if an address is neither
+    """
+    host, colon, port = address.removeprefix("tcp:").rpartition(":")
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        if path:
+            return path
+    elif not colon or "/" in address:
+        return address
+    elif host and port.isdecimal() and len(port) <= 5 and 0 < int(port) <= _MAX_PORT:
+        # An IPv6 address is in brackets, to be told from its port.
+        return host.removeprefix("[").removesuffix("]"), int(port)
+    raise UsageError(
+        f"{address!r} is no QMP address", f"give unix:PATH, or HOST:PORT (1 to {_MAX_PORT})"
+    )
+
+
 def _connect(address: str) -> socket.socket:
-    path = address.removeprefix("unix:")
-    host, colon, port = address.rpartition(":")
+    where = _address(address)
     try:
-        if colon and port.isdecimal() and not address.startswith("unix:"):
-            return socket.create_connection((host.removeprefix("tcp:"), int(port)), _TIMEOUT)
+        if isinstance(where, tuple):
+            return socket.create_connection(where, _TIMEOUT)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.connect(path)
+            connection.connect(where)
         except OSError:
             connection.close()
             raise
-    except (OSError, OverflowError) as e:
+    except OSError as e:
         raise TargetError(
             f"cannot connect to QMP at {address}: {getattr(e, 'strerror', None) or e}",
             "start QEMU with -qmp unix:PATH,server=on,wait=off",

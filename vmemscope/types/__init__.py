@@ -174,8 +174,9 @@ def _system_map(path: str | os.PathLike[str], vmcoreinfo: Mapping[str, str]) -> 
     try:
         with open(path, "rb") as file:
             text = file.read(_MAX_SYSTEM_MAP_SIZE)
-    except OSError as e:
-        raise TypesError(f"cannot read {os.fspath(path)}: {e.strerror}") from e
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise TypesError(f"cannot read {os.fspath(path)}: {reason}") from e
     return SystemMap(text, vmcoreinfo, os.fspath(path))
 
 

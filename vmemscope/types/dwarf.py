@@ -40,8 +40,9 @@ def load_dwarf(prog: Program, paths: Sequence[str | os.PathLike[str]]) -> None:
         try:
             with open(path, "rb") as file:
                 head = file.read(_E_TYPE + 2)
-        except OSError as e:
-            raise TypesError(f"cannot read {os.fspath(path)}: {e.strerror}") from e
+        except (OSError, ValueError) as e:
+            reason = getattr(e, "strerror", None) or e
+            raise TypesError(f"cannot read {os.fspath(path)}: {reason}") from e
         if head[:4] != b"\x7fELF":
             raise TypesError(f"{os.fspath(path)} is not an ELF file", GIVE_VMLINUX)
         if head[_E_TYPE:] in (b"\4\0", b"\0\4"):
