@@ -3,14 +3,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
-from drgn import Program
+from drgn import (
+    Architecture,
+    FaultError,
+    Platform,
+    Program,
+    Symbol,
+    SymbolBinding,
+    SymbolKind,
+    TypeEnumerator,
+)
+from drgn.helpers.linux.mm import follow_phys
+from msgspec.structs import replace
 
 import vmemscope
 from vmemscope import Kernel
 from vmemscope.errors import TargetError
+from vmemscope.kernel.system_state import is_booting
 from vmemscope.sim import build, load_scenario
+from vmemscope.target import open_core
 from vmemscope.types import attach_types
+
+from .kernels import filtered
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +101,73 @@ def test_another_pass_reads_anew(core: str) -> None:
     assert again.pagemaps == kernel.pagemaps
     assert again.prog is kernel.prog
     assert kernel.sections is kernel.sections
+
+
+AUDITS = (
+    vmemscope.audit,
+    vmemscope.audit_hugetlb,
+    vmemscope.audit_memmap,
+    lambda kernel: vmemscope.audit_page(kernel, 0x100001),
+)
+
+
+@pytest.fixture(scope="module")
+def gone(core: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A dump without the section table, as memory is after its pages were used anew."""
+    kernel = Kernel.open_core(core)
+    lost = {int(follow_phys(kernel.prog["init_mm"].address_of_(), one)) >> 12
+            for one in kernel.sections.allocated}  # fmt: skip
+    path = tmp_path_factory.mktemp("gone") / "vmcore"
+    return str(filtered(Path(core), path, lost))
+
+
+class TestNoRunningKernel:
+    """A guest that starts again, or is gone: what is left of its kernel says nothing."""
+
+    @pytest.mark.parametrize("audit", AUDITS)
+    def test_live(self, gone: str, audit: Callable[[Kernel], object]) -> None:
+        kernel = Kernel.open(lambda: replace(open_core(gone), kind="qemu"))
+        with pytest.raises(TargetError, match="the kernel does not run any more, or not yet: "):
+            audit(kernel)
+
+    @pytest.mark.parametrize("audit", AUDITS)
+    def test_a_dump_lacks_pages(self, gone: str, audit: Callable[[Kernel], Any]) -> None:
+        report = audit(Kernel.open_core(gone))
+        assert report.findings == ()
+        assert any("section table" in line for line in report.not_read)
+
+    @pytest.mark.parametrize("audit", AUDITS)
+    def test_one_that_boots(
+        self, core: str, audit: Callable[[Kernel], object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("vmemscope.machine.is_booting", lambda prog: True)
+        with pytest.raises(TargetError, match="the kernel still boots"):
+            audit(Kernel.open(lambda: replace(open_core(core), kind="qemu")))
+        # One that stopped will not boot any further.
+        audit(Kernel.open_core(core))
+
+
+@pytest.mark.parametrize(
+    ("state", "booting"), [(0, True), (1, False), (3, False), (0xFFFFFFFF, False), (None, False)]
+)
+def test_how_far_the_boot_is(state: int | None, booting: bool) -> None:
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        if state is None:
+            raise FaultError("not there", address)
+        return state.to_bytes(4, "little")
+
+    prog = Program(Platform(Architecture.X86_64))
+    prog.add_memory_segment(0x1000, 4, read)
+    symbol = Symbol("system_state", 0x1000, 4, SymbolBinding.GLOBAL, SymbolKind.OBJECT)
+    assert not is_booting(prog)
+    prog.register_symbol_finder("test", lambda *of: [symbol], enable_index=0)
+    assert not is_booting(prog)
+    names = ("SYSTEM_BOOTING", "SYSTEM_SCHEDULING", "SYSTEM_FREEING_INITMEM", "SYSTEM_RUNNING")
+    enumerators = [TypeEnumerator(name, value) for value, name in enumerate(names)]
+    integer = prog.int_type("unsigned int", 4, False)
+    states = prog.enum_type("system_states", integer, enumerators)
+    prog.register_type_finder(
+        "test", lambda prog, kinds, name, file: states if name == states.tag else None,
+        enable_index=0,
+    )  # fmt: skip
+    assert is_booting(prog) == booting

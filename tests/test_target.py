@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -440,6 +440,52 @@ class TestQemu:
             assert server.stdout.readline() == "listening\n"
             with pytest.raises(TargetError, match="cannot talk QMP"):
                 open_qemu(path)
+
+    @pytest.mark.parametrize("readable", [True, False])
+    def test_qemu_that_refuses_to_dump(
+        self, readable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As while it migrates the guest: the note is looked for in memory, and says why."""
+        found = b"OSRELEASE=7.2.13\n"
+        monkeypatch.setattr(qemu, "notes_in_memory", lambda prog, ram: [(0x1000, found)])
+        monkeypatch.setattr(qemu, "found_by_walk", lambda prog, text: True)
+        monkeypatch.setattr(qemu, "_attach", lambda *of: None)
+        logged = ["QEMU process memory reading enabled"] if readable else []
+        monkeypatch.setattr(qemu, "_messages_of_drgn", lambda: nullcontext(logged))
+
+        def program(text: bytes) -> Program:
+            # All that follows is as ever.
+            raise TargetError(f"opened with {text!r}")
+
+        monkeypatch.setattr(qemu, "new_program", program)
+        device = {"return": [{"name": "device[0]", "type": "child<vmcoreinfo>"}]}
+        answers = (
+            *(GREETING, {"return": {}}, {"return": {"arch": "x86_64"}}, {"return": MTREE}),
+            *({"return": []}, device, {"return": {}}, {"return": {"running": True}}),
+            {"error": {"class": "GenericError", "desc": "migration in progress\x1b"}},
+        )
+        notes: list[str] = []
+        scan = qemu._scan
+        monkeypatch.setattr(qemu, "_scan", lambda at, ram, into, why: scan(at, ram, notes, why))
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "qmp"))
+            listener.listen()
+            with (
+                served(lambda: listener.accept()[0], answers, []) as heard,
+                pytest.raises(TargetError) as caught,
+            ):
+                open_qemu(f"unix:{tmp_path}/qmp")
+        assert heard[-1]["execute"] == "dump-guest-memory"
+        refused = r"QEMU refused to dump it (migration in progress\x1b)"
+        if readable:
+            assert str(caught.value) == f"opened with {found!r}"
+            assert notes == [
+                f"VMCOREINFO was found in memory at physical address 0x1000; {refused}"
+            ]
+        else:
+            assert str(caught.value).startswith(
+                f"the guest's VMCOREINFO can't be had: {refused}, and to search its memory"
+            )
 
     def test_where_ram_is(self) -> None:
         mine, theirs = socket.socketpair()

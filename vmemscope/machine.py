@@ -25,6 +25,7 @@ from .kernel.page import PageLayout, read_page_layout
 from .kernel.page_state import PageStates, read_page_states
 from .kernel.pglist_data import DEVICE, read_zones
 from .kernel.resource import read_resources
+from .kernel.system_state import is_booting
 from .kernel.uevent import read_uevent_seqnum
 from .kernel.vmemmap_tails import Slot, TailSlots, read_slots, shares_devices, slots_of
 from .spans import union
@@ -232,9 +233,33 @@ class Kernel:
 
     @cached_property
     def sections(self) -> Sections:
-        """The present sections."""
-        return read_sections(
-            self.prog, self.target.vmcoreinfo, self.page_size, self.arch.kernel_space
+        """
+        The present sections.
+
+        :raises TargetError: if the vmemmap can't be found, or no kernel runs in a live target
+        """
+        if self.live and is_booting(self.prog):
+            raise TargetError(
+                "the kernel still boots: its memory map is not complete",
+                "audit it when it has started its first process",
+            )
+        why = "no section is present"
+        try:
+            found = read_sections(
+                self.prog, self.target.vmcoreinfo, self.page_size, self.arch.kernel_space
+            )
+        except TargetError as e:
+            if not self.live:
+                raise
+            why = e.message
+        else:
+            # A dump can lack the table; to a kernel that runs, it is there.
+            if len(found.number) or not self.live:
+                return found
+            why = next((one.message for one in found.damage), why)
+        raise TargetError(
+            f"the kernel does not run any more, or not yet: {why}",
+            "did it start again, or did its machine end? Audit it when it has booted",
         )
 
     @cached_property

@@ -44,9 +44,9 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
     Attach to a guest.
 
     To read VMCOREINFO, QEMU writes a dump of one byte, and pauses the guest for that.
-    A saved note avoids the pause. Without ``-device vmcoreinfo``, it is searched for in
-    the guest's memory. :attr:`Target.notes` says how long the pause was, where the note was
-    found, and whether reads are slow.
+    A saved note avoids the pause. Without ``-device vmcoreinfo``, and while QEMU refuses
+    (it migrates the guest), it is searched for in the guest's memory. :attr:`Target.notes`
+    says how long the pause was, where the note was found, and whether reads are slow.
 
     :param address: ``unix:PATH``, ``PATH`` or ``HOST:PORT``
     :param vmcoreinfo: path of a saved VMCOREINFO note
@@ -54,7 +54,7 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
         VMCOREINFO
     """
     saved = read_vmcoreinfo(vmcoreinfo) if vmcoreinfo is not None else None
-    notes = []
+    notes, refused = [], ""
     with _connect(address) as connection, _explained(address):
         connection.settimeout(_TIMEOUT)
         monitor = Monitor(connection)
@@ -67,7 +67,10 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
                 "give a Unix socket, or a saved note with --vmcoreinfo",
             )
         if saved is None and _has_device(monitor):
-            saved, pause = _fetch_vmcoreinfo(monitor, ram[0][0])
+            try:
+                saved, pause = _fetch_vmcoreinfo(monitor, ram[0][0])
+            except _RefusedError as e:
+                refused = f"QEMU refused to dump it ({printable(str(e).encode())})"
             if saved is not None and pause is not None:
                 notes.append(
                     f"the guest was paused for {pause * 1000:.1f} ms to read its VMCOREINFO;"
@@ -75,7 +78,7 @@ def open_qemu(address: str, vmcoreinfo: str | None = None) -> Target:
                     " pass it with --vmcoreinfo"
                 )
     if saved is None:
-        saved = _scan(address, ram, notes)
+        saved = _scan(address, ram, notes, refused)
     prog = new_program(saved)
     with _messages_of_drgn() as messages:
         _attach(prog, address, ram)
@@ -110,11 +113,16 @@ def _attach(prog: Program, address: str, ram: list[tuple[int, int]]) -> None:
     _keep_to(ram, prog)
 
 
-def _scan(address: str, ram: list[tuple[int, int]], notes: list[str]) -> bytes:
+class _RefusedError(MonitorError):
+    """QEMU writes no dump now: it migrates the guest, or takes a snapshot of it."""
+
+
+def _scan(address: str, ram: list[tuple[int, int]], notes: list[str], refused: str) -> bytes:
     """
     Find the VMCOREINFO in a guest's memory.
 
     :param notes: gets where it was
+    :param refused: why QEMU did not give it, empty if it has no device for it
     :raises TargetError: if there is none that fits what is in memory
     :raises UnsupportedError: if none fits, and one is of a kernel that is not supported
     """
@@ -123,8 +131,8 @@ def _scan(address: str, ram: list[tuple[int, int]], notes: list[str]) -> bytes:
         _attach(prog, address, ram)
     if not any("memory reading enabled" in message for message in messages):
         raise TargetError(
-            "the guest's VMCOREINFO can't be had: to search its memory through the monitor takes"
-            " too long",
+            f"the guest's VMCOREINFO can't be had: {refused}{', and ' if refused else ''}to search"
+            " its memory through the monitor takes too long",
             "run on QEMU's host, as its user or as root; start QEMU with -device vmcoreinfo; or"
             " give a saved note with --vmcoreinfo",
         )
@@ -139,6 +147,8 @@ def _scan(address: str, ram: list[tuple[int, int]], notes: list[str]) -> bytes:
             message = f"VMCOREINFO was found in memory at physical address {where:#x}"
             if others:
                 message += f"; it fits the kernel there, others do not ({', '.join(others)})"
+            if refused:
+                message += f"; {refused}"
             notes.append(message)
             return text
         release = printable(parse(text).get("OSRELEASE", "unknown").encode())
@@ -269,20 +279,17 @@ def _fetch_vmcoreinfo(monitor: Monitor, address: int) -> tuple[bytes | None, flo
     :param address: physical address of RAM
     :return: VMCOREINFO, ``None`` if the dump has none; and the seconds that the guest was
         paused, ``None`` if it was not running
+    :raises _RefusedError: if QEMU writes no dump
     """
     fd = os.memfd_create("vmemscope-dump")
     try:
         monitor.execute("getfd", {"fdname": "vmemscope-dump"}, fd)
         running = bool(monitor.execute("query-status").get("running"))
-        monitor.execute(
-            "dump-guest-memory",
-            {
-                "paging": False,
-                "protocol": "fd:vmemscope-dump",
-                "begin": address,
-                "length": 1,
-            },
-        )
+        wanted = {"paging": False, "protocol": "fd:vmemscope-dump", "begin": address, "length": 1}
+        try:
+            monitor.execute("dump-guest-memory", wanted)
+        except MonitorError as e:
+            raise _RefusedError(*e.args) from None
         pause = None
         if running:
             pause = monitor.wait_for("RESUME").time - monitor.wait_for("STOP").time
