@@ -172,7 +172,7 @@ class DeviceTreePmem(_Carved):
 @dataclass(frozen=True, kw_only=True)
 class DaxRegion(_Carved):
     """
-    A devdax that :mod:`.dax_region` makes of memory that the kernel's ``mem=`` left out.
+    A devdax that ``dax_region.c`` makes of memory that the kernel's ``mem=`` left out.
 
     For kernels without NVDIMMs. All but the region is the kernel's: its device_dax
     driver makes the pagemap and the memory map.

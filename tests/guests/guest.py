@@ -29,10 +29,10 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from . import cxl
 from .cxl import Cxl
-from .dax_region import build_dax_region
 from .devices import FIVE_DEVICES, GIB, DaxRegion, Device, DeviceTreePmem, Placed
 from .hosttools import ensure_host_packages
 from .initramfs import PORT_NAME, build_initramfs
+from .kernel_module import build_module
 from .machines import MACHINES
 from .packages import Kernel, get_python, get_qemu
 
@@ -124,6 +124,8 @@ class Guest:
     :param parameters: further parameters for the kernel
     :param qemu_arguments: further options for QEMU
     :param modules: modules to load; those of the machine if None
+    :param built: modules to build from the sources beside this file, and to put into
+        ``/modules``
     :param host_files: let the guest read the host's files, for
         :meth:`run_on_host_files`
     :param vmcoreinfo: have a ``-device vmcoreinfo`` where the machine can
@@ -139,6 +141,7 @@ class Guest:
         parameters: Sequence[str] = (),
         qemu_arguments: Sequence[str] = (),
         modules: tuple[str, ...] | None = None,
+        built: Sequence[str] = (),
         host_files: bool = False,
         vmcoreinfo: bool = True,
     ) -> None:
@@ -157,6 +160,9 @@ class Guest:
         self._parameters = tuple(parameters)
         self._qemu_arguments = tuple(qemu_arguments)
         self._modules = self.machine.modules if modules is None else modules
+        self._built = list(built)
+        if any(isinstance(device, DaxRegion) for device in devices):
+            self._built.append("dax_region")
         if self._cxl:
             self.cpu += cxl.CPU
             self._modules += cxl.MODULES
@@ -456,9 +462,10 @@ class Guest:
                 yield ask
 
     def _boot(self) -> None:
-        files = {}
-        if any(isinstance(device, DaxRegion) for device in self._wanted):
-            files["/modules/dax_region.ko"] = build_dax_region(self.kernel).read_bytes()
+        files = {
+            f"/modules/{name}.ko": build_module(self.kernel, name).read_bytes()
+            for name in self._built
+        }
         build_initramfs(self.kernel, self._directory / "initramfs", self._modules, files)
         if any(isinstance(device, DeviceTreePmem) for device in self._wanted):
             self._write_device_tree()

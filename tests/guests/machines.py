@@ -58,7 +58,7 @@ class Machine:
 MACHINES = {
     "amd64": Machine(
         qemu="qemu-system-x86_64",
-        host_packages=("qemu-system-x86",),
+        host_packages=("qemu-system-x86", "make", "gcc"),
         machine="q35,nvdimm=on",
         # qemu64 has 4-level paging
         cpu="max",
@@ -73,6 +73,7 @@ MACHINES = {
         ),
         vmcoreinfo=True,
         memory_devices=True,
+        kernel_arch="x86",
     ),
     "arm64": Machine(
         qemu="qemu-system-aarch64",

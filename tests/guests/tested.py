@@ -65,7 +65,12 @@ Three layouts are broken by these kernels and found to be so: compound pages of
 (all), and inside a section that RAM is in, too (all). Those that look odd and are
 right have no finding. What a device is left without is no pagemap: after it was
 destroyed nothing of its vmemmap is mapped either. The kernels before 6.16 are built
-without `CONFIG_PCI_P2PDMA`.
+without `CONFIG_PCI_P2PDMA`. CXL memory, here with QEMU 10 and a CPU that does not know that it
+is emulated, has a driver for volatile memory since 6.3.
+
+Device-private and device-coherent memory has no emulated device. A small module of the tests asked
+6.12 (coherent only) and 7.2 for it: the memory maps were sound, and equal to what the oracle and
+the kernel's counters say (`tests/guests/test_device_memory.py`).
 
 Of the range off a section boundary `mask-alignment` would hold since 7.1, too, but is
 not reported: compound pages whose frame is another's are not checked.

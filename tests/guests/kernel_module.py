@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Build the module that makes dax regions, for kernels that have no NVDIMMs.
+Build modules that ask a kernel for device memory that no emulated device has.
 
-In: a :class:`~tests.guests.packages.Kernel`. Out: ``dax_region.ko`` for it, which is
-kept beside the kernel. It is built from ``dax_region.c`` with the headers of
-Debian's kernel package and with Debian's cross compiler.
+In: a :class:`~tests.guests.packages.Kernel`, and the name of a module. Out: that module
+for it, which is kept beside the kernel. It is built from the source beside this file with the
+headers of Debian's kernel package and with Debian's compiler.
 
 The programs of that package's build system are of its own suite, newer than the
 host: they run with that suite's dynamic linker. The compiler is the host's, older
@@ -20,6 +20,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from .machines import MACHINES
@@ -33,10 +34,8 @@ from .packages import (
     unpack_packages,
 )
 
-__all__ = ("build_dax_region",)
+__all__ = ("build_module",)
 
-_SOURCE = Path(__file__).with_suffix(".c")
-_NAME = "dax_region"
 #: options that the kernel was built with and an older compiler lacks: the shell's
 #: pattern for them, and what is said instead
 _COMPILER = """#!/bin/bash
@@ -54,14 +53,16 @@ exec %sgcc "${arguments[@]}"
 """
 
 
-def _wrap(program: Path, linker: Path) -> None:
+def _wrap(program: Path, libraries: Sequence[Path]) -> None:
     # Make a program of another suite run here.
     content = program.read_bytes()
     if not content.startswith(b"\x7fELF"):
         return
     real = program.with_name(f"{program.name}.elf")
     program.rename(real)
-    program.write_text(f'#!/bin/sh\nexec {linker} --library-path {linker.parent} {real} "$@"\n')
+    (linker,) = filter(Path.exists, (one / "ld-linux-x86-64.so.2" for one in libraries))
+    paths = ":".join(map(str, libraries))
+    program.write_text(f'#!/bin/sh\nexec {linker} --library-path {paths} {real} "$@"\n')
     program.chmod(0o755)
 
 
@@ -77,9 +78,15 @@ def _headers(kernel: Kernel, directory: Path) -> Path:
         raise KernelNotFoundError(f"there are no headers of {kernel.release}")
     wanted = dict.fromkeys((package, common[0]), kernel.version)
     unpack_packages(target, wanted, directory / "headers")
-    unpack_packages(host, host.closure([kbuild[0]]), directory / "tools")
+    needed = re.findall(r"(?:^|, )((?:lib|zlib)[^ ,:]*)", host.show(kbuild[0])["Depends"])
+    unpack_packages(host, {kbuild[0]: host.show(kbuild[0])["Version"]}, directory / "tools")
+    # Backports have no libraries of their own.
+    base = _Suite(kernel.suite.removesuffix("-backports"))
+    base.update()
+    unpack_packages(base, base.closure(needed), directory / "libraries")
+    # Debian 12 has some in /lib.
+    libraries = list(directory.glob("libraries/**/x86_64-linux-gnu"))
     tools = directory / "tools/usr/lib" / kbuild[0]
-    (linker,) = directory.glob("tools/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
     order = "msb" if kernel.arch == "s390x" else "lsb"
     arch = MACHINES[kernel.arch].kernel_arch
     # What these run is beside them, by a path that their linker does not tell them.
@@ -91,7 +98,7 @@ def _headers(kernel: Kernel, directory: Path) -> Path:
             program.unlink()
             shutil.copy(program.with_name(real), program)
     for program in [path for path in tools.rglob("*") if path.is_file()]:
-        _wrap(program, linker)
+        _wrap(program, libraries)
     (directory / "headers/usr/lib").mkdir(exist_ok=True)
     (directory / "headers/usr/lib" / kbuild[0]).symlink_to(tools)
     result = directory / "headers/usr/src" / package
@@ -100,15 +107,15 @@ def _headers(kernel: Kernel, directory: Path) -> Path:
     return result
 
 
-def _build(kernel: Kernel, path: Path) -> Path:
+def _build(kernel: Kernel, source: Path, path: Path) -> Path:
     machine = MACHINES[kernel.arch]
     with tempfile.TemporaryDirectory(dir=cache_directory()) as temporary:
         directory = Path(temporary)
         headers = _headers(kernel, directory)
         module = directory / "module"
         module.mkdir()
-        shutil.copy(_SOURCE, module)
-        (module / "Kbuild").write_text(f"obj-m := {_NAME}.o\n")
+        shutil.copy(source, module)
+        (module / "Kbuild").write_text(f"obj-m := {source.stem}.o\n")
         compiler = module / "compiler"
         compiler.write_text(_COMPILER % machine.cross)
         compiler.chmod(0o755)
@@ -124,23 +131,27 @@ def _build(kernel: Kernel, path: Path) -> Path:
             text=True,
         )
         if result.returncode:
+            said = f"{result.stdout}{result.stderr}"
             raise KernelNotFoundError(
-                f"could not build {_NAME}.ko for {kernel.release}:\n{result.stdout}{result.stderr}"
+                f"could not build {source.stem}.ko for {kernel.release}:\n{said}"
             )
-        (module / f"{_NAME}.ko").rename(path)
+        (module / f"{source.stem}.ko").rename(path)
     return path
 
 
-def build_dax_region(kernel: Kernel) -> Path:
+def build_module(kernel: Kernel, name: str) -> Path:
     """
-    Build the module for a kernel, once for each.
+    Build a module for a kernel, once for each.
 
+    :param name: of its source beside this file, without ``.c``
     :raises KernelNotFoundError: if it can't be built, with what the compiler said
     """
-    inputs = [path.read_bytes() for path in (_SOURCE, Path(__file__))]
+    source = Path(__file__).with_name(f"{name}.c")
+    inputs = [path.read_bytes() for path in (source, Path(__file__))]
     key = hashlib.sha256(b"".join(inputs)).hexdigest()[:16]
-    path = kernel.directory / f"{_NAME}-{key}.ko"
+    path = kernel.directory / f"{name}-{key}.ko"
     with _locked(cache_directory()):
         if not path.is_file():
-            _retry(f"headers of {kernel.release}", functools.partial(_build, kernel, path))
+            build = functools.partial(_build, kernel, source, path)
+            _retry(f"headers of {kernel.release}", build)
     return path
