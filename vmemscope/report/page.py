@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ("render_page",)
 
+#: bytes of physical memory that an architecture can address, at most
+_MEMORY = 1 << 56
+
 
 def render_page(report: PageReport) -> str:
     """Return a report on one page as text."""
@@ -64,6 +67,8 @@ def _page(report: PageReport) -> list[tuple[str, str]]:
         ("zone", report.zone or ("none" if offline else "not known")),
         ("section", f"{section.number} ({present}), subsection {section.subsection} {valid}"),
     ]
+    if section.order is not None:
+        fields.append(("section order", _order(section.order, report.target.page_size)))
     names = ["resources", *[""] * (len(report.resources) - 1)] if report.resources else []
     fields += [
         (name, f"{'  ' * i}{one.start:#x}-{one.end:#x} {safe(one.name)}")
@@ -72,6 +77,14 @@ def _page(report: PageReport) -> list[tuple[str, str]]:
     if report.place is None:
         return [*fields, ("pagemap", "none")]
     return fields + _place(report.place, report.pfn)
+
+
+def _order(order: int, page_size: int) -> str:
+    if not order:
+        return "0, populated for no compound pages"
+    if page_size << min(order, 64) > _MEMORY:
+        return f"{order}, which makes no sense"
+    return f"{order}, populated for compound pages of {binary_size(page_size << order)}"
 
 
 def _place(place: Place, pfn: int) -> list[tuple[str, str]]:

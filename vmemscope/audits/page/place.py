@@ -57,7 +57,7 @@ class Places:
             if sections.damage:
                 self.unread["part of the section table"] += 1
             valid = None if sections.damage else False
-            return Section(number, False, False, (), subsection, valid)
+            return Section(number, False, False, (), subsection, valid, None)
         found = read_subsections(self.kernel.prog, sections, page_size, np.array([index]))
         valid = bool(found.valid.contains(np.array([pfn]))[0])
         if found.unknown.total:
@@ -65,7 +65,8 @@ class Places:
             valid = None
         flags = tuple(section_flags(self.kernel.prog, int(sections.raw[index])))
         online = bool(sections.online[index])
-        return Section(number, True, online, flags, subsection, valid)
+        order = None if sections.orders is None else int(sections.orders[index])
+        return Section(number, True, online, flags, subsection, valid, order)
 
     def place_of(self, pfn: int) -> tuple[Place | None, PagemapLayout | None]:
         """Find the pagemap of a page, and where in it the page is."""

@@ -66,6 +66,9 @@ class Section(Facts, frozen=True):
     subsection: Count
     #: whether that subsection is valid; ``None`` if it could not be read
     valid: bool | None
+    #: log2 of the pages in the compound pages that the section's memory map was populated for,
+    #: 0 for none; ``None`` if it is not present, or sections of this kernel have no order
+    order: Count | None
 
 
 class Place(PagemapName, frozen=True, kw_only=True):
