@@ -38,6 +38,7 @@ def kdump_file(
     vmcoreinfo: str = VMCOREINFO,
     machine: str = "x86_64",
     codec: tuple[int, Callable[[bytes], bytes]] | None = None,
+    notes: bytes | None = None,
 ) -> bytes:
     """
     Make a kdump file as makedumpfile does, of version 6.
@@ -46,6 +47,7 @@ def kdump_file(
     :param compressed: with zlib
     :param machine: what the kernel calls its architecture
     :param codec: flag and function of another way to compress; pages that grow stay as they are
+    :param notes: all ELF notes, instead of that with VMCOREINFO alone
     """
     flag, compress = codec or ((1, zlib.compress) if compressed else (0, bytes))
     size = len(next(iter(pages.values())))
@@ -55,31 +57,35 @@ def kdump_file(
         bitmap[pfn // 8] |= 1 << pfn % 8
     note = struct.pack(f"{order}III", 11, len(vmcoreinfo), 0) + b"VMCOREINFO\0\0"
     note += vmcoreinfo.encode() + bytes(-len(vmcoreinfo) % 4)
+    if notes is not None:
+        note = notes
+    # After the sub-header, which takes 104 bytes.
+    sub_blocks = -(-(104 + len(note)) // size)
     names = (b"Linux", b"host", b"6.1.0", b"1", machine.encode())
     uts = b"".join(text.ljust(65, b"\0") for text in names)
     header = b"KDUMP   " + struct.pack(f"{order}i", 6) + uts + bytes(65 + 6 + 16)
     header += struct.pack(
-        *(f"{order}10I", flag, size, 1, 2 * len(bitmap) // size),
+        *(f"{order}10I", flag, size, sub_blocks, 2 * len(bitmap) // size),
         *(min(max_pfn, 0xFFFFFFFF), 0, 0, 0, 0, 1),
     )
     sub_header = struct.pack(f"{order}Qii", 0, 31, 0) + struct.pack(
         f"{order}11Q",
         *(0, 0),
         *(0, 0),
-        *(2 * size - len(note), len(note)),
+        *((1 + sub_blocks) * size - len(note), len(note)),
         *(0, 0),
         *(0, 0),
         max_pfn,
     )
     descriptors, data = bytearray(), bytearray()
-    start = 2 * size + 2 * len(bitmap) + 24 * len(pages)
+    start = (1 + sub_blocks) * size + 2 * len(bitmap) + 24 * len(pages)
     for _, page in sorted(pages.items()):
         stored, flags = compress(page), flag
         if len(stored) >= size:
             stored, flags = page, 0
         descriptors += struct.pack(f"{order}QIIQ", start + len(data), len(stored), flags, 0)
         data += stored
-    head = header.ljust(size, b"\0") + sub_header.ljust(size - len(note), b"\0") + note
+    head = header.ljust(size, b"\0") + sub_header.ljust(sub_blocks * size - len(note), b"\0") + note
     return head + bytes(bitmap) * 2 + descriptors + data
 
 

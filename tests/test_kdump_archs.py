@@ -20,7 +20,8 @@ import pytest
 
 from vmemscope.cli.main import main
 from vmemscope.target import open_core, page_codecs
-from vmemscope.target.elf import read_elf
+from vmemscope.target.elf import note_segments, read_elf
+from vmemscope.target.notes import read_cpus
 
 from .kernels import DEVICE, image, write
 from .test_kdump import flattened, kdump_file
@@ -42,9 +43,20 @@ LZO: Codec = (0x2, lambda page: bytes(lzallright.LZOCompressor().compress(page))
 ZSTD: Codec = (0x20, lambda page: bytes(cramjam.zstd.compress(page)))
 
 
+#: machine -> a register's name in a scenario, and its place in the note (struct user_pt_regs, ...)
+REGISTERS = {
+    "x86_64": ("RDI", 14),
+    "aarch64": ("x0", 0),
+    "riscv64": ("10", 10),
+    "ppc64le": ("3", 3),
+    "s390x": ("4", 4),
+}
+
+
 class Simulated(NamedTuple):
     """A simulated kernel, as an ELF dump and as what a kdump file has of it."""
 
+    name: str
     core: Path
     machine: str
     order: str
@@ -75,7 +87,7 @@ def simulated(arch: str, directory: Path) -> Simulated:
         for at in range(0, load.filesz, size)
     }
     text = target.prog["VMCOREINFO"].string_().decode()
-    return Simulated(core, MACHINES[arch], "<>"[data[5] - 1], text, pages)
+    return Simulated(f"7.2@{arch}", core, MACHINES[arch], "<>"[data[5] - 1], text, pages)
 
 
 @pytest.fixture(scope="module", params=MACHINES)
@@ -131,6 +143,30 @@ def test_flattened(kernel: Simulated, same: Callable[[Path], None]) -> None:
     path = kernel.kdump("flat", ZSTD)
     path.write_bytes(flattened(path.read_bytes(), piece=1 << 20))
     same(path)
+
+
+def test_the_registers_of_the_crash(kernel: Simulated, tmp_path: Path) -> None:
+    """
+    Those of the ELF dump, whose notes makedumpfile copies as they are: page by page, compressed,
+    flattened in pieces that end anywhere in the headers and in the notes.
+    """
+    name, index = REGISTERS[kernel.machine]
+    text = f'{DEVICE}[crash]\ncpu = 1\nregisters = {{"{name}" = "fedcba9876543210"}}\n'
+    core = Path(write(image(text, kernel.name), tmp_path))
+    cpus = open_core(str(core)).cpus()
+    assert [cpu.registers[index] for cpu in cpus] == [0, 0xFEDCBA9876543210]
+    with core.open("rb") as file:
+        ((offset, size),) = note_segments(file.fileno())
+    path = kernel.kdump("crash", ZSTD, notes=core.read_bytes()[offset : offset + size])
+    plain = path.read_bytes()
+    assert open_core(str(path)).cpus() == cpus
+    for piece in (4096 + 52, kernel.page_size, 1 << 20):
+        path.write_bytes(flattened(plain, piece=piece))
+        assert open_core(str(path)).cpus() == cpus
+    # Half of the notes: nothing is made up of what is missing.
+    notes = (2 * kernel.page_size) - size
+    path.write_bytes(flattened(plain[: notes + size // 2]))
+    assert all(cpu in cpus for cpu in read_cpus(str(path), kernel.order))
 
 
 def test_without_vmcoreinfo(kernel: Simulated, same: Callable[[Path], None]) -> None:

@@ -406,7 +406,7 @@ class TestKdump:
             output = output.removeprefix(said)
         assert output == ""
 
-    @pytest.mark.parametrize("name", [None, "zstd-23"])
+    @pytest.mark.parametrize("name", [None, "zstd-23", "flattened-31"])
     def test_the_registers_of_the_crash(self, crashed: Dumps, name: str | None) -> None:
         """They are where panic() saved them (crash_setup_regs()); SysRq is about no memory."""
         path = crashed.guest.vmcore if name is None else crashed.path(name)

@@ -27,8 +27,9 @@ from .elf import (
     read_elf,
     read_note,
 )
+from .flattened import FLATTENED
 from .formats import is_core, read_head, refusal
-from .kdump import FLATTENED, check_flattened, check_whole
+from .kdump import check_flattened, check_whole
 from .kdump_pages import KdumpPages
 from .scan import least_program, notes_in_elf, notes_in_memory, order_in_elf
 from .virtual import complete

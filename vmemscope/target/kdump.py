@@ -18,30 +18,26 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..errors import TargetError
 from ..text import printable
+from .flattened import FLAT_END, FLAT_HEADER, FRONT, reader_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = (
-    "FLATTENED",
     "Header",
     "KdumpContents",
     "bitmap_of",
     "check_flattened",
     "check_whole",
-    "flat_pieces",
     "read_header",
 )
-
-#: first bytes of the flattened format
-FLATTENED = b"makedumpfile"
 
 #: offset of ``status`` in struct disk_dump_header, after a struct timeval of 64-bit and
 #: of 32-bit machines
@@ -61,13 +57,6 @@ _MAX_PFN = 1 << 40
 _BATCH = 1 << 18
 #: bytes of bitmap read at a time
 _BITMAP_BATCH = 1 << 20
-
-#: pieces of a flattened file that are searched for the headers, which are written first
-_FLAT_PIECES = 64
-#: struct makedumpfile_header is padded to it
-_FLAT_HEADER = 4096
-#: struct makedumpfile_data_header: offset and size, big-endian; the last has -1 in both
-_FLAT_END = b"\xff" * 16
 
 
 class Header(NamedTuple):
@@ -189,7 +178,7 @@ def check_flattened(path: str) -> KdumpContents:
         split dump
     """
     with open(path, "rb") as file:
-        first = os.pread(file.fileno(), 24, _FLAT_HEADER)
+        first = os.pread(file.fileno(), 24, FLAT_HEADER)
         if len(first) < 24:
             raise _cut_off(path, "its first piece is missing")
         if first.startswith(bytes(8)) and first[16:].startswith(b"\x7fELF"):
@@ -199,45 +188,11 @@ def check_flattened(path: str) -> KdumpContents:
             )
         # A block device does not end where the dump ends.
         if os.path.isfile(path):
-            end = max(os.lseek(file.fileno(), 0, os.SEEK_END) - len(_FLAT_END), 0)
-            if os.pread(file.fileno(), len(_FLAT_END), end) != _FLAT_END:
+            end = max(os.lseek(file.fileno(), 0, os.SEEK_END) - len(FLAT_END), 0)
+            if os.pread(file.fileno(), len(FLAT_END), end) != FLAT_END:
                 raise _cut_off(path, "the mark of its end is missing")
-        header = read_header(_flat_reader(file.fileno()))
+        header = read_header(reader_of(file.fileno(), FRONT))
     return _NOTHING if header is None else _contents(path, header)
-
-
-def flat_pieces(fd: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """
-    Yield the pieces of a flattened file: offset in the file that they make, place, size (bytes).
-
-    :param most: how many are read at most
-    """
-    at = _FLAT_HEADER
-    for _ in range(most):
-        raw = os.pread(fd, 16, at)
-        if len(raw) < 16:
-            break
-        offset, size = struct.unpack(">qq", raw)
-        if offset < 0 or size <= 0:
-            break
-        yield offset, at + 16, size
-        at += 16 + size
-
-
-def _flat_reader(fd: int) -> Callable[[int, int], bytes]:
-    """Return a function that reads bytes at an offset of the file in a flattened file."""
-    pieces = {
-        offset: os.pread(fd, min(size, _FLAT_HEADER), place)
-        for offset, place, size in flat_pieces(fd, _FLAT_PIECES)
-    }
-
-    def read(count: int, offset: int) -> bytes:
-        for start, data in pieces.items():
-            if start <= offset < start + len(data):
-                return data[offset - start :][:count]
-        return b""
-
-    return read
 
 
 def _cut_off(path: str, how: str) -> TargetError:

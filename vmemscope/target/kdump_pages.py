@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +25,8 @@ from drgn import FaultError
 from ..errors import TargetError, UnsupportedError
 from ..vmcoreinfo import MAX_NOTE, NOTE_NAME, note_text
 from .elf import NOT_IN_DUMP
-from .kdump import FLATTENED, Header, bitmap_of, flat_pieces, read_header
+from .flattened import reader_of
+from .kdump import Header, bitmap_of, read_header
 from .page_codecs import CODECS, MissingCodecError, decompress
 
 if TYPE_CHECKING:
@@ -40,57 +40,14 @@ _SAMPLE = 1 << 12
 _KEPT = 1 << 14
 #: pages that one count of descriptors stands for
 _CHUNK = 1 << 12
-#: pieces of a flattened file that are read
-_MAX_PIECES = 1 << 24
 #: bytes of ELF notes: one for each CPU, and VMCOREINFO
 _MAX_NOTES = 64 << 20
-
-
-def _pread(fd: int, count: int, offset: int) -> bytes:
-    return os.pread(fd, count, offset)
-
-
-class _Pieces:
-    """The pieces of a flattened file, each with its place in the file that they make."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        # A piece that is written again comes later.
-        pieces = {start: (place, size) for start, place, size in flat_pieces(fd, _MAX_PIECES)}
-        self._starts = np.array(sorted(pieces), dtype=np.int64)
-        self._places = [pieces[start] for start in self._starts.tolist()]
-
-    def read(self, count: int, offset: int) -> bytes:
-        """Read bytes at an offset of the whole file; fewer where a piece is missing."""
-        data = b""
-        while len(data) < count:
-            wanted = offset + len(data)
-            index = int(np.searchsorted(self._starts, wanted, side="right")) - 1
-            if index < 0:
-                break
-            (place, size), into = self._places[index], wanted - int(self._starts[index])
-            part = (
-                os.pread(self._fd, min(count - len(data), size - into), place + into)
-                if (into < size)
-                else b""
-            )
-            if not part:
-                break
-            data += part
-        return data
 
 
 def _ranges(bitmap: NDArray[np.uint8], header: Header) -> list[tuple[int, int]]:
     edges = np.flatnonzero(np.diff((bitmap != 0).view(np.int8), prepend=0, append=0))
     size = 8 * header.block
     return [(first * size, end * size - 1) for first, end in edges.reshape(-1, 2).tolist()]
-
-
-def _reader_of(fd: int) -> Callable[[int, int], bytes]:
-    """Return a function that reads bytes at an offset of a file, flattened or not."""
-    if _pread(fd, len(FLATTENED), 0) == FLATTENED:
-        return _Pieces(fd).read
-    return partial(_pread, fd)
 
 
 def _codec(flags: int) -> str | None:
@@ -103,7 +60,7 @@ class KdumpPages:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._read = _reader_of(self._fd)
+        self._read = reader_of(self._fd)
         header = read_header(self._read)
         if header is None:
             raise TargetError(f"cannot read {path}: its headers make no sense")

@@ -3,8 +3,8 @@
 Registers of the CPUs when a dump was made: ELF notes of type NT_PRSTATUS.
 
 Each CPU has one, in order (``kernel/crash_core.c: crash_save_cpu()``; QEMU's
-``dump/dump.c``). In a kdump file they are where its sub-header says. The layout of
-``struct elf_prstatus`` is that of all 64-bit architectures: 112 bytes, then registers.
+``dump/dump.c``). In a kdump file, flattened or not, they are where its sub-header says. The
+layout of ``struct elf_prstatus`` is that of all 64-bit architectures: 112 bytes, then registers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .elf import note_segments
+from .flattened import FRONT, reader_of
 from .kdump import read_header
 
 __all__ = ("Cpu", "read_cpus")
@@ -52,15 +53,14 @@ def read_cpus(path: str, order: str) -> list[Cpu]:
 
 
 def _notes(fd: int) -> bytes:
+    read = reader_of(fd, FRONT)
     if os.pread(fd, 4, 0) == b"\x7fELF":
         places = list(note_segments(fd))
     else:
-        header = read_header(lambda count, offset: os.pread(fd, count, offset))
+        header = read_header(read)
         places = [header.notes] if header is not None else []
     return b"".join(
-        os.pread(fd, min(size, _MAX_NOTES), offset)
-        for offset, size in places[:1]
-        if offset < 1 << 63
+        read(min(size, _MAX_NOTES), offset) for offset, size in places[:1] if offset < 1 << 63
     )
 
 
