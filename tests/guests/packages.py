@@ -99,6 +99,9 @@ _DEBIAN_SUITES = {
 #: seconds to wait before each further attempt: a mirror that is in the middle
 #: of an update serves indexes that do not fit together, for minutes at worst
 _RETRIES = (5, 20, 60)
+#: seconds for indexes, or for a kernel: a mirror that takes a request and never answers
+#: stops apt for good, whatever apt's own timeouts are
+_APT_SECONDS = 300
 
 
 _T = TypeVar("_T")
@@ -229,7 +232,7 @@ class _Suite:
         }
         arguments = [argument for item in options.items() for argument in ("-o", "=".join(item))]
         return subprocess.run(
-            [command[0], *arguments, *command[1:]],
+            ["timeout", str(_APT_SECONDS), command[0], *arguments, *command[1:]],
             cwd=cwd,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
             check=True,

@@ -377,6 +377,19 @@ class TestPackages:
         assert packages.look_up("6.1").release == "6.1.0-1-amd64"
         assert pauses == [packages._RETRIES[0]]
 
+    def test_a_mirror_that_never_answers(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        command = tmp_path / "apt-get"
+        command.write_text("#!/bin/sh\nexec sleep 60\n")
+        command.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setenv("VMEMSCOPE_CACHE", str(tmp_path))
+        monkeypatch.setattr(packages, "_APT_SECONDS", 1)
+        with pytest.raises(subprocess.CalledProcessError) as raised:
+            packages._Suite("sid")._apt("apt-get", "update")
+        assert raised.value.returncode == 124
+
     def test_nothing_half_downloaded(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         # The second of two packages vanishes from the mirror.
         monkeypatch.setenv("VMEMSCOPE_CACHE", str(tmp_path))
