@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -19,6 +20,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if config.getoption("full", False):
         return 0
     return len(os.sched_getaffinity(0))
+
+
+def pytest_collection_finish() -> None:
+    """
+    Spare the garbage collector what stays to the end: modules, and thousands of tests.
+
+    It also runs more often then, by its own rules, and simulated kernels are large garbage.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

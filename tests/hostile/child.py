@@ -15,6 +15,7 @@ import io
 import os
 import pickle
 import pkgutil
+import re
 import resource
 import select
 import signal
@@ -28,6 +29,9 @@ from functools import cache
 from typing import Any
 
 __all__ = ("Answer", "Limits", "Ran", "run")
+
+#: what libraries and commands import once they need it
+_LATE = ("numpy.ma", "tabulate")
 
 
 @dataclass(frozen=True)
@@ -134,9 +138,13 @@ def _import_all() -> None:
     """Import what commands would, each anew in its process."""
     import vmemscope
 
+    # A survey runs in processes of its own, and Dask is large: each fork would take longer.
+    skipped = re.compile(r".*__main__|vmemscope\.survey\..*")
     for module in pkgutil.walk_packages(vmemscope.__path__, "vmemscope."):
-        if not module.name.endswith("__main__"):
+        if not skipped.fullmatch(module.name):
             importlib.import_module(module.name)
+    for name in _LATE:
+        importlib.import_module(name)
     # What nobody reads is not copied.
     gc.collect()
     gc.freeze()
