@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import cache
 
 from ..errors import ExitStatus, VmemscopeError, internal_error
 from . import diff, hugetlb, memmap, page, pgmap, report, rules, sim, survey, vmcoreinfo
@@ -30,8 +31,9 @@ exit status:
 """
 
 
+@cache
 def parser() -> argparse.ArgumentParser:
-    """Make the parser of the whole command line."""
+    """Return the parser of the whole command line, made once: a process may run many commands."""
     top = Parser(
         prog="vmemscope",
         description="What does the kernel's memory map of memory really look like?",
