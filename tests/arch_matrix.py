@@ -165,7 +165,7 @@ def check_fault(dumps: Dumps, fault: str, arch: str) -> None:
 TOO_LARGE = ("s390x", "hugetlb-boot")
 
 
-def check_scenario(tmp_path: Path, name: str, kernel: str, arch: str) -> None:
+def check_scenario(dumps: Dumps, tmp_path: Path, name: str, kernel: str, arch: str) -> None:
     """
     Check that a scenario without faults gives the findings that it gives on x86-64, where the
     architecture deduplicates; none where it does not.
@@ -192,7 +192,7 @@ def check_scenario(tmp_path: Path, name: str, kernel: str, arch: str) -> None:
         for one in done.pgmap.pagemaps:
             assert one.frames.backing == one.frames.expected == one.vmemmap.pages
         return
-    same = audit_core(Path(write(image(name, kernel), tmp_path)))
+    same = dumps.audited(name, kernel)
     expected = {(one.command, one.rule) for one in same.found()}
     if arch == "riscv64" and name in ("hugetlb", "hugetlb-boot"):
         expected |= {("hugetlb", "hugetlb-unprotected")}

@@ -41,12 +41,12 @@ def test_fault(dumps: Dumps, fault: str, arch: str) -> None:
 
 @pytest.mark.parametrize("name", builtin_scenarios())
 @pytest.mark.parametrize("arch", ARCHS)
-def test_scenario(tmp_path: Path, name: str, arch: str) -> None:
+def test_scenario(dumps: Dumps, tmp_path: Path, name: str, arch: str) -> None:
     if (arch, name) in NO_ROOM:
         with pytest.raises(UsageError, match="the altmap is too small"):
             image(name, f"7.2@{arch}")
         return
-    check_scenario(tmp_path, name, "7.2", arch)
+    check_scenario(dumps, tmp_path, name, "7.2", arch)
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -5,15 +5,19 @@ Faults and rules agree one to one.
 Each fault of the simulator says which commands and rules must report it, and where
 (:mod:`vmemscope.sim.faults`). All commands must find that, and nothing else; and every
 rule must have a fault that it reports alone, or with those that are listed here. The
-simulator knows nothing of the audits, and the audits nothing of the simulator.
+simulator knows nothing of the audits, and the audits nothing of the simulator. What an audit says
+came of each rule agrees with what it found, whatever there is to find.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from vmemscope.rules import RULES
-from vmemscope.sim import load_scenario
+from vmemscope.report.documents.pgmap import PagemapReport, Report
+from vmemscope.rules import RULES, rules_of
+from vmemscope.rules.findings import NOT_EVALUATED, Outcome
+from vmemscope.rules.rule import Scope
+from vmemscope.sim import builtin_scenarios, load_scenario
 from vmemscope.sim.faults import FAULTS as KINDS
 from vmemscope.sim.faults import HUGETLB_FAULTS as HUGETLB_KINDS
 
@@ -53,6 +57,45 @@ def test_fault(dumps: Dumps, fault: str, kernel: str) -> None:
         found = {(one.command, one.rule) for one in planted.findings}
         assert found <= set(KINDS[planted.kind].rules)
         assert bool(found) == bool(KINDS[planted.kind].rules)
+
+
+def scheme_of(kernel: str) -> str:
+    """Return how the devices of a kernel share tail pages."""
+    return "device-zone" if kernel == "next" else "device-pairs"
+
+
+def check(owner: PagemapReport | Report, scope: Scope, kernel: str) -> None:
+    """Assert that every rule of a scope has an outcome that agrees with the findings."""
+    told = {one.rule: one for one in owner.outcomes}
+    assert len(told) == len(owner.outcomes)
+    assert list(told) == [rule.id for rule in rules_of(scope, "x86_64", scheme_of(kernel))]
+    broken = {finding.rule for finding in owner.findings}
+    for one in told.values():
+        assert one.reason != NOT_EVALUATED, one
+        assert (one.outcome is Outcome.FAILED) == (one.rule in broken), one
+        assert (one.violations > 0) == (one.outcome is Outcome.FAILED), one
+        assert one.outcome is not Outcome.SKIPPED or one.reason, one
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kernel"),
+    [
+        (scenario, kernel)
+        for scenario in (*builtin_scenarios(), *FAULTS)
+        for kernel in able(scenario)
+    ],
+)
+def test_every_rule_has_an_outcome(dumps: Dumps, scenario: str, kernel: str) -> None:
+    """Here, as the dumps and the reports on them are those of the faults."""
+    report = dumps.audited(scenario, kernel).pgmap
+    check(report, Scope.TARGET, kernel)
+    for one in report.pagemaps:
+        check(one, Scope.PAGEMAP, kernel)
+    counted = report.outcome_counts()
+    rules = len(rules_of(Scope.TARGET, "x86_64")) + len(report.pagemaps) * len(
+        rules_of(Scope.PAGEMAP, "x86_64", scheme_of(kernel))
+    )
+    assert sum(counted.values()) == rules
 
 
 @pytest.mark.parametrize(
