@@ -63,6 +63,12 @@ class VmemAltmap(Struct, frozen=True):
     align: int
     alloc: int
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first frame that it can hand out, and the first after them; damaged, any numbers."""
+        low = self.base_pfn + self.reserve
+        return low, low + self.free
+
 
 class Pagemap(Struct, frozen=True):
     """A ``struct dev_pagemap``."""

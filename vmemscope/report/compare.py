@@ -64,8 +64,8 @@ _FIELDS: dict[str, Callable[[PagemapReport], str | int | None]] = {
 #: what is compared of all pagemaps together
 _TOTALS: dict[str, Callable[[Report], int]] = {
     "pagemaps": lambda one: len(one.pagemaps),
-    "frames": lambda one: sum(p.frames.backing for p in one.pagemaps),
-    "saved_bytes": lambda one: sum(p.saved_bytes for p in one.pagemaps),
+    "frames": lambda one: one.summary.backing_frames,
+    "saved_bytes": lambda one: one.summary.saved_bytes,
     "errors": lambda one: _count(one, Severity.ERROR),
     "warnings": lambda one: _count(one, Severity.WARNING),
     "notes": lambda one: _count(one, Severity.NOTE),

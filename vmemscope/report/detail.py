@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UnsetType
+
 from ..rules.findings import Outcome
 from ..text import binary_size
 from .drawing import caption, draw
@@ -110,6 +112,8 @@ def _fields(one: PagemapReport, geometry: Geometry) -> list[tuple[str, str]]:
         ),
         ("saved", binary_size(one.saved_bytes)),
     ]
+    if not isinstance(one.shared_pages, UnsetType):
+        fields.append(("neighbours", safe(one.shared_pages.sentence)))
     if one.detail.savable_bytes:
         fields.append(("could save", f"{binary_size(one.detail.savable_bytes)} more"))
     reason = f", {safe(one.reason)}" if one.reason else ""
@@ -158,8 +162,11 @@ def _piece(piece: Piece, one: PagemapReport, geometry: Geometry) -> str:
         "base": "base pages of RAM"
         + (", altmap or not" if one.altmap else "")
         + ": part of a section, not deduplicated",
+        "neighbour": "as its neighbour's, which it counts with",
         "unknown": "not known: its vmemmap_shift makes no sense",
     }[piece.populated.value]
+    if piece.others:
+        text += f"; it describes {safe(', '.join(piece.others))}, too"
     return f"{start:#x}-{last:#x}  {count(piece.end - piece.start, 'page')}  {text}"
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from ..text import binary_size
 from .width import fitting_grid
-from .words import amount, count, ending, header, safe, vmemmap_in_frames
+from .words import amount, count, ending, header, safe, shared_line, vmemmap_in_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -76,9 +76,15 @@ def render_memmap(report: MemmapReport, width: int) -> str:
         ("nothing", "nothing"),
     ):
         areas = [area for area in report.areas if area.kind == kind]
-        again = _shared_again(report) if kind == "pagemap" else 0
-        lines += _sum(what, areas, page_size, again)
+        frames = report.summary.device_frames if kind == "pagemap" else UNSET
+        lines += _sum(what, areas, page_size, frames)
     lines += [_total(report.summary, report.vmemmap.sections, page_size), ""]
+    shared = [
+        line
+        for one in report.areas
+        for line in shared_line(safe(one.label), one.shared_pages, one.pages)
+    ]
+    lines += [*shared, ""] if shared else []
     lines += [_counter(one) for one in report.counters]
     lines += [f"  {safe(line)}" for line in report.explanation]
     lines.append("")
@@ -92,26 +98,20 @@ def render_memmap(report: MemmapReport, width: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shared_again(report: MemmapReport) -> int:
-    """Count how often a frame of a pagemap is one of another's, too."""
-    if isinstance(report.device_tails, UnsetType):
-        return 0
-    mapping = {area.label for area in report.areas if area.kind == "pagemap" and area.frames}
-    several = (len(mapping.intersection(one.pagemaps)) for one in report.device_tails)
-    return sum(max(count - 1, 0) for count in several)
-
-
-def _sum(what: str, areas: Iterable[Area], page_size: int, again: int = 0) -> list[str]:
+def _sum(
+    what: str, areas: Iterable[Area], page_size: int, frames: int | UnsetType = UNSET
+) -> list[str]:
     """
     Return the sum of areas.
 
-    :param again: how often a frame is among those of an area that are another's, too
+    :param frames: how many there are, if several areas may have the same
     """
     areas = list(areas)
     if not areas:
         return []
     mapped = sum(area.mapped for area in areas)
-    frames = sum(area.frames for area in areas) - again
+    if isinstance(frames, UnsetType):
+        frames = sum(area.frames for area in areas)
     text = (
         f"{what}: {binary_size(sum(area.described_bytes for area in areas))} described by"
         f" {count(mapped, 'page')} in {count(frames, 'frame')} ({binary_size(frames * page_size)})"

@@ -52,7 +52,7 @@ _ADDRESS = {
     "pattern": "^0x(0|[1-9a-f][0-9a-f]{0,15})$",
 }
 #: fields that only documents of some kernels have
-_OPTIONAL = {"device_tails"}
+_OPTIONAL = {"device_frames", "device_tails", "shared_pages"}
 #: of a field that no document has
 _NEVER: dict[str, Any] = {"not": {}}
 #: constraints that no type of a field expresses

@@ -20,6 +20,7 @@ from .words import (
     not_read,
     outcome_counts,
     safe,
+    shared_line,
     verdict_of,
     vmemmap_in_frames,
 )
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from .documents.pgmap import PagemapReport, Report
 
-__all__ = ("COLUMNS", "RIGHT", "cell", "render_all", "totals")
+__all__ = ("COLUMNS", "RIGHT", "cell", "render_all", "shared_pages", "totals")
 
 #: findings of a known bug that are listed all the same
 _FEW = 2
@@ -110,6 +111,8 @@ def render_all(report: Report, width: int) -> str:
         table = fitting_grid(report.pagemaps, _CELLS, _COLUMNS, RIGHT, width, {"NAME"})
         lines += [*table, ""]
         lines += _reasons(report.pagemaps)
+        shared = [line for one in report.pagemaps for line in shared_pages(one)]
+        lines += [*shared, ""] if shared else []
         lines += shared_lines(report)
     else:
         lines += [
@@ -158,6 +161,11 @@ def _reasons(pagemaps: tuple[PagemapReport, ...]) -> list[str]:
             line += f"; deduplication would save {binary_size(one.detail.savable_bytes)}"
         lines.append(line)
     return [*lines, ""] if lines else []
+
+
+def shared_pages(one: PagemapReport) -> list[str]:
+    """Return that a pagemap shares pages of its vmemmap: one line, none if it does not."""
+    return shared_line(label(one), one.shared_pages, one.vmemmap.pages - one.detail.pages_elsewhere)
 
 
 def shared_lines(report: Report, only: PagemapReport | None = None) -> list[str]:

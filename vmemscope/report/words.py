@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from msgspec import UnsetType
+
 from ..rules.findings import Outcome
 from ..rules.rule import Severity
 from ..text import binary_size, count, safe
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from ..rules.findings import Finding, RuleOutcome
-    from .documents.common import TargetInfo, TargetReport
+    from .documents.common import SharedPages, TargetInfo, TargetReport
     from .documents.finding import BugReport
     from .documents.pgmap import PagemapReport
 
@@ -30,6 +32,7 @@ __all__ = (
     "not_read",
     "outcome_counts",
     "safe",
+    "shared_line",
     "tally",
     "verdict",
     "verdict_of",
@@ -57,6 +60,18 @@ def vmemmap_in_frames(pages: int, frames: int, page_size: int) -> str:
 def label(one: PagemapReport) -> str:
     """Return the name of a pagemap, or the address of its structure."""
     return safe(one.label)
+
+
+def shared_line(who: str, shared: SharedPages | UnsetType, pages: int) -> list[str]:
+    """
+    Return that pages of the vmemmap describe other memory, too: one line, none if they do not.
+
+    :param who: whose pages, escaped
+    :param pages: how many count with it
+    """
+    if isinstance(shared, UnsetType):
+        return []
+    return [f"{who} {'' if pages else 'has no page of its own: it '}{safe(shared.sentence)}"]
 
 
 def header(target: TargetInfo) -> str:

@@ -195,8 +195,7 @@ class AltmapFacts(NamedTuple):
 )
 def altmap_frame(facts: AltmapFacts) -> Violations:
     runs, altmap = facts.runs, facts.altmap
-    low = altmap.base_pfn + altmap.reserve
-    high = low + altmap.free
+    low, high = altmap.bounds
     last = runs.pfn + np.where(runs.order == 0, 0, runs.length - 1).astype(np.uint64)
     # Damaged, they are any number; no page frame is as large as half of what fits a word.
     bounds = np.minimum(np.array([low, high], dtype=object), 1 << 63).astype(np.uint64)

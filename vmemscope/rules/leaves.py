@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..text import binary_size, count
-from ..vmemmap.layout import Populated
+from ..vmemmap.layout import RAM, Populated
 from ..vmemmap.tables import Kind
 from .rule import Severity, Skip, Violations, rule
 from .words import agree
@@ -32,6 +32,7 @@ __all__ = (
     "NO_COMPOUNDS",
     "NO_FALLBACK",
     "NO_TAIL",
+    "WITH_NEIGHBOUR",
     "ApartFacts",
     "LeafFacts",
     "TailFacts",
@@ -46,19 +47,26 @@ __all__ = (
 
 _EARLY = "parts in sections that were there at boot, whose memory map is RAM's"
 _UNKNOWN = "it is not known what the kernel should have built"
+WITH_NEIGHBOUR = "pages that describe a neighbour's memory, too, and count with that"
 # Why rules are not evaluated for a piece, by how it is populated.
 _NO_SIZE = {
     Populated.LEAF: "whole sections without deduplication may have leaves of any size",
     Populated.EARLY: _EARLY,
+    Populated.NEIGHBOUR: WITH_NEIGHBOUR,
     Populated.UNKNOWN: _UNKNOWN,
 }
 NO_FALLBACK = {
     Populated.COMPOUND: "deduplicated parts have base pages",
     Populated.BASE: "parts of sections have base pages",
     Populated.EARLY: _EARLY,
+    Populated.NEIGHBOUR: WITH_NEIGHBOUR,
     Populated.UNKNOWN: _UNKNOWN,
 }
-NO_COMPOUNDS = {Populated.EARLY: _EARLY, Populated.UNKNOWN: _UNKNOWN}
+NO_COMPOUNDS = {
+    Populated.EARLY: _EARLY,
+    Populated.NEIGHBOUR: WITH_NEIGHBOUR,
+    Populated.UNKNOWN: _UNKNOWN,
+}
 #: why no compound page of a batch is checked
 NO_TAIL = "no tail page is mapped where it could be read"
 
@@ -235,7 +243,7 @@ def leaf_fallback(facts: LeafFacts) -> Iterator[Violations | Skip]:
 )
 def read_only(facts: LeafFacts) -> Iterator[Violations | Skip]:
     # HugeTLB's optimization shares the memory map of RAM, and maps it read-only.
-    if reason := facts.skip({Populated.EARLY: _EARLY}):
+    if reason := facts.skip({Populated.EARLY: _EARLY, Populated.NEIGHBOUR: WITH_NEIGHBOUR}):
         yield Skip(reason)
         return
     where = facts.mapped & ~facts.leaves.writable
@@ -257,7 +265,9 @@ def read_only(facts: LeafFacts) -> Iterator[Violations | Skip]:
     " table are executable: one is damage, all are a wrong pgprot.",
 )
 def executable(facts: LeafFacts) -> Iterator[Violations | Skip]:
-    if reason := facts.skip({}):
+    # Nobody else asks it of the memory map of RAM.
+    with_device = facts.piece.others[:1] != (RAM,)
+    if reason := facts.skip({Populated.NEIGHBOUR: WITH_NEIGHBOUR} if with_device else {}):
         yield Skip(reason)
         return
     where = facts.mapped & ~facts.leaves.no_execute

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .schemes import Scheme
 
 __all__ = (
+    "RAM",
     "Geometry",
     "Piece",
     "Populated",
@@ -94,6 +95,11 @@ class Geometry(Struct, frozen=True):
     def straddles(self) -> bool:
         """Whether some ``struct page``s lie across two pages of the vmemmap."""
         return self.page_size % self.struct_page_size != 0
+
+    @property
+    def whole_subsections(self) -> bool:
+        """Whether the ``struct page``s of a subsection fill pages, so that no page has others'."""
+        return SUBSECTION_SIZE // self.page_size * self.struct_page_size % self.page_size == 0
 
     @property
     def row(self) -> int:
@@ -196,6 +202,10 @@ class Geometry(Struct, frozen=True):
         return (self.struct_page_size << shift) // self.page_size
 
 
+#: the name of what is no device: RAM, and holes in sections that were there at boot
+RAM = "System RAM"
+
+
 class Populated(Enum):
     """How a piece of a range's vmemmap is populated."""
 
@@ -203,6 +213,8 @@ class Populated(Enum):
     COMPOUND = "compound"
     LEAF = "leaf"
     BASE = "base"
+    #: a page that describes other memory, too, and counts with that (:mod:`.shared_pages`)
+    NEIGHBOUR = "neighbour"
     #: unknown: the pagemap is invalid
     UNKNOWN = "unknown"
 
@@ -220,6 +232,8 @@ class Piece(Struct, frozen=True):
     origin: int
     #: the page frame whose ``struct page`` is there
     head: int
+    #: what the page describes besides, if it is one that does
+    others: tuple[str, ...] = ()
 
 
 def pieces_of(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...columns import join, numbered, select
+from ...vmemmap.shared_pages import cut_to_keepers
 from ...vmemmap.struct_pages import read_struct_pages
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Areas(NamedTuple):
     #: first vpage, and first vpage after (int64)
     start: NDArray[np.int64]
     end: NDArray[np.int64]
-    #: page frames described (int64)
+    #: first page frame described, and how many are (int64)
+    frame: NDArray[np.int64]
     described: NDArray[np.int64]
     #: whose it is, in :class:`Owners`, or one of the negative numbers above (int64)
     owner: NDArray[np.int64]
@@ -124,7 +126,9 @@ def cut(
         right = np.concatenate((right[~open_], end))
         owner = np.concatenate((owner[~open_], found))
     order = np.argsort(left, kind="stable")
-    areas = _joined(left[order], right[order], owner[order], early, vmemmap.geometry)
+    areas = _joined(
+        left[order], right[order], owner[order], early, len(owners.zones), vmemmap.geometry
+    )
     return _filled(areas, stop)
 
 
@@ -167,19 +171,23 @@ def _joined(
     right: NDArray[np.int64],
     owner: NDArray[np.int64],
     early: Spans,
+    devices: int,
     geometry: Geometry,
 ) -> Areas:
-    """Join neighbours alike, and go over from page frames to vpages."""
+    """
+    Join neighbours alike, and go over from page frames to vpages.
+
+    :param devices: the first owner that is a pagemap
+    """
     at_boot = early.contains(left)
     apart = (right[:-1] != left[1:]) | (owner[:-1] != owner[1:]) | (at_boot[:-1] != at_boot[1:])
     first = np.flatnonzero(np.concatenate((np.ones(min(len(left), 1), np.bool_), apart)))
     last = np.append(first[1:] - 1, len(left) - 1)[: len(first)]
     size, page_size = geometry.struct_page_size, geometry.page_size
     start, end = left[first] * size // page_size, -(-right[last] * size // page_size)
-    # A vpage that describes the end of one area and the start of another is the first's.
-    start[1:] = np.maximum(start[1:], end[:-1])
-    end = np.maximum(end, start)
-    return Areas(start, end, right[last] - left[first], owner[first], at_boot[first])
+    # A vpage that describes the end of one area and the start of another counts with one.
+    start, end = cut_to_keepers(start, end, owner[first] >= devices)
+    return Areas(start, end, left[first], right[last] - left[first], owner[first], at_boot[first])
 
 
 def _filled(areas: Areas, stop: int) -> Areas:
@@ -188,10 +196,12 @@ def _filled(areas: Areas, stop: int) -> Areas:
     end = np.append(areas.start, stop)
     gap = end > start
     start, end = start[gap], end[gap]
+    nothing = np.zeros(len(start), dtype=np.int64)
     between = Areas(
         start,
         end,
-        np.zeros(len(start), dtype=np.int64),
+        nothing,
+        nothing,
         np.full(len(start), NOTHING, dtype=np.int64),
         np.zeros(len(start), dtype=np.bool_),
     )

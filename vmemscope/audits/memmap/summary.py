@@ -11,13 +11,14 @@ from msgspec.structs import replace
 
 from ...kernel.pglist_data import DEVICE
 from ...kernel.vmstat import read_page_ext_size
-from ...report.documents.common import DeviceTails, TargetInfo
+from ...report.documents.common import DeviceTails, SharedPages, TargetInfo
 from ...report.documents.memmap import Area, Leak, MemmapReport, MemmapSummary, WalkedVmemmap
 from ...rules import rules_of
 from ...rules.rule import Scope
 from ...spans import Spans, intersection, union
 from ...vmemmap.layout import first_compound
 from ...vmemmap.schemes import HUGETLB_SECTION
+from ...vmemmap.shared_pages import by_pagemap
 from ...vmemmap.struct_pages import read_struct_pages
 from .areas import NOTHING, OFFLINE, UNKNOWN
 from .counters import check_counter, counted_pages
@@ -25,6 +26,8 @@ from .walk import OwnerCounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from msgspec import UnsetType
 
     from ...report.documents.memmap import Counter
     from ...vmemmap.pagemaps import PagemapLayout
@@ -54,6 +57,7 @@ def summarise(facts: MemmapFacts) -> MemmapReport:
         unmapped=sum(one.unmapped for one in areas),
         unreadable=sum(one.unreadable for one in areas),
         frames=everything.total,
+        device_frames=_device_frames(facts, areas),
         frames_on_device=device,
         frames_elsewhere=elsewhere,
         frame_bytes=everything.total * geometry.page_size,
@@ -84,6 +88,18 @@ def summarise(facts: MemmapFacts) -> MemmapReport:
         ),
     )
     return report.changed()
+
+
+def _device_frames(facts: MemmapFacts, areas: Sequence[Area]) -> int | UnsetType:
+    """Count the frames behind the memory map of devices; unset if no two have the same."""
+    total = union(
+        one
+        for owner, counts in facts.walked.by_owner.items()
+        if owner >= len(facts.owners.zones)
+        for one in counts.frames
+    ).total
+    several = sum(area.frames for area in areas if area.kind == "pagemap")
+    return UNSET if total == several else total
 
 
 def _device_tails(facts: MemmapFacts) -> tuple[DeviceTails, ...]:
@@ -141,7 +157,9 @@ def _rounded_up(facts: MemmapFacts, owner: int, *, early: bool) -> int:
     if not size % geometry.page_size:
         return 0
     mine = (areas.owner == owner) & (areas.early == early)
-    sections = -(-areas.described[mine] // pages)
+    # A section from boot is described as a whole: it counts with what it starts with.
+    first, after = areas.frame[mine], areas.frame[mine] + areas.described[mine]
+    sections = -(-after // pages) - -(-first // pages)
     counted = int(sections.sum()) * -(-size // geometry.page_size)
     return counted - int((areas.end - areas.start)[mine].sum())
 
@@ -203,6 +221,7 @@ def _places(facts: MemmapFacts, frames: Spans) -> tuple[int, int]:
 def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
     zones, page_size = facts.owners.zones, facts.vmemmap.geometry.page_size
     numbers = [*range(len(zones) + len(facts.layouts)), OFFLINE, UNKNOWN, NOTHING]
+    shared = by_pagemap(facts.kernel.shared_pages)
     found = []
     for owner in numbers:
         mine = facts.areas.owner == owner
@@ -253,12 +272,17 @@ def _areas(facts: MemmapFacts, added: Sequence[int]) -> tuple[Area, ...]:
             layout = facts.layouts[owner - len(zones)]
             name, address, node = layout.name, layout.pagemap.address, _node_of(facts, layout)
             area = replace(area, kind="pagemap", name=name, pgmap=address, node=node, zone=DEVICE)
+            several = shared.get(address, {}).values()
+            area = replace(area, shared_pages=SharedPages.summed(layout, several))
             counted += added[owner - len(zones)]
         if owner < len(zones):
             counted += counts.late + _rounded_up(facts, owner, early=False)
         size = facts.vmemmap.sections.pages * facts.vmemmap.geometry.struct_page_size
-        scheme = facts.layouts[owner - len(zones)].dedup.scheme if owner >= len(zones) else None
-        found.append(_counted(area, counted, counts, scheme, whole=size % page_size == 0))
+        whole, scheme = size % page_size == 0, None
+        if owner >= len(zones):
+            whole = facts.vmemmap.geometry.whole_subsections
+            scheme = facts.layouts[owner - len(zones)].dedup.scheme
+        found.append(_counted(area, counted, counts, scheme, whole=whole))
     return tuple(found)
 
 
@@ -269,7 +293,7 @@ def _counted(
     Add what the kernel's counters have for an area, and why that differs from its frames.
 
     :param scheme: how a pagemap's tail pages share frames
-    :param whole: whether the memory map of a section fills pages
+    :param whole: whether the memory map of a section fills pages; of a subsection, for a pagemap
     """
     if counts.unread_frames or counts.unreadable:
         return area
@@ -277,13 +301,15 @@ def _counted(
     if not excess:
         note = None
     elif not whole and excess > 0:
-        note = "counted in whole pages for each section, which has less than one"
+        note = "counted in whole pages for each section, which has no whole number of them"
     elif area.kind != "pagemap":
         note = (
             f"not counted are the frames that tail pages of huge pages share ({-excess})"
             if excess < 0 and area.read_only
             else f"{abs(excess)} {'more' if excess > 0 else 'fewer'} counted than there are"
         )
+    elif not whole and not area.deduplicated:
+        note = "counted with what else is in its sections, which were there at boot"
     elif counted >= area.mapped:
         note = "counted as if nothing were shared"
     elif scheme is not None and scheme.per_zone and excess == -1:

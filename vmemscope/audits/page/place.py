@@ -13,7 +13,7 @@ from ...kernel.mem_section import section_flags
 from ...kernel.mem_section_usage import read_subsections
 from ...kernel.pglist_data import DEVICE
 from ...report.documents.page import Place, Section
-from ...vmemmap.layout import first_compound
+from ...vmemmap.layout import Populated, first_compound
 
 if TYPE_CHECKING:
     from ...kernel.resource import Resource
@@ -81,6 +81,9 @@ class Places:
         pieces = layout.pieces(geometry, self.vmemmap.sections, layout.dedup.applied)
         vpage = geometry.vpage(pfn)
         populated = next((p.populated.value for p in pieces if p.start <= vpage < p.end), "unknown")
+        shared = self.kernel.shared_pages.get(vpage)
+        if shared is not None and not shared.kept_by(layout):
+            populated = Populated.NEIGHBOUR.value
         data = first_compound(pagemap, first)
         altmap = None
         if pagemap.altmap is not None:

@@ -26,6 +26,7 @@ from ...rules import rules_of
 from ...rules.findings import Collector
 from ...rules.rule import Scope
 from ...timing import phase
+from ...vmemmap.shared_pages import by_pagemap
 from ...vmemmap.tables import Kind
 from .backing import BackingChecked, check_backing
 from .contents import Contents, ContentsChecked, check_contents, frames_to_read
@@ -81,6 +82,9 @@ def once(
         if pagemaps:
             unread += Counter(one.message for one in kernel.zone_damage if one.unreadable)
         take_shared(pagemaps, kernel)
+        shared = by_pagemap(kernel.shared_pages)
+        for audited in pagemaps:
+            audited.shared_pages = shared.get(audited.pagemap.address, {})
         unread += Counter(one.message for one in kernel.device_slot_damage)
     with phase(timings, "audit"):
         check_entries_of_processes(
@@ -119,8 +123,10 @@ def once(
             audited.not_read[f"base pages{where}"] += checked[-1].base_pages_unreadable
     with phase(timings, "audit"):
         reports = tuple(
-            report_on(audited, frames, vmemmap.geometry)
-            for audited, frames in zip(pagemaps, backing.frames, strict=True)
+            report_on(audited, frames, vmemmap.geometry, elsewhere, again)
+            for audited, frames, elsewhere, again in zip(
+                pagemaps, backing.frames, backing.elsewhere, backing.again, strict=True
+            )
         )
         for audited in pagemaps:
             for what, count in audited.not_read.items():

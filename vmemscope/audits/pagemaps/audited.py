@@ -11,6 +11,7 @@ import numpy as np
 from ...rules.findings import Collector
 from ...vmemmap.frame_table import FrameTable
 from ...vmemmap.frames import Frames
+from ...vmemmap.layout import Populated
 
 if TYPE_CHECKING:
     from ...report.documents.pgmap import FrameSpan
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ...vmemmap.layout import Piece
     from ...vmemmap.pagemaps import PagemapLayout
     from ...vmemmap.schemes import Scheme
+    from ...vmemmap.shared_pages import SharedPage
     from ...vmemmap.shared_tails import SharedTail
     from ...vmemmap.tables import Kind
 
@@ -68,6 +70,12 @@ class AuditedPagemap:
         #: frames of which no more is asked: those of early pieces, which the memory
         #: map of RAM owns, and of pieces of which nothing is known
         self.boot = FrameTable()
+        #: frames of pages that count with a neighbour, which they are checked with
+        self.neighbour = FrameTable()
+        #: how many of these pages are mapped
+        self.mapped_elsewhere = 0
+        #: its pages that describe other memory, too, by vpage
+        self.shared_pages: dict[int, SharedPage] = {}
         #: compound pages walked, and those of which no two tail pages share a
         #: frame, each by the first vpage of its range and its number there
         self.compounds = 0
@@ -117,3 +125,12 @@ class AuditedPagemap:
     def vpages(self) -> int:
         """Base pages of the vmemmap that describe the pagemap."""
         return sum(piece.end - piece.start for piece in self.pieces)
+
+    @property
+    def pages_elsewhere(self) -> int:
+        """Of these, those that count with a neighbour."""
+        return sum(
+            piece.end - piece.start
+            for piece in self.pieces
+            if piece.populated is Populated.NEIGHBOUR
+        )

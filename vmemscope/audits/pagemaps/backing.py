@@ -28,23 +28,24 @@ from ...rules.frames import (
     refcount_high,
     refcount_low,
 )
+from ...rules.leaves import WITH_NEIGHBOUR
 from ...rules.shared_tails import UncountedFacts, shared_references
 from ...vmemmap.frame_table import windows
 from ...vmemmap.frames import FrameTotals, expand, in_order, join_frames
-from ...vmemmap.layout import Populated, first_compound
-from ...vmemmap.tables import Kind
-from .mapping import judged_compounds, runs_of_piece
+from ...vmemmap.layout import first_compound
+from .owners import PagemapsByVpage, find_owners
 from .shared import SharedFrames
 from .sound import sound_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from ...kernel.page_state import PageStates
     from ...report.documents.pgmap import SharedTails
     from ...rules.findings import Collector
+    from ...vmemmap.frame_table import FrameTable
     from ...vmemmap.frames import Frames
     from ...vmemmap.vmemmap import Vmemmap
     from .audited import AuditedPagemap
@@ -69,13 +70,16 @@ class BackingChecked:
         self.shared: tuple[SharedTails, ...] = ()
         #: frames of each audited, in its order
         self.frames = [FrameTotals() for _ in range(pagemaps)]
+        #: of these, those that count with a neighbour, and those of an earlier pagemap, too
+        self.elsewhere = [0] * pagemaps
+        self.again = [0] * pagemaps
 
 
 class _Seen:
     """The kinds of frames that back a pagemap's vmemmap."""
 
     def __init__(self) -> None:
-        self.ram = self.device = self.boot = False
+        self.ram = self.device = self.boot = self.neighbour = False
         #: some are System RAM; some should be and are not
         self.memory = self.no_memory = False
 
@@ -89,13 +93,15 @@ def check_backing(
     :param states: how frames say what they are used for
     """
     frames = _Frames(pagemaps, vmemmap, states)
-    for first, end in windows(
-        [table for one in pagemaps for table in (one.ram, one.device, one.boot, one.zone)]
-    ):
+    for first, end in windows([table for one in pagemaps for table in _tables(one)]):
         if not (LIMITS.short_cuts and frames.take_sound(first, end)):
             frames.check(first, end)
     frames.finish()
     return frames.done
+
+
+def _tables(one: AuditedPagemap) -> tuple[FrameTable, ...]:
+    return one.ram, one.device, one.boot, one.zone, one.neighbour
 
 
 class _Frames:
@@ -108,7 +114,7 @@ class _Frames:
         self._vmemmap = vmemmap
         self._states = states
         self._ram = vmemmap.ram.frames
-        self._by_vpage = _PagemapsByVpage(pagemaps)
+        self._by_vpage = PagemapsByVpage(pagemaps)
         self._shared = SharedFrames(pagemaps, vmemmap)
         self._nodes = _nodes_of(pagemaps, vmemmap, states)
         self._seen = [_Seen() for _ in pagemaps]
@@ -122,7 +128,8 @@ class _Frames:
         if any(
             table.touches(first, end)
             for one in self._pagemaps
-            for table in (one.device, one.boot, one.zone)
+            for table in _tables(one)
+            if table is not one.ram
         ):
             return False
         here = [i for i, one in enumerate(self._pagemaps) if one.ram.touches(first, end)]
@@ -153,7 +160,9 @@ class _Frames:
     def check(self, first: int, end: int) -> None:
         """Check the frames of a window one by one."""
         parts: list[Frames] = []
-        for audited, what, totals in zip(self._pagemaps, self._seen, self.done.frames, strict=True):
+        owned: list[Frames] = []
+        for number, audited in enumerate(self._pagemaps):
+            what, totals = self._seen[number], self.done.frames[number]
             ram, device, boot = (
                 table.between(first, end) for table in (audited.ram, audited.device, audited.boot)
             )
@@ -164,13 +173,36 @@ class _Frames:
             ram = _check_memory(ram, audited, what, self._vmemmap)
             what.device |= bool(len(device.pfn))
             what.boot |= bool(len(boot.pfn))
-            own = audited.layout.frames
-            totals.add(join_frames([ram, device, boot]), own, self._vmemmap.ram.frames)
+            own, counted = audited.layout.frames, join_frames([ram, device, boot])
+            owned.append(counted)
+            if audited.neighbour.touches(first, end):
+                what.neighbour = True
+                found = join_frames([counted, audited.neighbour.between(first, end)])
+                self.done.elsewhere[number] += found.total - counted.total
+                counted = found
+            totals.add(counted, own, self._vmemmap.ram.frames)
             parts += [ram, device]
+        self._count_again(owned)
         frames = _in_memory(join_frames(parts), self._vmemmap)
         if (shared := frames.owners > 1).any():
             self._several.append(select(frames, shared))
         self._check_struct_pages(frames)
+
+    def _count_again(self, owned: Sequence[Frames]) -> None:
+        """
+        Count the frames of a window that an earlier pagemap has, too.
+
+        :param owned: those of each pagemap
+        """
+        totals = [one.total for one in owned]
+        if sum(totals) == max(totals, default=0) or sum(totals) == join_frames(owned).total:
+            return
+        before = join_frames([])
+        for number, (frames, total) in enumerate(zip(owned, totals, strict=True)):
+            if total:
+                joined = join_frames([before, frames])
+                self.done.again[number] += total - (joined.total - before.total)
+                before = joined
 
     def finish(self) -> None:
         """Check what takes all frames together."""
@@ -308,12 +340,12 @@ def _in_memory(frames: Frames, vmemmap: Vmemmap) -> Frames:
 def _report_shared(
     shared: Frames,
     pagemaps: Sequence[AuditedPagemap],
-    owners: _PagemapsByVpage,
+    owners: PagemapsByVpage,
     zones: SharedFrames,
     vmemmap: Vmemmap,
 ) -> None:
     """Report frames with several owners, the first of them by who that is."""
-    found = _find_owners(pagemaps, vmemmap, shared.pfn[:_MAX_SHARED])
+    found = find_owners(pagemaps, vmemmap, shared.pfn[:_MAX_SHARED], _MAX_SHARED)
     for pfn, first in zip(shared.pfn.tolist(), shared.vpage.tolist(), strict=True):
         if pfn in zones.by_pfn and pfn in found:
             found[pfn].append((first, zones.by_pfn[pfn].name))
@@ -392,83 +424,9 @@ def _skip_others(findings: Collector, what: _Seen) -> None:
     if what.boot:
         reason = "frames that the memory map of RAM owns, or of which nothing is known"
         findings.skipped(reason, *_ALL)
+    if what.neighbour:
+        findings.skipped(WITH_NEIGHBOUR, *_ALL)
     if what.no_memory:
         findings.skipped("frames that are no memory", frame_shared, *_STRUCT_PAGES, frame_node)
-    if not (what.ram or what.device or what.boot):
+    if not (what.ram or what.device or what.boot or what.neighbour):
         findings.skipped("nothing of its vmemmap is known to be mapped", *_ALL)
-
-
-class _PagemapsByVpage:
-    """Find the pagemap that a vpage describes."""
-
-    def __init__(self, pagemaps: Sequence[AuditedPagemap]) -> None:
-        pieces = [(piece.start, audited) for audited in pagemaps for piece in audited.pieces]
-        self._pieces = sorted(pieces, key=lambda piece: piece[0])
-        #: entries that could not be read: any of them may map any frame
-        self.unseen = sum(audited.by_kind[Kind.UNREADABLE] for audited in pagemaps)
-        self._starts = np.array([start for start, _ in self._pieces], dtype=np.int64)
-
-    def among(self, vpages: NDArray[np.int64]) -> Iterator[AuditedPagemap]:
-        """Yield the pagemaps of vpages, one maybe several times."""
-        if not len(vpages):
-            return
-        if len(self._pieces) == 1:
-            yield self._pieces[0][1]
-            return
-        for piece in np.flatnonzero(np.bincount(self._piece(vpages))).tolist():
-            yield self._pieces[piece][1]
-
-    def split(
-        self, vpages: NDArray[np.int64]
-    ) -> Iterator[tuple[AuditedPagemap, NDArray[np.int64]]]:
-        """Yield the pagemap of each piece and the indices of its vpages."""
-        piece = self._piece(vpages)
-        for one in np.flatnonzero(np.bincount(piece)).tolist():
-            yield self._pieces[one][1], np.flatnonzero(piece == one)
-
-    def _piece(self, vpages: NDArray[np.int64]) -> NDArray[np.int64]:
-        index = np.searchsorted(self._starts, vpages, side="right") - 1
-        return np.maximum(index, 0).astype(np.int64, copy=False)
-
-    def of(self, vpage: int) -> AuditedPagemap:
-        """Return the pagemap of a vpage that was walked."""
-        return self._pieces[int(self._piece(np.array([vpage]))[0])][1]
-
-
-def _find_owners(
-    pagemaps: Sequence[AuditedPagemap], vmemmap: Vmemmap, pfns: NDArray[np.uint64]
-) -> dict[int, list[tuple[int, str]]]:
-    """
-    Walk once more to find who should own some frames.
-
-    :return: pfn -> vpages that map it where they should be its only owner,
-        each with what it is in words
-    """
-    found: dict[int, list[tuple[int, str]]] = {}
-    for audited in pagemaps:
-        for piece in audited.pieces:
-            batches = runs_of_piece(piece, vmemmap)
-            if piece.populated in (Populated.EARLY, Populated.UNKNOWN):
-                continue
-            if piece.populated is not Populated.COMPOUND:
-                for runs in batches:
-                    here = select(runs, (runs.kind == Kind.MAPPED) & np.isin(runs.pfn, pfns))
-                    for vpage, length, pfn in zip(
-                        here.vpage.tolist(), here.length.tolist(), here.pfn.tolist(), strict=True
-                    ):
-                        found.setdefault(pfn, []).extend(
-                            (vpage + i, f"a page of {audited.label}")
-                            for i in range(min(length, _MAX_SHARED))
-                        )
-                continue
-            for judged in judged_compounds(batches, piece, audited, vmemmap):
-                own = np.isin(judged.runs.pfn, pfns) & (judged.owner > 0)
-                for i in np.flatnonzero(own).tolist():
-                    role = "the head" if judged.head[i] else "the tail pages"
-                    found.setdefault(int(judged.runs.pfn[i]), []).append(
-                        (
-                            int(judged.runs.vpage[i]),
-                            f"{role} of compound page {judged.compound[i]} of {audited.label}",
-                        )
-                    )
-    return found

@@ -18,6 +18,7 @@ from ...rules.leaves import (
     LEAF_RULES,
     NO_COMPOUNDS,
     NO_TAIL,
+    WITH_NEIGHBOUR,
     ApartFacts,
     LeafFacts,
     TailFacts,
@@ -29,6 +30,7 @@ from ...rules.pagemap import NO_RANGE
 from ...vmemmap.cells import Cells
 from ...vmemmap.layout import Populated
 from ...vmemmap.runs import are_regular, judge, runs_of, whole_compounds
+from ...vmemmap.shared_pages import in_altmaps
 from ...vmemmap.tables import Kind
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
         shares = _shares(audited, vmemmap)
         reason = None if shares else audited.dedup.reason
         audited.dedup = replace(audited.dedup, expected=shares, reason=reason)
-    audited.pieces += audited.layout.pieces(geometry, vmemmap.sections, audited.scheme)
+    pieces = audited.layout.pieces(geometry, vmemmap.sections, audited.scheme)
+    audited.pieces += (part for piece in pieces for part in _apart(piece, audited))
     size = geometry.compound_vpages(audited.order)
     audited.cells = Cells(audited.pieces, size, vmemmap.table.levels, geometry)
     for piece in audited.pieces:
@@ -78,6 +81,25 @@ def map_pagemap(audited: AuditedPagemap, vmemmap: Vmemmap, step: Callable[[int],
             not_deduplicated,
             ApartFacts(audited.apart, audited.compounds, size, geometry, audited.shared),
         )
+
+
+def _apart(piece: Piece, audited: AuditedPagemap) -> Iterator[Piece]:
+    """Cut off the pages at the ends of a piece that describe other memory, too."""
+    start, end = piece.start, piece.end
+    for vpage in sorted({start, end - 1} & audited.shared_pages.keys()):
+        shared = audited.shared_pages[vpage]
+        kept = shared.kept_by(audited.layout)
+        if kept and piece.populated is Populated.COMPOUND:
+            # Part of a compound page, which is judged as a whole.
+            continue
+        if start < vpage:
+            yield replace(piece, start=start, end=vpage)
+        populated = piece.populated if kept else Populated.NEIGHBOUR
+        others = shared.others(audited.layout)
+        yield replace(piece, start=vpage, end=vpage + 1, populated=populated, others=others)
+        start = vpage + 1
+    if start < end:
+        yield replace(piece, start=start, end=end)
 
 
 def runs_of_piece(piece: Piece, vmemmap: Vmemmap) -> Iterator[Runs]:
@@ -116,6 +138,8 @@ def _map_piece(
         audited.findings.skipped(reason or "it is not deduplicated", *COMPOUND_RULES)
     if audited.pagemap.altmap is None:
         audited.findings.skipped("no altmap", altmap_frame)
+    elif piece.populated is Populated.NEIGHBOUR:
+        audited.findings.skipped(WITH_NEIGHBOUR, altmap_frame)
     elif not _in_altmap(audited, piece, vmemmap):
         audited.findings.skipped("parts that have base pages of RAM, altmap or not", altmap_frame)
     walk = vmemmap.leaves(piece.start, piece.end)
@@ -229,33 +253,59 @@ def _checked_runs(
 def _take_plain(audited: AuditedPagemap, runs: Runs, piece: Piece, vmemmap: Vmemmap) -> None:
     _keep_first(audited, runs, [piece.populated.value] * _DRAWN_SPANS, vmemmap)
     mapped = select(runs, runs.kind == Kind.MAPPED)
+    if piece.populated is Populated.NEIGHBOUR:
+        audited.shared_leaves |= bool(mapped.order.any())
+        audited.in_altmap += int(np.count_nonzero(in_altmaps(mapped.pfn, [audited.layout])))
+        audited.mapped_elsewhere += int(mapped.length.sum())
+        audited.neighbour.add(*_owned(mapped))
+        return
+    # Base pages are its own, but for those that describe other memory, too.
+    elsewhere = np.full(len(mapped.vpage), bool(piece.others), dtype=np.bool_)
     if piece.populated in (Populated.LEAF, Populated.BASE):
         geometry, section = vmemmap.geometry, vmemmap.sections.pages
-        shared = geometry.in_shared_leaf(mapped.vpage, piece, section)
-        if piece.populated is Populated.BASE:
-            # Base pages there are its own, of RAM as all.
-            shared &= mapped.order > 0
+        in_leaf = geometry.in_shared_leaf(mapped.vpage, piece, section)
+        elsewhere |= in_leaf | geometry.arch.leaves_in_parts
+        elsewhere &= mapped.order == 0
+        shared = in_leaf & (mapped.order > 0)
         if shared.any():
             # The frames can be those of a neighbour: RAM or any device.
             audited.shared_leaves = True
             audited.boot.add(*_owned(select(mapped, shared)))
-            mapped = select(mapped, ~shared)
+            mapped, elsewhere = select(mapped, ~shared), elsewhere[~shared]
     if piece.populated is Populated.UNKNOWN and audited.shared_pfn is not None:
         # Its references are counted, whatever these pages are.
         zone = (mapped.order == 0) & (mapped.pfn == np.uint64(audited.shared_pfn))
         if zone.any():
             audited.map_zone(int(mapped.vpage[zone][0]), int(mapped.length.sum(where=zone)))
             mapped = select(mapped, ~zone)
-    mapped, owners = _owned(mapped)
-    altmap = audited.pagemap.altmap
     if piece.populated in (Populated.EARLY, Populated.UNKNOWN):
-        audited.boot.add(mapped, owners)
-    elif altmap is not None and _in_altmap(audited, piece, vmemmap):
+        audited.boot.add(*_owned(mapped))
+        return
+    if piece.others:
+        _take_shared(audited, mapped, piece, vmemmap)
+        return
+    altmap = audited.pagemap.altmap
+    if altmap is not None and _in_altmap(audited, piece, vmemmap):
+        # The altmap may have had no room, or may not describe what lies outside of the device.
+        elsewhere &= vmemmap.ram.contains(mapped.pfn)
+        audited.ram.add(*_owned(select(mapped, elsewhere)))
+        mapped = select(mapped, ~elsewhere)
         audited.findings.check(altmap_frame, AltmapFacts(mapped, altmap, vmemmap.geometry))
-        audited.device.add(mapped, owners)
+        audited.device.add(*_owned(mapped))
         audited.in_altmap += int(mapped.length.sum())
     else:
-        audited.ram.add(mapped, owners)
+        audited.ram.add(*_owned(mapped))
+
+
+def _take_shared(audited: AuditedPagemap, mapped: Runs, piece: Piece, vmemmap: Vmemmap) -> None:
+    """Take a page that describes other memory, too: whoever was added first gave the frame."""
+    sharers = audited.shared_pages[piece.start].pagemaps
+    own = in_altmaps(mapped.pfn, [audited.layout])
+    others = in_altmaps(mapped.pfn, sharers) & ~own
+    audited.device.add(*_owned(select(mapped, own)))
+    audited.in_altmap += int(np.count_nonzero(own))
+    audited.boot.add(*_owned(select(mapped, others)))
+    audited.ram.add(*_owned(select(mapped, ~(own | others))))
 
 
 def _owned(runs: Runs) -> tuple[Runs, NDArray[np.int64]]:

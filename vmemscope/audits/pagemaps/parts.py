@@ -134,5 +134,8 @@ def _unsettled(one: PagemapReport, reason: str) -> PagemapReport:
             not_read=(reason,),
             first=(),
             cells=one.detail.cells and one.detail.cells.unread(),
+            frames_elsewhere=0,
+            saved_elsewhere=0,
+            frames_again=0,
         ),
     )

@@ -49,7 +49,7 @@ def settle_cells(audited: AuditedPagemap, sharing: Mapping[int, int], vmemmap: V
 
 def _several(audited: AuditedPagemap) -> Iterator[NDArray[np.uint64]]:
     """Yield the frames that several base pages map, in order."""
-    tables = (audited.ram, audited.device, audited.boot, audited.zone)
+    tables = (audited.ram, audited.device, audited.boot, audited.zone, audited.neighbour)
     for first, end in windows(tables):
         frames = join_frames([one.between(first, end) for one in tables])
         yield frames.pfn[(frames.entries > 1) & (frames.span == 1)]

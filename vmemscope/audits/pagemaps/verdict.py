@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from ...report.documents.common import SharedPages
 from ...report.documents.pgmap import (
     Altmap,
     FrameCounts,
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
 __all__ = ("report_on",)
 
 
-def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) -> PagemapReport:
+def report_on(
+    audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry, elsewhere: int, again: int
+) -> PagemapReport:
     """
     Return the report of a pagemap.
 
     :param frames: all frames that back its vmemmap, summed up
+    :param elsewhere: how many of them count with a neighbour
+    :param again: how many of the others an earlier pagemap has, too
     """
     backing = frames.backing
     mapped = audited.by_kind[Kind.MAPPED]
@@ -49,7 +54,12 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
     moved = audited.pagemap.altmap is not None
     savable = 0
     if size > 2 and known and not geometry.straddles:
-        ideal = [replace(piece, populated=Populated.COMPOUND) for piece in audited.pieces]
+        ideal = [
+            piece
+            if piece.populated is Populated.NEIGHBOUR
+            else replace(piece, populated=Populated.COMPOUND)
+            for piece in audited.pieces
+        ]
         savable = max(backing - expected_frames(ideal, size, scheme) - int(scheme.per_zone), 0)
     state, reason = _state(audited, frames, expected)
     pagemap, pieces = audited.pagemap, audited.pieces
@@ -70,6 +80,7 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
             unreadable=audited.by_kind[Kind.UNREADABLE],
             leaf_sizes=audited.leaf_sizes,
         ),
+        shared_pages=SharedPages.summed(audited.layout, audited.shared_pages.values()),
         frames=FrameCounts(
             backing,
             expected,
@@ -92,6 +103,10 @@ def report_on(audited: AuditedPagemap, frames: FrameTotals, geometry: Geometry) 
             savable_bytes=savable * geometry.page_size,
             not_read=tuple(f"{what}: {n}" for what, n in sorted(audited.not_read.items()) if n),
             per_zone=audited.shared is not None,
+            pages_elsewhere=audited.pages_elsewhere,
+            frames_elsewhere=elsewhere,
+            saved_elsewhere=0 if moved else audited.mapped_elsewhere - elsewhere,
+            frames_again=again,
         ),
     )
 
@@ -154,6 +169,8 @@ def _altmap(audited: AuditedPagemap, frames: FrameTotals) -> str:
         if piece in populated
     ]
     shared, elsewhere = "leaves that neighbouring sections share", "in no memory"
+    if Populated.NEIGHBOUR in populated or any(piece.others for piece in audited.pieces):
+        causes.append("pages that describe neighbours, too")
     if audited.shared_leaves:
         causes.append(shared)
         if not audited.findings.has(frame_not_memory):

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from ... import __version__
@@ -19,9 +20,12 @@ from ...errors import ExitStatus
 from ...fields import Address, Bytes, Count, Facts, Name, Text, one_of
 from ...rules.findings import Finding, RuleOutcome
 from ...rules.rule import Severity
+from ...text import count
 
 if TYPE_CHECKING:
     from ...machine import Kernel
+    from ...vmemmap.pagemaps import PagemapLayout
+    from ...vmemmap.shared_pages import SharedPage
 
 __all__ = (
     "DeviceTails",
@@ -29,6 +33,7 @@ __all__ = (
     "LeftOut",
     "PagemapName",
     "PagemapType",
+    "SharedPages",
     "Summed",
     "TargetInfo",
     "TargetName",
@@ -116,6 +121,43 @@ class DeviceTails(Facts, frozen=True, kw_only=True):
         node = "an unknown node" if self.node is None else f"node {self.node}"
         where = "no frame" if self.pfn is None else f"pfn {self.pfn:#x}"
         return f"shared tail pages, order {self.order} of {node}: {where}"
+
+
+class SharedPages(Facts, frozen=True, kw_only=True):
+    """
+    Pages of the vmemmap that describe other memory than a pagemap's, too.
+
+    Each counts once: with System RAM if it describes any, else with the first pagemap by address.
+    """
+
+    pages: Count
+    #: of these, those that count with the other memory
+    elsewhere: Count
+    #: names of the other pagemaps, and ``System RAM``
+    others: tuple[Text, ...]
+
+    @classmethod
+    def summed(cls, layout: PagemapLayout, pages: Iterable[SharedPage]) -> SharedPages | UnsetType:
+        """Sum up the pages that a pagemap shares; unset if there are none."""
+        several = list(pages)
+        if not several:
+            return UNSET
+        return cls(
+            pages=len(several),
+            elsewhere=sum(not one.kept_by(layout) for one in several),
+            others=tuple(dict.fromkeys(name for one in several for name in one.others(layout))),
+        )
+
+    @property
+    def sentence(self) -> str:
+        """Return what it says, as a predicate without a subject."""
+        names = ", ".join(self.others)
+        shared = f"shares {count(self.pages, 'page')} of its vmemmap with {names}"
+        if not self.elsewhere:
+            return shared
+        which = "it" if self.pages == 1 else "they" if self.elsewhere == self.pages else ""
+        verb = "counts" if self.elsewhere == 1 else "count"
+        return f"{shared}; {which or f'{self.elsewhere} of them'} {verb} there"
 
 
 _T = TypeVar("_T", bound="Timings")

@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType, field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Name, Seconds, Text, one_of
 from ...rules.findings import Finding, RuleOutcome
-from .common import DeviceTails, LeftOut, Summed, TargetReport, Timings
+from .common import DeviceTails, LeftOut, SharedPages, Summed, TargetReport, Timings
 
 __all__ = (
     "Area",
@@ -75,6 +75,8 @@ class Area(Facts, frozen=True, kw_only=True):
     counted: Count | None
     #: why that is not ``frames``
     note: Text | None
+    #: of a pagemap; unset if none of its pages describes other memory
+    shared_pages: SharedPages | UnsetType = UNSET
 
     @property
     def label(self) -> str:
@@ -115,6 +117,8 @@ class MemmapSummary(Summed, frozen=True, kw_only=True):
     unmapped: Count
     unreadable: Count
     frames: Count
+    #: of these, those behind the memory map of devices; unset if no two devices have the same
+    device_frames: Count | UnsetType = UNSET
     frames_on_device: Count
     frames_elsewhere: Count
     #: page-table memory is not in it

@@ -79,7 +79,7 @@ class Place(PagemapName, frozen=True, kw_only=True):
     start: Address
     end: Address
     #: how its part of the vmemmap should be populated
-    populated: Annotated[str, one_of("early", "compound", "leaf", "base", "unknown")]
+    populated: Annotated[str, one_of("early", "compound", "leaf", "base", "neighbour", "unknown")]
     #: with an altmap: reserve (metadata), map (the memory map's own frames), data; else ``None``
     altmap: Annotated[str, one_of("reserve", "map", "data")] | None
     #: by the pagemap: the compound page that it is in, counted in its range from

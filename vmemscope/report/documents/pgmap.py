@@ -16,7 +16,16 @@ from msgspec import UNSET, UnsetType, field
 
 from ...fields import Address, Bytes, Count, Counts, Facts, Seconds, Text
 from ...rules.findings import Finding, Outcome, RuleOutcome
-from .common import DeviceTails, LeftOut, PagemapName, PagemapType, Summed, TargetReport, Timings
+from .common import (
+    DeviceTails,
+    LeftOut,
+    PagemapName,
+    PagemapType,
+    SharedPages,
+    Summed,
+    TargetReport,
+    Timings,
+)
 from .finding import BugReport
 
 if TYPE_CHECKING:
@@ -134,6 +143,12 @@ class PagemapDetail(Facts, frozen=True, kw_only=True):
     not_read: tuple[str, ...] = ()
     #: whether its tail pages share a frame with those of other devices
     per_zone: bool = False
+    #: pages that count with a neighbour, frames that only these map, and frames that they save
+    pages_elsewhere: int = 0
+    frames_elsewhere: int = 0
+    saved_elsewhere: int = 0
+    #: of the other frames, those that an earlier pagemap has, too
+    frames_again: int = 0
 
 
 if TYPE_CHECKING:
@@ -158,6 +173,8 @@ class PagemapReport(PagemapName, frozen=True, kw_only=True):
     #: all that the pagemap says it has, valid or not
     ranges: tuple[Range, ...]
     vmemmap: VmemmapCounts
+    #: unset if none of its pages describes other memory
+    shared_pages: SharedPages | UnsetType = UNSET
     frames: FrameCounts
     saved_bytes: Count
     state: State
@@ -266,19 +283,18 @@ class Report(TargetReport, frozen=True, kw_only=True, tag="vmemscope.pgmap/1"):
     def sums(self) -> dict[str, int]:
         """Return the fields of the summary that follow from the rest of the report."""
         rules = self.outcome_counts()
-        # A frame that several pagemaps map is among those of each.
-        backed = {one.label for one in self.pagemaps if one.frames.backing}
-        again = sum(
-            max(len(backed.intersection(one.pagemaps)) - 1, 0)
-            for one in (() if self.device_tails is UNSET else self.device_tails)
-        )
+        # A page or a frame that several pagemaps have is among those of each.
+        details = [one.detail for one in self.pagemaps]
+        again = sum(one.frames_again for one in details)
+        backing = sum(one.frames.backing for one in self.pagemaps)
         return {
             **super().sums(),
             **{f"rules_{one.value}": rules[one] for one in Outcome},
             "pagemaps": len(self.pagemaps),
-            "vmemmap_pages": sum(one.vmemmap.pages for one in self.pagemaps),
-            "backing_frames": sum(one.frames.backing for one in self.pagemaps) - again,
+            "vmemmap_pages": sum(one.vmemmap.pages for one in self.pagemaps)
+            - sum(one.pages_elsewhere for one in details),
+            "backing_frames": backing - again - sum(one.frames_elsewhere for one in details),
             "saved_bytes": sum(one.saved_bytes for one in self.pagemaps)
-            + again * self.target.page_size,
+            + (again - sum(one.saved_elsewhere for one in details)) * self.target.page_size,
             "savable_bytes": sum(one.detail.savable_bytes for one in self.pagemaps),
         }

@@ -43,6 +43,7 @@ _EXPECTED = {
     "leaf": ("leaf", "large leaves"),
     "base": ("own", "a frame for each page"),
     "early": ("early", "there since boot"),
+    "neighbour": ("early", "a neighbour's, which it counts with"),
     "unknown": ("unknown", "not known"),
 }
 
