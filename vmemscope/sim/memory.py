@@ -110,6 +110,13 @@ class Memory:
         words: Words = rows.reshape(-1)[start : start + size].view(self.units.word)
         return words
 
+    def allocate(self, pfn: int, count: int) -> None:
+        """Have adjacent pages as the page allocator gives them: with what was left in them."""
+        for number in range(pfn, pfn + count):
+            if number not in self:
+                random = np.random.default_rng(number)
+                self.page(number)[:] = random.integers(0, 256, self._size, np.uint8)
+
     def read(self, address: int, size: int) -> bytes:
         """Read bytes at a physical address."""
         out = bytearray()

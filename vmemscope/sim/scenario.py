@@ -127,6 +127,8 @@ class Scenario:
     kernel: str = "6.1"
     levels: int = 5
     arch: str = "x86_64"
+    #: whether places and sizes of devices and blocks grow with the architecture's large leaf
+    scale: bool = True
     seed: int = 1
     ram: tuple[Ram, ...] = (Ram(0, 256 * MIB),)
     blocks: tuple[Block, ...] = ()
@@ -176,7 +178,7 @@ def scaled(scenario: Scenario) -> Scenario:
     from .architectures import ARCHITECTURES
 
     units = ARCHITECTURES[scenario.arch].units
-    factor = max(units.pmd_size // _PMD_SIZE, 1)
+    factor = max(units.pmd_size // _PMD_SIZE, 1) if scenario.scale else 1
     section = 1 << units.section_bits
     for block in scenario.blocks:
         if block.start * factor % section or block.size * factor % section:

@@ -5,6 +5,7 @@ Reads scenarios from TOML. All keys::
     description = "one line"
     kernel = "6.1"            # one of layouts.VERSIONS; 7.2 where arch has no 6.1
     arch = "x86_64"           # architectures.ARCHITECTURES has all
+    scale = true              # pages of 16, 64 KiB: 2M stands for what a table of them maps
     levels = 5                # of page tables: 4 or 5, on some 3; by default the most
     seed = 1                  # of the address space randomisation
     struct_page = 64          # sizeof(struct page) in bytes: 56 to 128
@@ -19,7 +20,7 @@ Reads scenarios from TOML. All keys::
     size = "320M"
     nid = 0
 
-    [[block]]                 # RAM added after boot, in whole sections: 128M, on s390x 256M
+    [[block]]                 # RAM added after boot, in whole sections: 128M, on some 16M to 512M
     start = 0x180000000
     size = "256M"
     online = false            # by default: its struct pages are as they were allocated
@@ -195,6 +196,7 @@ def parse_scenario(text: str, name: str) -> Scenario:
         kernel=top.take("kernel", str, kernel),
         levels=top.take("levels", int, levels),
         arch=arch,
+        scale=bool(top.take("scale", bool, True)),
         seed=top.take("seed", int, 1),
         ram=_parse_ram(top),
         off=tuple(top.take("off", list, [])),
@@ -288,8 +290,9 @@ def _parse_block(table: _Table) -> Block:
         where == "self",
     )
     table.done()
-    if not block.size or block.start % SECTION_SIZE or block.size % SECTION_SIZE:
-        raise table.error("a block must consist of whole sections of 128M")
+    # scenario.scaled() knows how large they are.
+    if not block.size:
+        raise table.error("a block must consist of whole sections")
     if block.start < 4 * GIB or block.end > MAX_ADDRESS:
         raise table.error("a block must lie between 4G and 64T")
     return block

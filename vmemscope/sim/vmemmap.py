@@ -67,6 +67,10 @@ class Vmemmap:
         self.size = addresses.struct_page_size
         self.behaviour = behaviour
         self.arch = arch
+        #: whether the struct pages of a subsection fill pages, so that no page is used in part
+        self.whole_subsections = (
+            self.units.pages_per_subsection * self.size % (self.units.page_size) == 0
+        )
         #: what nr_memmap_pages counts (6.11 and later)
         self.nr_memmap_pages = 0
         #: from here to the end of a large leaf, nothing has been marked unused yet
@@ -82,6 +86,13 @@ class Vmemmap:
             self.vmemmap_populate_compound_pages(pfn, start, end, nid, pgmap)
         else:
             self.vmemmap_populate(start, end, nid, altmap)
+        if not self.memmap.exists(pfn + count - 1):
+            # vmemmap_populate_range() goes from the start in steps of a page, aligned or not.
+            raise UsageError(
+                f"{self.arch.name} maps no page for the end of what begins at"
+                f" {pfn * self.units.page_size:#x}, within a page of the memory map:"
+                " the kernel crashes"
+            )
         self.nr_memmap_pages += self.section_nr_vmemmap_pages(pfn, count, altmap, pgmap)
 
     def can_optimize(self, pfn: int, altmap: Struct | None, pgmap: Struct) -> bool:
@@ -207,6 +218,8 @@ class Vmemmap:
                 pfn = self.altmap_alloc_block_buf(1, altmap)
             elif reuse is None:
                 pfn = self.pages.alloc_page(nid)
+                if not self.whole_subsections:
+                    self.memory.allocate(pfn, 1)
             else:
                 pfn = reuse
                 self.get_page(pfn, 1)
@@ -216,9 +229,8 @@ class Vmemmap:
     def vmemmap_populate_basepages(
         self, start: int, end: int, nid: int, altmap: Struct | None = None
     ) -> None:
-        """``vmemmap_populate_basepages()``."""
-        size = self.units.page_size
-        for addr in range(start // size * size, end, size):
+        """``vmemmap_populate_basepages()``, from wherever in a page."""
+        for addr in range(start, end, self.units.page_size):
             self.vmemmap_populate_address(addr, nid, None, altmap)
 
     def vmemmap_populate_hugepages(
@@ -237,6 +249,9 @@ class Vmemmap:
             entry = self.tables.entry(addr, units.pmd_shift)
             in_part = bool(addr % units.pmd_size or stop % units.pmd_size)
             if not entry & PRESENT and self.vmemmap_set_pmd(addr, nid, altmap):
+                if in_part and altmap is None:
+                    leaf = self.tables.entry(addr, units.pmd_shift) & ~PSE
+                    self.memory.allocate(self.tables.frame(leaf), units.pmd_pages)
                 if in_part and self.arch.marks_unused:
                     self.vmemmap_use_new_sub_pmd(addr, stop)
             elif entry & PSE:
