@@ -247,7 +247,9 @@ def test_a_finding_covers_the_page_that_is_named(
     text += '[[fault]]\nkind = "hole"\npagemap = "dax0.0"\ncompound = 3\npage = 2\n'
     report = reported(text, "6.12")
     inside, outside = report.pages
-    assert {one.finding.rule for one in inside.findings} == {"hole", "section-unmapped"}
+    assert [(one.finding.rule, one.also) for one in inside.findings] == [
+        ("hole", ("section-unmapped",))
+    ]
     assert outside.findings == ()
     assert report.verdict.state == "wrong"
     first, _, since, *_ = report.verdict.lines
@@ -380,6 +382,11 @@ def test_findings_are_those_of_the_commands(
         for finding in one.findings
     }
     found = {(one.command, one.finding.rule, one.finding.vaddr or 0) for one in report.covering()}
+    found |= {
+        ("memmap", also, one.finding.vaddr or 0) for one in report.covering() for also in one.also
+    }
+    # What two audits find by one rule is there once.
+    found |= {("memmap", rule, at) for command, rule, at in found if command == "pgmap"}
     assert planted <= found
     assert len(report.verdict.lines) <= MAX_LINES
 
@@ -497,3 +504,55 @@ def test_the_document_is_described(tmp_path: Path, capsys: pytest.CaptureFixture
     for one in document["pages"]:
         del one["page"]
     assert undocumented(document, "report") == set()
+
+
+#: two devices in one section, with neither a gap nor a page of the memory map in common
+ADJACENT = """
+[[pagemap]]
+name = "dax0.0"
+type = "hmem"
+start = 0x100000000
+size = "64M"
+align = "4K"
+[[pagemap]]
+name = "dax1.0"
+type = "hmem"
+start = 0x104000000
+size = "64M"
+align = "4K"
+"""
+
+
+@pytest.mark.parametrize(
+    ("pages", "merged"),
+    [
+        # of the first device, the last but one among them; and on into the second
+        ((252, 255), 1),
+        ((253, 256), 1),
+        ((252, 257), 0),
+        # one in each, with a page between
+        ((254, 255, 257, 258), 2),
+    ],
+)
+def test_the_same_hole_is_one_finding(tmp_path: Path, pages: tuple[int, ...], merged: int) -> None:
+    """One in the memory map that reaches beyond a device's is a finding of its own."""
+    built = image(ADJACENT, "6.12")
+    kernel = built.kernel
+    start = kernel.addresses.pfn_to_page(0x100000)
+    holes = list(zip(pages[::2], pages[1::2], strict=True))
+    for first, end in holes:
+        for vpage in range(first, end):
+            kernel.tables.set(start + vpage * 4096, 12, 0)
+    report = collect(Kernel.open_core(write(built, tmp_path)))
+    found = [one for one in report.covering() if one.finding.rule in ("hole", "section-unmapped")]
+    assert sum(one.also == ("section-unmapped",) for one in found) == merged
+    assert sum(one.command == "memmap" for one in found) == len(holes) - merged
+    # Each place that either audit finds is there.
+    places = {one.finding.vaddr for one in found}
+    assert places >= {start + first * 4096 for first, _ in holes}
+    assert report.summary.errors == len(report.covering())
+    # The documents in it are those of the audits.
+    assert report.pgmap is not None
+    assert report.memmap is not None
+    assert len(report.memmap.findings) == len(holes)
+    assert any("breaks section-unmapped" in line for line in report.verdict.lines) == bool(merged)

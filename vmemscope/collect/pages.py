@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..audits.page import audit_each
 from ..errors import VmemscopeError
-from ..report.documents.full import Covering, ExplainedPage
+from ..report.documents.full import Covering, ExplainedPage, each_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,8 @@ def explain(
         reports, error = [None] * len(pfns), str(e)
     explained = []
     for pfn, page in zip(pfns, reports, strict=True):
-        findings = [*_covering(page, pgmap, hugetlb, memmap)] if page is not None else []
+        covering = _covering(page, pgmap, hugetlb, memmap) if page is not None else ()
+        findings = each_once(covering)
         explained.append(
             ExplainedPage(
                 pfn=pfn,

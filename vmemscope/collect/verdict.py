@@ -136,6 +136,10 @@ def _findings(report: FullReport, most: int) -> Iterator[str]:
         owners = dict.fromkeys(one.owner for one in rest if one.finding.rule == name and one.owner)
         where = f" in {', '.join(list(owners)[:3])}" if owners else ""
         rule = RULES.get(name)
+        also = dict.fromkeys(
+            other for one in rest if one.finding.rule == name for other in one.also
+        )
+        where += f", which breaks {', '.join(also)}, too" if also else ""
         must = f" (must hold: {rule.holds})" if rule is not None else ""
         number_of = max(found, violations[name] if not report.summary.left_out.findings else 0)
         text = f"{count(number_of, str(severities[name]))} {name}{where}{must}"

@@ -98,7 +98,8 @@ def _pages(report: FullReport) -> Iterator[str]:
             yield f"  not read: {safe(one.error)}"
         for covering in one.findings:
             owner = covering.owner and safe(covering.owner)
-            yield f"  {finding_line(covering.finding, owner)}"
+            also = "".join(f"; it breaks {safe(rule)}, too" for rule in covering.also)
+            yield f"  {finding_line(covering.finding, owner)}{also}"
         yield from (f"  kernel bug {safe(bug)}" for bug in one.bugs)
     if report.pages_left_out:
         yield f"and {count(report.pages_left_out, 'more page')}"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..vmemmap.layout import Geometry
 
 __all__ = (
+    "THOUGH_VALID",
     "UNREAD_SECTIONS",
     "CounterFacts",
     "LateFacts",
@@ -38,6 +39,8 @@ __all__ = (
     "vmemmap_leak",
 )
 
+#: what section-unmapped says of a hole besides what the rule hole says
+THOUGH_VALID = " though the section is valid: reading the struct pages there crashes the kernel"
 #: why rules about missing sections are not evaluated
 UNREAD_SECTIONS = "part of the section table could not be read"
 
@@ -231,10 +234,7 @@ def section_unmapped(facts: RequiredFacts) -> Iterator[Violations | Skip]:
         yield Skip("page tables that could not be read", partly=True)
     yield _each(
         subtract(subtract(facts.required, facts.mapped), facts.unread),
-        lambda _, length: (
-            f"{count(length, 'page')} of the vmemmap not mapped though the section is valid:"
-            " reading the struct pages there crashes the kernel"
-        ),
+        lambda _, length: f"{count(length, 'page')} of the vmemmap not mapped{THOUGH_VALID}",
         facts.geometry.address,
         expected="mapped",
         observed="not mapped",

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
+from msgspec.structs import replace
+
 from ...fields import Address, Bytes, Count, Facts, Name, Seconds, Text, one_of
 from ...rules.findings import Finding
+from ...rules.sections import THOUGH_VALID
 from .common import LeftOut, Summed, TargetReport, Timings
 from .finding import BugReport
 from .hugetlb import HugetlbReport
@@ -31,6 +34,7 @@ __all__ = (
     "RegisterReport",
     "Sighting",
     "Verdict",
+    "each_once",
 )
 
 
@@ -115,6 +119,8 @@ class Covering(Facts, frozen=True, kw_only=True):
     #: name of the pagemap or address of its structure; ``None`` if it is of none
     owner: Text | None
     finding: Finding
+    #: rules of other audits that are broken by the same, with no finding of their own here
+    also: tuple[Name, ...] = ()
 
 
 class ExplainedPage(Facts, frozen=True, kw_only=True):
@@ -198,6 +204,7 @@ class FullReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.report/
                 Covering(command=command, owner=None, finding=finding)
                 for finding in (report.findings if report is not None else ())
             ]
+        found = each_once(found)
         known = {(one.finding.rule, one.finding.vaddr) for one in found}
         # Those of pages that the other audits left out of their samples.
         for explained in self.pages:
@@ -216,3 +223,27 @@ class FullReport(TargetReport, frozen=True, kw_only=True, tag="vmemscope.report/
     def every_finding(self) -> Iterable[Finding]:
         """Return all findings, in no order."""
         return self.findings
+
+
+def each_once(found: Iterable[Covering]) -> list[Covering]:
+    """
+    Leave out what the audit of the memory map finds that the audit of pagemaps finds, too.
+
+    Both audits read the same sections, and the same part of the vmemmap. A finding goes only if
+    the other has all that it says: a hole that reaches beyond the device is one of its own.
+    """
+    places: dict[tuple[str, int | None, str], int] = {}
+    kept: list[Covering] = []
+    for one in found:
+        rule, place, message = one.finding.rule, one.finding.vaddr, one.finding.message
+        if one.command == "pgmap":
+            places.setdefault((rule, place, message), len(kept))
+        elif (rule, place, message) in places:
+            continue
+        elif rule == "section-unmapped" and message.endswith(THOUGH_VALID):
+            number = places.get(("hole", place, message.removesuffix(THOUGH_VALID)))
+            if number is not None:
+                kept[number] = replace(kept[number], also=(rule,))
+                continue
+        kept.append(one)
+    return kept

@@ -71,7 +71,7 @@ class View:
     @cached_property
     def rules(self) -> list[Rule]:
         """The rules with findings that are listed, or that cover a page."""
-        names = [one.finding.rule for one in self.findings]
+        names = [rule for one in self.findings for rule in (one.finding.rule, *one.also)]
         names += [one.finding.rule for page in self.report.pages for one in page.findings]
         return [RULES[name] for name in dict.fromkeys(names) if name in RULES]
 
