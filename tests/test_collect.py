@@ -556,3 +556,87 @@ def test_the_same_hole_is_one_finding(tmp_path: Path, pages: tuple[int, ...], me
     assert report.memmap is not None
     assert len(report.memmap.findings) == len(holes)
     assert any("breaks section-unmapped" in line for line in report.verdict.lines) == bool(merged)
+
+
+# s390x, where an address of a process may be one of the kernel's, too.
+
+#: arch/s390/mm/fault.c: dump_fault_info(), arch/s390/kernel/dumpstack.c: show_registers()
+_S390X_FAULT = """\
+Unable to handle kernel pointer dereference in virtual {whose} address space
+Failing address: {at:016x} TEID: {teid:016x}
+{fault}Oops: 0004 ilc:3 [#1] SMP
+{mode} PSW : {psw:016x} 000003ff9d2a1c30
+           R:0 T:1 IO:1 EX:1 Key:0 M:1 W:0 P:{problem} AS:{space} CC:0 PM:0 RI:0 EA:3
+{mode} GPRS: 0000000000000000 0000000000000001 {{page:0x{page:x}}} 0000000000000003
+           0000000000000004 0000000000000005 0000000000000006 0000000000000007
+Call Trace:
+ [<000003ff9d2a1c30>] zap_huge_pud+0x44/0x90
+---[ end trace 0000000000000000 ]---"""
+#: the kernel's PSW, and a process's: PSW_KERNEL_BITS, PSW_USER_BITS
+_KERNEL_PSW, _USER_PSW = 0x0704_C001_8000_0000, 0x0705_0001_8000_0000
+_FAULT_IN = "Fault in {} space mode while using {} ASCE.\n"
+
+
+@pytest.mark.parametrize(
+    ("space", "fault", "psw", "expected"),
+    [
+        # The kernel's home space says it itself, whatever the next line says.
+        (3, _FAULT_IN.format("home", "kernel"), _KERNEL_PSW, ["address", "register"]),
+        (3, "", _KERNEL_PSW, ["address", "register"]),
+        # The primary space is that of both.
+        (0, _FAULT_IN.format("primary", "kernel"), _KERNEL_PSW, ["address", "register"]),
+        (0, _FAULT_IN.format("primary", "user"), _USER_PSW, []),
+        (0, _FAULT_IN.format("primary", "gmap"), _KERNEL_PSW, ["register"]),
+        (0, "", _KERNEL_PSW, ["register"]),
+        # The kernel accesses a process's memory; the registers are the kernel's.
+        (2, _FAULT_IN.format("secondary", "user"), _KERNEL_PSW, ["register"]),
+        (1, _FAULT_IN.format("access register", "user"), _USER_PSW, []),
+    ],
+)
+def test_whose_address_a_fault_on_s390x_is_about(
+    space: int, fault: str, psw: int, expected: list[str],
+    reported: Callable[[str, str], FullReport],
+) -> None:  # fmt: skip
+    """The address lies in RAM, which is mapped where it is, and one register has a struct page."""
+    problem = psw >> 48 & 1
+    text = _S390X_FAULT.format(
+        whose="user" if "user" in fault else "kernel", at=RAM * 4096 + 8, teid=0x800 + space,
+        fault=fault, mode="User" if problem else "Krnl", psw=psw, problem=problem, space=space,
+        page=RAM + 3,
+    )  # fmt: skip
+    report = reported(DEVICE + log(text), "7.2@s390x")
+    pages = {"address": RAM, "register": RAM + 3}
+    assert [one.pfn for one in report.pages] == [pages[one] for one in expected]
+    assert [one.kind for one in report.log.events] == ["page fault"]
+
+
+@pytest.mark.parametrize(
+    ("psw", "expected"),
+    [
+        (_KERNEL_PSW, True),
+        # Without translation (crash dumps by store_status()), and in primary space.
+        (0x0004_0001_8000_0000, True),
+        (0x0404_0001_8000_0000, True),
+        (_USER_PSW, False),
+        # All that a process can set besides.
+        (0x0705_C001_8000_0000, False),
+        # Secondary space and access registers: the kernel in a process's memory.
+        (0x0704_8001_8000_0000, False),
+        (0x0704_4001_8000_0000, False),
+    ],
+)
+def test_whose_registers_those_of_a_cpu_on_s390x_are(
+    psw: int, expected: bool, reported: Callable[[str, str], FullReport]
+) -> None:
+    """A struct page, the address of a device's page, and of a page that the log names."""
+    _, _, device = _ram_and_device("7.2@s390x")
+    crash = (
+        f'[crash]\ncpu = 1\nregisters = {{"0" = "{psw:x}", "4" = "{{page:{RAM + 3:#x}}}",'
+        f' "5" = "{{direct:{device * 4096 + 8:#x}}}", "6" = "{{direct:{RAM * 4096:#x}}}"}}\n'
+    )
+    report = reported(DEVICE + log(MEMORY_FAILURE.format(pfn=RAM)) + crash, "7.2@s390x")
+    assert report.cpu is not None
+    found = {one.name: one.pfn for one in report.cpu.registers if one.pfn is not None}
+    assert found == ({"r2": RAM + 3, "r3": device, "r4": RAM} if expected else {})
+    # What they hold is there all the same.
+    assert {one.name: one.value for one in report.cpu.registers}["mask"] == psw

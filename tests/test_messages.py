@@ -167,3 +167,22 @@ def test_notices(line: str, kind: str) -> None:
 )
 def test_other_messages_are_none(line: str) -> None:
     assert events(line) == []
+
+
+def test_functions_in_a_trace_of_s390x() -> None:
+    """arch/s390/kernel/dumpstack.c: show_registers(), show_trace(); those in parentheses are left
+    over on the stack."""
+    lines = (
+        "Unable to handle kernel pointer dereference in virtual kernel address space",
+        "Failing address: 0000037202a00000 TEID: 0000037202a00403",
+        "Krnl PSW : 0704c00180000000 00000000001d2f3a (zap_huge_pud+0x12a/0x230)",
+        "Call Trace:",
+        " [<00000000001d2f3a>] memmap_init_zone_device+0x12a/0x230",
+        "([<00000000001d2f3a>] free_unref_page+0x1a/0x230)",
+        " [<0000000000a1b2c3>] __do_syscall+0x1d4/0x200",
+    )
+    (event,) = search(Message(n, 0, 4, "T1", line) for n, line in enumerate(lines))
+    assert event.functions == ("zap_huge_pud", "memmap_init_zone_device")
+    assert [one.number for one in event.subjects if one.meaning is NumberKind.ADDRESS] == [
+        0x372_02A0_0000
+    ]

@@ -223,6 +223,10 @@ class Architecture(Struct, frozen=True):
     libkdumpfile: bool = False
     #: names of the words in a note with a CPU's registers, separated by spaces
     registers: str = ""
+    #: whether addresses in these registers, by name, are the kernel's: ``False`` if a process
+    #: ran, ``None`` if they may be either's. Where no address of a process is one of the
+    #: kernel's, an address says so itself.
+    in_kernel: Callable[[Mapping[str, int]], bool | None] = lambda registers: True
 
 
 #: drgn's ``Architecture`` name, little-endian or not -> module of this package

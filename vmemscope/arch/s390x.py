@@ -24,6 +24,10 @@ _ADDRESS = (AddressBits((1 << 64) - 4096),)
 #: entries that a segment-table entry points to: 2 KiB
 _PTES = (AddressBits((1 << 64) - 2048),)
 
+#: arch/s390/include/uapi/asm/ptrace.h: PSW_MASK_PSTATE, PSW_MASK_ASC, PSW_ASC_*
+_PROBLEM_STATE = 0x0001_0000_0000_0000
+_SPACE, _PRIMARY, _HOME = 0xC000_0000_0000, 0, 0xC000_0000_0000
+
 #: names as in the macros _PAGE_* and _SEGMENT_ENTRY_*
 _FLAGS = (
     EntryFlag("PROTECT", _PROTECT),
@@ -83,6 +87,16 @@ def _vmemmap(vmcoreinfo: Mapping[str, str], variable: Callable[[str], int]) -> t
     return 0, min(filter(None, areas), default=1 << 64)
 
 
+def _in_kernel(registers: Mapping[str, int]) -> bool | None:
+    # Address spaces overlap: the PSW says whose the CPU used.
+    mask = registers.get("mask", 0)
+    if mask & _PROBLEM_STATE:
+        return False
+    # The kernel runs in home space; before, and without translation, in primary space. It
+    # uses the others to access a process's memory.
+    return True if mask & _SPACE in (_PRIMARY, _HOME) else None
+
+
 ARCHITECTURE = Architecture(
     name="s390x",
     page_table=_page_table,
@@ -99,4 +113,5 @@ ARCHITECTURE = Architecture(
     word=">u8",
     # arch/s390/include/uapi/asm/ptrace.h: s390_regs: the PSW, then general registers
     registers="mask psw " + " ".join(f"r{number}" for number in range(16)),
+    in_kernel=_in_kernel,
 )

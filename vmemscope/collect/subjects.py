@@ -77,10 +77,13 @@ def _registers(
     if number is None or number >= len(cpus):
         return None, []
     cpu = cpus[number]
-    values = zip(kernel.arch.registers.split(), cpu.registers, strict=False)
+    values = dict(zip(kernel.arch.registers.split(), cpu.registers, strict=False))
     named = set(named)
+    # What a process has in its registers says nothing of the kernel's pages.
+    known = kernel.arch.in_kernel(values) is True
     return (number, cpu.pid), [
-        (name, value, resolver.pfn_in_register(value, named)) for name, value in values
+        (name, value, resolver.pfn_in_register(value, named) if known else None)
+        for name, value in values.items()
     ]
 
 

@@ -3,7 +3,8 @@
 What the kernel writes to its log about memory that vmemscope can explain.
 
 Each pattern names its source in the kernel. Groups named ``pfn``, ``phys`` and ``address``
-are hexadecimal numbers. Text before a number may be a process's name, which the process
+are hexadecimal numbers; ``doubtful`` is an address of the kernel only if :data:`OF_KERNEL`
+matches the next line. Text before a number may be a process's name, which the process
 chooses: a pattern takes the last place that fits.
 """
 
@@ -12,7 +13,17 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ("ENDS", "NOTICES", "TRACE", "TROUBLE", "WORDS_OF", "Pattern", "is_about_memory")
+__all__ = (
+    "ENDS",
+    "NOTICES",
+    "OF_KERNEL",
+    "OF_WHOM",
+    "TRACE",
+    "TROUBLE",
+    "WORDS_OF",
+    "Pattern",
+    "is_about_memory",
+)
 
 
 class Pattern(NamedTuple):
@@ -31,7 +42,9 @@ def _pattern(kind: str, regex: str, *, needs_trace: bool = False) -> Pattern:
 
 
 _HEX = "(?:0x)?{}[0-9a-f]+)"
-_PFN, _PHYS, _ADDRESS = (_HEX.format(f"(?P<{name}>") for name in ("pfn", "phys", "address"))
+_PFN, _PHYS, _ADDRESS, _DOUBTFUL = (
+    _HEX.format(f"(?P<{name}>") for name in ("pfn", "phys", "address", "doubtful")
+)
 
 #: something went wrong
 TROUBLE = (
@@ -74,7 +87,12 @@ TROUBLE = (
         rf"^BUG: Unable to handle kernel (?:data access|instruction fetch).* at {_ADDRESS}$",
         needs_trace=True,
     ),
-    _pattern("page fault", rf"^Failing address: {_ADDRESS} TEID: ", needs_trace=True),
+    # The last two bits of the TEID say in which address space: 3 is the home space, which is
+    # the kernel's. The next line says whose the others are.
+    _pattern(
+        "page fault", rf"^Failing address: {_ADDRESS} TEID: [0-9a-f]{{15}}[37bf]", needs_trace=True
+    ),
+    _pattern("page fault", rf"^Failing address: {_DOUBTFUL} TEID: ", needs_trace=True),
     # arch/x86/kernel/traps.c: exc_general_protection()
     _pattern(
         "general protection fault",
@@ -105,9 +123,14 @@ NOTICES = (
 ENDS = re.compile(r"^---\[ end (?:trace|Kernel panic)")
 #: a function in a trace that is on the stack for certain, or where it happened
 TRACE = re.compile(
-    r"^(?:\[<[0-9a-f]+>\] |RIP: [0-9a-f]{4}:|pc : |epc : |NIP \[[0-9a-f]+\] | )"
+    r"^(?: ?\[<[0-9a-f]+>\] |RIP: [0-9a-f]{4}:|pc : |epc : |NIP \[[0-9a-f]+\] "
+    r"|Krnl PSW : [0-9a-f]+ [0-9a-f]+ \(| )"
     r" *(?!\?)([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+"
 )
+#: arch/s390/mm/fault.c: dump_fault_info(): the address in the line before is the kernel's
+OF_KERNEL = re.compile(r"^Fault in .* while using kernel ASCE\.")
+#: arch/s390/kernel/dumpstack.c: show_registers(): those of a process follow, or of the kernel
+OF_WHOM = re.compile(r"^(?:(?P<process>User)|Krnl) PSW : ")
 #: an address in registers; the words of a struct page and machine code are none
 WORDS_OF = re.compile(r"(?<![0-9a-fx])[0-9a-f]{16}(?![0-9a-f])")
 

@@ -7,7 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from .patterns import ENDS, NOTICES, TRACE, TROUBLE, WORDS_OF, Pattern, is_about_memory
+from .patterns import (
+    ENDS,
+    NOTICES,
+    OF_KERNEL,
+    OF_WHOM,
+    TRACE,
+    TROUBLE,
+    WORDS_OF,
+    Pattern,
+    is_about_memory,
+)
 
 if TYPE_CHECKING:
     from ..kernel.printk import Message
@@ -69,17 +79,29 @@ class _Open:
         self.lines: list[str] = []
         self.functions: dict[str, None] = {}
         self.subjects: dict[Subject, None] = {}
+        #: addresses of the line before, if it did not say whose they are
+        self.doubtful: list[int] = []
+        #: whether registers in the next lines are a process's
+        self.of_process = False
         self.add(line)
 
     def add(self, line: str) -> None:
         self.lines.append(line)
         text = line[:_MAX_COLUMNS]
+        if OF_KERNEL.search(text):
+            for address in self.doubtful:
+                self._add_subject(Subject(NumberKind.ADDRESS, address))
+        self.doubtful.clear()
         for pattern in TROUBLE:
             for subject in _subjects(pattern, text):
                 self._add_subject(subject)
+            if (found := pattern.regex.search(text)) and "doubtful" in found.groupdict():
+                self.doubtful.append(int(found["doubtful"][:18], 16))
         if (found := TRACE.search(text)) and is_about_memory(found[1]):
             self.functions[found[1]] = None
-        if not text.lstrip().startswith(_NO_REGISTERS):
+        if whose := OF_WHOM.search(text):
+            self.of_process = whose["process"] is not None
+        if not self.of_process and not text.lstrip().startswith(_NO_REGISTERS):
             for word in WORDS_OF.findall(text):
                 self._add_subject(Subject(NumberKind.REGISTER, int(word, 16)))
 
