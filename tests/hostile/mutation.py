@@ -161,8 +161,9 @@ _ABSENT, _LENGTH = "absent", "length"
 KINDS = (
     "page table", "page table", "page table", "whole table", "xarray", "xarray", "pagemap",
     "pagemap", "resource", "section", "section table", "usage", "page", "frame", "device", "module",
-    "module btf", "node", "hugetlb", "hugetlb", "global", "kallsyms", "btf", "btf header",
-    "vmcoreinfo", "elf", "name", "log", "log text", "anywhere", _ABSENT, _ABSENT, _LENGTH,
+    "module btf", "node", "hugetlb", "hugetlb", "reference", "disk", "task", "code", "global",
+    "kallsyms", "btf", "btf header", "vmcoreinfo", "elf", "name", "log", "log text", "anywhere",
+    _ABSENT, _ABSENT, _LENGTH,
 )  # fmt: skip
 
 

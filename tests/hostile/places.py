@@ -94,8 +94,8 @@ def find(dump: Dump) -> Map:
     """Find all places."""
     found = Map(dump, View(dump.path))
     for part in (
-        _pagemaps, _resources, _sections, _pages, _devices, _modules, _nodes, _hugetlb, _log,
-        _globals, _symbols, _tables,
+        _pagemaps, _references, _disks, _resources, _sections, _pages, _devices, _modules, _nodes,
+        _hugetlb, _log, _tasks, _code, _globals, _symbols, _tables,
     ):  # fmt: skip
         part(found)
     found.places["elf"] = [Place("elf", 0, 64), Place("elf", *dump.headers)]
@@ -129,6 +129,53 @@ def _pagemaps(found: Map) -> None:
             for start, end in zip(words[::2], words[1::2], strict=True)
         ]
         found.pagemaps.append(Pagemap(address, ranges))
+
+
+def _references(found: Map) -> None:
+    """The counters of pagemaps: the shared one, and that of each CPU."""
+    prog = found.view.prog
+    offsets = prog["__per_cpu_offset"]
+    found.add("reference", offsets.address_, 64)
+    found.add("reference", prog["__cpu_possible_mask"].address_, 16)
+    for one in found.pagemaps:
+        ref = Object(prog, "struct dev_pagemap", address=one.address).ref
+        found.add_object("reference", ref)
+        found.add_object("reference", ref.data[0])
+        counter = ref.percpu_count_ptr.value_() & ~3
+        for cpu in range(prog["nr_cpu_ids"].value_()):
+            found.add("reference", (counter + offsets[cpu].value_()) % (1 << 64), 8)
+
+
+def _disks(found: Map) -> None:
+    """What leads from the pagemap of an fsdax device to its name (struct pmem_device)."""
+    prog = found.view.prog
+    for one in found.pagemaps:
+        with suppress(FaultError, LookupError):
+            disk = Object(prog, "struct gendisk *", address=one.address - 8)
+            name = disk.disk_name.string_()
+            found.add_object("disk", disk)
+            found.add("name", disk.disk_name.address_, len(name) + 1)
+
+
+def _tasks(found: Map) -> None:
+    """The list of processes, and what is read of each."""
+    first = found.view.prog["init_task"]
+    found.add_object("task", first.tasks)
+    for one in islice(
+        list_for_each_entry("struct task_struct", first.tasks.address_of_(), "tasks"), 8
+    ):
+        for member in (one.tasks, one.mm, one.pid):
+            found.add_object("task", member)
+        found.add_object("name", one.comm)
+        if one.mm:
+            found.add_object("task", one.mm.pgd)
+
+
+def _code(found: Map) -> None:
+    """Code that is read for what it does."""
+    with suppress(LookupError):
+        symbol = found.view.prog.symbol("vmemmap_restore_pte")
+        found.add("code", symbol.address, symbol.size)
 
 
 def _resources(found: Map) -> None:

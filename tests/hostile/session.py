@@ -22,8 +22,8 @@ __all__ = ("Case", "Session")
 
 #: kinds of damage that no type can suffer from
 _NO_TYPES = {
-    "device", "frame", "hugetlb", "log", "log text", "name", "node", "page", "pagemap", "resource",
-    "section", "section table", "usage", "xarray",
+    "code", "device", "disk", "frame", "hugetlb", "log", "log text", "name", "node", "page",
+    "pagemap", "reference", "resource", "section", "section table", "task", "usage", "xarray",
 }  # fmt: skip
 
 
