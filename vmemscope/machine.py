@@ -20,6 +20,7 @@ from .arch import architecture_of
 from .errors import TargetError
 from .kernel.dev_pagemap import read_pagemaps
 from .kernel.device import name_pagemaps
+from .kernel.hwpoison import read_poisoned
 from .kernel.mem_section import Sections, read_sections
 from .kernel.page import PageLayout, read_page_layout
 from .kernel.page_state import PageStates, read_page_states
@@ -487,7 +488,11 @@ class Kernel:
         )
 
     def _memory(self, ranges: list[tuple[int, int]]) -> PhysicalMemory:
-        return PhysicalMemory(self.prog, self.page_size, ranges)
+        withheld = self._poisoned if self.target.withholds_poisoned else None
+        return PhysicalMemory(self.prog, self.page_size, ranges, withheld)
+
+    def _poisoned(self, pfns: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        return read_poisoned(self.prog, self.page, self.sections.vmemmap, pfns)
 
     @cached_property
     def unread(self) -> Counter[str]:

@@ -59,6 +59,15 @@ class Target(Struct, frozen=True):
         return self.kind != "core"
 
     @property
+    def withholds_poisoned(self) -> bool:
+        """
+        Whether frames whose memory failed (PG_hwpoison) read as zeros.
+
+        Source: ``fs/proc/kcore.c: read_kcore_iter()`` (since v5.14).
+        """
+        return self.kind == "live"
+
+    @property
     def osrelease(self) -> str:
         """The kernel's release, as ``uname -r`` prints it."""
         return self.vmcoreinfo.get("OSRELEASE", "unknown")

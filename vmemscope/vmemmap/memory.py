@@ -12,7 +12,7 @@ registers, and those can change when read.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ __all__ = ("PhysicalMemory",)
 
 #: most bytes asked for in one read
 _SPAN = 4 << 20
+#: bytes of a frame that are looked at first
+_BEGIN = 64
 #: size of blocks that the allocator should keep (mallopt(3), M_MMAP_THRESHOLD)
 _KEPT = 31 << 20
 
@@ -42,10 +44,19 @@ class PhysicalMemory:
     :param page_size: bytes in a frame
     :param ranges: ``(start, end)`` physical addresses in bytes, end inclusive,
         that may be read
+    :param withheld: says which of some frames the target has zeros for, whatever is in them;
+        ``None`` if it has none
     """
 
-    def __init__(self, prog: Program, page_size: int, ranges: Iterable[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        prog: Program,
+        page_size: int,
+        ranges: Iterable[tuple[int, int]],
+        withheld: Callable[[NDArray[np.uint64]], NDArray[np.bool_]] | None = None,
+    ) -> None:
         self._prog = prog
+        self._withheld = withheld
         self.page_size = page_size
         merged: list[list[int]] = []
         for start, end in sorted((start, end) for start, end in ranges if start <= end):
@@ -156,7 +167,7 @@ class PhysicalMemory:
             if data is None:
                 data, readable = self._read_apart(part)
             else:
-                readable = np.ones(len(part), dtype=np.bool_)
+                readable = self._not_withheld(part, data)
             if order is not None:
                 back = order[start : start + count] - start
                 if not (back[1:] > back[:-1]).all():
@@ -181,7 +192,8 @@ class PhysicalMemory:
             else:
                 self.bytes_read += len(raw)
                 data = np.frombuffer(raw, np.uint8).reshape(count, self.page_size)
-                return data, np.ones(count, dtype=np.bool_)
+                pfns = np.arange(first, first + count, dtype=np.uint64)
+                return data, self._not_withheld(pfns, data)
         return self._read_apart(np.arange(first, first + count, dtype=np.uint64))
 
     def _plan(
@@ -250,7 +262,19 @@ class PhysicalMemory:
             for first in range(start, end, self._frames_a_read):
                 last = min(first + self._frames_a_read, end)
                 self._read_span(int(pfns[first]), first, last, data, readable)
+        readable[readable] = self._not_withheld(pfns[readable], data[readable])
         return data, readable
+
+    def _not_withheld(self, pfns: NDArray[np.uint64], data: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return which frames hold what was read, shape ``(n,)``."""
+        known = np.ones(len(pfns), dtype=np.bool_)
+        if self._withheld is not None:
+            # Hardly a frame begins with zeros that is worth reading.
+            maybe = np.flatnonzero(~data[:, :_BEGIN].any(axis=1))
+            zeros = maybe[~data[maybe].any(axis=1)]
+            if len(zeros):
+                known[zeros] = ~self._withheld(pfns[zeros])
+        return known
 
     def _read_span(
         self,
