@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from drgn import FaultError, Program
 
+from vmemscope.cli.main import main
 from vmemscope.errors import TargetError
 from vmemscope.target import open_core
 from vmemscope.target.elf import (
@@ -20,8 +21,11 @@ from vmemscope.target.elf import (
     Load,
     absent_pieces,
     add_segments,
+    cut_off,
     read_elf,
 )
+
+from .kernels import image
 
 PAGE = 4096
 END = 1 << 64
@@ -306,3 +310,24 @@ class TestDrgn:
             assert prog.read(0x5000, PAGE, True) == b"\xa5" * PAGE
             assert prog.read(0xFFFF888000005000, PAGE) == b"\xa5" * PAGE
             assert prog.read(self.VADDR, PAGE) == b"\xa5" * PAGE
+
+
+@pytest.mark.parametrize("gone", [1, 5 << 20])
+def test_a_file_that_is_cut_off_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: int
+) -> None:
+    """Before anything else that goes wrong then."""
+    core = tmp_path / "vmcore"
+    image("devdax-2m", "6.12").write(core)
+    assert open_core(str(core)).notes == ()
+    size = core.stat().st_size
+    with core.open("r+b") as file:
+        file.truncate(size - gone)
+    words = {1: "1 B", 5 << 20: "5 MiB"}[gone]
+    note = f"the file is cut off: {words} of memory are missing at its end"
+    assert open_core(str(core)).notes == (note,)
+    main(["pgmap", "-c", str(core)])
+    assert capsys.readouterr().err.startswith(f"vmemscope: note: {note}\n")
+    # The same memory at two addresses is missing once.
+    loads, _ = read_elf(str(core))
+    assert cut_off(str(core), [*loads, *loads]) == gone

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..arch import architecture_of, architecture_of_utsname, vmcoreinfo_marks
 from ..errors import TargetError, UnsupportedError
-from ..text import printable
+from ..text import binary_size, printable
 from ..vmcoreinfo import parse
 from .base import Target, check_note, misfit, new_program, read_vmcoreinfo, set_kernel, target_of
 from .elf import (
     NOT_IN_DUMP,
     Load,
     add_segments,
+    cut_off,
     drgn_misreads,
     open_segments,
     platform_of_elf,
@@ -80,6 +81,10 @@ def open_core(path: str, vmcoreinfo: str | None = None) -> Target:
     end, name = 0, None
     if head.startswith(_ELF):
         loads, incomplete = read_elf(path)
+        if cut := cut_off(path, loads):
+            notes.append(
+                f"the file is cut off: {binary_size(cut)} of memory are missing at its end"
+            )
         platform_of_elf(head)
         if incomplete:
             notes.append(_INCOMPLETE)

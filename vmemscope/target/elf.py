@@ -16,6 +16,7 @@ sums are cut off at 64 bits.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,7 @@ __all__ = (
     "Load",
     "absent_pieces",
     "add_segments",
+    "cut_off",
     "drgn_misreads",
     "note_segments",
     "open_segments",
@@ -119,6 +121,15 @@ def _parse(fd: int) -> tuple[list[Load], bool]:
             memsz = min(memsz, _END - vaddr)
             loads.append(Load(offset, vaddr, paddr, min(filesz, memsz), memsz))
     return loads, incomplete
+
+
+def cut_off(path: str, loads: Sequence[Load]) -> int:
+    """Return the bytes of segments that should be in a file and lie behind its end."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        return 0
+    places = {(one.offset, one.offset + one.filesz) for one in loads}
+    return sum(max(end - max(start, found.st_size), 0) for start, end in places)
 
 
 def read_note(path: str) -> bytes | None:
