@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import io
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from drgn.helpers.linux.mm import pfn_to_page
 
 from vmemscope.cli.main import main
 from vmemscope.sim import load_scenario
+from vmemscope.sim.scenario_toml import parse_scenario
 
-from .kernels import built, image
+from .kernels import FIXTURES, built, image
 
 DOCS = Path(__file__).parent.parent / "docs"
 #: pages whose examples can be run one after another, in an empty directory
@@ -165,6 +167,50 @@ def test_what_is_typed_at_a_prompt(directory: Path) -> None:
         owners = eval(last, names)
     assert len(out.getvalue().splitlines()) == 5
     assert [name for *_, name in owners] == ["dax1.0"]
+
+
+def documents(page: str) -> list[dict[str, Any]]:
+    """Return the JSON documents of a page."""
+    found = re.findall(r"```json\n(.*?)```", read(page), flags=re.S)
+    return [json.loads(one) for one in found]
+
+
+def test_documents_are_those_of_a_lost_reference(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a device of 512 MiB. Times differ, and of the rules there are a few."""
+    fixture = (FIXTURES / "refcount-low.toml").read_text(encoding="utf-8")
+    built(parse_scenario(fixture.replace("128M", "512M"), "inline"), "6.1").write(
+        directory / "vmcore"
+    )
+    (shown,) = documents("json")
+    main(["pgmap", "--format", "json", "-c", "vmcore"])
+    real = json.loads(capsys.readouterr().out)
+    for part, whole in ((shown, real), (shown["pgmaps"][0], real["pgmaps"][0])):
+        rules = part.pop("rules")
+        assert rules
+        assert all(one in whole["rules"] for one in rules)
+        del whole["rules"]
+    assert shown.pop("timings").keys() == real.pop("timings").keys()
+    assert shown == real
+    main(["pgmap", "--format", "ndjson", "-c", "vmcore"])
+    lines = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    for one in (*lines, *(examples := documents("formats"))):
+        for field in ("time", "seconds"):
+            one.pop(field, None)
+    assert examples == lines
+
+
+def test_findings_that_are_left_out(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The ignore file of the manual, before and after its entry expires."""
+    built(load_scenario("mixed"), "7.2").write(directory / "vmcore")
+    text = read("selection")
+    (ignored,) = re.findall(r"```toml\n(.*?)```", text, flags=re.S)
+    for start, year in (("left out: ", "2999"), ("ignored no more: ", "2001")):
+        Path("ignore.toml").write_text(ignored.replace("2027", year), encoding="utf-8")
+        main(["pgmap", "-c", "vmcore", "--ignore", "ignore.toml"])
+        (said,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith(start)]
+        assert f"    {said.replace(year, '2027')}" in text.splitlines()
 
 
 def test_lines_that_are_not_printed_are_found() -> None:

@@ -18,20 +18,17 @@ from vmemscope import __version__
 from vmemscope import report as reports
 from vmemscope.report.documents.pgmap import Altmap, FrameCounts, Range
 from vmemscope.report.schema import FILES, schema_of
-from vmemscope.rules.findings import Outcome, RuleOutcome
 from vmemscope.rules.rule import Severity
 
 from .builders import (
     ALTMAP,
     OUTCOMES,
-    PAGE,
     TARGET,
     finding,
     hostile,
     of_every_kind,
     pagemap_report,
     report,
-    vmemmap,
 )
 
 DOCS = Path(__file__).parents[2] / "docs" / "json.md"
@@ -356,15 +353,9 @@ def test_extreme_numbers() -> None:
     assert pgmap["vmemmap_shift"] == pgmap["altmap"]["alloc"] == largest
 
 
-def test_example_in_the_docs_is_what_is_written() -> None:
-    low = finding(vaddr=vmemmap(0x140000000) + PAGE)
-    sound = RuleOutcome("resource-tree", Outcome.CHECKED)
-    one = pagemap_report(findings=(low,), outcomes=OUTCOMES)
-    document = reports.to_document(report(one, outcomes=(sound,)))
-    written = example()
-    VALIDATOR.validate(written)
-    assert written.pop("tool")["name"] == document.pop("tool")["name"]
-    assert written == document
+def test_example_in_the_docs_fits_the_schema() -> None:
+    """tests/test_docs.py compares it with what is written."""
+    VALIDATOR.validate(example())
 
 
 def test_docs_tell_of_every_field() -> None:
