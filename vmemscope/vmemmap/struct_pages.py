@@ -7,6 +7,7 @@ They are read through the page tables of the vmemmap, each page of it once.
 
 from __future__ import annotations
 
+from math import gcd
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,15 +55,18 @@ class ReadPages(NamedTuple):
 def read_struct_pages(vmemmap: Vmemmap, pfns: NDArray[np.int64]) -> ReadPages:
     """Read the ``struct page``s of page frames, shape ``(n,)``."""
     size, page_size = vmemmap.geometry.struct_page_size, vmemmap.geometry.page_size
-    # A struct page may lie across two vpages where its size is no power of two.
-    offset = pfns[:, None] * size + np.arange(size)
+    # A struct page may lie across two vpages where its size is no power of two. Parts of it that
+    # do not: words, unless its size makes no sense.
+    part = gcd(size, 8)
+    offset = pfns[:, None] * size + np.arange(0, size, part)
     vpage, into = np.divmod(offset, page_size)
     vpages, which = np.unique(vpage[:, [0, -1]], return_inverse=True)
     which = which.reshape(-1, 2)
     pages = vmemmap.read(vpages)
     row = np.where(vpage == vpage[:, :1], which[:, :1], which[:, 1:])
     readable = pages.readable[which[:, 0]] & pages.readable[which[:, 1]]
-    return ReadPages(pages.data[row, into], pages.pfn[which[:, 0]], readable)
+    data = pages.data.view(f"u{part}")[row, into // part].view(np.uint8)
+    return ReadPages(data, pages.pfn[which[:, 0]], readable)
 
 
 def self_hosted(vmemmap: Vmemmap, pfns: NDArray[np.uint64]) -> NDArray[np.bool_]:
