@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from . import btf, kallsyms
@@ -17,6 +18,7 @@ from .vmcoreinfo import vmcoreinfo
 
 if TYPE_CHECKING:
     from .kernel import SimulatedKernel
+    from .layouts import Layouts
 
 __all__ = ("finish",)
 
@@ -125,8 +127,14 @@ def _define_variables(kernel: SimulatedKernel, free: int) -> None:
     image.label("_end", image.text + IMAGE_SIZE, "B")
 
 
+@lru_cache(maxsize=16)
+def _btf(layouts: Layouts, off: tuple[str, ...], mark: str) -> bytes:
+    """Return the BTF of a kernel's types, the same for most simulated kernels."""
+    return btf.encode(types_without(layouts.types, off), mark)
+
+
 def _write_btf(kernel: SimulatedKernel) -> None:
-    data = btf.encode(types_without(kernel.layouts.types, kernel.off), kernel.units.mark)
+    data = _btf(kernel.layouts, kernel.off, kernel.units.mark)
     va = kernel.image.room("rodata", len(data), kernel.units.page_size)
     kernel.memory.write(va, data)
     kernel.image.label("__start_BTF", va, "R")
