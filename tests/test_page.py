@@ -62,10 +62,15 @@ class Pages:
 
     def page(self, number: int, meaning: str | None = None) -> PageReport:
         """Audit a page; each report fits the schema, and lines are lines."""
-        report = audit(Kernel.open_core(self.core), number, meaning)
+        report = audit(self.kernel.again(), number, meaning)
         VALIDATOR.validate(to_document(report))
         assert all(line.isprintable() for line in render_page(report).splitlines())
         return report
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The dump, opened once: each audit reads it anew."""
+        return Kernel.open_core(self.core)
 
     @cached_property
     def mapped(self) -> dict[int, tuple[int, int]]:
