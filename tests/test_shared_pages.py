@@ -520,6 +520,66 @@ def test_the_altmap_of_any_of_the_devices_may_give_the_frame(
         assert "frame-not-memory" in {one.rule for one in found}
 
 
+# Large leaves that devices share.
+
+#: two devices in one leaf on all of these
+IN_ONE_LEAF = """
+scale = false
+[[pagemap]]
+name = "dax0.0"
+type = "hmem"
+align = "4K"
+start = 0x200000000
+size = "32M"
+[[pagemap]]
+name = "dax1.0"
+type = "hmem"
+align = "4K"
+start = 0x202000000
+size = "16M"
+"""
+
+
+@pytest.mark.parametrize(("count", "rule"), [(0, "refcount-low"), (2, "refcount-high")])
+@pytest.mark.parametrize("arch", ["riscv64", "ppc64le", "ppc64le-64k", "s390x"])
+def test_references_of_a_leaf_are_judged_once(
+    tmp_path: Path, arch: str, count: int, rule: str
+) -> None:
+    """With the device at its start, which was added first."""
+    built = image(IN_ONE_LEAF, f"7.2@{arch}")
+    kernel, witness = built.kernel, witness_of(built.kernel)
+    vpage = min(witness.devices["dax0.0"])
+    leaf = kernel.tables.leaf(address_of(kernel, vpage))
+    assert leaf is not None
+    assert leaf[0] > kernel.units.page_shift
+    assert kernel.tables.leaf(address_of(kernel, max(witness.devices["dax1.0"]))) == leaf
+    pfn = witness.devices["dax0.0"][vpage]
+    assert pfn is not None
+    assert kernel.memmap.refcount(pfn) == 1
+    kernel.memmap.set_refcount(pfn, count)
+    found = found_in(built, tmp_path)
+    assert found == {Finding("pgmap", rule, "dax0.0", address_of(kernel, vpage))}
+
+
+def test_references_of_a_leaf_that_boot_made_are_not_judged(tmp_path: Path) -> None:
+    """A struct page of 56 bytes: a leaf has parts of two sections, and that of RAM was first."""
+    built = image(
+        'struct_page = 56\n[[node]]\nstart = 0\nsize = "256M"\n[[node]]\nstart = 0x108000000\n'
+        'size = "256M"\n[[pagemap]]\nname = "dax0.0"\ntype = "hmem"\nalign = "4K"\n'
+        'start = 0x100000000\nsize = "128M"\n',
+        "7.2",
+    )
+    kernel, witness = built.kernel, witness_of(built.kernel)
+    last = max(witness.devices["dax0.0"])
+    boot = {block for blocks in kernel.boot_memmap.values() for block in blocks}
+    size = kernel.units.pmd_pages
+    shared = last // size * size
+    pfn = witness.devices["dax0.0"][shared]
+    assert pfn in boot
+    assert kernel.memmap.refcount(pfn) != 1
+    assert found_in(built, tmp_path) == set()
+
+
 # Frames that are used in part.
 
 

@@ -43,7 +43,7 @@ from .vmemmap.layout import Geometry, first_compound
 from .vmemmap.lost import online_memory, recovered_pagemaps
 from .vmemmap.memory import PhysicalMemory
 from .vmemmap.pagemaps import PagemapLayout, layouts_of
-from .vmemmap.shared_pages import SharedPage, find_shared_pages
+from .vmemmap.shared_pages import SharedPage, find_ram_leaves, find_shared_pages
 from .vmemmap.shared_tails import SharedTail, find_shared_tails, tail_frames
 from .vmemmap.struct_pages import flag_layout
 from .vmemmap.vmemmap import Vmemmap
@@ -347,6 +347,11 @@ class Kernel:
     def shared_pages(self) -> dict[int, SharedPage]:
         """The pages of the vmemmap that describe a device and something else, by vpage."""
         return find_shared_pages(self.prog, self.layouts, self.sections, self.geometry)
+
+    @cached_property
+    def ram_leaves(self) -> NDArray[np.int64]:
+        """The large leaves that describe a device and RAM, by their numbers in the vmemmap."""
+        return find_ram_leaves(self.prog, self.layouts, self.sections, self.geometry)
 
     @cached_property
     def _resources(self) -> tuple[list[Resource], list[Damage]]:

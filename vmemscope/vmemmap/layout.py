@@ -108,6 +108,16 @@ class Geometry(Struct, frozen=True):
             return SUBSECTION_SIZE // self.page_size
         return self.page_size // self.struct_page_size
 
+    def shares_leaves(self, pages: int) -> bool:
+        """
+        Return whether a large leaf can have the ``struct page``s of several owners.
+
+        :param pages: base pages in a section
+        """
+        leaf = self.leaf // self.page_size
+        section = max(pages * self.struct_page_size // self.page_size, 1)
+        return leaf > 1 and bool(section % leaf or self.arch.leaves_in_parts)
+
     def in_shared_leaf(
         self, vpages: NDArray[np.int64], piece: Piece, pages: int
     ) -> NDArray[np.bool_]:
@@ -121,11 +131,11 @@ class Geometry(Struct, frozen=True):
         :param vpages: shape ``(n,)``
         :param pages: base pages in a section
         """
+        if not self.shares_leaves(pages):
+            return np.zeros(len(vpages), dtype=np.bool_)
         leaf = self.leaf // self.page_size
         section = max(pages * self.struct_page_size // self.page_size, 1)
         parts = self.arch.leaves_in_parts
-        if leaf == 1 or not (section % leaf or parts):
-            return np.zeros(len(vpages), dtype=np.bool_)
         first = vpages // leaf * leaf
         across = first // section != (first + leaf - 1) // section
         found: NDArray[np.bool_] = (first < piece.start) | (first + leaf > piece.end)

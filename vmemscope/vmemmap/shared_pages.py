@@ -35,7 +35,14 @@ if TYPE_CHECKING:
     from .layout import Geometry
     from .pagemaps import PagemapLayout
 
-__all__ = ("SharedPage", "by_pagemap", "cut_to_keepers", "find_shared_pages", "in_altmaps")
+__all__ = (
+    "SharedPage",
+    "by_pagemap",
+    "cut_to_keepers",
+    "find_ram_leaves",
+    "find_shared_pages",
+    "in_altmaps",
+)
 
 #: devices that are named at the most, in a page that has room for so many subsections
 _MAX_NAMES = 32
@@ -111,18 +118,59 @@ def find_shared_pages(
         for first, end in layout.pfns:
             for vpage in {geometry.vpage(first), geometry.vpage_after(end) - 1}:
                 parts.setdefault(vpage, []).append((first, layout))
-    size, page_size = geometry.struct_page_size, geometry.page_size
     edges = np.array(sorted(parts), dtype=np.int64)
-    start, stop = edges * page_size // size, -(-(edges + 1) * page_size // size)
-    ram = _described(prog, Spans.of(start, stop), sections, page_size)
-    ram = subtract(ram, union(layout.frames for layout in layouts))
+    ram = _describe_ram(prog, edges, 1, layouts, sections, geometry)
     found = {}
-    for vpage, has_ram in zip(edges.tolist(), ram.touches(start, stop).tolist(), strict=True):
+    for vpage, has_ram in zip(edges.tolist(), ram.tolist(), strict=True):
         ordered = sorted(parts[vpage], key=lambda one: one[0])
         pagemaps = {layout.pagemap.address: layout for _, layout in ordered}
         if has_ram or len(pagemaps) > 1:
             found[vpage] = SharedPage(vpage, has_ram, tuple(pagemaps.values()))
     return found
+
+
+def find_ram_leaves(
+    prog: Program, layouts: Sequence[PagemapLayout], sections: Sections, geometry: Geometry
+) -> NDArray[np.int64]:
+    """
+    Find large leaves with a part of a device that describe memory of no device, too.
+
+    RAM may have been there first, and boot has counts of its own for its frames.
+
+    :return: their numbers: vpages by the pages in a leaf (int64), in order, shape ``(n,)``
+    """
+    pages = geometry.leaf // geometry.page_size
+    ends = [
+        vpage // pages
+        for layout in layouts
+        for first, end in layout.pfns
+        for vpage in (geometry.vpage(first), geometry.vpage_after(end) - 1)
+    ]
+    if not geometry.shares_leaves(sections.pages) or not ends:
+        return np.empty(0, dtype=np.int64)
+    leaves = np.array(sorted(set(ends)), dtype=np.int64)
+    return leaves[_describe_ram(prog, leaves, pages, layouts, sections, geometry)]
+
+
+def _describe_ram(
+    prog: Program,
+    number: NDArray[np.int64],
+    pages: int,
+    layouts: Sequence[PagemapLayout],
+    sections: Sections,
+    geometry: Geometry,
+) -> NDArray[np.bool_]:
+    """
+    Return which parts of the vmemmap describe memory of no device (bool), shape ``(n,)``.
+
+    :param number: of the parts, in order
+    :param pages: vpages in each
+    """
+    size, page_size = geometry.struct_page_size, geometry.page_size
+    start = number * pages * page_size // size
+    stop = -(-(number + 1) * pages * page_size // size)
+    ram = _described(prog, Spans.of(start, stop), sections, page_size)
+    return subtract(ram, union(layout.frames for layout in layouts)).touches(start, stop)
 
 
 def _described(prog: Program, frames: Spans, sections: Sections, page_size: int) -> Spans:

@@ -85,6 +85,7 @@ def once(
         shared = by_pagemap(kernel.shared_pages)
         for audited in pagemaps:
             audited.shared_pages = shared.get(audited.pagemap.address, {})
+            audited.ram_leaves = kernel.ram_leaves
         unread += Counter(one.message for one in kernel.device_slot_damage)
     with phase(timings, "audit"):
         check_entries_of_processes(

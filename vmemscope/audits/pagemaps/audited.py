@@ -14,6 +14,8 @@ from ...vmemmap.frames import Frames
 from ...vmemmap.layout import Populated
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ...report.documents.pgmap import FrameSpan
     from ...vmemmap.cells import Cells
     from ...vmemmap.layout import Piece
@@ -74,6 +76,8 @@ class AuditedPagemap:
         self.neighbour = FrameTable()
         #: how many of these pages are mapped
         self.mapped_elsewhere = 0
+        #: large leaves that describe RAM, too, by their numbers in the vmemmap
+        self.ram_leaves: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         #: its pages that describe other memory, too, by vpage
         self.shared_pages: dict[int, SharedPage] = {}
         #: compound pages walked, and those of which no two tail pages share a

@@ -270,7 +270,11 @@ def _take_plain(audited: AuditedPagemap, runs: Runs, piece: Piece, vmemmap: Vmem
         if shared.any():
             # The frames can be those of a neighbour: RAM or any device.
             audited.shared_leaves = True
-            audited.boot.add(*_owned(select(mapped, shared)))
+            own = vmemmap.ram.contains(mapped.pfn)
+            leaf = mapped.vpage // (geometry.leaf // geometry.page_size)
+            own &= ~np.isin(leaf, audited.ram_leaves)
+            audited.boot.add(*_owned(select(mapped, shared & ~own)))
+            audited.ram.add(*_owned(select(mapped, shared & own)))
             mapped, elsewhere = select(mapped, ~shared), elsewhere[~shared]
     if piece.populated is Populated.UNKNOWN and audited.shared_pfn is not None:
         # Its references are counted, whatever these pages are.
