@@ -175,3 +175,34 @@ def test_null_bytes_in_paths_of_a_script(option: str, core: str) -> None:
         Kernel.open_core(core, **{option: value})  # type: ignore[arg-type]
     with pytest.raises(VmemscopeError, match="null byte"):
         Kernel.open_core("\0")
+
+
+@pytest.mark.parametrize("command", ["pgmap", "page", "memmap", "hugetlb", "report"])
+def test_a_dump_without_its_option(
+    command: str, core: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first that a newcomer tries: this machine must not be audited instead."""
+    line = said([command, core], (2,), capsys)
+    assert line.endswith("; a dump is given with -c")
+    assert core in line
+    # Where dumps are arguments, one too many is just that.
+    assert "-c" not in said(["diff", core, core, core], (2,), capsys)
+
+
+def test_a_file_called_as_a_pagemap(
+    core: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name without a slash is that of a pagemap, whatever lies in the directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("dax0.0").touch()
+    assert "no pagemap is called 'dax0.0'" in said(["pgmap", "dax0.0", "-c", core], (2,), capsys)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_the_exit_status_of_its_command(name: str) -> None:
+    epilog = COMMANDS[name].epilog or ""
+    _, _, statuses = epilog.partition("exit status:\n")
+    assert "  0  " in statuses
+    assert "  2  " in statuses
+    assert ("got worse" in statuses) == (name == "diff")
+    assert ("error" in statuses) == (name not in ("diff", "rules", "sim", "vmcoreinfo"))

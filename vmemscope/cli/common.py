@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ __all__ = (
     "add_audit_options",
     "check_type_options",
     "columns",
+    "dump_hint",
     "opened_kernel",
     "record",
     "recorded",
@@ -148,6 +150,11 @@ def _target_of(args: argparse.Namespace) -> tuple[str, str]:
 def vmemmap_progress(args: argparse.Namespace) -> AbstractContextManager[Progress | None]:
     """Show how much of the vmemmap was read."""
     return shown_progress(args, "vmemmap", " pages")
+
+
+def dump_hint(name: str) -> str:
+    """Return a hint for users who give a dump where something else is expected."""
+    return "; a dump is given with -c" if os.path.isfile(name) else ""
 
 
 def columns(output: str | None = None) -> int:

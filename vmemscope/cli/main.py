@@ -21,23 +21,31 @@ from .version import Version
 
 __all__ = ("entrypoint", "main")
 
+#: of the commands that audit a kernel
 _EXIT_STATUS = """\
 exit status:
   0  sound: everything could be read and nothing is wrong
-  1  at least one finding of severity error; something got worse (diff)
+  1  at least one finding of severity error
   2  wrong usage
   3  no audit: no target, no types, unsupported kernel or architecture
   4  audited only in part (something could not be read), and no error found
 """
+_EPILOG = f"""\
+first steps:
+  vmemscope report -c VMCORE                 all of a dump, on one page
+  vmemscope report --sim mixed               the same of a simulated kernel
+  vmemscope COMMAND --help                   options and examples of a command
+
+{_EXIT_STATUS.replace("severity error", "severity error; something got worse (diff)")}"""
 
 
 @cache
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of the whole command line, made once: a process may run many commands."""
     top = Parser(
         prog="vmemscope",
         description="What does the kernel's memory map of memory really look like?",
-        epilog=_EXIT_STATUS,
+        epilog=_EPILOG,
         formatter_class=Help,
     )
     top.add_argument("--version", action=Version, help="show versions, and exit")
@@ -77,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(debug=False)
     try:
         try:
-            args = parser().parse_args(argv)
+            args = parser().parse(argv)
             status = int(args.run(args))
         finally:
             sys.stdout.flush()

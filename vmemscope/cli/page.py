@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UsageError
-from .common import add_audit_options, opened_kernel, show, write
+from .common import add_audit_options, dump_hint, opened_kernel, show, write
 from .selection import add_selection_options, selection
 
 NAME = "page"
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= number < 1 << 64:
         raise UsageError(
             f"{args.which!r} is neither a page frame number nor an address",
-            "give a number, hexadecimal ones with 0x",
+            "give a number, hexadecimal ones with 0x" + dump_hint(args.which),
         )
     selected = selection(args)
     with opened_kernel(args) as kernel:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from .common import dump_hint
 from .streams import one_line
 
 __all__ = ("Help", "Parser")
@@ -28,6 +30,18 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """Takes no empty values, and escapes what the user gave before it prints an error."""
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """
+        Parse all arguments, those of the process by default.
+
+        An error names those that are left, and what users mean by a file among them.
+        """
+        args, rest = self.parse_known_args(arguments)
+        if rest:
+            hint = dump_hint(rest[0]) if hasattr(args, "core") else ""
+            self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+        return args
 
     def error(self, message: str) -> NoReturn:
         super().error(one_line(message))

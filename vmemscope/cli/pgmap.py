@@ -11,6 +11,7 @@ from .common import (
     RECORDS,
     add_audit_options,
     columns,
+    dump_hint,
     opened_kernel,
     record,
     recorded,
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
+    _check_which(args)
     if args.watch is not None:
         return _watch(args)
     selected = selection(args)
@@ -90,6 +92,18 @@ def run(args: argparse.Namespace) -> int:
     text = _rendered(report, args, watch)
     (show if args.format == "table" else write)(text, args)
     return report.status
+
+
+def _check_which(args: argparse.Namespace) -> None:
+    """
+    Check that the user did not give a dump in place of a pagemap.
+
+    No pagemap has a slash in its name (``device_add()`` replaces it).
+
+    :raises UsageError: if so; without -c, this machine would be audited
+    """
+    if args.which is not None and "/" in args.which and dump_hint(args.which):
+        raise UsageError(f"{args.which!r} is a file and no pagemap", "a dump is given with -c")
 
 
 def audited(kernel: Kernel, args: argparse.Namespace) -> Report:

@@ -25,6 +25,11 @@ examples:
   vmemscope rules mask-unaligned             a known bug of kernels, explained
   vmemscope rules --format json              for a program
 """
+EXIT_STATUS = """\
+exit status:
+  0  the rules were listed or explained
+  2  wrong usage: there is no such rule
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,11 @@ examples:
   vmemscope sim devdax-2m -o vmcore          write one
   vmemscope sim my.toml --release 7.2 -o vmcore
 """
+EXIT_STATUS = """\
+exit status:
+  0  the vmcore was written
+  2  wrong usage: no such scenario or release, or the file can't be written
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +56,10 @@ def run(args: argparse.Namespace) -> int:
         for name in builtin_scenarios():
             print(name)
         return ExitStatus.SOUND
-    if args.scenario is None or args.output is None:
-        raise UsageError("nothing to write", "give a scenario and -o FILE, or --list")
+    if args.scenario is None:
+        raise UsageError("there is no scenario to simulate", "give one and -o FILE, or --list")
+    if args.output is None:
+        raise UsageError("there is no file to write the vmcore to", "give -o FILE")
     image = build(load_scenario(args.scenario), kernel=args.release)
     if args.output == "-":
         _to_stdout(image)

@@ -21,6 +21,12 @@ examples:
   vmemscope vmcoreinfo --qemu unix:qmp.sock -o note
   vmemscope pgmap --all --qemu unix:qmp.sock --vmcoreinfo note
 """
+EXIT_STATUS = """\
+exit status:
+  0  the note was written
+  2  wrong usage, or the file can't be written
+  3  no target, or it has no note
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
