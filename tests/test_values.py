@@ -8,7 +8,11 @@ The commands, options and arguments are those of the parser, so a new one is tri
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -206,3 +210,47 @@ def test_help_has_the_exit_status_of_its_command(name: str) -> None:
     assert "  2  " in statuses
     assert ("got worse" in statuses) == (name == "diff")
     assert ("error" in statuses) == (name not in ("diff", "rules", "sim", "vmcoreinfo"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pgmap", "--sim", "empty"],
+        ["sim", "empty", "-o", "-"],
+        ["sim", "empty", "-o", "made"],
+        ["report", "--sim", "empty", "-o", "report.html"],
+        ["pgmap", "-c", "CORE", "-o", "report"],
+        ["vmcoreinfo", "-c", "CORE", "-o", "note"],
+        ["survey", "CORE", "-o", "records.ndjson"],
+        ["survey", "CORE", "-o", "records.parquet"],
+    ],
+    ids=" ".join,
+)
+def test_no_room_for_what_is_written(arguments: list[str], core: str, tmp_path: Path) -> None:
+    """A full disk, also that of temporary files: one line, and no half of a file is left."""
+
+    def limit() -> None:
+        # As a full disk, but for the error's number (EFBIG).
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "vmemscope"]
+        + [core if one == "CORE" else one for one in arguments],
+        cwd=tmp_path, capture_output=True, check=False, preexec_fn=limit,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("vmemscope: error: can't write ")
+    assert "File too large" in line
+    assert (done.returncode, done.stdout) == (2, b"")
+    # A survey goes on from its journal.
+    assert all(one.name.endswith(".journal") for one in tmp_path.iterdir())
+
+
+def test_a_file_that_may_not_be_written_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "made"
+    directory.mkdir()
+    assert "Is a directory" in said(["sim", "empty", "-o", str(directory)], (2,), capsys)
+    assert directory.is_dir()

@@ -114,10 +114,11 @@ def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
             import tempfile
 
             from ..sim import build, load_scenario
+            from .sim import MORE_ROOM, write_image
 
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vmemscope-"))
             core = os.path.join(scratch, "vmcore")
-            build(load_scenario(args.sim)).write(core)
+            write_image(build(load_scenario(args.sim)), core, MORE_ROOM)
 
         def opened() -> Target:
             target = _open(core, args)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,9 @@ from .streams import fitted
 
 if TYPE_CHECKING:
     from ..sim.image import Image
+
+#: for a temporary file
+MORE_ROOM = "set TMPDIR to a directory with more room"
 
 NAME = "sim"
 HELP = "write the vmcore of a simulated kernel"
@@ -64,10 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output == "-":
         _to_stdout(image)
     else:
-        try:
-            image.write(args.output)
-        except OSError as e:
-            raise UsageError(f"can't write {safe(args.output)}: {e.strerror}") from e
+        write_image(image, args.output)
     for planted in image.planted:
         frame = "" if planted.pfn is None else f", pfn {planted.pfn:#x}"
         where = f"{safe(planted.pagemap)} at {planted.vaddr:#x}{frame}"
@@ -75,8 +77,24 @@ def run(args: argparse.Namespace) -> int:
     return ExitStatus.SOUND
 
 
+def write_image(image: Image, path: str, hint: str | None = None) -> None:
+    """
+    Write a simulated kernel's vmcore; leave none of it behind where there is no room.
+
+    :raises UsageError: if it can't be written
+    """
+    try:
+        image.write(path)
+    except OSError as e:
+        # Only then: another file that was there before can't be opened, and stays.
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and os.path.isfile(path):
+            os.unlink(path)
+        from ..text import safe
+
+        raise UsageError(f"can't write {safe(path)}: {e.strerror}", hint) from e
+
+
 def _to_stdout(image: Image) -> None:
-    import os
     import shutil
     import tempfile
 
@@ -85,6 +103,6 @@ def _to_stdout(image: Image) -> None:
     with tempfile.TemporaryDirectory(prefix="vmemscope-") as scratch:
         # Its parts are not written in order, as stdout needs them.
         path = os.path.join(scratch, "vmcore")
-        image.write(path)
+        write_image(image, path, MORE_ROOM)
         with open(path, "rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)

@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
+from io import FileIO
 
 from ..errors import TargetError, UsageError
 from ..report.document import json_text, read_as, to_document
@@ -34,7 +34,7 @@ class Store:
     :param journal: open for appending, ``None`` to write none
     """
 
-    def __init__(self, path: str | None, journal: IO[bytes] | None) -> None:
+    def __init__(self, path: str | None, journal: FileIO | None) -> None:
         self._path = path
         self._journal = journal
         self._records: dict[str, SurveyRecord] = {}
@@ -49,11 +49,14 @@ class Store:
         return self._records.get(safe(path))
 
     def add(self, record: SurveyRecord) -> None:
-        """Keep a record, in place of an older one of the same dump."""
+        """
+        Keep a record, in place of an older one of the same dump.
+
+        :raises UsageError: if the journal can't be written
+        """
         self._records[record.path] = record
         if self._journal is not None:
-            self._journal.write(json_text(to_document(record)).encode("ascii"))
-            self._journal.flush()
+            _append(self._journal, json_text(to_document(record)).encode("ascii"))
 
     def load(self, journal: bytes) -> None:
         """
@@ -103,7 +106,8 @@ def opened_store(path: str | None) -> Iterator[Store]:
         from . import parquet  # noqa: F401
     name = f"{path}.journal"
     try:
-        journal = open(name, "a+b")  # noqa: SIM115
+        # Unbuffered: closing it must not write again what could not be written.
+        journal = open(name, "a+b", buffering=0)  # noqa: SIM115
     except OSError as e:
         raise UsageError(f"can't write {safe(name)}: {e.strerror}") from e
     with journal:
@@ -115,7 +119,7 @@ def opened_store(path: str | None) -> Iterator[Store]:
         data = journal.read()
         if data and not data.endswith(b"\n"):
             # The last line was cut off: what is appended must not continue it.
-            journal.write(b"\n")
+            _append(journal, b"\n")
         store = Store(path, journal)
         try:
             store.load(data)
@@ -128,6 +132,20 @@ def opened_store(path: str | None) -> Iterator[Store]:
         finally:
             store.write()
             os.unlink(name)
+
+
+def _append(journal: FileIO, data: bytes) -> None:
+    """
+    Write data at the end of a journal.
+
+    :raises UsageError: if that fails: the disk is full
+    """
+    try:
+        while data:
+            data = data[journal.write(data) :]
+    except OSError as e:
+        name = safe(os.fsdecode(journal.name))
+        raise UsageError(f"can't write {name}: {e.strerror}") from e
 
 
 def _read(path: str) -> Iterator[SurveyRecord]:
