@@ -254,6 +254,7 @@ def test_a_finding_covers_the_page_that_is_named(
     assert report.verdict.state == "wrong"
     first, _, since, *_ = report.verdict.lines
     assert first.startswith("1 error hole in dax0.0")
+    assert "of 2 pages named, 1 is part of a finding" in report.verdict.lines
     seen = "10.000 s after boot, page fault in get_page_from_freelist() about a page of it"
     assert since == f"since: {seen} (pfn 0x100600)"
 

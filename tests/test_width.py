@@ -25,7 +25,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmemscope import Kernel, audit
 from vmemscope.cli.main import main
+from vmemscope.cli.watch import watch
+from vmemscope.report import render_all
 from vmemscope.report.width import broken, fitting_grid
 
 from .kernels import DEVICE, image, write
@@ -83,8 +86,6 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def commands(core: str, other: str) -> Iterator[tuple[str, ...]]:
     """Return the commands that show a dump."""
-    from vmemscope import Kernel, audit
-
     pagemaps = audit(Kernel.open_core(core)).pagemaps
     known = {"FIRST": "dax0.0", "PHYS": "0x1000", "OTHER": other, "CORE": core}
     if pagemaps:
@@ -274,3 +275,31 @@ def test_messages_and_the_table_of_a_survey(tmp_path: Path) -> None:
     assert error[0].startswith("vmemscope: error: ")
     assert len(error) > 1
     assert max(map(len, error)) <= 60
+
+
+def test_watching_in_a_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each report, and what changed since the last, at the width that the terminal has then."""
+    before, after = (
+        audit(Kernel.open_core(write(image(name, "6.12"), tmp_path))) for name in ("mixed", "hole")
+    )
+    reports = iter((before, after))
+    widths = iter((80,))
+
+    def resized(_: float) -> None:
+        width = next(widths, None)
+        if width is None:
+            raise KeyboardInterrupt
+        monkeypatch.setenv("COLUMNS", str(width))
+
+    monkeypatch.setenv("COLUMNS", "60")
+    terminal = Terminal()
+    watch(
+        lambda: next(reports),
+        lambda report: render_all(report, int(os.environ["COLUMNS"])),
+        1.0, out=terminal, sleep=resized,
+    )  # fmt: skip
+    first, second = terminal.getvalue().split("\x1b[H\x1b[J")[1:]
+    assert "since the last audit:" in second
+    for text, width in ((first, 60), (second, 80)):
+        lines = [line for line in text.splitlines() if len(line.split()) > 1]
+        assert width - 10 < max(map(len, lines)) <= width

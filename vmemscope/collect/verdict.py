@@ -194,7 +194,10 @@ def _log(report: FullReport, whole: bool) -> Iterator[str]:
     if covered and len(covered) == len(report.pages):
         yield "every page that is named is part of a finding above"
     elif covered:
-        yield f"of {count(len(report.pages), 'page')} named, {len(covered)} are part of a finding"
+        verb = "is" if len(covered) == 1 else "are"
+        yield (
+            f"of {count(len(report.pages), 'page')} named, {len(covered)} {verb} part of a finding"
+        )
     elif report.pages and not report.summary.errors:
         first_page = report.pages[0]
         if first_page.page is not None and first_page.page.state:
