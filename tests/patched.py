@@ -471,6 +471,8 @@ HUGETLB_FAULTS = {
     "executable": _fault("executable", None, page=1),
     "head-shared": _fault("head-shared", None),
     "head-freed": _fault("head-freed", None),
+    "poisoned": _fault("poisoned", None),
+    "tail-frame-poisoned": _fault("poisoned", None, of="tail"),
     "flag-missing": _fault("flag-missing", None),
     "flag-extra": _fault("flag-extra", None, folio=-1),
     "key": _fault("key", None, by=-1),

@@ -184,6 +184,8 @@ FAULTS = (
     ("tail-frame", '{"to": "zero", "page": 1}'),
     ("head-shared", "{}"),
     ("head-freed", "{}"),
+    ("poisoned", "{}"),
+    ("poisoned", '{"of": "tail"}'),
     ("tail-page", "{}"),
     ("tail-page", '{"what": "head", "number": 63}'),
     ("tail-page", '{"what": "refcount", "number": 4}'),

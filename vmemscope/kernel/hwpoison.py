@@ -28,13 +28,11 @@ def read_poisoned(
     :param vmemmap: virtual address of the ``struct page`` of pfn 0
     :param pfns: page frame numbers, shape ``(n,)``, few: each is a read
     """
-    try:
-        flag = 1 << int(prog.constant("PG_hwpoison").value_())
-    except LookupError:
-        # Without CONFIG_MEMORY_FAILURE.
+    if not page.pg_hwpoison:
         return np.zeros(len(pfns), dtype=np.bool_)
     found = np.ones(len(pfns), dtype=np.bool_)
     for index, pfn in enumerate(pfns.tolist()):
         with suppress(*READ_ERRORS):
-            found[index] = prog.read_u64(vmemmap + pfn * page.size + page.flags) & flag
+            flags = prog.read_u64(vmemmap + pfn * page.size + page.flags)
+            found[index] = flags & page.pg_hwpoison
     return found

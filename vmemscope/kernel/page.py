@@ -40,6 +40,8 @@ class PageLayout(Struct, frozen=True):
     pg_reserved: int
     #: flag of frames that hold the memory map of their own memory block, 0 if there is none
     pg_self_hosted: int
+    #: flag of pages whose memory failed, 0 if there is none
+    pg_hwpoison: int
     #: whether ``pgmap`` is a member of ``struct folio`` (6.15+)
     folio_pgmap: bool
     #: ``struct page``s that a ``struct folio`` covers. The tail pages after them are equal
@@ -81,6 +83,8 @@ def read_page_layout(prog: Program) -> PageLayout:
         # "mm: hugetlb_vmemmap: disable hugetlb_optimize_vmemmap when struct page crosses page
         # boundaries" and its neighbours (in v6.0); with CONFIG_MEMORY_HOTPLUG.
         pg_self_hosted=_flag(prog, "PG_vmemmap_self_hosted"),
+        # With CONFIG_MEMORY_FAILURE.
+        pg_hwpoison=_flag(prog, "PG_hwpoison"),
         folio_pgmap=folio_pgmap is not None,
         folio_pages=_folio_pages(prog, sizeof(page)),
         word=word,

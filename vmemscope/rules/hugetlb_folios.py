@@ -357,6 +357,8 @@ class HeadFrameFacts(NamedTuple):
     refcounts: NDArray[np.int64]
     #: whether they have PG_reserved: allocated at boot (bool)
     reserved: NDArray[np.bool_]
+    #: whether they have PG_hwpoison (bool)
+    poisoned: NDArray[np.bool_]
     #: whether that could be read (bool)
     readable: NDArray[np.bool_]
     #: whether the frames are memory (bool)

@@ -17,6 +17,7 @@ from .hugetlb_folios import (
     hugetlb_unprotected,
 )
 from .hugetlb_halves import hugetlb_half
+from .hugetlb_poisoned import hugetlb_poisoned
 from .hugetlb_tails import hugetlb_restore, hugetlb_tail_page
 from .page_rows import holds_mask, refcounts
 from .rule import Scope, Severity, Skip, Violation, Violations, rule
@@ -142,6 +143,8 @@ class SharedPage(NamedTuple):
     refcount: int | None
     #: node and zone that its tail pages claim, ``None`` if it is not known where they are
     place: tuple[int, int] | None
+    #: whether it has PG_hwpoison
+    poisoned: bool = False
 
     @property
     def name(self) -> str:
@@ -274,6 +277,7 @@ OPTIMIZATION_RULES = (
     hugetlb_tail_frame,
     hugetlb_unprotected,
     hugetlb_head_frame,
+    hugetlb_poisoned,
     hugetlb_tail_page,
     hugetlb_restore,
     hugetlb_key,

@@ -9,6 +9,7 @@ from . import (
     hugetlb_folios,
     hugetlb_halves,
     hugetlb_lists,
+    hugetlb_poisoned,
     hugetlb_tails,
     hugetlb_vmemmap,
     leaves,
@@ -26,7 +27,8 @@ __all__ = ("RULES", "rules_of")
 #: from the pagemap down to the ``struct page``, HugeTLB last: reports keep that order
 _TOPICS = (
     pagemap, target, alignment, sections, ram_orders, leaves, frames, shared_tails, struct_pages,
-    hugetlb_lists, hugetlb_folios, hugetlb_halves, hugetlb_tails, hugetlb_vmemmap,
+    hugetlb_lists, hugetlb_folios, hugetlb_poisoned, hugetlb_halves, hugetlb_tails,
+    hugetlb_vmemmap,
 )  # fmt: skip
 
 #: all rules by their identifiers

@@ -42,6 +42,7 @@ from ...rules.hugetlb_lists import (
     hugetlb_elsewhere,
     hugetlb_list,
 )
+from ...rules.hugetlb_poisoned import PoisonedFacts, hugetlb_poisoned
 from ...rules.hugetlb_tails import (
     FolioTailFacts,
     RestoreFacts,
@@ -184,10 +185,15 @@ class HugetlbFacts:
                 self.unread["frames of shared tail pages"] += 1
             if not counted[0]:
                 self.unread["reference counts of frames of shared tail pages"] += 1
-            found.append(
-                SharedPage(tail, pfn, words, int(counts[0]) if counted[0] else None, place)
-            )
+            refcount = int(counts[0]) if counted[0] else None
+            found.append(SharedPage(tail, pfn, words, refcount, place, self._is_poisoned(pfn)))
         return found
+
+    def _is_poisoned(self, pfn: int) -> bool:
+        """Return whether a frame is known to have PG_hwpoison."""
+        read = read_struct_pages(self.vmemmap, np.array([pfn], dtype=np.int64))
+        flags = read.word(self.vmemmap.page.flags, self.vmemmap.word)
+        return bool(read.readable[0] and int(flags[0]) & self.vmemmap.page.pg_hwpoison)
 
     def _is_hole(self, pfn: int) -> bool:
         """Return whether a page frame has no ``struct page``."""
@@ -334,7 +340,9 @@ class HugetlbFacts:
         findings.check(hugetlb_tail_frame, facts)
         findings.check(hugetlb_unprotected, facts)
         in_ram = self.vmemmap.ram.contains(self.found.maps.head_pfn)
-        findings.check(hugetlb_head_frame, HeadFrameFacts(facts, *self._head_frames(), in_ram))
+        heads = HeadFrameFacts(facts, *self._head_frames(), in_ram)
+        findings.check(hugetlb_head_frame, heads)
+        findings.check(hugetlb_poisoned, PoisonedFacts(heads, self.shared))
         findings.check(
             hugetlb_tail_page,
             FolioTailFacts(
@@ -430,12 +438,13 @@ class HugetlbFacts:
 
     def _head_frames(
         self,
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Read reference count and PG_reserved of the frames behind head pages."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Read reference count, PG_reserved and PG_hwpoison of the frames behind head pages."""
         maps, page = self.found.maps, self.vmemmap.page
         count = len(maps.first)
         refcounts = np.zeros(count, dtype=np.int64)
         reserved = np.zeros(count, dtype=np.bool_)
+        poisoned = np.zeros(count, dtype=np.bool_)
         readable = np.zeros(count, dtype=np.bool_)
         optimized = (maps.read_only > 0) & (maps.head_kind == Kind.MAPPED)
         index = np.flatnonzero(optimized & self.vmemmap.ram.contains(maps.head_pfn))
@@ -446,8 +455,9 @@ class HugetlbFacts:
             refcounts[some] = counter.view(self.vmemmap.word[0] + "i4")[:, 0]
             flags = read.word(page.flags, self.vmemmap.word)
             reserved[some] = (flags & np.uint64(page.pg_reserved)) != 0
+            poisoned[some] = (flags & np.uint64(page.pg_hwpoison)) != 0
             readable[some] = read.readable
         self.unread["reference counts of frames of head pages"] += int(
             len(index) - np.count_nonzero(readable)
         )
-        return refcounts, reserved, readable
+        return refcounts, reserved, poisoned, readable

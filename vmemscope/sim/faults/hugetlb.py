@@ -120,6 +120,18 @@ def head_freed(p: HugetlbPlanter, folio: int = 0) -> Planted:
     return p.planted(p.va(folio), pfn)
 
 
+@hugetlb_fault("hugetlb hugetlb-poisoned")
+def poisoned(p: HugetlbPlanter, folio: int = 0, of: Literal["head", "tail"] = "head") -> Planted:
+    """The memory of the frame of a head page, or of tail pages, failed."""
+    at = p.va(folio, int(of == "tail"))
+    pfn = p.frame_at(at)
+    if of == "tail":
+        # The frame of the head page, or one that the zone shares, reported where it is.
+        at = p.page_va(pfn) if p.has_shared_tails else p.va(folio)
+    p.write(p.page_va(pfn), p.read(p.page_va(pfn)) | p.flag("hwpoison"))
+    return p.planted(at, pfn)
+
+
 @hugetlb_fault("hugetlb hugetlb-tail-page")
 def tail_page(
     p: HugetlbPlanter,
