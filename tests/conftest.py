@@ -22,14 +22,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0))
 
 
+def pytest_collection() -> None:
+    """Spare the garbage collector thousands of tests, none of which is garbage."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """
-    Spare the garbage collector what stays to the end: modules, and thousands of tests.
+    Spare it what stays to the end: those tests, and modules.
 
     It also runs more often then, by its own rules, and simulated kernels are large garbage.
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
