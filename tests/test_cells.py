@@ -17,14 +17,16 @@ import pytest
 from drgn import FaultError
 
 from vmemscope.arch.x86_64 import ARCHITECTURE
+from vmemscope.audits.pagemaps import once
 from vmemscope.limits import LIMITS
+from vmemscope.machine import Kernel
 from vmemscope.report.documents.pgmap import PagemapReport
 from vmemscope.sim import builtin_scenarios
 from vmemscope.vmemmap.cells import HOLE, LEAVES, OWN, SHARED, UNREADABLE, Cells
 from vmemscope.vmemmap.layout import Geometry, Piece, Populated
 from vmemscope.vmemmap.runs import Runs
 
-from .kernels import FAULTS, PAGE, STRUCT_PAGE, Dumps, View, able, audit_core
+from .kernels import FAULTS, PAGE, STRUCT_PAGE, Dumps, View, able
 
 MIB = 1 << 20
 #: holes, tables that can't be read, entries that lead elsewhere, leaves where none should be
@@ -90,7 +92,7 @@ def test_cells_have_what_each_page_is(scenario: str, kernel: str, dumps: Dumps) 
         kernel = able(scenario)[-1]
     made = dumps.made(scenario, kernel)
     view = dumps.view(scenario, kernel)
-    report = audit_core(made.core).pgmap
+    report = once(Kernel.open_core(str(made.core)))
     walked = []
     for one in report.pagemaps:
         ranges = [(r.start // PAGE, (r.end + 1) // PAGE) for r in one.detail.ranges]
@@ -104,10 +106,10 @@ def test_batches_and_short_cuts_change_nothing(
     scenario: str, dumps: Dumps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core = dumps.core(scenario, "6.12" if scenario == "early-1g" else "7.2")
-    cells = [one.detail.cells for one in audit_core(core).pgmap.pagemaps]
+    cells = [one.detail.cells for one in once(Kernel.open_core(str(core))).pagemaps]
     monkeypatch.setattr(LIMITS, "tables", 1)
     monkeypatch.setattr(LIMITS, "short_cuts", False)
-    apart = [one.detail.cells for one in audit_core(core).pgmap.pagemaps]
+    apart = [one.detail.cells for one in once(Kernel.open_core(str(core))).pagemaps]
     assert cells == apart
     assert all(one is not None and one.pages.sum() == one.total for one in cells)
 
