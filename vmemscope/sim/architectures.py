@@ -250,7 +250,7 @@ _PPC64LE = SimulatedArch(
     levels={4: ((39, 13), (30, 9), (21, 9), (12, 9))},
     addresses=_ppc64_addresses,
     # 6.1 does not deduplicate yet.
-    kernels=("6.12", "7.2"),
+    kernels=("6.12", "7.2", "next"),
     deduplicates=True,
     hvo=False,
     leaves_in_parts=True,
@@ -359,7 +359,7 @@ ARCHITECTURES = {
         },
         addresses=_s390x_addresses,
         # Debian's 6.1 and 6.12 have no ZONE_DEVICE.
-        kernels=("7.2",),
+        kernels=("7.2", "next"),
         hvo=False,
         leaves_in_parts=True,
         marks_unused=True,

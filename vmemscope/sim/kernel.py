@@ -38,7 +38,7 @@ from .radix import RadixVmemmap
 from .ram import LOW_RAM_END, by_zone, merge_runs, ram_without_carve_outs
 from .resource import IORESOURCE_BUSY, IORESOURCE_MEM, IORESOURCE_SYSTEM_RAM, Resources
 from .scenario import Pagemap, Scenario, scaled
-from .section_vmemmap import SectionVmemmap
+from .section_vmemmap import RadixSectionVmemmap, SectionVmemmap
 from .shared_tails import SLOTS_SIZE, SharedTails
 from .slab import Slab
 from .sparse import Sections
@@ -65,6 +65,8 @@ class SimulatedKernel:
         self.arch = ARCHITECTURES[scenario.arch]
         self.units = self.arch.units
         self.layouts = Layouts.load(scenario.kernel)
+        if not (self.arch.hvo or self.arch.deduplicates):
+            self.layouts = self.layouts.without_orders()
         if self.units.subsections != 64:
             self.layouts = self.layouts.with_subsections(self.units.subsections)
         if scenario.struct_page != STRUCT_PAGE_SIZE:
@@ -335,7 +337,7 @@ class SimulatedKernel:
         )
         kind = self.vmemmap_type or (RadixVmemmap if self.arch.radix else Vmemmap)
         if self.sections.have_orders:
-            kind = SectionVmemmap
+            kind = RadixSectionVmemmap if self.arch.radix else SectionVmemmap
         self.vmemmap = kind(
             self.physical,
             self.tables,

@@ -88,7 +88,13 @@ class MemMap:
         7.2 sets CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP where the architecture has it, and 64 is
         a power of 2.
         """
-        return self.has_info and self.arch.hvo and not self.size & self.size - 1
+        wanted = self.arch.hvo or (self.arch.deduplicates and self.shares_devices)
+        return self.has_info and wanted and not self.size & self.size - 1
+
+    @property
+    def shares_devices(self) -> bool:
+        """Whether devices share tail pages whose head is in any of their compound pages."""
+        return self.layouts.has_member("mem_section", "compound_page_order")
 
     @property
     def has_info(self) -> bool:

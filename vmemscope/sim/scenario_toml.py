@@ -238,14 +238,15 @@ def parse_scenario(text: str, name: str) -> Scenario:
 
 
 def _defaults_of(name: str) -> tuple[str, int]:
-    """Return an architecture's kernel, and its levels of page tables, the most there can be."""
+    """Return an architecture's newest released kernel, and the most levels of page tables."""
     from .architectures import ARCHITECTURES
 
     arch = ARCHITECTURES.get(name)
     if arch is None:
         # Which is said later.
         return "6.1", 5
-    return (arch.kernels[-1] if arch.kernels else "6.1"), max(arch.levels)
+    released = [one for one in arch.kernels if one != "next"]
+    return (released[-1] if released else "6.1"), max(arch.levels)
 
 
 def _parse_ram(top: _Table) -> tuple[Ram, ...]:

@@ -10,11 +10,13 @@ frame of tail pages. As in :mod:`.vmemmap`, what looks wrong here is wrong there
 from __future__ import annotations
 
 from .objects import Struct
+from .pagetable import PSE
+from .radix import RadixVmemmap
 from .shared_tails import SharedTails
 from .sparse import Sections
 from .vmemmap import Vmemmap, pgmap_vmemmap_nr
 
-__all__ = ("SectionVmemmap",)
+__all__ = ("RadixSectionVmemmap", "SectionVmemmap")
 
 
 class SectionVmemmap(Vmemmap):
@@ -68,3 +70,28 @@ class SectionVmemmap(Vmemmap):
         if the head's section shares tail pages, else all, whatever the following sections do.
         """
         return self.memmap.per_page if self.optimizable(head) else pgmap_vmemmap_nr(pgmap)
+
+
+class RadixSectionVmemmap(SectionVmemmap, RadixVmemmap):
+    """
+    The same on ppc64 with the radix MMU.
+
+    Source: ``arch/powerpc/mm/book3s64/radix_pgtable.c`` of that tree.
+    """
+
+    def vmemmap_populate_compound_pages(
+        self, start_pfn: int, start: int, end: int, nid: int, pgmap: Struct
+    ) -> None:
+        """
+        ``vmemmap_populate_compound_pages()``: a frame for what starts at a multiple of a compound
+        page, the frame of the node's devices for all else; what is mapped stays.
+        """
+        units = self.units
+        order = self.sections.compound_order(start_pfn // units.pages_per_section)
+        tail = self.tails.page(nid, "ZONE_DEVICE", order)
+        for addr in range(start, end, units.page_size):
+            if self.tables.entry(addr, units.pmd_shift) & PSE:
+                # "existing huge mapping. Skip the range"
+                continue
+            offset = self.addresses.page_to_pfn(addr) % (1 << order)
+            self.pte_populate(addr, nid, None, tail if offset else None)

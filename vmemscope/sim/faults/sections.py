@@ -77,12 +77,21 @@ def section_map(p: Planter, section: int = 0, bit: int = 20) -> Planted:
     return p.planted(va, section=found.va, expected=before, observed=before ^ 1 << bit)
 
 
+def _set_order(p: Planter, section: Struct, value: int) -> int:
+    """Set the order of a section, and return what it was."""
+    try:
+        before = section["compound_page_order"]
+    except LookupError:
+        raise p.error("the sections of this kernel have no orders") from None
+    section["compound_page_order"] = value
+    return before
+
+
 @fault("pgmap section-order", "memmap memmap-counter", kernels=("next",))
 def section_order(p: Planter, section: int = 0, value: int = 0) -> Planted:
     """A section says that it is populated, and was counted, for compound pages of another order."""
     found, va = _section(p, section)
-    before = found["compound_page_order"]
-    found["compound_page_order"] = value
+    before = _set_order(p, found, value)
     findings = [
         p.finding("pgmap", "section-order", va),
         p.finding("memmap", "memmap-counter", p.symbol("nr_memmap_pages")),
@@ -96,7 +105,7 @@ def ram_order(p: Planter, number: int = 1, value: int = 18) -> Planted:
     found = p.section(number)
     if found is None:
         raise p.error(f"there is no section {number}")
-    found["compound_page_order"] = value
+    _set_order(p, found, value)
     va = p.page_va(number * p.units.pages_per_section)
     return p.planted(va, section=found.va, expected=0, observed=value)
 

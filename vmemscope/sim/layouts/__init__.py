@@ -116,6 +116,17 @@ class Layouts:
             types.append(record)
         return Layouts(self.release, types)
 
+    def without_orders(self) -> Layouts:
+        """
+        Return the types of this kernel without the order of sections.
+
+        It is there with CONFIG_SPARSEMEM_VMEMMAP_OPTIMIZATION, which architectures select.
+        """
+        section = self._named["struct", "mem_section"]
+        members = [one for one in section["members"] if one[0] != "compound_page_order"]
+        record = {**section, "members": members}
+        return Layouts(self.release, [record if one is section else one for one in self.types])
+
     def with_subsections(self, count: int) -> Layouts:
         """
         Return the types of this kernel with another number of subsections in a section.
