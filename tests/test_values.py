@@ -175,9 +175,9 @@ def test_no_qmp_address(address: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_null_bytes_in_paths_of_a_script(option: str, core: str) -> None:
     """Of the command line they can't come, but from a program that opens dumps."""
     value = ["\0"] if option == "symbols" else "\0"
-    with pytest.raises(VmemscopeError, match="null byte"):
+    with pytest.raises(VmemscopeError, match=r"null (byte|character)"):
         Kernel.open_core(core, **{option: value})  # type: ignore[arg-type]
-    with pytest.raises(VmemscopeError, match="null byte"):
+    with pytest.raises(VmemscopeError, match=r"null (byte|character)"):
         Kernel.open_core("\0")
 
 
