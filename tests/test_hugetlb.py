@@ -29,7 +29,8 @@ from vmemscope.rules.rule import Scope
 from vmemscope.sim.faults import HUGETLB_FAULTS, Planted
 from vmemscope.sim.image import Image
 
-from .kernels import KERNELS, SIMULATED, Dumps, image, write
+from .kernels import KERNELS, PAGE, SIMULATED, Dumps, View, image, write
+from .patched import damaged
 
 BASE = Path(__file__).parent.parent / "vmemscope/sim/scenarios/hugetlb.toml"
 #: folios of the scenario: not optimized, optimized; and on a second node, optimized
@@ -166,6 +167,51 @@ def test_gigantic_pages_without_tail_mapping(
     memmap.poke(folio.pfn + 3, mapping, 0x1000 if 3 in wrong else 0)
     report = audited_dump(built, tmp_path)
     assert {one.rule for one in report.findings} == ({"hugetlb-tail-page"} if reported else set())
+
+
+#: sections are of 128 MiB: the second has parts of both nodes
+STRADDLING = """
+[[node]]
+start = 0
+size = "160M"
+
+[[node]]
+start = 0xa000000
+size = "224M"
+nid = 1
+
+[[hugetlb]]
+count = 1
+
+[[hugetlb]]
+count = 1
+nid = 1
+"""
+
+
+@pytest.mark.parametrize(("references", "both", "reported"), [
+    (2, False, False), (3, False, True), (3, True, False), (4, True, True), (0, True, True),
+])  # fmt: skip
+def test_references_from_boot(tmp_path: Path, references: int, both: bool, reported: bool) -> None:
+    """
+    A frame from boot has one for each node that has a part of its section.
+
+    ``register_page_bootmem_info_node()`` goes from the first page of each node by sections.
+    So it was on a 6.1 with ``numa=fake=16``.
+    """
+    built = image(STRADDLING, "6.1")
+    folio = next(one for one in built.kernel.hugetlb.folios if (one.pfn >= 0xA000) == both)
+    core = Path(write(built, tmp_path))
+    view = View(core)
+    frame = view.physical(view.page_va(folio.pfn)) // PAGE
+    page = view.prog.type("struct page")
+    at = view.physical(view.page_va(frame)) + page.member("_refcount").offset
+    reserved = 1 << int(view.prog.constant("PG_reserved").value_())
+    # The premise: it is from boot.
+    assert view.prog.read_u64(view.physical(view.page_va(frame)), True) & reserved
+    with damaged(core, {at: references.to_bytes(4, "little")}):
+        report = audit(Kernel.open_core(str(core)))
+    assert {one.rule for one in report.findings} == ({"hugetlb-head-frame"} if reported else set())
 
 
 #: kinds of fault, each with the options that make a difference

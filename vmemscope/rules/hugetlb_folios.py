@@ -363,6 +363,8 @@ class HeadFrameFacts(NamedTuple):
     readable: NDArray[np.bool_]
     #: whether the frames are memory (bool)
     in_ram: NDArray[np.bool_]
+    #: nodes that have a part of the section that they describe, 0 if not known (int64)
+    nodes: NDArray[np.int64]
 
     def violations(
         self,
@@ -389,6 +391,14 @@ class HeadFrameFacts(NamedTuple):
         )
 
 
+def _from_boot(nodes: int) -> str:
+    """Return the references that a frame from boot may have, in words."""
+    if nodes == 0:
+        return "1 or more: it is from boot"
+    several = f", for {nodes} nodes" if nodes > 1 else ""
+    return f"1 {'to' if nodes > 1 else 'or'} {nodes + 1}: it is from boot{several}"
+
+
 @rule(
     "hugetlb-head-frame",
     Severity.ERROR,
@@ -397,8 +407,9 @@ class HeadFrameFacts(NamedTuple):
     since="5.14",
     scope=Scope.HUGETLB,
     meaning="The head page of an optimized folio has a frame with one reference, two if it is"
-    " from boot. With none it was freed, and the next to get it overwrites the folio's struct"
-    " page; mapped elsewhere too, two parts of the memory map overwrite each other.",
+    " from boot, and one more for each further node that has a part of its section. With none it"
+    " was freed, and the next to get it overwrites the folio's struct page; mapped elsewhere too,"
+    " two parts of the memory map overwrite each other.",
     look_at="What the frame is now, and who else maps it. A count that is one too high for a"
     " moment is a page walker's.",
 )
@@ -422,15 +433,16 @@ def hugetlb_head_frame(facts: HeadFrameFacts) -> Iterator[Violations | Skip]:
         lambda i: f"the frame of the head page of {folios.label(i)} is not System RAM",
         "a frame of System RAM",
     )
-    # register_page_bootmem_memmap() takes a reference to what was allocated at boot,
-    # where the architecture has it.
-    wrong = (refcounts < 1) | (refcounts > np.where(facts.reserved, 2, 1))
+    # register_page_bootmem_memmap() takes a reference to what was allocated at boot, where the
+    # architecture has it: one for each node that has a part of the section.
+    most = np.where(facts.reserved, facts.nodes + 1, 1)
+    wrong = (refcounts < 1) | ((refcounts > most) & ~(facts.reserved & (facts.nodes == 0)))
     yield facts.violations(
         mapped & facts.in_ram & facts.readable & wrong,
         lambda i: (
             f"the frame of the head page of {folios.label(i)} has a reference count of"
             f" {int(refcounts[i])}"
         ),
-        lambda i: "1 or 2: it is from boot" if facts.reserved[i] else 1,
+        lambda i: _from_boot(int(facts.nodes[i])) if facts.reserved[i] else 1,
         refcounts,
     )

@@ -189,6 +189,20 @@ class HugetlbFacts:
             found.append(SharedPage(tail, pfn, words, refcount, place, self._is_poisoned(pfn)))
         return found
 
+    def _nodes_of_sections(self) -> NDArray[np.int64]:
+        """Count the nodes that have a part of each folio's first section; 0 if not known."""
+        pages = self.kernel.sections.pages
+        start = self.folios.head.astype(np.int64) // pages * pages
+        found = np.zeros(len(start), dtype=np.int64)
+        if self.kernel.zone_damage:
+            return found
+        zones = self.kernel.ram_zones
+        for nid in sorted({zone.nid for zone in zones}):
+            first = min(zone.start for zone in zones if zone.nid == nid)
+            end = max(zone.end for zone in zones if zone.nid == nid)
+            found += (first < start + pages) & (end > start)
+        return found
+
     def _is_poisoned(self, pfn: int) -> bool:
         """Return whether a frame is known to have PG_hwpoison."""
         read = read_struct_pages(self.vmemmap, np.array([pfn], dtype=np.int64))
@@ -340,7 +354,7 @@ class HugetlbFacts:
         findings.check(hugetlb_tail_frame, facts)
         findings.check(hugetlb_unprotected, facts)
         in_ram = self.vmemmap.ram.contains(self.found.maps.head_pfn)
-        heads = HeadFrameFacts(facts, *self._head_frames(), in_ram)
+        heads = HeadFrameFacts(facts, *self._head_frames(), in_ram, self._nodes_of_sections())
         findings.check(hugetlb_head_frame, heads)
         findings.check(hugetlb_poisoned, PoisonedFacts(heads, self.shared))
         findings.check(
