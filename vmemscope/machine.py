@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from .arch import architecture_of
-from .errors import TargetError
+from .errors import TargetError, VmemscopeError
 from .kernel.dev_pagemap import read_pagemaps
 from .kernel.device import name_pagemaps
 from .kernel.hwpoison import read_poisoned
@@ -169,7 +169,13 @@ class Kernel:
         with phase(timings, "attach"):
             target = opened()
         kernel._take(target, timings)
-        kernel._attach(types, symbols, system_map)
+        try:
+            kernel._attach(types, symbols, system_map)
+        except VmemscopeError as error:
+            # What is known of a dump may be why: it was cut off, or filtered.
+            if target.notes and not target.live:
+                error.message += f" ({'; '.join(target.notes)})"
+            raise
         return kernel
 
     def _take(self, target: Target, timings: dict[str, float]) -> None:

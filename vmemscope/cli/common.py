@@ -14,7 +14,7 @@ from ..errors import UsageError, VmemscopeError, internal_error
 from ..timing import Stopwatch
 from .options import add_output_options, add_target_options, opener
 from .progress import shown_progress
-from .streams import fitted, terminal_columns
+from .streams import fitted, say, terminal_columns
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..report.documents.common import TargetReport
     from ..report.documents.pgmap import PagemapReport
+    from ..target.base import Target
 
 
 __all__ = (
@@ -35,6 +36,7 @@ __all__ = (
     "record",
     "recorded",
     "show",
+    "show_notes",
     "vmemmap_progress",
     "write",
 )
@@ -88,7 +90,17 @@ def opened_kernel(args: argparse.Namespace) -> Iterator[Kernel]:
 
     check_type_options(args)
     with opener(args) as opened:
-        yield Kernel.open(opened, args.types, args.symbols, args.system_map)
+        kernel = Kernel.open(opened, args.types, args.symbols, args.system_map)
+        # Only now: a target that can't be audited gets one line, its error.
+        show_notes(kernel.target, args)
+        yield kernel
+
+
+def show_notes(target: Target, args: argparse.Namespace) -> None:
+    """Print what the user should know of a target, to standard error."""
+    if not getattr(args, "quiet", False):
+        for note in target.notes:
+            say("note", note)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def add_output_options(
 @contextmanager
 def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
     """
-    Yield a function that opens the target that the arguments choose, and prints its notes.
+    Yield a function that opens the target that the arguments choose.
 
     A simulated kernel is a vmcore in a temporary file, which exists as long as the context.
     """
@@ -122,9 +122,6 @@ def opener(args: argparse.Namespace) -> Iterator[Callable[[], Target]]:
 
         def opened() -> Target:
             target = _open(core, args)
-            if not getattr(args, "quiet", False):
-                for note in target.notes:
-                    say("note", note)
             if args.sim:
                 from msgspec.structs import replace
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import ExitStatus
-from .common import write
+from .common import show_notes, write
 from .options import add_target_options, opener
 
 NAME = "vmcoreinfo"
@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run this subcommand."""
     with opener(args) as opened:
-        text: bytes = opened().prog["VMCOREINFO"].string_()
+        target = opened()
+        text: bytes = target.prog["VMCOREINFO"].string_()
+        show_notes(target, args)
     write(text.decode("ascii", "backslashreplace"), args)
     return ExitStatus.SOUND
