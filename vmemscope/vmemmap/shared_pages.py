@@ -26,7 +26,7 @@ from ..spans import Spans, intersection, subtract, union
 from .layout import RAM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from drgn import Program
     from numpy.typing import NDArray
@@ -114,10 +114,8 @@ def find_shared_pages(
     if geometry.whole_subsections:
         return {}
     parts: dict[int, list[tuple[int, PagemapLayout]]] = {}
-    for layout in layouts:
-        for first, end in layout.pfns:
-            for vpage in {geometry.vpage(first), geometry.vpage_after(end) - 1}:
-                parts.setdefault(vpage, []).append((first, layout))
+    for vpage, first, layout in _ends(layouts, geometry):
+        parts.setdefault(vpage, []).append((first, layout))
     edges = np.array(sorted(parts), dtype=np.int64)
     ram = _describe_ram(prog, edges, 1, layouts, sections, geometry)
     found = {}
@@ -140,16 +138,21 @@ def find_ram_leaves(
     :return: their numbers: vpages by the pages in a leaf (int64), in order, shape ``(n,)``
     """
     pages = geometry.leaf // geometry.page_size
-    ends = [
-        vpage // pages
-        for layout in layouts
-        for first, end in layout.pfns
-        for vpage in (geometry.vpage(first), geometry.vpage_after(end) - 1)
-    ]
-    if not geometry.shares_leaves(sections.pages) or not ends:
+    found = {vpage // pages for vpage, _, _ in _ends(layouts, geometry)}
+    if not geometry.shares_leaves(sections.pages) or not found:
         return np.empty(0, dtype=np.int64)
-    leaves = np.array(sorted(set(ends)), dtype=np.int64)
+    leaves = np.array(sorted(found), dtype=np.int64)
     return leaves[_describe_ram(prog, leaves, pages, layouts, sections, geometry)]
+
+
+def _ends(
+    layouts: Iterable[PagemapLayout], geometry: Geometry
+) -> Iterator[tuple[int, int, PagemapLayout]]:
+    """Yield the vpages of both ends of each range, with its first page frame and its pagemap."""
+    for layout in layouts:
+        for first, end in layout.pfns:
+            yield geometry.vpage(first), first, layout
+            yield geometry.vpage_after(end) - 1, first, layout
 
 
 def _describe_ram(
